@@ -1,0 +1,90 @@
+"""Every error raised on purpose, as one drawn tree.
+
+    LogitStoreError
+    ├── CorpusError        the text that goes in: no such file, a broken line, a missing field
+    ├── ModelError         a teacher or student that cannot be loaded or does not fit
+    │   └── TokenizerError     its tokenizer is another than the store's
+    ├── SettingError       a setting that this corpus, model or store cannot serve
+    ├── StoreError         a store that is not there, not sealed, or in the way
+    │   ├── SpecError          it was begun with other settings
+    │   └── CorruptionError    its bytes are not the ones that were written
+    └── StorageError       the file system refused: no space, no permission
+
+A message carries the place, the problem, the value found, the value allowed and the way out; this
+module owns the wording, so that every message reads alike.
+"""
+
+__all__ = [
+    "CorpusError",
+    "CorruptionError",
+    "LogitStoreError",
+    "ModelError",
+    "SettingError",
+    "SpecError",
+    "StorageError",
+    "StoreError",
+    "TokenizerError",
+]
+
+
+class LogitStoreError(Exception):
+    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        place: object = None,
+        found: object = None,
+        allowed: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.place = place
+        self.found = found
+        self.allowed = allowed
+        self.remedy = remedy
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        values = [
+            f"{name} {value}"
+            for name, value in (("found", self.found), ("allowed:", self.allowed))
+            if value is not None
+        ]
+        head = f"{self.place}: " if self.place is not None else ""
+        middle = f" ({'; '.join(values)})" if values else ""
+        tail = f". {self.remedy}" if self.remedy else ""
+        return f"{head}{self.problem}{middle}{tail}"
+
+
+class CorpusError(LogitStoreError):
+    """The corpus, or one record of it, cannot be used."""
+
+
+class ModelError(LogitStoreError):
+    """A teacher or a student cannot be loaded, or is of a kind that this program cannot serve."""
+
+
+class TokenizerError(ModelError):
+    """A tokenizer is another than the one the store was written with."""
+
+
+class SettingError(LogitStoreError):
+    """A setting is out of the range that this model, corpus or store can serve."""
+
+
+class StoreError(LogitStoreError):
+    """A store is missing, unfinished, or its folder holds something else."""
+
+
+class SpecError(StoreError):
+    """A store exists and was begun with other settings."""
+
+
+class CorruptionError(StoreError):
+    """Stored bytes are not the ones that were written, or break an invariant of the format."""
+
+
+class StorageError(LogitStoreError):
+    """The file system refused to read or write: no space, no permission."""

@@ -1,0 +1,93 @@
+"""SparseTargets, the noun that every stage shares: K weighted entries for each of R distributions.
+
+Shapes: R targets (rows), K entries, B stored temperatures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitstore.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["EMPTY_TAIL", "SparseTargets"]
+
+# The log-mass of an empty tail. Finite, so that no arithmetic ever meets -inf; e^-1e4 is 0 in any
+# floating-point format, so a mass computed from it is exactly 0.
+EMPTY_TAIL = -1.0e4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SparseTargets:
+    """K weighted entries for each of R next-token distributions, and what they leave out.
+
+    Row r is the distribution of one counted token given the tokens before it. In each row the first
+    `count_R[r]` entries are in use, the rest is padding (id 0, log-probability `EMPTY_TAIL`). No id
+    stands twice in a row and the order of the entries carries no meaning.
+
+    An entry's weight is what it contributes to the target: its probability where the sparsifier
+    keeps entries exactly, which `weights_RK is None` says for the whole array.
+    """
+
+    ids_RK: np.ndarray  # uint32, < vocabulary size
+    logprobs_RK: np.ndarray  # float32, nats, of the full-vocabulary softmax at T = 1
+    weights_RK: np.ndarray | None  # float32; None: every entry weighs its own probability
+    count_R: np.ndarray  # int32, entries in use, 1..K
+    tail_logmass_RB: np.ndarray  # float32, log of the sum over the tail of p^b; EMPTY_TAIL if none
+    label_logprob_R: np.ndarray  # float32, nats, of the token that really follows
+    entropy_R: np.ndarray  # float32, nats, of the full distribution at T = 1
+
+    def __post_init__(self) -> None:
+        rows, entries = self.ids_RK.shape
+        expected = {
+            "logprobs_RK": (rows, entries),
+            "count_R": (rows,),
+            "tail_logmass_RB": (rows, self.tail_logmass_RB.shape[-1]),
+            "label_logprob_R": (rows,),
+            "entropy_R": (rows,),
+        }
+        if self.weights_RK is not None:
+            expected["weights_RK"] = (rows, entries)
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise CorruptionError(
+                    "columns of one target disagree", place=name, found=found, allowed=shape
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids_RK)
+
+    @property
+    def k(self) -> int:
+        """Entries a row has room for."""
+        return self.ids_RK.shape[1]
+
+    def rows(self, index: slice | np.ndarray) -> SparseTargets:
+        """The targets at `index`, as views where numpy gives views."""
+        return SparseTargets(**{name: _at(value, index) for name, value in self._columns()})
+
+    def used_RK(self) -> np.ndarray:
+        """bool [R, K]: which entries are in use."""
+        return np.arange(self.k)[None, :] < self.count_R[:, None]
+
+    @staticmethod
+    def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
+        """The rows of `parts` one after another; all have the same K and B."""
+        columns: dict[str, np.ndarray | None] = {}
+        for field in fields(SparseTargets):
+            values = [getattr(part, field.name) for part in parts]
+            columns[field.name] = None if values[0] is None else np.concatenate(values)
+        return SparseTargets(**columns)  # type: ignore[arg-type]
+
+    def _columns(self) -> list[tuple[str, np.ndarray | None]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+def _at(value: np.ndarray | None, index: slice | np.ndarray) -> np.ndarray | None:
+    return None if value is None else value[index]
