@@ -110,18 +110,23 @@ class DocumentBlock:
 
     def split(self) -> Iterator[StoredDocument]:
         """Its documents, in order, as views."""
-        token_stops = np.cumsum(self.token_lengths_D)
-        target_stops = np.cumsum(self.target_lengths_D)
-        for number, identity in enumerate(self.ids):
-            tokens = slice(token_stops[number] - self.token_lengths_D[number], token_stops[number])
-            rows = slice(target_stops[number] - self.target_lengths_D[number], target_stops[number])
-            yield StoredDocument(
-                document=Document(
-                    id=identity,
-                    record=int(self.records_D[number]),
-                    piece=int(self.pieces_D[number]),
-                    input_ids_L=self.input_ids_N[tokens],
-                    counted_L=self.counted_N[tokens],
-                ),
-                targets=self.targets.rows(rows),
-            )
+        return (self.document(number) for number in range(len(self)))
+
+    def document(self, number: int) -> StoredDocument:
+        """Document `number` of the block, as views."""
+        tokens = _span(self.token_lengths_D, number)
+        return StoredDocument(
+            document=Document(
+                id=self.ids[number],
+                record=int(self.records_D[number]),
+                piece=int(self.pieces_D[number]),
+                input_ids_L=self.input_ids_N[tokens],
+                counted_L=self.counted_N[tokens],
+            ),
+            targets=self.targets.rows(_span(self.target_lengths_D, number)),
+        )
+
+
+def _span(lengths_D: np.ndarray, number: int) -> slice:
+    start = int(lengths_D[:number].sum())
+    return slice(start, start + int(lengths_D[number]))

@@ -6,7 +6,7 @@ Shapes: R targets (rows), K entries, B stored temperatures.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,8 @@ class SparseTargets:
 
     def rows(self, index: slice | np.ndarray) -> SparseTargets:
         """The targets at `index`, as views where numpy gives views."""
-        return SparseTargets(**{name: _at(value, index) for name, value in self._columns()})
+        columns: dict[str, Any] = {name: _at(value, index) for name, value in self._columns()}
+        return SparseTargets(**columns)
 
     def used_RK(self) -> np.ndarray:
         """bool [R, K]: which entries are in use."""
@@ -79,11 +80,11 @@ class SparseTargets:
     @staticmethod
     def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
         """The rows of `parts` one after another; all have the same K and B."""
-        columns: dict[str, np.ndarray | None] = {}
+        columns: dict[str, Any] = {}
         for field in fields(SparseTargets):
             values = [getattr(part, field.name) for part in parts]
             columns[field.name] = None if values[0] is None else np.concatenate(values)
-        return SparseTargets(**columns)  # type: ignore[arg-type]
+        return SparseTargets(**columns)
 
     def _columns(self) -> list[tuple[str, np.ndarray | None]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]

@@ -1,0 +1,37 @@
+"""Columns: one block as integers, which is all that a container has to hold.
+
+The codec decides what the integers mean, the container decides how they lie in files.
+Shapes: R targets, K entries, N tokens, D documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DOCUMENT_COLUMNS", "Columns", "planes_needed"]
+
+# Two 64-bit halves of the id (big-endian), where the document comes from, and its lengths.
+DOCUMENT_COLUMNS = ("id_high", "id_low", "record", "piece", "tokens", "targets")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Columns:
+    """One block of documents as unsigned integers, exactly as the codec made them."""
+
+    id_deltas_RK: np.ndarray  # uint32
+    codes_RK: np.ndarray  # uint16
+    scalars: Mapping[str, np.ndarray]  # name -> uint32 [R], in the codec's order
+    tokens_N: np.ndarray  # uint32
+    counted_N: np.ndarray  # uint8, 0 or 1
+    documents_DC: np.ndarray  # uint64, one column for each name in DOCUMENT_COLUMNS
+
+
+def planes_needed(highest: int) -> int:
+    """Bytes that hold any integer up to `highest`, at least one."""
+    return max(1, (int(highest).bit_length() + 7) // 8)

@@ -1,0 +1,183 @@
+"""A store as a read-only sequence of documents, verified as it is read."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from logitstore.codec import RankDeltaCodec, codec_for
+from logitstore.documents import DocumentBlock, StoredDocument
+from logitstore.errors import CorruptionError, StoreError
+from logitstore.layout import Layout
+from logitstore.shards import CONTAINERS, ShardReader
+from logitstore.spec import BlockCounts, Commit, Manifest, StoreSpec, store_fingerprint
+
+__all__ = ["Store", "open_store"]
+
+# Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
+_CACHED_BLOCKS = 4
+
+
+def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
+    """The store at `uri`, a folder.
+
+    An unsealed store is refused unless `allow_partial`: then it is read as far as its units are
+    committed. Raises StoreError where there is no store, CorruptionError where it is damaged.
+    """
+    layout = Layout(Path(uri))
+    spec = layout.read_spec()
+    if spec.container not in CONTAINERS:
+        raise CorruptionError(
+            "unknown container",
+            place=layout.spec_path,
+            found=spec.container,
+            allowed=", ".join(CONTAINERS),
+        )
+    if not layout.sealed() and not allow_partial:
+        raise StoreError(
+            "the store is not finished: it has no manifest.json",
+            place=layout.folder,
+            remedy="Run the same `logitstore dump` again to finish it, or allow a partial store",
+        )
+    commits = [layout.read_commit(unit) for unit in layout.read_plan().units]
+    if layout.sealed() and None in commits:
+        raise CorruptionError("a commit of a sealed store is missing", place=layout.commits)
+    return Store(
+        layout=layout,
+        spec=spec,
+        commits=tuple(commit for commit in commits if commit is not None),
+        manifest=layout.read_manifest() if layout.sealed() else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Store(Sequence[StoredDocument]):
+    """The documents of a store, in corpus order: `len`, `[i]`, iteration, and whole blocks."""
+
+    layout: Layout
+    spec: StoreSpec
+    commits: tuple[Commit, ...]
+    manifest: Manifest | None  # None: not sealed
+
+    @property
+    def folder(self) -> Path:
+        """Where the store lies."""
+        return self.layout.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer that the store's ids belong to, as transformers saves it."""
+        return self.layout.tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the content: the same dump twice has the same one."""
+        if self.manifest is not None:
+            return self.manifest.fingerprint
+        return store_fingerprint(self.spec, self.commits)
+
+    @cached_property
+    def blocks(self) -> tuple[BlockCounts, ...]:
+        """Documents, tokens and targets of each block, in store order."""
+        return tuple(block for commit in self.commits for block in commit.blocks)
+
+    @property
+    def targets(self) -> int:
+        """How many targets the store holds."""
+        return sum(block.targets for block in self.blocks)
+
+    def read_block(self, number: int) -> DocumentBlock:
+        """Block `number`, decoded. Raises CorruptionError that names the file."""
+        commit, within = self._place(number)
+        shard = self._shard(commit)
+        try:
+            return self._codec.decode(shard.block(within), shard.ranking_V)
+        except CorruptionError as error:
+            place = f"{self.layout.shard(commit)}, block {within}, {error.place}"
+            raise CorruptionError(
+                error.problem, place=place, found=error.found, allowed=error.allowed
+            ) from error
+
+    def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets (int64) of each document of block `number`; entries are not read."""
+        commit, within = self._place(number)
+        documents_DC = self._shard(commit).documents(within)
+        return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
+
+    def __len__(self) -> int:
+        return self._document_stops[-1] if self._document_stops else 0
+
+    @overload
+    def __getitem__(self, index: int) -> StoredDocument: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[StoredDocument]: ...
+
+    def __getitem__(self, index: int | slice) -> StoredDocument | list[StoredDocument]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"document {index} of a store of {len(self)}")
+        number = bisect.bisect_right(self._document_stops, place)
+        start = self._document_stops[number - 1] if number else 0
+        return self._read_cached(number).document(place - start)
+
+    def __iter__(self) -> Iterator[StoredDocument]:
+        for number in range(len(self.blocks)):
+            yield from self.read_block(number).split()
+
+    @cached_property
+    def _document_stops(self) -> list[int]:
+        return list(accumulate(block.documents for block in self.blocks))
+
+    @cached_property
+    def _read_cached(self) -> Callable[[int], DocumentBlock]:
+        return lru_cache(_CACHED_BLOCKS)(self.read_block)
+
+    @cached_property
+    def _codec(self) -> RankDeltaCodec:
+        return codec_for(self.spec)
+
+    @cached_property
+    def _shards(self) -> dict[str, ShardReader]:
+        return {}
+
+    def _shard(self, commit: Commit) -> ShardReader:
+        if commit.unit not in self._shards:
+            container = CONTAINERS[self.spec.container]
+            shard = container.open(
+                self.layout.shard(commit), blocks=commit.blocks, objects=commit.objects
+            )
+            self._check_ranking(shard, commit)
+            self._shards[commit.unit] = shard
+        return self._shards[commit.unit]
+
+    def _check_ranking(self, shard: ShardReader, commit: Commit) -> None:
+        vocab_size = self.spec.tokenizer.vocab_size
+        ranking_V = shard.ranking_V
+        if len(ranking_V) != vocab_size or int(ranking_V.max()) >= vocab_size:
+            raise CorruptionError(
+                "the table of ids does not fit the vocabulary",
+                place=self.layout.shard(commit),
+                found=f"{len(ranking_V)} ids, highest {ranking_V.max()}",
+                allowed=f"{vocab_size} ids below {vocab_size}",
+            )
+
+    def _place(self, number: int) -> tuple[Commit, int]:
+        """The commit that holds block `number` of the store, and the block's number in it."""
+        stops = self._block_stops
+        if not 0 <= number < len(self.blocks):
+            raise IndexError(f"block {number} of a store of {len(self.blocks)}")
+        unit = bisect.bisect_right(stops, number)
+        return self.commits[unit], number - (stops[unit - 1] if unit else 0)
+
+    @cached_property
+    def _block_stops(self) -> list[int]:
+        return list(accumulate(len(commit.blocks) for commit in self.commits))

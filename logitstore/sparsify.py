@@ -1,0 +1,155 @@
+"""Dense distribution -> SparseTargets. One function for each sparsifier, one table of them.
+
+Shapes: R targets, K entries, V vocabulary, B stored temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from logitstore.errors import ModelError, SettingError
+from logitstore.targets import EMPTY_TAIL, SparseTargets
+
+__all__ = ["SPARSIFIERS", "TAIL_NODES", "Sparsifier", "check_k", "topk"]
+
+# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. With these four the
+# tail's mass is interpolated to about 4e-4 for any T in [1, 10].
+TAIL_NODES = (1.0, 0.75, 0.5, 0.25)
+
+# A tail token this far below the tail's highest weighs e^-4000, which is 0; and 0 * -4000 is 0
+# where 0 * -inf would be NaN.
+_NOTHING = -4000.0
+
+Sparsifier: TypeAlias = Callable[..., SparseTargets]
+
+
+def check_k(k: int, *, vocab_size: int) -> None:
+    """Refuse a K that no row can have."""
+    if not 1 <= k <= vocab_size:
+        raise SettingError(
+            "--k must lie between 1 and the tokenizer's vocabulary",
+            found=k,
+            allowed=f"1..{vocab_size}",
+        )
+
+
+def topk(
+    logits_RV: torch.Tensor, labels_R: torch.Tensor, *, k: int, tail_nodes: tuple[float, ...]
+) -> SparseTargets:
+    """The `k` most probable tokens of each row, and the log-mass of the rest at each node.
+
+    `logits_RV` (float32) is used as scratch space. `tail_logmass_RB[:, i]` is
+    `log(sum over the tail of p^b)` for b = `tail_nodes[i]`. A row with fewer than `k` positive
+    probabilities is shorter. Raises ModelError where the logits are no distribution.
+    """
+    vocab_size = logits_RV.shape[1]
+    check_k(k, vocab_size=vocab_size)
+    # One more than is kept: the highest of the tail, by which the tail's own sums are scaled. A
+    # tail mass taken as 1 - head would be noise for any row sharper than about 1e-6.
+    top_RK = logits_RV.topk(min(k + 1, vocab_size), dim=-1)
+    head_RK, ids_RK = top_RK.values[:, :k], top_RK.indices[:, :k]
+    label_R = logits_RV.gather(1, labels_R[:, None])[:, 0]
+    tail_top_R = _tail_top(top_RK.values, k)
+    tail_RV = logits_RV.scatter_(1, ids_RK, -torch.inf)
+    tail_RV.sub_(tail_top_R[:, None]).clamp_(min=_NOTHING)
+    sums_RB, entropy_sum_R = _tail_sums(tail_RV, tail_nodes)
+    log_z_R = torch.logaddexp(head_RK.logsumexp(-1), tail_top_R + sums_RB[:, 0].log())
+    _check_finite(log_z_R)
+    logprobs_RK = head_RK - log_z_R[:, None]
+    return _targets(
+        ids_RK,
+        logprobs_RK,
+        tail_logmass_RB=_tail_logmass(sums_RB[:, 1:], tail_top_R - log_z_R, tail_nodes),
+        label_logprob_R=(label_R - log_z_R).clamp_(min=EMPTY_TAIL),
+        entropy_R=_entropy(logprobs_RK, sums_RB[:, 0], entropy_sum_R, tail_top_R - log_z_R),
+    )
+
+
+SPARSIFIERS: dict[str, Sparsifier] = {"topk": topk}
+
+
+def _tail_top(values_RK: torch.Tensor, k: int) -> torch.Tensor:
+    """The highest logit of each row's tail; 0 where the tail holds nothing."""
+    if values_RK.shape[1] <= k:
+        return torch.zeros_like(values_RK[:, 0])
+    top_R = values_RK[:, k]
+    return torch.where(torch.isneginf(top_R), torch.zeros_like(top_R), top_R)
+
+
+def _tail_sums(
+    tail_RV: torch.Tensor, nodes: tuple[float, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum of e^(b x) over the row for b = 1 and each of `nodes` [R, 1 + B]; sum of x e^x [R]."""
+    # Exponentials are the dear part (4 of 8 us a row at V = 8,192): where all nodes are multiples
+    # of 1/4, one of them serves all, as e^(x/4) to the power of 1..4.
+    quarters = [node * 4 for node in (1.0, *nodes)]
+    if all(quarter in (1, 2, 3, 4) for quarter in quarters):
+        sums, exp_RV = _sums_of_quarters(tail_RV, quarters)
+    else:
+        sums = [tail_RV.mul(node).exp_().sum(-1) for node in (1.0, *nodes)]
+        exp_RV = tail_RV.exp()
+    return torch.stack(sums, dim=1), torch.linalg.vecdot(exp_RV, tail_RV)
+
+
+def _sums_of_quarters(
+    tail_RV: torch.Tensor, quarters: list[float]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    first_RV = (tail_RV / 4).exp_()
+    second_RV = first_RV * first_RV
+    sums = {
+        1: first_RV.sum(-1),
+        2: second_RV.sum(-1),
+        3: torch.linalg.vecdot(first_RV, second_RV),
+        4: torch.linalg.vecdot(second_RV, second_RV),
+    }
+    return [sums[round(quarter)] for quarter in quarters], second_RV.mul_(second_RV)
+
+
+def _tail_logmass(
+    sums_RB: torch.Tensor, offset_R: torch.Tensor, nodes: tuple[float, ...]
+) -> torch.Tensor:
+    """log of sum of p^b over the tail: b (tail top - log Z) + log sum of e^(b x)."""
+    nodes_B = torch.tensor(nodes, dtype=sums_RB.dtype, device=sums_RB.device)
+    logmass_RB = nodes_B * offset_R[:, None] + sums_RB.log()
+    return torch.where(sums_RB > 0, logmass_RB, EMPTY_TAIL)
+
+
+def _entropy(
+    logprobs_RK: torch.Tensor,
+    tail_sum_R: torch.Tensor,
+    tail_entropy_sum_R: torch.Tensor,
+    offset_R: torch.Tensor,
+) -> torch.Tensor:
+    """-sum p log p over head and tail, in nats; with log p = x + offset in the tail."""
+    head_RK = logprobs_RK.clamp(min=_NOTHING)
+    head_R = torch.linalg.vecdot(head_RK.exp(), head_RK)
+    tail_R = offset_R.exp() * (tail_entropy_sum_R + offset_R * tail_sum_R)
+    return (-head_R - tail_R).clamp_(min=0)
+
+
+def _check_finite(log_z_R: torch.Tensor) -> None:
+    finite_R = torch.isfinite(log_z_R)
+    if not bool(finite_R.all()):
+        raise ModelError(
+            "the teacher's logits are no distribution",
+            found=f"log-sum-exp {float(log_z_R[~finite_R][0])}",
+            allowed="finite",
+            remedy="Try --dtype float32: half precision can overflow",
+        )
+
+
+def _targets(
+    ids_RK: torch.Tensor, logprobs_RK: torch.Tensor, **scalars: torch.Tensor
+) -> SparseTargets:
+    used_RK = ~torch.isneginf(logprobs_RK)
+    return SparseTargets(
+        ids_RK=torch.where(used_RK, ids_RK, 0).cpu().numpy().astype(np.uint32),
+        logprobs_RK=torch.where(used_RK, logprobs_RK, EMPTY_TAIL).cpu().numpy(),
+        weights_RK=None,
+        count_R=used_RK.sum(-1).cpu().numpy().astype(np.int32),
+        **{name: value.float().cpu().numpy() for name, value in scalars.items()},
+    )

@@ -1,0 +1,342 @@
+"""What a store says of itself: its spec, the commits of its units, the sealed manifest.
+
+Three JSON objects. `store.json` holds everything that changes bits and is never rewritten; a
+commit names the attempt that won a work unit and the objects it wrote; `manifest.json` seals the
+store with the hash of every other object. All are written in one canonical serialisation, so equal
+content is equal bytes, and are read with caps on size and depth, for a store may come from
+anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from logitstore.errors import CorruptionError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "FORMAT",
+    "BlockCounts",
+    "CodecSpec",
+    "Commit",
+    "CorpusSpec",
+    "Manifest",
+    "SparsifierSpec",
+    "StoreSpec",
+    "StoredObject",
+    "TeacherSpec",
+    "TextSpec",
+    "TokenizerSpec",
+    "canonical_json",
+    "fingerprint",
+    "parse_json",
+    "refuse_other_spec",
+    "store_fingerprint",
+]
+
+FORMAT = "logitstore/1"
+
+# plan.json is the largest object: about 250 bytes a unit of a million tokens, so 64 MiB of it
+# plans 250 billion tokens.
+_MAX_JSON_BYTES = 64 << 20
+_MAX_JSON_DEPTH = 16
+
+T = TypeVar("T")
+
+
+def canonical_json(content: Any) -> bytes:
+    """UTF-8 JSON with sorted keys, two-space indents and a final newline: one content, one form."""
+    text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def fingerprint(content: Any) -> str:
+    """sha256, in hex, of the canonical JSON of `content`."""
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def parse_json(data: bytes, *, place: str) -> Any:
+    """The JSON in `data`, refused when it is too large, too deep or no JSON."""
+    if len(data) > _MAX_JSON_BYTES:
+        raise CorruptionError(
+            "file is too large", place=place, found=f"{len(data)} bytes", allowed=_MAX_JSON_BYTES
+        )
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(f"file is no JSON: {error}", place=place) from error
+    if _depth(content, limit=_MAX_JSON_DEPTH) > _MAX_JSON_DEPTH:
+        raise CorruptionError("JSON is nested too deep", place=place, allowed=_MAX_JSON_DEPTH)
+    return content
+
+
+def _depth(content: Any, *, limit: int) -> int:
+    children = content.values() if isinstance(content, dict) else content
+    if not isinstance(content, dict | list) or limit < 0:
+        return 0
+    return 1 + max((_depth(child, limit=limit - 1) for child in children), default=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherSpec:
+    """Which model gave the distributions."""
+
+    name: str  # as the user wrote it, or the folder's name
+    fingerprint: str  # of its configuration and weight files
+    architecture: str
+    parameters: int
+    dtype: str  # in which it ran: "float32", "bfloat16"
+    device: str  # kind of device on which it ran: "cpu", "cuda"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerSpec:
+    """Which ids the store speaks of."""
+
+    fingerprint: str
+    vocab_size: int  # V: the number of ids the tokenizer can produce
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusSpec:
+    """Which texts were read."""
+
+    name: str
+    fingerprint: str  # of the plan: sources, ranges, hashes
+    limit: int | None  # records taken, None for all
+    unit_tokens: int  # tokens of a work unit, as estimated from its bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSpec:
+    """How a record becomes documents."""
+
+    text_field: str | None
+    messages_field: str | None
+    max_length: int  # tokens of a document at most
+    chat_template: str | None  # sha256 of the template, None where the tokenizer has none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparsifierSpec:
+    """How a distribution becomes entries."""
+
+    name: str
+    k: int  # entries a row has room for
+    tail_nodes: tuple[float, ...]  # b = 1/T at which the tail's log-mass is stored, falling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodecSpec:
+    """How targets become integers."""
+
+    id: str
+    parameters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreSpec:
+    """Everything that changes the bits of a store; apart from it, where the store came from."""
+
+    format: str
+    teacher: TeacherSpec
+    tokenizer: TokenizerSpec
+    corpus: CorpusSpec
+    text: TextSpec
+    sparsifier: SparsifierSpec
+    codec: CodecSpec
+    container: str  # "zarr", "parquet"
+    batch_tokens: int  # tokens of one teacher batch, padding included
+    block_targets: int  # rows of a block, about
+    provenance: dict[str, Any] = field(default_factory=dict)  # changes no bits
+
+    def to_json(self) -> dict[str, Any]:
+        """As the object that stands in store.json."""
+        content = asdict(self)
+        content["sparsifier"]["tail_nodes"] = list(self.sparsifier.tail_nodes)
+        return content
+
+    @staticmethod
+    def from_json(content: Any, *, place: str) -> StoreSpec:
+        """The spec that `to_json` gave; a missing, unknown or mistyped field is an error."""
+        found_format = content.get("format") if isinstance(content, dict) else None
+        if found_format != FORMAT:
+            raise CorruptionError(
+                "not a format this version reads",
+                place=place,
+                found=found_format,
+                allowed=FORMAT,
+                remedy="Install the version of logitstore that wrote the store, or a newer one",
+            )
+        parts = {
+            "teacher": TeacherSpec,
+            "tokenizer": TokenizerSpec,
+            "corpus": CorpusSpec,
+            "text": TextSpec,
+            "sparsifier": SparsifierSpec,
+            "codec": CodecSpec,
+        }
+        built = dict(content)
+        for name, kind in parts.items():
+            built[name] = _build(kind, built.get(name), place=f"{place}: {name}")
+        spec = _build(StoreSpec, built, place=place)
+        nodes = tuple(float(node) for node in spec.sparsifier.tail_nodes)
+        object.__setattr__(spec.sparsifier, "tail_nodes", nodes)
+        return spec
+
+    def identity(self) -> dict[str, Any]:
+        """What two dumps must have in common to be one store: the spec less its provenance."""
+        content = self.to_json()
+        del content["provenance"]
+        return content
+
+
+def refuse_other_spec(found: StoreSpec, wanted: StoreSpec, *, place: str) -> None:
+    """Raise SpecError, naming every field that differs, unless both specs say the same."""
+    old, new = _flat(found.identity()), _flat(wanted.identity())
+    different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    if different:
+        listed = ", ".join(
+            f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in different
+        )
+        raise SpecError(
+            f"the store was begun with other settings: {listed}",
+            place=place,
+            remedy="Repeat the settings it was begun with, or name another folder with --out",
+        )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredObject:
+    """One file of a shard. `path` is relative to the shard's folder."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockCounts:
+    """How much one block holds."""
+
+    documents: int
+    tokens: int
+    targets: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """The attempt that won a work unit, what it wrote and what that holds."""
+
+    unit: str
+    attempt: str | None  # None: every record of the unit was skipped, so there is no shard
+    objects: tuple[StoredObject, ...]
+    blocks: tuple[BlockCounts, ...]
+    skipped: int  # records left out by --skip-bad
+    column_bytes: dict[str, int]  # stored bytes by column
+    sums: dict[str, float]  # over its targets: label_logprob, entropy, head_mass
+
+    def to_json(self) -> dict[str, Any]:
+        """As the object that stands in commits/<unit>.json."""
+        content = asdict(self)
+        content["objects"] = list(content["objects"])
+        content["blocks"] = list(content["blocks"])
+        return content
+
+    @staticmethod
+    def from_json(content: Any, *, place: str) -> Commit:
+        """The commit that `to_json` gave."""
+        commit = _build(Commit, content, place=place)
+        objects = tuple(_build(StoredObject, one, place=place) for one in commit.objects)
+        blocks = tuple(_build(BlockCounts, one, place=place) for one in commit.blocks)
+        object.__setattr__(commit, "objects", objects)
+        object.__setattr__(commit, "blocks", blocks)
+        return commit
+
+    @property
+    def folder(self) -> str | None:
+        """The shard's folder below `data/`."""
+        return None if self.attempt is None else f"{self.unit}-{self.attempt}"
+
+    def data_identity(self) -> dict[str, Any]:
+        """What the unit holds, without the attempt's name."""
+        return {
+            "unit": self.unit,
+            "objects": {one.path: one.sha256 for one in self.objects},
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """The seal: the hash of every other object but README.md, totals, the store's fingerprint."""
+
+    format: str
+    fingerprint: str
+    objects: dict[str, str]  # path in the store -> sha256
+    documents: int
+    tokens: int
+    targets: int
+    bytes: int  # of every object but the tokenizer, the README and the manifest itself
+
+    def to_json(self) -> dict[str, Any]:
+        """As the object that stands in manifest.json."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: Any, *, place: str) -> Manifest:
+        """The manifest that `to_json` gave."""
+        return _build(Manifest, content, place=place)
+
+
+def store_fingerprint(spec: StoreSpec, commits: Sequence[Commit]) -> str:
+    """Covers the spec and the hashes of the data, no attempt names and no times."""
+    units = [commit.data_identity() for commit in sorted(commits, key=lambda one: one.unit)]
+    return fingerprint({"spec": spec.identity(), "units": units})
+
+
+_JSON_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "dict": (dict,),
+    "tuple": (list, tuple),
+}
+
+
+def _build(kind: type[T], content: Any, *, place: str) -> T:
+    """`kind(**content)`, after a check of the names and the plain types of its fields."""
+    if not isinstance(content, dict):
+        raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
+    wanted = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
+    if set(content) != set(wanted):
+        odd = sorted(set(content) ^ set(wanted))
+        raise CorruptionError("fields missing or unknown", place=place, found=", ".join(odd))
+    for name, value in content.items():
+        allowed = _JSON_KINDS.get(wanted[name].split("[")[0])
+        if allowed and (not isinstance(value, allowed) or isinstance(value, bool)):
+            raise CorruptionError(
+                f"field {name} is of another type",
+                place=place,
+                found=repr(value)[:80],
+                allowed=wanted[name],
+            )
+    return kind(**content)

@@ -1,0 +1,249 @@
+"""Codecs: round trips within the stated steps, frozen bytes, hostile columns."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from logitstore.codec import CODECS, RankDeltaCodec, codec_for
+from logitstore.documents import DocumentBlock
+from logitstore.errors import CorruptionError, SettingError
+from logitstore.spec import CodecSpec
+from logitstore.targets import EMPTY_TAIL, SparseTargets
+from tests.synthetic import NODES, sparse_targets, store_spec, stored_documents
+
+
+@pytest.fixture(params=sorted(CODECS))
+def codec(request: pytest.FixtureRequest) -> RankDeltaCodec:
+    return CODECS[request.param](vocab_size=300, tail_nodes=NODES)
+
+
+def _round_trip(codec: RankDeltaCodec, block: DocumentBlock) -> DocumentBlock:
+    ranking_V = codec.rank([block])
+    return codec.decode(codec.encode(block, ranking_V), ranking_V)
+
+
+def _block(targets: SparseTargets) -> DocumentBlock:
+    """One document that holds `targets`."""
+    rows = len(targets)
+    counted_N = np.ones(rows + 1, dtype=bool)
+    counted_N[0] = False
+    return DocumentBlock(
+        ids=(bytes(range(16)),),
+        records_D=np.array([7]),
+        pieces_D=np.array([2]),
+        token_lengths_D=np.array([rows + 1]),
+        target_lengths_D=np.array([rows]),
+        input_ids_N=np.arange(rows + 1, dtype=np.uint32) % 300,
+        counted_N=counted_N,
+        targets=targets,
+    )
+
+
+def _by_id(targets: SparseTargets, row: int) -> dict[int, float]:
+    used = slice(0, int(targets.count_R[row]))
+    ids, logprobs = targets.ids_RK[row, used], targets.logprobs_RK[row, used]
+    return dict(zip(ids.tolist(), logprobs.tolist(), strict=True))
+
+
+def test_documents_and_tokens_come_back_as_they_were(codec: RankDeltaCodec) -> None:
+    before = DocumentBlock.join(stored_documents([5, 2, 40], masked=True))
+    after = _round_trip(codec, before)
+    assert after.ids == before.ids
+    for name in ("records_D", "pieces_D", "token_lengths_D", "input_ids_N", "counted_N"):
+        assert np.array_equal(getattr(after, name), getattr(before, name)), name
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 3.0, 12.0])
+def test_values_come_back_within_the_stated_steps(codec: RankDeltaCodec, sharpness: float) -> None:
+    before = sparse_targets(200, sharpness=sharpness)
+    after = _round_trip(codec, _block(before)).targets
+    half_step = 0.5 / codec.parameters["value_steps"]
+    floor_step = 0.5 / codec.parameters["floor_steps"]
+    for row in range(len(before)):
+        wanted, found = _by_id(before, row), _by_id(after, row)
+        assert wanted.keys() == found.keys()
+        errors = np.array([found[one] - wanted[one] for one in wanted])
+        # The row shifts as a whole to keep its mass; around that shift, half a value step.
+        assert np.ptp(errors) <= 2 * half_step + 1e-4
+    mass_before = np.log(np.exp(before.logprobs_RK).sum(axis=1))
+    mass_after = np.log(np.exp(after.logprobs_RK).sum(axis=1))
+    assert np.abs(mass_after - mass_before).max() <= floor_step + 1e-4
+
+
+def test_scalars_come_back_within_half_a_step(codec: RankDeltaCodec) -> None:
+    before = sparse_targets(300)
+    after = _round_trip(codec, _block(before)).targets
+    for name, steps in (
+        ("tail_logmass_RB", "tail_steps"),
+        ("label_logprob_R", "scalar_steps"),
+        ("entropy_R", "scalar_steps"),
+    ):
+        error = np.abs(getattr(after, name) - getattr(before, name)).max()
+        assert error <= 0.5 / codec.parameters[steps] + 1e-5, name
+
+
+def test_head_divergence_stays_under_the_stated_bound(codec: RankDeltaCodec) -> None:
+    before = sparse_targets(2000, k=64)
+    after = _round_trip(codec, _block(before)).targets
+    divergence = 0.0
+    for row in range(len(before)):
+        found = _by_id(after, row)
+        divergence += sum(np.exp(p) * (p - found[one]) for one, p in _by_id(before, row).items())
+    assert 0 < divergence / len(before) < 2.9e-4
+
+
+def test_empty_tail_and_whole_vocabulary(codec: RankDeltaCodec) -> None:
+    after = _round_trip(codec, _block(sparse_targets(5, k=300))).targets
+    assert (after.tail_logmass_RB == np.float32(EMPTY_TAIL)).all()
+    assert np.abs(np.exp(after.logprobs_RK).sum(axis=1) - 1).max() < 1e-3
+
+
+def test_rows_of_different_length(codec: RankDeltaCodec) -> None:
+    targets = sparse_targets(3, k=4)
+    counts = np.array([4, 1, 2], dtype=np.int32)
+    padded_RK = np.arange(4)[None, :] >= counts[:, None]
+    before = replace(
+        targets,
+        count_R=counts,
+        ids_RK=np.where(padded_RK, 0, targets.ids_RK).astype(np.uint32),
+        logprobs_RK=np.where(padded_RK, EMPTY_TAIL, targets.logprobs_RK).astype(np.float32),
+    )
+    after = _round_trip(codec, _block(before)).targets
+    assert after.count_R.tolist() == counts.tolist()
+    assert (after.ids_RK[padded_RK] == 0).all()
+    assert (after.logprobs_RK[padded_RK] == EMPTY_TAIL).all()
+    assert [set(_by_id(after, row)) for row in range(3)] == [
+        set(_by_id(before, row)) for row in range(3)
+    ]
+
+
+def test_sampled_entries_share_a_common_weight(codec: RankDeltaCodec) -> None:
+    targets = sparse_targets(50, k=6)
+    weights_RK = np.exp(targets.logprobs_RK)
+    weights_RK[:, 4:] = 0.03  # the last two of each row stand for the tail
+    after = _round_trip(codec, _block(replace(targets, weights_RK=weights_RK))).targets
+    assert after.weights_RK is not None
+    for row in range(50):
+        wanted = dict(zip(targets.ids_RK[row].tolist(), weights_RK[row].tolist(), strict=True))
+        found = dict(zip(after.ids_RK[row].tolist(), after.weights_RK[row].tolist(), strict=True))
+        assert wanted.keys() == found.keys()
+        for one, weight in wanted.items():
+            assert found[one] == pytest.approx(weight, rel=0.09)
+        sampled = targets.ids_RK[row, 4:].tolist()
+        assert [found[one] for one in sampled] == pytest.approx([0.03, 0.03], rel=1e-3)
+
+
+def test_unequal_sampled_weights_are_refused(codec: RankDeltaCodec) -> None:
+    targets = sparse_targets(1, k=4)
+    weights_RK = np.exp(targets.logprobs_RK) * np.array([[1, 1, 2, 3]])
+    with pytest.raises(SettingError, match="share one weight"):
+        _round_trip(codec, _block(replace(targets, weights_RK=weights_RK)))
+
+
+def test_values_that_are_no_numbers_are_refused(codec: RankDeltaCodec) -> None:
+    broken = replace(sparse_targets(2), entropy_R=np.array([1.0, np.nan], dtype=np.float32))
+    with pytest.raises(SettingError, match="entropy"):
+        _round_trip(codec, _block(broken))
+
+
+def test_the_same_block_twice_gives_the_same_columns(codec: RankDeltaCodec) -> None:
+    block = _block(sparse_targets(50))
+    ranking_V = codec.rank([block])
+    one, two = codec.encode(block, ranking_V), codec.encode(block, ranking_V)
+    assert np.array_equal(one.id_deltas_RK, two.id_deltas_RK)
+    assert np.array_equal(one.codes_RK, two.codes_RK)
+
+
+def test_order_of_the_entries_carries_no_meaning(codec: RankDeltaCodec) -> None:
+    targets = sparse_targets(20)
+    turned = replace(
+        targets, ids_RK=targets.ids_RK[:, ::-1], logprobs_RK=targets.logprobs_RK[:, ::-1]
+    )
+    block = _block(targets)
+    ranking_V = codec.rank([block])
+    one, two = codec.encode(block, ranking_V), codec.encode(_block(turned), ranking_V)
+    assert np.array_equal(one.id_deltas_RK, two.id_deltas_RK)
+    assert np.array_equal(one.codes_RK, two.codes_RK)
+
+
+def test_frequent_ids_come_first_in_the_ranking(codec: RankDeltaCodec) -> None:
+    targets = sparse_targets(100)
+    counts_V = np.bincount(targets.ids_RK.ravel(), minlength=300)
+    ranking_V = codec.rank([_block(targets)])
+    assert (np.diff(counts_V[ranking_V]) <= 0).all()
+    assert sorted(ranking_V.tolist()) == list(range(300))
+
+
+def test_config_rebuilds_a_twin(codec: RankDeltaCodec) -> None:
+    twin = codec_for(replace(store_spec(), codec=codec.spec))
+    block = _block(sparse_targets(20))
+    ranking_V = codec.rank([block])
+    columns = codec.encode(block, ranking_V)
+    mine, theirs = codec.decode(columns, ranking_V), twin.decode(columns, ranking_V)
+    assert np.array_equal(mine.targets.logprobs_RK, theirs.targets.logprobs_RK)
+
+
+def test_unknown_codecs_and_odd_parameters_are_refused() -> None:
+    with pytest.raises(CorruptionError, match="pickle"):
+        codec_for(replace(store_spec(), codec=CodecSpec(id="pickle")))
+    with pytest.raises(CorruptionError, match=r"1\.\.65536"):
+        codec_for(
+            replace(
+                store_spec(),
+                codec=CodecSpec(
+                    id=RankDeltaCodec.id,
+                    parameters={**RankDeltaCodec.defaults, "value_steps": 0},
+                ),
+            )
+        )
+
+
+@pytest.mark.parametrize("column", ["id_deltas_RK", "tokens_N", "count", "documents_DC"])
+def test_hostile_columns_are_refused(codec: RankDeltaCodec, column: str) -> None:
+    block = _block(sparse_targets(4))
+    ranking_V = codec.rank([block])
+    columns = codec.encode(block, ranking_V)
+    if column == "count":
+        hostile = replace(columns, scalars={**columns.scalars, "count": np.full(4, 9)})
+    else:
+        array = getattr(columns, column).copy()
+        array.flat[-1] = 1 << 20
+        hostile = replace(columns, **{column: array})
+    with pytest.raises(CorruptionError):
+        codec.decode(hostile, ranking_V)
+
+
+def test_bytes_are_frozen() -> None:
+    """If this fails, give the codec a new id, not the test new bytes."""
+    codec = RankDeltaCodec(vocab_size=300, tail_nodes=NODES)
+    ids = np.array([[5, 9, 250], [9, 1, 0]], dtype=np.uint32)
+    logprobs = np.log(np.array([[0.5, 0.25, 0.01], [0.9, 0.05, 0.0]], dtype=np.float32) + 1e-12)
+    targets = SparseTargets(
+        ids_RK=ids,
+        logprobs_RK=logprobs.astype(np.float32),
+        weights_RK=None,
+        count_R=np.array([3, 2], dtype=np.int32),
+        tail_logmass_RB=np.array([[-1.4, 0.5, 2.0, 4.0], [-3.0] * 4], dtype=np.float32),
+        label_logprob_R=np.array([-0.69, -2.3], dtype=np.float32),
+        entropy_R=np.array([1.5, 0.4], dtype=np.float32),
+    )
+    block = _block(targets)
+    columns = codec.encode(block, codec.rank([block]))
+    # Ranks by falling count, ties by id: 9, 1, 5, 250, then the ids that never occur.
+    assert columns.id_deltas_RK.tolist() == [[0, 2, 1], [0, 1, 0]]
+    # log(0.25 / 0.01) and log(0.5 / 0.01) are 38.6 and 46.9 steps of 1/12 nat, log(18) is 34.7.
+    assert columns.codes_RK.tolist() == [[40, 48, 1], [36, 1, 0]]
+    # 1024 steps a nat for floor and tails, the latter below ceil((1 - b) log 300) = 0, 2, 3, 5.
+    assert {name: one.tolist() for name, one in columns.scalars.items()} == {
+        "floor": [4729, 3093],
+        "tail_0": [1435, 3073],
+        "tail_1": [1537, 5121],
+        "tail_2": [1025, 6145],
+        "tail_3": [1025, 8193],
+        "label_logprob": [177, 589],
+        "entropy": [384, 102],
+        "count": [3, 2],
+    }
+    identity = np.frombuffer(bytes(range(16)), dtype=">u8").tolist()
+    assert columns.documents_DC.tolist() == [[*identity, 7, 2, 3, 2]]
