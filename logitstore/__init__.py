@@ -20,7 +20,7 @@ from logitstore.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
     from logitstore.corpus import open_corpus
-    from logitstore.dump import dump
+    from logitstore.dumping import dump
     from logitstore.lm_head import LMHead, check_head, hidden_states
     from logitstore.reader import Store
     from logitstore.reader import open_store as open
@@ -62,7 +62,7 @@ _LAZY = {
     "Store": "reader",
     "TextRules": "text",
     "check_head": "lm_head",
-    "dump": "dump",
+    "dump": "dumping",
     "hidden_states": "lm_head",
     "load_tokenizer": "tokenizer",
     "open": "reader",

@@ -12,7 +12,7 @@ from logitstore.console import print_json, quiet_libraries, reporting_errors
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task
 
-    from logitstore.dump import DumpProgress, DumpSummary
+    from logitstore.dumping import DumpProgress, DumpSummary
 
 __all__ = ["app", "main"]
 
@@ -75,7 +75,7 @@ def dump(
     """Run a teacher over a corpus and store its distributions. The same command again resumes."""
     with reporting_errors(json=False):
         quiet_libraries()
-        from logitstore.dump import dump as run
+        from logitstore.dumping import dump as run
 
         with _progress_bar() as bar:
             task = bar.add_task("loading the teacher", total=1.0, targets=0, bytes_per_target=0.0)

@@ -1,0 +1,78 @@
+"""What every command shares: one object on standard output, one message on standard error.
+
+Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage (typer's own).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from logitstore.errors import LogitStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["print_json", "quiet_libraries", "reporting_errors"]
+
+_AGAIN = "Run the same command again: it resumes"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def reporting_errors(*, json: bool, again: str = _AGAIN) -> Iterator[None]:
+    """Turn expected errors of a command's body into one message and exit code 1.
+
+    With `json`, standard output gets `{"error": message}` too. `again` is how an interrupted
+    command is taken up again.
+    """
+    try:
+        yield
+    except LogitStoreError as error:
+        _fail(str(error), as_json=json)
+    except KeyboardInterrupt:
+        _fail(f"interrupted. {again}", as_json=json)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter's own flush must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _fail(f"{error.filename or 'the disk'}: no space left. Make room. {again}", as_json=json)
+
+
+def _fail(message: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": message})
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One JSON object on standard output; a number that JSON has no form for becomes null."""
+    print(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def quiet_libraries() -> None:
+    """Keep the progress bars and warnings of transformers and the Hub out of a command's output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

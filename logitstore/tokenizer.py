@@ -1,0 +1,92 @@
+"""The tokenizer: loaded, named by a fingerprint of what decides its ids, and measured.
+
+Two tokenizers with one fingerprint give the same ids for the same text, special tokens apart: what
+is added around a text (post-processor, chat template) and what is done to a batch (padding,
+truncation) belongs to the text rules or to nobody, and changes when a tokenizer is merely used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoTokenizer
+
+from logitstore.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["load_tokenizer", "tokenizer_fingerprint", "vocab_size"]
+
+# The padding token is not among them: training code sets it at will.
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
+def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, or of a model on the Hub; code that comes with it is not run."""
+    try:
+        return AutoTokenizer.from_pretrained(folder_or_id, trust_remote_code=False)
+    except Exception as error:  # a broken tokenizer.json raises a bare Exception
+        raise ModelError(
+            f"no tokenizer can be loaded: {' '.join(str(error).split())[:300]}",
+            place=folder_or_id,
+            remedy="Give a transformers model folder or the name of a model on the Hub",
+        ) from error
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256, in hex, of all that decides which ids a text becomes.
+
+    That is vocabulary, added tokens, merges, normaliser, pre-tokenizer and special ids; for a
+    tokenizer without a Rust core vocabulary, class and special ids stand for the rest.
+    """
+    content: dict[str, Any] = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "special_ids": {name: getattr(tokenizer, f"{name}_id") for name in _SPECIAL_TOKENS},
+    }
+    if tokenizer.is_fast:
+        content |= _core(json.loads(tokenizer.backend_tokenizer.to_str()))
+    else:
+        content["class"] = type(tokenizer).__name__
+    text = json.dumps(_without_defaults(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """V: the highest id that the tokenizer can produce, and one; added tokens included."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def _core(description: dict[str, Any]) -> dict[str, Any]:
+    model = dict(description["model"])
+    if isinstance(model.get("vocab"), dict):
+        del model["vocab"]  # `get_vocab` has it; a Unigram's list holds scores besides
+    if "merges" in model:
+        # Spelled "a b" before tokenizers 0.20, ["a", "b"] since.
+        model["merges"] = [
+            merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]
+        ]
+    return {
+        "model": model,
+        "normalizer": description["normalizer"],
+        "pre_tokenizer": description["pre_tokenizer"],
+        # Whether one is special decides only what decoding leaves out, and a padding token becomes
+        # special when it is set.
+        "added_tokens": [
+            {name: value for name, value in token.items() if name != "special"}
+            for token in sorted(description["added_tokens"], key=lambda token: token["id"])
+        ],
+    }
+
+
+def _without_defaults(content: Any) -> Any:
+    """Without what is null or off, so an option that a later version adds, off, changes nothing."""
+    if isinstance(content, dict):
+        return {
+            key: _without_defaults(value)
+            for key, value in content.items()
+            if value is not None and value is not False
+        }
+    return [_without_defaults(part) for part in content] if isinstance(content, list) else content

@@ -1,0 +1,351 @@
+"""Dumps by real processes: against the live teacher, killed, side by side, and with bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+import logitstore
+from logitstore.errors import (
+    CorpusError,
+    LogitStoreError,
+    ModelError,
+    SettingError,
+    SpecError,
+    StoreError,
+)
+from logitstore.verify import verify
+
+TEXTS = [
+    "The teacher reads the text once.",
+    "A target is the distribution of the next token given the tokens before it. " * 6,
+    "the student reads what the teacher wrote",
+    "A student.",
+] * 6
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{n} {t}"}) + "\n" for n, t in enumerate(TEXTS)))
+    return path
+
+
+@pytest.fixture
+def settings(teacher_folder: Path, corpus: Path, tmp_path: Path) -> dict[str, Any]:
+    """Five units of work."""
+    return {
+        "teacher": str(teacher_folder),
+        "data": str(corpus),
+        "out": tmp_path / "store",
+        "k": 8,
+        "unit_tokens": 250,
+        "batch_tokens": 512,
+    }
+
+
+def _data(folder: Path) -> dict[str, bytes]:
+    """The bytes of every shard, by unit and file, whatever the attempts were called."""
+    return {
+        f"{path.relative_to(folder / 'data').parts[0].split('-')[0]}/"
+        f"{Path(*path.relative_to(folder / 'data').parts[1:])}": path.read_bytes()
+        for path in sorted((folder / "data").rglob("*"))
+        if path.is_file()
+    }
+
+
+def _dense(folder: Path, input_ids_L: np.ndarray) -> np.ndarray:
+    """float64 [L - 1, 300] log-probabilities of the live teacher, padding dropped."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        logits_LV = model(torch.from_numpy(input_ids_L.astype(np.int64))[None]).logits[0, :-1, :300]
+    return torch.log_softmax(logits_LV.double(), dim=-1).numpy()
+
+
+@pytest.mark.parametrize("container", ["zarr", "parquet"])
+def test_rows_are_the_live_teachers(
+    settings: dict[str, Any], teacher_folder: Path, container: str
+) -> None:
+    summary = logitstore.dump(**settings, container=container)
+    store = logitstore.open(settings["out"])
+    assert list(verify(settings["out"])) == []
+    assert (summary.documents, summary.targets) == (len(store), store.targets)
+    for stored in store[::5]:
+        logp_RV = _dense(teacher_folder, stored.document.input_ids_L)
+        order_RK = np.argsort(-logp_RV, axis=1)[:, :8]
+        labels_R = stored.document.input_ids_L[1:].astype(int)
+        rows_R = np.arange(len(labels_R))
+        for row in rows_R:
+            assert set(stored.targets.ids_RK[row].tolist()) == set(order_RK[row].tolist())
+        np.testing.assert_allclose(
+            stored.targets.label_logprob_R, logp_RV[rows_R, labels_R], atol=3e-3
+        )
+        entropy_R = -(np.exp(logp_RV) * logp_RV).sum(axis=1)
+        np.testing.assert_allclose(stored.targets.entropy_R, entropy_R, atol=3e-3)
+        found_R = np.exp(stored.targets.logprobs_RK).sum(axis=1)
+        wanted_R = np.exp(np.take_along_axis(logp_RV, order_RK, axis=1)).sum(axis=1)
+        np.testing.assert_allclose(found_R, wanted_R, rtol=1e-3)
+
+
+def test_every_counted_token_of_the_corpus_is_there_once(
+    settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    logitstore.dump(**settings)
+    store = logitstore.open(settings["out"])
+    texts: dict[int, list[int]] = {}
+    for stored in store:
+        ids = stored.document.input_ids_L.tolist()
+        assert len(ids) <= 64
+        texts[stored.document.record] = texts.get(stored.document.record, ids[:1]) + ids[1:]
+    eos = tokenizer.eos_token_id
+    wanted = [[*tokenizer(f"{n} {text}").input_ids, eos] for n, text in enumerate(TEXTS)]
+    assert [texts[record] for record in sorted(texts)] == wanted
+
+
+def test_the_same_command_again_leaves_a_finished_store_as_it_is(settings: dict[str, Any]) -> None:
+    first = logitstore.dump(**settings)
+    before = {path: path.stat().st_mtime_ns for path in settings["out"].rglob("*")}
+    second = logitstore.dump(**settings)
+    assert second.new_targets == 0
+    assert second.fingerprint == first.fingerprint
+    changed = [path for path, when in before.items() if path.stat().st_mtime_ns != when]
+    assert [path for path in changed if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"k": 9}, r"sparsifier\.k: 8 there, 9 here"),
+        ({"container": "parquet"}, "container"),
+        ({"max_length": 32}, r"text\.max_length"),
+        ({"unit_tokens": 300}, r"corpus\.unit_tokens"),
+        ({"batch_tokens": 256}, "batch_tokens"),
+    ],
+)
+def test_other_settings_are_refused_on_resume(
+    settings: dict[str, Any], change: dict[str, Any], field: str
+) -> None:
+    logitstore.dump(**settings)
+    with pytest.raises(SpecError, match=field):
+        logitstore.dump(**settings | change)
+
+
+def test_another_teacher_is_refused_on_resume(
+    settings: dict[str, Any], teacher_folder: Path, tmp_path: Path
+) -> None:
+    logitstore.dump(**settings)
+    model = AutoModelForCausalLM.from_pretrained(teacher_folder)
+    model.lm_head.weight.data.mul_(1.01)
+    model.save_pretrained(tmp_path / "other")
+    logitstore.load_tokenizer(str(teacher_folder)).save_pretrained(tmp_path / "other")
+    with pytest.raises(SpecError, match=r"teacher\.fingerprint"):
+        logitstore.dump(**settings | {"teacher": str(tmp_path / "other")})
+
+
+def test_a_changed_corpus_is_noticed_on_resume(settings: dict[str, Any], tmp_path: Path) -> None:
+    corpus = tmp_path / "mine.jsonl"
+    lines = Path(settings["data"]).read_text().splitlines(keepends=True)
+    corpus.write_text("".join(lines))
+    settings["data"] = str(corpus)
+    logitstore.dump(**settings)
+    (settings["out"] / "manifest.json").unlink()
+    (settings["out"] / "commits" / "000001.json").unlink()
+    lines[8] = lines[8].replace("e", "E", 1)
+    corpus.write_text("".join(lines))
+    with pytest.raises(CorpusError, match="changed since the plan"):
+        logitstore.dump(**settings)
+
+
+def _command(settings: dict[str, Any], *more: str) -> list[str]:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "logitstore.cli", "dump", *options, *more]
+
+
+def _run(settings: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(settings, *more), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = logitstore.dump(**settings)
+    wanted = _data(settings["out"])
+    settings["out"] = tmp_path / "killed"
+    for commits in (0, 1, 3):
+        process = subprocess.Popen(_command(settings), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            done = len(list((tmp_path / "killed" / "commits").glob("0*.json")))
+            if (tmp_path / "killed" / "plan.json").exists() and done >= commits:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = logitstore.dump(**settings)
+    assert again.fingerprint == whole.fingerprint
+    assert _data(settings["out"]) == wanted
+    assert list(verify(settings["out"])) == []
+    assert not list(settings["out"].rglob("*.tmp"))
+
+
+def test_several_processes_make_one_store(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = logitstore.dump(**settings)
+    wanted = _data(settings["out"])
+    settings["out"] = tmp_path / "shared"
+    workers = [subprocess.Popen(_command(settings)) for _ in range(3)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0, 0]
+    assert logitstore.open(settings["out"]).fingerprint == whole.fingerprint
+    assert _data(settings["out"]) == wanted
+
+
+def test_interrupted_it_says_how_to_go_on(settings: dict[str, Any]) -> None:
+    process = subprocess.Popen(
+        _command(settings | {"unit_tokens": 20}), stderr=subprocess.PIPE, text=True
+    )
+    while not list((settings["out"] / "commits").glob("0*.json")) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "resumes" in errors
+    assert "Traceback" not in errors
+
+
+BAD_LINES = {
+    "empty": b"\n",
+    "binary": b'{"text": "\x00\xff\xfe"}\n',
+    "broken": b'{"text": "no end\n',
+    "without the field": b'{"body": "text"}\n',
+    "of no text": b'{"text": ""}\n',
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD_LINES))
+def test_a_bad_line_is_named_or_skipped(
+    settings: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    lines = [json.dumps({"text": text}).encode() + b"\n" for text in TEXTS[:4]]
+    corpus = tmp_path / "bad.jsonl"
+    corpus.write_bytes(b"".join([*lines[:2], BAD_LINES[name], *lines[2:]]))
+    settings["data"] = str(corpus)
+    with pytest.raises(CorpusError, match=r"bad\.jsonl:3: .*--skip-bad"):
+        logitstore.dump(**settings)
+    summary = logitstore.dump(**settings, skip_bad=True)
+    assert summary.skipped == 1
+    assert {one.document.record for one in logitstore.open(settings["out"])} == {0, 1, 3, 4}
+
+
+def test_a_corpus_of_nothing_but_bad_records_makes_no_store(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(b"{}\n{}\n")
+    settings["data"] = str(tmp_path / "bad.jsonl")
+    with pytest.raises(LogitStoreError):
+        logitstore.dump(**settings, skip_bad=True)
+    assert not (settings["out"] / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"teacher": "/no/such/model"}, ModelError, "/no/such/model"),
+        ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
+        ({"k": 301}, SettingError, "301.*1..300"),
+        ({"k": 0}, SettingError, "found 0"),
+        ({"max_length": 65}, SettingError, "found 65.*64"),
+        ({"max_length": 1}, SettingError, "found 1"),
+        ({"sparsify": "magic"}, SettingError, "found magic.*topk"),
+        ({"container": "hdf5"}, SettingError, "found hdf5.*zarr"),
+        ({"unit_tokens": 0}, SettingError, "--unit-tokens"),
+        ({"dtype": "int4"}, SettingError, "found int4"),
+        ({"text_field": "body"}, CorpusError, "body"),
+    ],
+)
+def test_bad_settings_are_told_and_leave_nothing(
+    settings: dict[str, Any], change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        logitstore.dump(**settings | change)
+    assert not (settings["out"] / "data").exists()
+
+
+def test_an_output_folder_that_holds_something_else(settings: dict[str, Any]) -> None:
+    settings["out"].mkdir()
+    (settings["out"] / "thesis.tex").write_text("precious")
+    with pytest.raises(StoreError, match=r"thesis\.tex"):
+        logitstore.dump(**settings)
+
+
+def test_masked_tokens_cost_nothing(
+    settings: dict[str, Any], teacher_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = logitstore.load_tokenizer(str(teacher_folder))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    chat_teacher = tmp_path / "chat"
+    AutoModelForCausalLM.from_pretrained(teacher_folder).save_pretrained(chat_teacher)
+    tokenizer.save_pretrained(chat_teacher)
+    messages = [
+        {"role": "user", "content": "the next token"},
+        {"role": "assistant", "content": "the teacher"},
+    ]
+    corpus = tmp_path / "chat.jsonl"
+    corpus.write_text(json.dumps({"messages": messages}) + "\n")
+    logitstore.dump(**settings | {"teacher": str(chat_teacher), "data": str(corpus)})
+    stored = logitstore.open(settings["out"])[0]
+    ids_L = stored.document.input_ids_L
+    counted = tokenizer.decode(ids_L[stored.document.counted_L])
+    assert counted in ("the teacher<|endoftext|>", " the teacher<|endoftext|>")
+    logp_RV = _dense(chat_teacher, ids_L)[stored.document.counted_L[1:]]
+    labels_R = ids_L[stored.document.counted_L].astype(int)
+    np.testing.assert_allclose(
+        stored.targets.label_logprob_R, logp_RV[np.arange(len(labels_R)), labels_R], atol=3e-3
+    )
+
+
+def test_the_command_line_tells_what_it_did(settings: dict[str, Any]) -> None:
+    done = _run(settings)
+    assert done.returncode == 0
+    assert "targets/s" in done.stdout
+    assert "fingerprint" in done.stdout
+    assert "left as it is" in _run(settings).stdout
+    store = str(settings["out"])
+    call = [sys.executable, "-m", "logitstore.cli"]
+    shown = subprocess.run([*call, "inspect", store, "--json"], capture_output=True, check=True)
+    content = json.loads(shown.stdout)
+    assert content["targets"] == logitstore.open(store).targets
+    assert content["teacher"]["architecture"] == "LlamaForCausalLM"
+    sound = subprocess.run([*call, "verify", store], capture_output=True, text=True, check=True)
+    assert "sound" in sound.stdout
+    path = max((settings["out"] / "data").rglob("*"), key=lambda one: one.stat().st_size)
+    os.truncate(path, path.stat().st_size // 2)
+    broken = subprocess.run(
+        [*call, "verify", store, "--json"], capture_output=True, text=True, check=False
+    )
+    assert broken.returncode == 1
+    assert json.loads(broken.stdout)["ok"] is False
+    assert str(path) in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "code"), [(["--k", "many"], 2), (["--no-such-option"], 2), (["--k", "9999"], 1)]
+)
+def test_exit_codes_tell_wrong_usage_from_faults(
+    settings: dict[str, Any], more: list[str], code: int
+) -> None:
+    done = _run(settings, *more)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,154 @@
+"""docs/format.md suffices: stores are decoded here from that page, without logitstore's reader."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+from tests.synthetic import store_spec, stored_documents, write_store
+
+UNITS = [stored_documents([30, 60, 12, 50], masked=True), stored_documents([64] * 3, seed=10)]
+
+
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _zarr_blocks(folder: Path, commit: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+    """Integer columns of each block, by zarr and numpy alone."""
+    group = zarr.open_group(folder, mode="r")
+    ranking = _planes(group["ranking"])["id"]
+    blocks = []
+    for number, counts in enumerate(commit["blocks"]):
+        columns: dict[str, np.ndarray] = {"ranking": ranking}
+        for name, length, axis in (
+            ("entries", counts["targets"], 1),
+            ("scalars", counts["targets"], 1),
+            ("tokens", counts["tokens"], 1),
+        ):
+            start = number * group[name].chunks[axis]
+            for column, values in _planes(group[name]).items():
+                columns[f"tokens.{column}" if name == "tokens" else column] = values[
+                    start : start + length
+                ]
+        start = number * group["documents"].chunks[0]
+        columns["documents"] = group["documents"][start : start + counts["documents"]]
+        blocks.append(columns)
+    return blocks
+
+
+def _planes(array: Any) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {}
+    for plane, values in zip(array.attrs["planes"], array[...], strict=True):
+        name, _, byte = plane.partition(".")
+        columns[name] = columns.get(name, 0) + values.astype(np.int64) * 256 ** int(byte or 0)
+    return columns
+
+
+def _parquet_blocks(folder: Path, commit: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+    """Integer columns of each block, by pyarrow alone."""
+    file = pq.ParquetFile(folder / "documents.parquet", page_checksum_verification=True)
+    ranking = pq.read_table(folder / "ranking.parquet")["id"].to_numpy().astype(np.int64)
+    blocks = []
+    for number in range(len(commit["blocks"])):
+        table = file.read_row_group(number)
+        columns: dict[str, np.ndarray] = {"ranking": ranking}
+        for name in table.column_names:
+            if name in ("id", "record", "piece", "tokens", "targets"):
+                continue
+            flat = [value for row in table[name].to_pylist() for value in row]
+            columns[name] = np.array(flat, dtype=np.int64)
+        columns["tokens.id"] = columns.pop("input_ids")
+        columns["tokens.counted"] = columns.pop("counted")
+        columns["id_delta"] = columns.pop("id_deltas").reshape(len(columns["floor"]), -1)
+        columns["code"] = columns.pop("codes").reshape(len(columns["floor"]), -1)
+        halves = [
+            (int.from_bytes(one[:8], "big"), int.from_bytes(one[8:], "big"))
+            for one in table["id"].to_pylist()
+        ]
+        rest = [table[name].to_pylist() for name in ("record", "piece", "tokens", "targets")]
+        rows = [(*half, *row) for half, row in zip(halves, zip(*rest, strict=True), strict=True)]
+        columns["documents"] = np.array(rows, dtype=np.uint64)
+        blocks.append(columns)
+    return blocks
+
+
+READERS = {"zarr": _zarr_blocks, "parquet": _parquet_blocks}
+
+
+def _decode(spec: dict[str, Any], columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The targets of a block as the page describes them, row by row."""
+    steps = spec["codec"]["parameters"]
+    vocab_size = spec["tokenizer"]["vocab_size"]
+    rows = []
+    for row in range(len(columns["floor"])):
+        used = slice(0, int(columns["count"][row]))
+        ids = columns["ranking"][np.cumsum(columns["id_delta"][row, used])]
+        floor = -columns["floor"][row] / steps["floor_steps"]
+        logprobs = floor + (columns["code"][row, used] - 1) / steps["value_steps"]
+        tails = [
+            math.ceil((1 - b) * math.log(vocab_size))
+            - (columns[f"tail_{n}"][row] - 1) / steps["tail_steps"]
+            for n, b in enumerate(spec["sparsifier"]["tail_nodes"])
+        ]
+        rows.append(
+            {
+                "entries": dict(zip(ids.tolist(), logprobs.tolist(), strict=True)),
+                "tails": tails,
+                "label": -columns["label_logprob"][row] / steps["scalar_steps"],
+                "entropy": columns["entropy"][row] / steps["scalar_steps"],
+            }
+        )
+    return rows
+
+
+@pytest.mark.parametrize("container", sorted(READERS))
+def test_a_store_is_decoded_from_the_page(container: str, tmp_path: Path) -> None:
+    write_store(tmp_path, UNITS, spec=store_spec(container=container))
+    spec = _load(tmp_path / "store.json")
+    blocks = []
+    for unit in _load(tmp_path / "plan.json")["units"]:
+        commit = _load(tmp_path / "commits" / f"{unit['name']}.json")
+        folder = tmp_path / "data" / f"{commit['unit']}-{commit['attempt']}"
+        blocks += READERS[container](folder, commit)
+    rows = [row for columns in blocks for row in _decode(spec, columns)]
+    wanted = [stored for unit in UNITS for stored in unit]
+    tokens = np.concatenate([columns["tokens.id"] for columns in blocks])
+    counted = np.concatenate([columns["tokens.counted"] for columns in blocks])
+    documents = np.concatenate([columns["documents"] for columns in blocks])
+    assert tokens.tolist() == [t for one in wanted for t in one.document.input_ids_L]
+    assert counted.tolist() == [c for one in wanted for c in one.document.counted_L]
+    assert documents[:, 4].tolist() == [len(one.document) for one in wanted]
+    identities = [
+        int(high).to_bytes(8, "big") + int(low).to_bytes(8, "big") for high, low in documents[:, :2]
+    ]
+    assert identities == [one.document.id for one in wanted]
+    targets = [(one.targets, row) for one in wanted for row in range(len(one.targets))]
+    assert len(rows) == len(targets)
+    for found, (target, row) in zip(rows, targets, strict=True):
+        assert set(found["entries"]) == set(target.ids_RK[row].tolist())
+        for one, logprob in zip(target.ids_RK[row], target.logprobs_RK[row], strict=True):
+            assert found["entries"][int(one)] == pytest.approx(float(logprob), abs=0.09)
+        assert found["tails"] == pytest.approx(target.tail_logmass_RB[row].tolist(), abs=1e-3)
+        assert found["label"] == pytest.approx(float(target.label_logprob_R[row]), abs=3e-3)
+        assert found["entropy"] == pytest.approx(float(target.entropy_R[row]), abs=3e-3)
+
+
+def test_the_fingerprint_is_made_as_the_page_says(tmp_path: Path) -> None:
+    write_store(tmp_path, UNITS, spec=store_spec())
+    spec = _load(tmp_path / "store.json")
+    del spec["provenance"]
+    units = []
+    for path in sorted((tmp_path / "commits").glob("*.json")):
+        commit = _load(path)
+        objects = {one["path"]: one["sha256"] for one in commit["objects"]}
+        units.append({"unit": commit["unit"], "objects": objects, "skipped": commit["skipped"]})
+    text = json.dumps({"spec": spec, "units": units}, sort_keys=True, indent=2, ensure_ascii=False)
+    digest = hashlib.sha256((text + "\n").encode()).hexdigest()
+    assert _load(tmp_path / "manifest.json")["fingerprint"] == digest
