@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from logitstore import console, files, order
 from logitstore.documents import Document, DocumentBlock, StoredDocument
 from logitstore.errors import (
     CorpusError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from logitstore.lm_head import LMHead, check_head, hidden_states
     from logitstore.reader import Store
     from logitstore.reader import open_store as open
+    from logitstore.teacher import model_folder
     from logitstore.text import TextRules, tokenize
     from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
 
@@ -47,11 +49,15 @@ __all__ = [
     "TextRules",
     "TokenizerError",
     "check_head",
+    "console",
     "dump",
+    "files",
     "hidden_states",
     "load_tokenizer",
+    "model_folder",
     "open",
     "open_corpus",
+    "order",
     "tokenize",
     "tokenizer_fingerprint",
     "vocab_size",
@@ -65,6 +71,7 @@ _LAZY = {
     "dump": "dumping",
     "hidden_states": "lm_head",
     "load_tokenizer": "tokenizer",
+    "model_folder": "teacher",
     "open": "reader",
     "open_corpus": "corpus",
     "tokenize": "text",

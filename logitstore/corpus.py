@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorpusError, SettingError
 from logitstore.plan import Plan, WorkUnit
-from logitstore.sources import BadRecord, FieldRule, GzipCursor, LineFile, TextFile, shortened
+from logitstore.records import BadRecord, Record, bad_record, shortened
+from logitstore.sources import FieldRule, GzipCursor, LineFile, TextFile
 from logitstore.tables import ParquetTable, TableSource, load_hub
 
 if TYPE_CHECKING:
@@ -24,35 +25,10 @@ if TYPE_CHECKING:
 
     from logitstore.sources import RawRecord, Source
 
-__all__ = ["Corpus", "Record", "RecordReader", "bad_record", "open_corpus"]
+__all__ = ["Corpus", "RecordReader", "open_corpus"]
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^/]*)?")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """One record of a corpus: a text, or a chat."""
-
-    source: str  # the file's path below the corpus folder, or the split of a Hub data set
-    record: int  # its number in the source, from 0
-    line: int  # the line (or row) on which it begins, from 1
-    text: str | None
-    messages: list[dict[str, Any]] | None  # each with a role and a content
-    ends: bool  # a text ends here: False inside a .txt file, whose records are sections
-
-    @property
-    def place(self) -> str:
-        """Where it stands, for messages."""
-        return f"{self.source}:{self.line}"
-
-
-def bad_record(
-    problem: str, *, place: str, found: object = None, allowed: object = None
-) -> CorpusError:
-    """The error of a record that cannot be used, where bad records are not skipped."""
-    remedy = "Mend the record, or pass over such records with --skip-bad"
-    return CorpusError(problem, place=place, found=found, allowed=allowed, remedy=remedy)
 
 
 def open_corpus(

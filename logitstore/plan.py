@@ -22,7 +22,7 @@ class WorkUnit:
     first_record: int  # number of its first record in the source, from 0
     first_line: int  # line (or row) number of its first record, from 1
     records: int
-    sha256: str  # of the slice's bytes, or of its rows' canonical JSON
+    sha256: str  # see docs/format.md, Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

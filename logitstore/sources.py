@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 import pyarrow as pa
 
 from logitstore.errors import CorpusError
+from logitstore.records import BadRecord, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 __all__ = [
-    "BadRecord",
     "Field",
     "FieldRule",
     "GzipCursor",
@@ -35,7 +35,6 @@ __all__ = [
     "Source",
     "TextFile",
     "reading",
-    "shortened",
 ]
 
 # A section of running text: about 8,000 tokens, so that eight pieces of 1,024 tokens share one
@@ -48,19 +47,6 @@ _BLANK_LIMIT_BYTES = 1 << 20
 # A JSONL line must fit in memory. The longest books are 10 MB; a single JSON object is no JSONL.
 _LINE_LIMIT_BYTES = 64 << 20
 _BOM = b"\xef\xbb\xbf"
-
-
-class BadRecord(Exception):
-    """What is wrong with one record; who meets it counts the record, or names it in an error."""
-
-    def __init__(
-        self, problem: str, *, found: object = None, allowed: object = None, line: int = 0
-    ) -> None:
-        self.problem = problem
-        self.found = found
-        self.allowed = allowed
-        self.line = line  # lines below the record's first
-        super().__init__(problem)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -327,9 +313,3 @@ def _around(data: bytes, position: int) -> str:
 
 def _listed(names: Collection[str]) -> str:
     return shortened(", ".join(names) or "no field")
-
-
-def shortened(value: object) -> str:
-    """`repr(value)`, in 60 characters at most."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

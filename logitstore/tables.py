@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitstore.errors import CorpusError
-from logitstore.sources import BadRecord, FieldRule, RawRecord, reading, shortened
+from logitstore.records import BadRecord, shortened
+from logitstore.sources import FieldRule, RawRecord, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

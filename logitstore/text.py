@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from logitstore.corpus import bad_record
 from logitstore.documents import Document, document_id
 from logitstore.errors import ModelError, SettingError
-from logitstore.sources import BadRecord, shortened
+from logitstore.records import BadRecord, bad_record, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from logitstore.corpus import Record
+    from logitstore.records import Record
 
 __all__ = ["DocumentStream", "TextRules", "tokenize"]
 

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logitstore.corpus import Corpus, Record, open_corpus
+from logitstore.corpus import Corpus, open_corpus
 from logitstore.errors import CorpusError, SettingError
 from logitstore.plan import Plan
+from logitstore.records import Record
 from logitstore.sources import FieldRule, TextFile
 from logitstore.tables import HubTable, TableSource
 

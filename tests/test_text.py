@@ -14,9 +14,9 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 from transformers.utils import logging
 
-from logitstore.corpus import Record
 from logitstore.documents import Document, document_id
 from logitstore.errors import CorpusError, ModelError, SettingError
+from logitstore.records import Record
 from logitstore.text import TextRules, tokenize
 
 if TYPE_CHECKING:

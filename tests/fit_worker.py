@@ -1,0 +1,40 @@
+"""A process of its own that runs `trainer.fit` on the store in memory.
+
+    python -m tests.fit_worker OUT CONFIG '{"steps": 3}' [STEP]
+
+One of several ranks where the environment says so; kills itself at the report of step STEP.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import logitstore
+import trainer
+from tests.memory_store import MemoryStore
+
+
+def main(out: str, config: str, settings: str, killed_at: str = "-1") -> None:
+    torch.set_num_threads(1)
+    logitstore.open = lambda _: MemoryStore(tokenizer=Path(config).parent / "tokenizer")
+
+    def report(one: dict[str, float]) -> None:
+        if one["step"] == int(killed_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.fit(
+        logits="memory",
+        student=config,
+        out=out,
+        device="cpu",
+        report=report,
+        **json.loads(settings),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,114 @@
+"""A store in memory, its teacher a table of distributions: what tests of `trainer` read."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from logitstore.documents import Document, DocumentBlock, StoredDocument
+from logitstore.spec import BlockCounts
+from logitstore.targets import EMPTY_TAIL, SparseTargets
+
+VOCAB = 24
+NODES = (1.0, 0.75, 0.5, 0.25)
+
+
+def teacher_logprobs(seed=0, vocab=VOCAB, sharpness=2.0):
+    """float64 [V, V]: row i is the teacher's distribution of the token behind token i."""
+    logits = sharpness * np.random.default_rng(seed).normal(size=(vocab, vocab))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def targets_of(logprobs_RV, labels_R, *, k):
+    """The k largest entries of each row, the tail's log-masses, the label's log-probability."""
+    order_RK = np.argsort(-logprobs_RV, axis=1)[:, :k]
+    tail_RV = logprobs_RV.copy()
+    np.put_along_axis(tail_RV, order_RK, -np.inf, axis=1)
+    with np.errstate(divide="ignore"):
+        tail_RB = np.stack([np.log(np.exp(node * tail_RV).sum(axis=1)) for node in NODES], axis=1)
+    return SparseTargets(
+        ids_RK=order_RK.astype(np.uint32),
+        logprobs_RK=np.take_along_axis(logprobs_RV, order_RK, axis=1).astype(np.float32),
+        weights_RK=None,
+        count_R=np.full(len(labels_R), order_RK.shape[1], dtype=np.int32),
+        tail_logmass_RB=np.maximum(tail_RB, EMPTY_TAIL).astype(np.float32),
+        label_logprob_R=logprobs_RV[np.arange(len(labels_R)), labels_R].astype(np.float32),
+        entropy_R=-(np.exp(logprobs_RV) * logprobs_RV).sum(axis=1).astype(np.float32),
+    )
+
+
+class MemoryStore:
+    """`blocks` blocks of short documents; about one token in eight does not count."""
+
+    def __init__(self, *, blocks=12, documents=5, longest=12, k=VOCAB, seed=0, tokenizer=None):
+        self._blocks = [
+            self._block(number, documents, longest=longest, k=k, seed=seed)
+            for number in range(blocks)
+        ]
+        self.blocks = tuple(
+            BlockCounts(
+                documents=len(block),
+                tokens=len(block.input_ids_N),
+                targets=len(block.targets),
+            )
+            for block in self._blocks
+        )
+        self.fingerprint = f"{seed:064x}"
+        self.folder = Path("memory")
+        self.tokenizer_folder = tokenizer
+        self.reads = []
+        self.spec = SimpleNamespace(
+            teacher=SimpleNamespace(name="table"),
+            tokenizer=SimpleNamespace(
+                fingerprint="v" * 64, vocab_size=VOCAB, bos_token_id=None, eos_token_id=0
+            ),
+            text=SimpleNamespace(max_length=longest),
+            sparsifier=SimpleNamespace(name="topk", k=k, tail_nodes=NODES),
+        )
+
+    def __len__(self):
+        return sum(len(block) for block in self._blocks)
+
+    def __iter__(self):
+        for block in self._blocks:
+            yield from block.split()
+
+    def document_lengths(self, number):
+        block = self._blocks[number]
+        return block.token_lengths_D, block.target_lengths_D
+
+    def read_block(self, number):
+        self.reads.append(number)
+        return self._blocks[number]
+
+    def _block(self, number, documents, *, longest, k, seed):
+        draw = np.random.default_rng([seed, number])
+        return DocumentBlock.join(
+            [
+                _document(draw, number=number * documents + place, longest=longest, k=k)
+                for place in range(documents)
+            ]
+        )
+
+
+def _document(draw, *, number, longest, k):
+    logprobs_VV = teacher_logprobs()
+    length = int(draw.integers(1, longest + 1))
+    ids = [int(draw.integers(VOCAB))]
+    while len(ids) < length:
+        chances = np.exp(logprobs_VV[ids[-1]])
+        ids.append(int(draw.choice(VOCAB, p=chances / chances.sum())))
+    input_ids_L = np.array(ids, dtype=np.uint32)
+    counted_L = draw.random(length) > 1 / 8
+    counted_L[0] = False
+    at = np.flatnonzero(counted_L)
+    return StoredDocument(
+        document=Document(
+            id=number.to_bytes(16, "big"),
+            record=number,
+            piece=0,
+            input_ids_L=input_ids_L,
+            counted_L=counted_L,
+        ),
+        targets=targets_of(logprobs_VV[input_ids_L[at - 1]], input_ids_L[at], k=k),
+    )

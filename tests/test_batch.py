@@ -1,0 +1,167 @@
+"""The stream of batches: complete, resumable, the same for any number of ranks, read once."""
+
+import json
+import threading
+import time
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from logitstore.errors import CorruptionError, SettingError, StoreError
+from logitstore.order import Shuffle
+from tests.memory_store import MemoryStore
+from trainer.batch import BatchStream, count_steps
+from trainer.packing import Lengths, Packing
+from trainer.rows import Layout
+
+
+def packing(*, bins=4, lanes=4, window=2, bin_tokens=24):
+    shuffle = Shuffle(fingerprint="f" * 64, seed=0, lanes=lanes, window=window)
+    return Packing(shuffle=shuffle, bins=bins, bin_tokens=bin_tokens)
+
+
+def stream(store, *, plan=None, rank=0, ranks=1):
+    return BatchStream(
+        store,
+        packing=plan or packing(),
+        lengths=Lengths(store),
+        layout=Layout.ROWS,
+        rank=rank,
+        ranks=ranks,
+    )
+
+
+def take(batches, count):
+    """What the next `count` batches hold, comparably."""
+    iterator = iter(batches)
+    content = [
+        (
+            batch.input_ids_BW.tolist(),
+            batch.labels_R.tolist(),
+            [] if batch.targets is None else batch.targets.logprobs_RK.tolist(),
+            batch.step_targets,
+        )
+        for batch in islice(iterator, count)
+    ]
+    iterator.close()
+    return content
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_ranks_share_the_bins_of_one_process(lanes):
+    store = MemoryStore()
+    plan = packing(lanes=lanes)
+    per_epoch = count_steps(plan, Lengths(store), epochs=1)
+    alone = take(stream(store, plan=plan), 4 * per_epoch)
+    for ranks in (2, 4):
+        parts = [
+            take(stream(store, plan=plan, rank=rank, ranks=ranks), 4 * per_epoch // ranks)
+            for rank in range(ranks)
+        ]
+        share = 4 // ranks
+        for step in range(per_epoch):
+            together = [None] * 4
+            for rank, part in enumerate(parts):
+                together[rank::ranks] = part[step * share : (step + 1) * share]
+            assert together == alone[4 * step : 4 * step + 4]
+
+
+def test_a_rank_reads_only_its_own_lanes_and_each_block_once():
+    store = MemoryStore()
+    plan = packing()
+    steps = count_steps(plan, Lengths(store), epochs=1)
+    reads = []
+    for rank in range(2):
+        store.reads.clear()
+        produced = stream(store, plan=plan, rank=rank, ranks=2)._produce(
+            stream(store, plan=plan).position
+        )
+        for _ in islice(produced, 2 * steps):
+            pass
+        reads += store.reads
+    assert sorted(reads) == list(range(12))
+
+
+def test_it_resumes_after_any_step_whatever_was_made_ahead():
+    store = MemoryStore()
+    whole = take(stream(store), 4 * 12)
+    for step in range(1, 10):
+        first = stream(store)
+        assert take(first, 4 * step) == whole[: 4 * step]
+        state = json.loads(json.dumps(first.state_dict()))
+        second = stream(store)
+        second.load_state_dict(state)
+        assert take(second, 12) == whole[4 * step : 4 * step + 12]
+
+
+def test_in_the_middle_of_a_step_nothing_of_it_counts_as_consumed():
+    one = stream(MemoryStore())
+    take(one, 3)
+    assert one.state_dict() == {"epoch": 0, "step": 0, "consumed": [0, 0, 0, 0]}
+    take(one, 4)
+    assert one.state_dict()["step"] == 1
+
+
+def test_resuming_reads_no_more_than_the_open_windows():
+    store = MemoryStore(blocks=64)
+    plan = packing(lanes=4, window=2)
+    steps = count_steps(plan, Lengths(store), epochs=1)
+    first = stream(store, plan=plan)
+    take(first, 4 * (steps // 2))
+    store.reads.clear()
+    second = stream(store, plan=plan)
+    second.load_state_dict(first.state_dict())
+    next(second._produce(second.position))
+    # The first bin is filled from one lane of four, whose window has two blocks.
+    assert len(set(store.reads)) <= 2
+
+
+def test_the_denominator_counts_the_whole_step():
+    store = MemoryStore()
+    batches = list(islice(stream(store)._produce(stream(store).position), 40))
+    for start in range(0, 40, 4):
+        step = [batch for batch, _ in batches[start : start + 4]]
+        assert {batch.step_targets for batch in step} == {sum(len(b.labels_R) for b in step)}
+
+
+def test_epochs_follow_each_other_with_every_document():
+    store = MemoryStore()
+    steps = [count_steps(packing(), Lengths(store), epochs=number) for number in (1, 2)]
+    tokens = sum(one.targets for one in store.blocks)
+    content = take(stream(store), 4 * steps[1])
+    for epoch in (content[: 4 * steps[0]], content[4 * steps[0] :]):
+        assert sum(len(labels) for _, labels, _, _ in epoch) == tokens
+    assert content[: 4 * steps[0]] != content[4 * steps[0] :]
+
+
+def test_an_error_of_the_reading_thread_arrives_and_the_thread_ends():
+    store = MemoryStore()
+
+    def broken(number):
+        raise CorruptionError("a bit flipped", place=f"block {number}")
+
+    store.read_block = broken
+    with pytest.raises(CorruptionError, match="a bit flipped"):
+        next(iter(stream(store)))
+    assert not [one for one in threading.enumerate() if one.name == "batches"]
+
+
+def test_the_thread_stops_when_nobody_wants_more():
+    iterator = iter(stream(MemoryStore()))
+    next(iterator)
+    iterator.close()
+    time.sleep(0)
+    assert not [one for one in threading.enumerate() if one.name == "batches"]
+
+
+def test_a_store_without_targets_is_refused():
+    store = MemoryStore(longest=1)
+    assert np.sum([one.targets for one in store.blocks]) == 0
+    with pytest.raises(StoreError, match="no targets"):
+        stream(store)
+
+
+def test_bins_that_ranks_cannot_share_are_refused():
+    with pytest.raises(SettingError, match="--micro-tokens"):
+        stream(MemoryStore(), ranks=3)

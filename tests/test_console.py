@@ -1,0 +1,45 @@
+"""What every command shares: messages, exit codes, JSON."""
+
+import errno
+import json
+
+import pytest
+
+from logitstore.console import print_json, reporting_errors
+from logitstore.errors import SettingError
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SettingError("too small", place="--k", found=0), "error: --k: too small (found 0)\n"),
+        (KeyboardInterrupt(), "error: interrupted. Run the same command again: it resumes\n"),
+        (
+            OSError(errno.ENOSPC, "full", "shard"),
+            "error: shard: no space left. Make room. Run the same command again: it resumes\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_expected_errors_are_one_message_and_exit_code_1(capsys, error, message, as_json):
+    with pytest.raises(SystemExit) as left, reporting_errors(json=as_json):
+        raise error
+    assert left.value.code == 1
+    shown = capsys.readouterr()
+    assert shown.err == message
+    if as_json:
+        assert json.loads(shown.out) == {"error": message.removeprefix("error: ").rstrip("\n")}
+    else:
+        assert shown.out == ""
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), reporting_errors(json=False):
+        1 / 0  # noqa: B018
+    with pytest.raises(OSError, match="odd"), reporting_errors(json=False):
+        raise OSError(errno.EIO, "odd")
+
+
+def test_json_is_valid_whatever_the_numbers(capsys):
+    print_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": "é"}})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": "é"}}

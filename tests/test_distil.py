@@ -1,0 +1,266 @@
+"""`trainer.fit`: the right gradient, on one process or several, and exact after any stop."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import logitstore
+import trainer
+from logitstore.errors import ModelError, SettingError, SpecError, StoreError
+from tests.memory_store import VOCAB, MemoryStore
+from tests.tiny_models import CONFIGS, tiny
+from trainer.loop import Objective, learning_inside_forward
+
+SETTINGS = {"batch_tokens": 64, "micro_tokens": 16, "lr": 1e-3, "save_steps": 3, "log_steps": 1}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A store in memory that `logitstore.open` gives whatever it is asked for."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text('{"the": "tokenizer"}')
+    made = MemoryStore(tokenizer=folder)
+    monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
+    return made
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "student.json"
+    path.write_text(CONFIGS["llama"].to_json_string())
+    return path
+
+
+def fit(out, config, **settings):
+    return trainer.fit(
+        **SETTINGS | {"logits": "memory", "student": config, "out": out, "device": "cpu"} | settings
+    )
+
+
+def weights(out):
+    return load_file(out / "model.safetensors")
+
+
+def history(out):
+    return json.loads((out / "history.json").read_text())
+
+
+def difference(one, other):
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_a_run_is_a_model_folder_with_its_history(tmp_path, store, config):
+    out = tmp_path / "run"
+    result = fit(out, config, epochs=4, lr=1e-2)
+    assert json.loads((out / "run.json").read_text()) == result
+    assert result["finished"]
+    assert result["store"] == store.fingerprint
+    assert result["teacher"] == "table"
+    assert (out / "tokenizer.json").read_text() == '{"the": "tokenizer"}'
+    assert not list(out.glob("*.bin"))
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.use_cache
+    assert result["parameters"] == sum(one.numel() for one in model.parameters())
+    reports = history(out)
+    assert [one["step"] for one in reports] == list(range(1, result["settings"]["steps"] + 1))
+    assert reports[-1]["loss"] < 0.8 * reports[0]["loss"]
+    assert sum(one["targets"] for one in reports) == 4 * sum(b.targets for b in store.blocks)
+    assert reports[-1]["epoch"] == 4.0
+    for name in ("ce", "kl", "kl_binary", "kl_head", "agreement", "lr", "seconds"):
+        assert all(name in one for one in reports)
+
+
+def test_uneven_micro_batches_give_the_gradient_of_one_batch(tmp_path, store, config):
+    """One step over the whole store: once in one forward, once in bins of which some are empty."""
+    everything = sum(one.tokens for one in store.blocks)
+    whole = {"steps": 1, "warmup": 0.0, "batch_tokens": 2 * everything}
+    fit(tmp_path / "one", config, **whole, micro_tokens=2 * everything)
+    fit(tmp_path / "many", config, **whole, micro_tokens=13)
+    assert difference(tmp_path / "one", tmp_path / "many") < 1e-6
+    reports = [history(tmp_path / name)[0] for name in ("one", "many")]
+    for name in ("loss", "ce", "kl", "grad_norm", "targets"):
+        assert reports[0][name] == pytest.approx(reports[1][name], rel=1e-5)
+
+
+def test_the_reported_loss_is_the_mean_over_targets(tmp_path, store, config):
+    fit(tmp_path / "run", config, steps=1, alpha=0.25)
+    first = history(tmp_path / "run")[0]
+    assert first["loss"] == pytest.approx(0.75 * first["ce"] + 0.25 * first["kl"], rel=1e-5)
+
+
+def start_worker(out, config, settings, *, killed_at=-1, **environment):
+    command = [sys.executable, "-m", "tests.fit_worker"]
+    arguments = [str(out), str(config), json.dumps(SETTINGS | settings), str(killed_at)]
+    return subprocess.Popen(
+        [*command, *arguments],
+        env=os.environ | environment,
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path, store, config):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        start_worker(
+            tmp_path / "two",
+            config,
+            {"steps": 10},
+            **common,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+        )
+        for rank in range(2)
+    ]
+    result = fit(tmp_path / "one", config, steps=10)
+    assert result["metrics"]["epoch"] > 1  # so a rank had bins with nothing in them
+    for rank in ranks:
+        _, errors = rank.communicate()
+        assert rank.returncode == 0, errors
+    assert difference(tmp_path / "one", tmp_path / "two") < 1e-5
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    assert [r["targets"] for r in one] == [r["targets"] for r in two]
+    assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-4)
+
+
+def interrupt_at(step):
+    def report(one):
+        if one["step"] == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_bit_by_bit(tmp_path, store):
+    """With dropout, so that the random state counts too; reports straddle the checkpoint."""
+    config = tmp_path / "gpt2.json"
+    config.write_text(CONFIGS["gpt2"].to_json_string())
+    settings = {"steps": 8, "log_steps": 2}
+    fit(tmp_path / "straight", config, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", config, **settings, report=interrupt_at(6))
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    fit(tmp_path / "stopped", config, **settings, resume=True)
+    assert difference(tmp_path / "straight", tmp_path / "stopped") == 0
+    histories = [
+        json.loads((tmp_path / name / "history.json").read_text())
+        for name in ("straight", "stopped")
+    ]
+    for one in itertools.chain(*histories):
+        del one["seconds"]
+    assert histories[0] == histories[1]
+
+
+def test_a_killed_run_goes_on_past_a_torn_checkpoint(tmp_path, store, config):
+    fit(tmp_path / "straight", config, steps=6)
+    out = tmp_path / "killed"
+    killed = start_worker(out, config, {"steps": 6}, killed_at=5)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    shutil.copytree(out / "checkpoint-3", out / "checkpoint-4")
+    (out / "checkpoint-4" / "optimizer.pt").write_bytes(b"half")
+    fit(out, config, steps=6, resume=True)
+    assert difference(tmp_path / "straight", out) == 0
+    assert not (out / "checkpoint-4").exists()
+
+
+def test_a_run_killed_after_its_last_step_is_finished_from_the_checkpoint(tmp_path, store, config):
+    out = tmp_path / "run"
+    first = fit(out, config, steps=3)
+    before = weights(out)
+    (out / "model.safetensors").unlink()
+    (out / "run.json").write_text(json.dumps(first | {"finished": False}))
+    reports = []
+    again = fit(out, config, steps=3, resume=True, report=reports.append)
+    assert reports == []
+    assert again["metrics"] == first["metrics"]
+    assert all(torch.equal(before[name], value) for name, value in weights(out).items())
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, store, config):
+    out = tmp_path / "run"
+    first = fit(out, config, steps=2)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert fit(out, config, steps=2) == fit(out, config, steps=2, resume=True) == first
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_another_setting_or_store_is_refused_by_name(tmp_path, store, config):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", config, steps=6, report=interrupt_at(4))
+    with pytest.raises(StoreError, match="--resume"):
+        fit(tmp_path / "run", config, steps=6)
+    with pytest.raises(SpecError, match=r"alpha: 0\.9 there, 0\.5 here"):
+        fit(tmp_path / "run", config, steps=6, alpha=0.5, resume=True)
+    store.fingerprint = "another"
+    with pytest.raises(SpecError, match=r"store: '0+' there, 'another' here"):
+        fit(tmp_path / "run", config, steps=6, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 1.5}, "--alpha: .*found 1.5; allowed: 0 to 1"),
+        ({"alpha": float("nan")}, "--alpha"),
+        ({"temperature": 0.0}, "--temperature"),
+        ({"temperature": 20.0}, "--temperature"),
+        ({"loss": "hope"}, "--loss: .*forward_kl"),
+        ({"steps": 0}, "--steps"),
+        ({"epochs": 0}, "--epochs"),
+        ({"epochs": 1, "steps": 1}, "exclude each other"),
+        ({"lr": 0.0}, "--lr"),
+        ({"batch_tokens": 0}, "--batch-tokens"),
+        ({"micro_tokens": 5}, "--micro-tokens"),
+        ({"save_steps": 0}, "--save-steps"),
+        ({"dtype": "int4"}, "--dtype"),
+        ({"device": "abacus"}, "--device"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_leaves_nothing(
+    tmp_path, store, config, settings, message
+):
+    with pytest.raises(SettingError, match=message):
+        fit(tmp_path / "run", config, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, store, config):
+    with pytest.raises(ModelError, match=r"step \d: the loss is no finite number.*--lr"):
+        fit(tmp_path / "run", config, steps=5, lr=1e30, warmup=0.0)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_without_a_lesson_the_forward_is_the_models_own(tmp_path):
+    model = tiny()
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        expected = model(ids).logits
+        objective = Objective(
+            loss="forward_kl", alpha=1.0, temperature=1.0, vocab_size=VOCAB, tail_nodes=(1.0,)
+        )
+        with learning_inside_forward(model, objective):
+            assert "forward" in vars(model)
+            assert torch.equal(model(ids).logits, expected)
+            model.save_pretrained(tmp_path)
+    assert "forward" not in vars(model)
+    with torch.no_grad():
+        assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, expected)

@@ -1,0 +1,162 @@
+"""`trainer.evaluate` against a dense computation in float64, and against itself."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import logitstore
+import trainer
+from logitstore.errors import ModelError, SettingError, StoreError, TokenizerError
+from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
+from tests.tiny_models import tiny
+
+NEEDED = {
+    "parameters",
+    "targets",
+    "loss",
+    "perplexity",
+    "kl",
+    "top1_agreement",
+    "ece",
+    "acceptance",
+    "tokens_per_second",
+}
+
+
+@pytest.fixture
+def use_store(monkeypatch):
+    def use(store):
+        monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+        return store
+
+    return use
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    tiny().save_pretrained(folder)
+    return folder
+
+
+def dense(store, *, temperature=1.0):
+    """Teacher's and student's log-probabilities at every target, and the labels, in float64."""
+    model = tiny().double()
+    teacher_VV = teacher_logprobs()
+    p, q, q_plain, labels = [], [], [], []
+    for stored in store:
+        ids_L = stored.document.input_ids_L.astype(np.int64)
+        at = np.flatnonzero(stored.document.counted_L)
+        with torch.no_grad():
+            logits_LV = model(torch.from_numpy(ids_L)[None]).logits[0]
+        q.append((logits_LV[at - 1] / temperature).log_softmax(-1))
+        q_plain.append(logits_LV[at - 1].log_softmax(-1))
+        p.append((torch.from_numpy(teacher_VV[ids_L[at - 1]]) / temperature).log_softmax(-1))
+        labels.append(ids_L[at])
+    return torch.cat(p), torch.cat(q), torch.cat(q_plain), np.concatenate(labels)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_all_figures_equal_the_dense_ones_where_nothing_is_left_out(use_store, model, temperature):
+    store = use_store(MemoryStore())
+    p, q, plain, labels = dense(store, temperature=temperature)
+    rows = np.arange(len(labels))
+    result = trainer.evaluate(model, logits="memory", temperature=temperature, batch_tokens=30)
+    assert set(result) >= NEEDED
+    assert result["targets"] == len(labels)
+    assert result["bounds"] == {}
+    assert result["loss"] == pytest.approx(float(-plain[rows, labels].mean()), rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
+    assert result["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
+    shared = torch.minimum(p.exp(), q.exp()).sum(-1).mean()
+    assert result["acceptance"] == pytest.approx(float(shared), rel=1e-5)
+    agreement = (plain.argmax(-1) == p.argmax(-1)).double().mean()
+    assert result["top1_agreement"] == pytest.approx(float(agreement))
+    teacher = teacher_logprobs()
+    entropy = -(np.exp(teacher) * teacher).sum(1)
+    assert entropy.min() <= result["teacher_entropy"] <= entropy.max()
+    assert result["store"] == store.fingerprint
+
+
+def test_calibration_error_is_that_of_fifteen_bins(use_store, model):
+    store = use_store(MemoryStore())
+    _, _, plain, labels = dense(store)
+    confidence, top = plain.exp().max(-1)
+    correct = (top.numpy() == labels).astype(float)
+    bins = np.minimum((confidence.numpy() * 15).astype(int), 14)
+    expected = sum(
+        abs(confidence.numpy()[bins == b].mean() - correct[bins == b].mean()) * (bins == b).mean()
+        for b in set(bins)
+    )
+    result = trainer.evaluate(model, logits="memory")
+    assert result["ece"] == pytest.approx(expected, abs=1e-6)
+    assert sum(one["count"] for one in result["reliability"]) == result["targets"]
+    assert len(result["reliability"]) == len(set(bins))
+
+
+def test_a_bucket_makes_bounds(use_store, model):
+    use_store(MemoryStore())
+    exact = trainer.evaluate(model, logits="memory")
+    use_store(MemoryStore(k=6))
+    bounded = trainer.evaluate(model, logits="memory")
+    assert bounded["bounds"] == {"kl": "lower", "acceptance": "upper"}
+    assert 0.2 * exact["kl"] < bounded["kl"] < exact["kl"]
+    assert exact["acceptance"] < bounded["acceptance"] < 1
+    assert bounded["loss"] == exact["loss"]
+
+
+def test_the_size_of_a_forward_pass_changes_nothing(use_store, model):
+    use_store(MemoryStore(k=6))
+    small = trainer.evaluate(model, logits="memory", batch_tokens=1)
+    large = trainer.evaluate(model, logits="memory", batch_tokens=10**6)
+    for name in NEEDED - {"tokens_per_second"}:
+        assert small[name] == pytest.approx(large[name], rel=1e-5)
+
+
+def test_a_result_is_written_where_it_is_asked_for_or_into_a_run(use_store, model, tmp_path):
+    use_store(MemoryStore())
+    result = trainer.evaluate(model, logits="memory")
+    assert not (model / "eval.json").exists()
+    trainer.evaluate(model, logits="memory", out=tmp_path)
+    assert json.loads((tmp_path / "eval.json").read_text())["loss"] == result["loss"]
+    (model / "run.json").write_text("{}")
+    trainer.evaluate(model, logits="memory")
+    assert json.loads((model / "eval.json").read_text())["kl"] == result["kl"]
+
+
+def test_plain_text_needs_no_teacher(tmp_path, tokenizer_folder, tokenizer):
+    folder = tmp_path / "model"
+    tiny(vocab_size=len(tokenizer), max_position_embeddings=64).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "held_out.txt").write_text("The student reads what the teacher wrote.\n" * 5)
+    data = str(tmp_path / "held_out.txt")
+    result = trainer.evaluate(folder, data=data)
+    assert result["kl"] is result["acceptance"] is result["top1_agreement"] is None
+    assert result["bounds"] == {}
+    assert result["targets"] > 50
+    # Fresh weights know nothing: the loss is that of a guess among all ids.
+    assert result["loss"] == pytest.approx(math.log(len(tokenizer)), rel=0.02)
+
+
+def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
+    store = use_store(MemoryStore())
+    with pytest.raises(SettingError, match="--logits and --data"):
+        trainer.evaluate(model)
+    with pytest.raises(SettingError, match="--logits and --data"):
+        trainer.evaluate(model, logits="memory", data="text.txt")
+    with pytest.raises(SettingError, match="--temperature"):
+        trainer.evaluate(model, logits="memory", temperature=0.0)
+    with pytest.raises(SettingError, match="--device"):
+        trainer.evaluate(model, logits="memory", device="abacus")
+    with pytest.raises(ModelError, match="no such"):
+        trainer.evaluate(tmp_path / "nowhere", logits="memory")
+    tokenizer.save_pretrained(model)
+    with pytest.raises(TokenizerError, match=store.spec.tokenizer.fingerprint[:12]):
+        trainer.evaluate(model, logits="memory")
+    use_store(MemoryStore(longest=1))
+    with pytest.raises(StoreError, match="no targets"):
+        trainer.evaluate(model, logits="memory")
+    assert store.spec.tokenizer.vocab_size == VOCAB

@@ -1,0 +1,189 @@
+"""Every loss of the table keeps the contract; the teacher's tail is right at any temperature."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from logitstore import EMPTY_TAIL, SettingError
+from trainer.losses import LOSSES, HeadTail, bucketed, kl_terms, teacher_head_tail
+
+N, V, K = 32, 200, 16
+NODES = (1.0, 0.75, 0.5, 0.25)
+USED = torch.ones(N, K, dtype=torch.bool)
+
+
+def rows(*, sharpness: float, seed: int = 0) -> torch.Tensor:
+    """Log-probabilities [N, V], float64, falling along each row."""
+    g = torch.Generator().manual_seed(seed)
+    z = sharpness * torch.randn(N, V, generator=g, dtype=torch.float64)
+    return z.log_softmax(-1).sort(-1, descending=True).values
+
+
+def view(logp_NV: torch.Tensor, *, k: int = K) -> HeadTail:
+    """What a loss sees of a whole distribution, in float32."""
+    rest = logp_NV[:, k:].logsumexp(-1).clamp(min=EMPTY_TAIL).float()
+    return bucketed(logp_NV[:, :k].float(), rest, torch.ones(len(logp_NV), k, dtype=torch.bool))
+
+
+# From 5 nats down to 0.01: where the head holds all but 1e-9, differences of masses give NaN.
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("sharpness", [0.5, 3.0, 30.0])
+def test_a_loss_is_zero_against_itself_and_positive_elsewhere(name, sharpness):
+    same, other = view(rows(sharpness=sharpness)), view(rows(sharpness=1.0, seed=1))
+    assert LOSSES[name].divergence(same, same, USED).abs().max() < 1e-6
+    assert (LOSSES[name].divergence(other, same, USED) > 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_ignores_entries_that_are_not_used(name):
+    student, teacher = rows(sharpness=1.0, seed=1), rows(sharpness=2.0)
+    rest = [side[:, K:].logsumexp(-1).float() for side in (student, teacher)]
+    short = [
+        bucketed(side[:, :K].float(), bucket, USED)
+        for side, bucket in zip((student, teacher), rest, strict=True)
+    ]
+    padded = [
+        bucketed(
+            torch.cat((side[:, :K].float(), torch.full((N, 3), filler)), -1),
+            bucket,
+            torch.arange(K + 3).expand(N, -1) < K,
+        )
+        for side, bucket, filler in zip((student, teacher), rest, (5.0, EMPTY_TAIL), strict=True)
+    ]
+    used = torch.arange(K + 3).expand(N, -1) < K
+    torch.testing.assert_close(
+        LOSSES[name].divergence(*padded, used), LOSSES[name].divergence(*short, USED)
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("empty", ["student", "teacher", "both", "neither"])
+def test_values_and_gradients_stay_finite_at_the_edges(name, empty):
+    """Heads that hold everything, tails that hold everything, 10,000 nats apart."""
+    far = torch.tensor([[0.0, -1e4], [-1e4, 0.0], [1e4, -1e4], [0.0, 0.0]])
+    tails = {True: torch.full((4,), EMPTY_TAIL), False: torch.tensor([0.0, 90.0, -90.0, 1e4])}
+    used = torch.tensor([[True, True], [True, True], [True, False], [True, True]])
+    logits = far.flip(0).clone().requires_grad_()
+    rest = tails[empty in ("student", "both")].clone().requires_grad_()
+    teacher = bucketed(far, tails[empty in ("teacher", "both")], used)
+    value = LOSSES[name].divergence(bucketed(logits, rest, used), teacher, used)
+    value.sum().backward()
+    for found in (value, logits.grad, rest.grad):
+        assert torch.isfinite(found).all()
+    assert logits.grad[2, 1] == 0  # not used
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0, 8.0])
+def test_the_terms_are_those_of_the_divergence(sharpness):
+    """Against masses and conditionals, formed in double precision from whole distributions."""
+    p, q = rows(sharpness=sharpness), rows(sharpness=1.0, seed=1)
+    found = kl_terms(view(q), view(p))
+    tail_p, tail_q = (side[:, K:].exp().sum(-1) for side in (p, q))
+    binary = tail_p * (tail_p / tail_q).log() + (1 - tail_p) * ((1 - tail_p) / (1 - tail_q)).log()
+    inside_p, inside_q = (side[:, :K].log_softmax(-1) for side in (p, q))
+    head = (1 - tail_p) * (inside_p.exp() * (inside_p - inside_q)).sum(-1)
+    torch.testing.assert_close(found["kl_binary"].double(), binary, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["kl_head"].double(), head, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["kl"], LOSSES["forward_kl"].divergence(view(q), view(p), USED))
+
+
+def test_forward_kl_of_whole_rows_is_the_dense_one():
+    p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1)
+    used = torch.ones(N, V, dtype=torch.bool)
+    found = LOSSES["forward_kl"].divergence(view(q, k=V), view(p, k=V), used)
+    expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_forward_kl_in_a_bucket_is_a_lower_bound():
+    p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1).flip(-1)
+    dense = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    found = LOSSES["forward_kl"].divergence(view(q), view(p), USED)
+    assert (found.double() < dense).all()
+
+
+# --- the teacher's tail at a temperature
+
+
+def tails_at(logp_NV: torch.Tensor, nodes: tuple[float, ...], *, k: int = K) -> torch.Tensor:
+    tails = [(logp_NV[:, k:] * b).logsumexp(-1).clamp(min=EMPTY_TAIL) for b in nodes]
+    return torch.stack(tails, -1).float()
+
+
+def at_temperature(logp_NV: torch.Tensor, temperature: float, **changed: object) -> HeadTail:
+    settings = {
+        "logprobs_NK": logp_NV[:, :K].float(),
+        "used_NK": USED,
+        "tail_logmass_NB": tails_at(logp_NV, NODES),
+        "nodes": NODES,
+        "vocab_size": V,
+        "count_N": torch.full((N,), K),
+    }
+    return teacher_head_tail(temperature=temperature, **(settings | changed))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4 / 3, 2.0, 4.0])
+def test_a_stored_temperature_is_exact(temperature):
+    p = rows(sharpness=3.0)
+    found, expected = at_temperature(p, temperature), view((p / temperature).log_softmax(-1))
+    torch.testing.assert_close(found.log_head_NK, expected.log_head_NK, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.log_tail_N, expected.log_tail_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize("temperature", [1.25, 1.5, 3.0, 5.0, 10.0])
+def test_other_temperatures_are_interpolated(sharpness, temperature):
+    p = rows(sharpness=sharpness)
+    found = at_temperature(p, temperature).log_tail_N.exp()
+    error = (found - view((p / temperature).log_softmax(-1)).log_tail_N.exp()).abs()
+    assert error.mean() < 4e-4
+    assert error.max() < 4e-3
+
+
+def test_many_stored_temperatures_do_not_swing():
+    """Ten nodes with errors of 1e-4, which a polynomial through all or the nearest magnifies."""
+    p = rows(sharpness=1.5)
+    nodes = tuple(1.0 / t for t in range(1, 11))
+    noise = 1e-4 * torch.randn(N, 10, generator=torch.Generator().manual_seed(0))
+    stored = {"nodes": nodes, "tail_logmass_NB": tails_at(p, nodes) + noise}
+    for temperature in (1.25, 1.5, 2.5, 5.5, 8.5):
+        found = at_temperature(p, temperature, **stored).log_tail_N.exp()
+        error = (found - view((p / temperature).log_softmax(-1)).log_tail_N.exp()).abs()
+        assert error.max() < 4e-3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7, 10.0])
+def test_an_empty_tail_stays_empty(temperature):
+    p = rows(sharpness=1.0)[:, :K].log_softmax(-1)
+    found = at_temperature(
+        p, temperature, vocab_size=K, tail_logmass_NB=torch.full((N, len(NODES)), EMPTY_TAIL)
+    )
+    assert (found.log_tail_N == EMPTY_TAIL).all()
+    torch.testing.assert_close(
+        found.log_head_NK.double(), (p / temperature).log_softmax(-1), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("temperature", "nodes", "allowed"),
+    [
+        (0.5, (1.0, 0.5), "1 to 10"),
+        (11.0, (1.0, 0.5), "1 to 10"),
+        (1.0, (0.5,), "2 to 10"),  # below the largest stored b there is nothing to lean on
+    ],
+)
+def test_a_temperature_out_of_reach_is_refused(temperature, nodes, allowed):
+    p = rows(sharpness=1.0)
+    with pytest.raises(SettingError, match=allowed):
+        at_temperature(p, temperature, nodes=nodes, tail_logmass_NB=tails_at(p, nodes))
+
+
+def test_a_stored_temperature_out_of_range_is_served():
+    p, nodes = rows(sharpness=1.0), (2.0, 1.0, 0.05)
+    for temperature in (0.5, 20.0):
+        found = at_temperature(p, temperature, nodes=nodes, tail_logmass_NB=tails_at(p, nodes))
+        tail = (p / temperature).log_softmax(-1)[:, K:].logsumexp(-1)
+        assert math.isclose(found.log_tail_N.exp().sum(), tail.exp().sum(), rel_tol=1e-5)

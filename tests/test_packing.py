@@ -1,0 +1,130 @@
+"""Packing: whole documents in bins of C tokens, S bins a step, the same for any number of ranks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from logitstore.errors import SettingError
+from logitstore.order import Shuffle
+from tests.memory_store import MemoryStore
+from trainer.packing import Lengths, Packing, Position, choose_packing, steps
+
+
+def packing(*, bins=2, bin_tokens=32, lanes=4, window=2, seed=0):
+    shuffle = Shuffle(fingerprint="f" * 64, seed=seed, lanes=lanes, window=window)
+    return Packing(shuffle=shuffle, bins=bins, bin_tokens=bin_tokens)
+
+
+def epoch(store, plan, *, number=0):
+    return list(steps(plan, Lengths(store), start=Position.start(plan, epoch=number)))
+
+
+def documents_of(step):
+    return [(place.block, place.document) for one in step.bins for place in one.places]
+
+
+@pytest.mark.parametrize(("bins", "lanes"), [(1, 4), (2, 4), (4, 4), (3, 4), (8, 4)])
+def test_every_document_is_in_one_bin_and_no_bin_overflows(bins, lanes):
+    store = MemoryStore()
+    seen = []
+    for step in epoch(store, packing(bins=bins, lanes=lanes)):
+        assert len(step.bins) == bins
+        assert step.targets == sum(one.targets for one in step.bins)
+        for one in step.bins:
+            lengths = [store.document_lengths(p.block)[0][p.document] for p in one.places]
+            targets = [store.document_lengths(p.block)[1][p.document] for p in one.places]
+            assert (one.tokens, one.targets) == (sum(lengths), sum(targets))
+            assert one.tokens <= 32
+        seen += documents_of(step)
+    assert sorted(seen) == [(b, d) for b in range(12) for d in range(5)]
+
+
+def test_a_slot_owns_its_lanes_where_there_are_enough_and_else_all_share_one_stream():
+    assert packing(bins=2, lanes=4).streams == [[0, 2], [1, 3]]
+    assert packing(bins=8, lanes=4).streams == [[0, 1, 2, 3]]
+    assert packing(bins=3, lanes=4).streams == [[0, 1, 2, 3]]
+    for step in epoch(MemoryStore(), packing(bins=2, lanes=4)):
+        for slot, one in enumerate(step.bins):
+            assert {place.lane % 2 for place in one.places} <= {slot}
+
+
+@pytest.mark.parametrize("bins", [2, 8])
+def test_it_goes_on_from_the_position_of_any_step(bins):
+    store, plan = MemoryStore(), packing(bins=bins)
+    whole = epoch(store, plan)
+    for number, step in enumerate(whole[:-1]):
+        position = Position.from_json(json.loads(json.dumps(step.after.to_json())))
+        rest = list(steps(plan, Lengths(store), start=position))
+        assert [documents_of(one) for one in rest] == [
+            documents_of(one) for one in whole[number + 1 :]
+        ]
+    assert whole[-1].after == Position.start(plan, epoch=1)
+
+
+def test_epochs_differ_and_repeat():
+    store, plan = MemoryStore(), packing()
+    first, second = epoch(store, plan), epoch(store, plan, number=1)
+    assert [documents_of(one) for one in epoch(store, plan)] == [documents_of(o) for o in first]
+    assert [documents_of(one) for one in second] != [documents_of(one) for one in first]
+
+
+def test_a_packing_survives_json():
+    plan = packing()
+    assert Packing.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "max_length", "micro_tokens", "expected"),
+    [
+        (16384, 512, None, (4, 4096)),
+        (16384, 8192, None, (2, 8192)),
+        (100, 512, None, (1, 512)),
+        (5000, 512, None, (2, 2500)),
+        (16384, 512, 512, (32, 512)),
+    ],
+)
+def test_bins_and_their_size(batch_tokens, max_length, micro_tokens, expected):
+    shuffle = Shuffle(fingerprint="f", seed=0, lanes=1, window=1)
+    plan = choose_packing(
+        shuffle=shuffle,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        micro_tokens=micro_tokens,
+    )
+    assert (plan.bins, plan.bin_tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "micro_tokens", "message"),
+    [(16384, 100, "--micro-tokens: .*found 100"), (0, None, "--batch-tokens")],
+)
+def test_sizes_that_cannot_be_are_refused(batch_tokens, micro_tokens, message):
+    shuffle = Shuffle(fingerprint="f", seed=0, lanes=1, window=1)
+    with pytest.raises(SettingError, match=message):
+        choose_packing(
+            shuffle=shuffle, max_length=512, batch_tokens=batch_tokens, micro_tokens=micro_tokens
+        )
+
+
+def test_a_document_longer_than_a_bin_is_refused():
+    with pytest.raises(SettingError, match="--micro-tokens"):
+        epoch(MemoryStore(), packing(bin_tokens=8))
+
+
+def test_ranks_share_the_bins_or_are_told_how():
+    assert packing(bins=4).bins_of_a_rank(2) == 2
+    with pytest.raises(SettingError, match="--micro-tokens"):
+        packing(bins=4).bins_of_a_rank(3)
+
+
+def test_lengths_are_read_once_a_block():
+    store = MemoryStore(blocks=2)
+    asked = []
+    read = store.document_lengths
+    store.document_lengths = lambda block: asked.append(block) or read(block)
+    lengths = Lengths(store)
+    for _ in range(3):
+        tokens_D, targets_D = lengths.of(1)
+    assert asked == [1]
+    assert tokens_D.dtype == targets_D.dtype == np.int32

@@ -1,0 +1,415 @@
+"""The report: what it says of good, partial, broken and hostile folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from logitstore import SettingError, StorageError, StoreError
+from trainer.report import Report, print_table, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects what the tests ask for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.stack:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    return {
+        "parameters": 1234,
+        "targets": 5000,
+        "loss": 3.0,
+        "perplexity": 20.1,
+        "kl": 0.5,
+        "top1_agreement": 0.61,
+        "ece": 0.031,
+        "acceptance": 0.72,
+        "tokens_per_second": 4567.0,
+        "teacher_loss": 2.5,
+        "teacher_entropy": 2.4,
+        "bounds": {"kl": "lower", "acceptance": "upper"},
+        "reliability": [
+            {"confidence": 0.2, "accuracy": 0.25, "count": 10},
+            {"confidence": 0.8, "accuracy": 0.7, "count": 5},
+            {"confidence": None, "accuracy": None, "count": 0},
+        ],
+        "model": "runs/x",
+        "store": "feed" * 8,
+    } | changes
+
+
+def trained(**changes: Any) -> dict[str, Any]:
+    settings = {"alpha": 0.5, "temperature": 1.0, "steps": 30, "lr": 0.001, "student": "s.json"}
+    return {
+        "settings": settings | changes,
+        "store": "cafe" * 8,
+        "teacher": "org/teacher",
+        "parameters": 1234,
+        "seconds": 12.5,
+        "finished": True,
+    }
+
+
+def history(count: int = 3) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": 10 * i,
+            "loss": 4 - i / count,
+            "ce": 5.0,
+            "kl": 1 / i,
+            "kl_binary": 0.1,
+            "lr": 1e-3,
+        }
+        for i in range(1, count + 1)
+    ]
+
+
+def folder(root: Path, name: str, **files: Any) -> Path:
+    """`root/name` with run.json, history.json, eval.json as given; a str is written as it is."""
+    path = root / name
+    path.mkdir(parents=True)
+    for file, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (path / f"{file}.json").write_text(text)
+    return path
+
+
+def report_of(root: Path, *dirs: Path) -> tuple[Report, Page, str]:
+    report = write_report(dirs, out=root / "page.html")
+    text = report.path.read_text(encoding="utf-8")
+    return report, Page(text), text
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    return [
+        folder(tmp_path, "teacher", eval=evaluation(loss=2.5, kl=0.0, parameters=9)),
+        folder(tmp_path, "hard", run=trained(alpha=0), history=history(), eval=evaluation()),
+        folder(
+            tmp_path,
+            "soft",
+            run=trained(alpha=1),
+            history=history(500),
+            eval=evaluation(loss=2.8, kl=0.3, ece=0.05),
+        ),
+    ]
+
+
+def terminal(report: Report, *, width: int = 80) -> str:
+    buffer = io.StringIO()
+    print_table(report, console=Console(file=buffer, width=width))
+    return buffer.getvalue()
+
+
+def test_rows_hold_the_figures_of_each_folder(tmp_path: Path, three: list[Path]) -> None:
+    report, _, _ = report_of(tmp_path, *three)
+    assert [row["name"] for row in report.rows] == ["teacher", "hard", "soft"]
+    assert [row["reference"] for row in report.rows] == [True, False, False]
+    assert [row["alpha"] for row in report.rows] == [None, 0.0, 1.0]
+    assert [row["loss"] for row in report.rows] == [2.5, 3.0, 2.8]
+    assert [row["seconds"] for row in report.rows] == [None, 12.5, 12.5]
+    assert report.rows[1]["bounds"] == {"kl": "≥", "acceptance": "≤"}
+
+
+def test_best_of_a_column_is_marked_among_students_only(tmp_path: Path, three: list[Path]) -> None:
+    report, _, text = report_of(tmp_path, *three)
+    lines = {line.split()[0]: line for line in terminal(report).splitlines() if line.strip()}
+    assert "*" not in lines["teacher"]  # though its loss is the least
+    assert "*2.800" in lines["soft"]
+    assert "*≥ 0.300" in lines["soft"]
+    assert "*3.1%" in lines["hard"]  # calibration: less is better
+    assert "*61.0%" in lines["hard"]  # equal values: both
+    assert "*61.0%" in lines["soft"]
+    assert '<td class="best">2.800 ★</td>' in text
+    assert '<td class="best">2.500' not in text
+
+
+def test_one_student_has_nobody_to_beat(tmp_path: Path, three: list[Path]) -> None:
+    _, _, text = report_of(tmp_path, *three[:2])
+    assert 'class="best"' not in text
+
+
+def test_bounds_carry_their_sign_and_a_footnote(tmp_path: Path, three: list[Path]) -> None:
+    _, page, _ = report_of(tmp_path, *three)
+    assert "≥ 0.300" in page.text
+    assert "≤ 72.0%" in page.text
+    assert "the exact value is at least, or at most, the one shown" in page.text
+    exact = folder(tmp_path, "exact", eval=evaluation(bounds={}))
+    _, page, _ = report_of(tmp_path, exact)
+    assert "≥" not in page.text
+
+
+def test_page_stands_alone(tmp_path: Path, three: list[Path]) -> None:
+    """No request can leave it: no address but the names of XML's own dialects, no script."""
+    _, page, text = report_of(tmp_path, *three)
+    kept = text.replace("http://www.w3.org/2000/svg", "").replace(
+        "http://www.w3.org/1999/xlink", ""
+    )
+    assert "http:" not in kept
+    assert "https:" not in kept
+    assert not {"script", "link", "img", "iframe", "base"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for key, value in attributes.items():
+            assert not key.startswith("on")
+            if key in {"href", "xlink:href", "src"}:
+                assert value
+                assert value.startswith("#")
+
+
+def test_ids_are_unique_and_every_reference_has_one(tmp_path: Path, three: list[Path]) -> None:
+    _, page, text = report_of(tmp_path, *three)
+    ids = [value for _, attributes in page.tags if (value := attributes.get("id"))]
+    assert len(ids) == len(set(ids))
+    wanted = [attributes[key] for _, attributes in page.tags for key in attributes if "href" in key]
+    wanted += [f"#{part.partition(')')[0]}" for part in text.split("url(#")[1:]]
+    wanted += [
+        f"#{name}"
+        for _, attributes in page.tags
+        for name in (attributes.get("aria-labelledby") or "").split()
+    ]
+    assert wanted
+    assert {one.removeprefix("#") for one in wanted if one} <= set(ids)
+
+
+def test_charts_are_xml_with_a_name_and_a_description(tmp_path: Path, three: list[Path]) -> None:
+    _, _, text = report_of(tmp_path, *three)
+    charts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' {part.partition('</svg>')[0]}</svg>"
+        for part in text.split("<svg role=")[1:]
+    ]
+    charts = [chart.replace("/svg' ", "/svg' role=") for chart in charts]
+    names = []
+    for chart in charts:
+        root = ET.fromstring(chart)
+        assert [child.tag.partition("}")[2] for child in root[:2]] == ["title", "desc"]
+        assert root[0].text
+        assert root[1].text
+        assert "#0102" not in chart  # every marker colour became a variable of the page
+        names.append(root[0].text)
+    assert names[0] == "Held-out loss"
+    assert names[-1] == "Reliability"
+    assert "Training loss" in names
+    assert "Top-1 agreement with the teacher" not in names  # nobody recorded it
+    assert "hard 3.000" in charts[0]
+    assert "teacher 2.500" in charts[0]
+
+
+def test_tables_have_captions_and_headers(tmp_path: Path, three: list[Path]) -> None:
+    _, page, _ = report_of(tmp_path, *three)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") == 2
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+
+
+def test_same_folders_same_bytes(tmp_path: Path, three: list[Path]) -> None:
+    first = write_report(three, out=tmp_path / "1.html").path.read_bytes()
+    assert write_report(three, out=tmp_path / "2.html").path.read_bytes() == first
+
+
+def test_settings_shared_and_differing(tmp_path: Path, three: list[Path]) -> None:
+    _, page, text = report_of(tmp_path, *three)
+    assert "<dt>lr</dt><dd>0.001</dd>" in text
+    assert '<th scope="col">alpha</th>' in text
+    assert '<th scope="col">lr</th>' not in text
+    assert "cafe" * 8 in page.text
+    assert "feed" * 8 in page.text
+    assert "org/teacher" in page.text
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    bare = folder(tmp_path, "bare", run=trained() | {"finished": False})
+    report, page, _ = report_of(tmp_path, bare)
+    assert "Not finished: bare." in report.notes
+    for sentence in (
+        "Without history.json, so no curves: bare.",
+        "Without eval.json, so no held-out figures: bare.",
+        "No run was evaluated.",
+        "No run has a history.",
+        "No evaluation has figures on calibration.",
+        "not recorded",
+    ):
+        assert sentence in page.text
+    assert report.rows[0]["loss"] is None
+    assert report.rows[0]["parameters"] == 1234  # run.json knows them too
+    _, page, _ = report_of(tmp_path, folder(tmp_path, "only", eval=evaluation()))
+    assert "No run recorded its settings." in page.text
+    assert "Without" not in page.text  # a reference lacks nothing
+
+
+def test_other_stores_do_not_compare(tmp_path: Path, three: list[Path]) -> None:
+    other = folder(
+        tmp_path, "other", run=trained(), eval=evaluation(store="beef", teacher_loss=2.4)
+    )
+    report, _, text = report_of(tmp_path, *three, other)
+    assert any("do not compare across stores" in note for note in report.notes)
+    assert "- - teacher" not in text  # two teachers, no line
+
+
+def test_figures_that_are_not_finite(tmp_path: Path) -> None:
+    """A run that diverged is shown as one, and wins nothing."""
+    broken = [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}]
+    worst = evaluation(loss=math.nan, perplexity=10**400, kl=math.inf)
+    runs = [
+        folder(tmp_path, "nan", run=trained(), history=broken, eval=worst),
+        folder(tmp_path, "a", run=trained(), eval=evaluation()),
+        folder(tmp_path, "b", run=trained(), eval=evaluation(loss=4.0)),
+    ]
+    _, page, text = report_of(tmp_path, *runs)
+    assert page.text.count("not finite") >= 3
+    assert '<td class="best">3.000 ★</td>' in text
+    assert "No run has a history." in page.text
+
+
+HOSTILE = '</svg><script>alert("x")</script>$\\frac{ &amp; \x1b[31m \u202e [red]'
+
+
+def test_hostile_strings_are_text(tmp_path: Path) -> None:
+    run = trained(student=HOSTILE) | {"teacher": HOSTILE, "command": [HOSTILE]}
+    run["settings"][HOSTILE] = {"nested": HOSTILE}
+    name = "$x^ [bold] <b> & 'q'"
+    path = folder(tmp_path, name, run=run, history=history(), eval=evaluation(model=HOSTILE))
+    report, page, text = report_of(tmp_path, path)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert '</svg><script>alert("x")' in page.text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert name in page.text
+    assert name in terminal(report, width=120)
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = folder(tmp_path, "a\x1b[2Jb", eval=evaluation())
+    report, _, _ = report_of(tmp_path, path)
+    assert report.rows[0]["name"] == "a�[2Jb"
+
+
+def test_equal_names_become_paths(tmp_path: Path) -> None:
+    runs = [folder(tmp_path, f"{i}/run", eval=evaluation()) for i in (1, 2)]
+    report, _, _ = report_of(tmp_path, *runs)
+    assert [row["name"] for row in report.rows] == [str(path) for path in runs]
+
+
+def test_many_runs_differ_by_dash_too(tmp_path: Path) -> None:
+    runs = [
+        folder(tmp_path, f"r{i}", run=trained(), history=history(1), eval=evaluation())
+        for i in range(10)
+    ]
+    _, _, text = report_of(tmp_path, *runs)
+    assert 'stroke-dasharray="6 2"' in text
+    assert "stroke-dasharray: " in text.partition("curve-loss-title")[2]
+
+
+def test_long_histories_are_averaged(tmp_path: Path) -> None:
+    small = folder(tmp_path, "small", run=trained(), history=history(240))
+    large = folder(tmp_path, "large", run=trained(), history=history(24_000))
+    sizes = []
+    for path in (small, large):
+        _, _, text = report_of(tmp_path, path)
+        sizes.append(len(text))
+    assert sizes[1] < 1.2 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"eval": "{"}, "eval.json: not valid JSON"),
+        ({"eval": "[" * 100_000}, "eval.json: not valid JSON"),
+        ({"eval": "[]"}, "eval.json: unexpected JSON"),
+        ({"run": "3"}, "run.json: unexpected JSON"),
+        ({"history": "{}"}, "history.json: unexpected JSON"),
+        ({"history": "[1]"}, "history.json: unexpected JSON"),
+        ({"eval": {"loss": "low"}}, "eval.json: loss: not a number"),
+        ({"eval": {"loss": True}}, "eval.json: loss: not a number"),
+        ({"run": {"settings": {"alpha": [1]}}}, "run.json: settings.alpha: not a number"),
+        ({"history": [{"step": "x", "loss": 1}]}, "history.json: not a number"),
+        ({"eval": {"reliability": [{"count": "many"}]}}, "reliability: not a number"),
+        ({}, "a folder without results"),
+    ],
+)
+def test_broken_folders_are_named(tmp_path: Path, files: dict[str, Any], problem: str) -> None:
+    path = folder(tmp_path, "run", **files)
+    with pytest.raises(StoreError) as caught:
+        write_report([path], out=tmp_path / "page.html")
+    assert problem in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_folders_that_are_not_there(tmp_path: Path) -> None:
+    path = folder(tmp_path, "run", eval=evaluation())
+    with pytest.raises(SettingError, match="no such folder"):
+        write_report([path, tmp_path / "none"])
+    with pytest.raises(SettingError, match="named twice"):
+        write_report([path, tmp_path / "x" / ".." / "run"])
+    with pytest.raises(SettingError, match="at least one folder"):
+        write_report([])
+
+
+def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+    path = folder(tmp_path, "run", eval=evaluation())
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_report([path], out=path)
+
+
+JUNK = (None, True, "x", [[]], [{}], {"a": []}, 1e400)
+
+
+@pytest.mark.parametrize("key", sorted(evaluation()))
+def test_anything_may_stand_where_a_figure_should(tmp_path: Path, key: str) -> None:
+    """A page or an expected message, never another exception."""
+    ends = set()
+    for number, junk in enumerate(JUNK):
+        content = evaluation(reliability=[]) | {key: junk}
+        run = {"settings": junk, "store": junk}
+        path = folder(tmp_path, str(number), eval=content, run=run)
+        try:
+            ends.add(write_report([path], out=tmp_path / "page.html").rows[0]["name"])
+        except StoreError as error:
+            ends.add(error.problem)
+    assert ends <= {"not a number", *map(str, range(len(JUNK)))}
+    assert {"0", "6"} <= ends  # what is missing and what is infinite both make a page
+
+
+def test_default_page_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path, "run", eval=evaluation())
+    monkeypatch.chdir(tmp_path)
+    assert write_report([path]).path.name == "report.html"
+    assert (tmp_path / "report.html").is_file()

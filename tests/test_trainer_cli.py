@@ -1,0 +1,121 @@
+"""The command line `trainer`: its names, its output, its exit codes."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import logitstore
+from tests.memory_store import MemoryStore
+from tests.tiny_models import CONFIGS, tiny
+from trainer.cli import app
+
+QUICK = ["--steps", "2", "--batch-tokens", "64", "--micro-tokens", "16", "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a student's configuration, where every store is one in memory."""
+    (tmp_path / "tokenizer").mkdir()
+    store = MemoryStore(tokenizer=tmp_path / "tokenizer")
+    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
+    return tmp_path
+
+
+def fit(folder, *arguments):
+    student, out = str(folder / "student.json"), str(folder / "run")
+    return call("fit", "--logits", "S", "--student", student, "--out", out, *QUICK, *arguments)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_fit_reports_on_standard_error_and_says_what_it_left(folder):
+    result = fit(folder)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("step 1  loss ")
+    assert len(result.stderr.splitlines()) == 2
+    assert result.stdout.startswith(f"{folder / 'run'}: 2 steps, loss ")
+    again = fit(folder)
+    assert again.stdout == f"{folder / 'run'}: finished before, left as it is\n"
+    assert again.stderr == ""
+
+
+def test_fit_prints_one_object_and_nothing_else(folder):
+    result = fit(folder, "--json")
+    assert json.loads(result.stdout)["finished"] is True
+
+
+def test_eval_prints_one_object_with_the_promised_keys(folder):
+    tiny().save_pretrained(folder / "model")
+    result = call("eval", folder / "model", "--logits", "S", "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    promised = (
+        "parameters targets loss perplexity kl top1_agreement ece acceptance tokens_per_second"
+    )
+    assert set(json.loads(result.stdout)) >= set(promised.split())
+
+
+def test_eval_prints_a_line_for_each_figure(folder):
+    fit(folder)
+    result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    assert {"loss", "kl", "acceptance"} <= set(names)
+    assert (folder / "run" / "eval.json").is_file()
+
+
+def test_report_compares_runs(folder):
+    fit(folder)
+    call("eval", folder / "run", "--logits", "S", "--device", "cpu")
+    page = folder / "page.html"
+    result = call("report", folder / "run", "--out", page, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["report"] == str(page)
+    assert page.is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fit", "--alpha", "2"), ("eval", "nowhere", "--device", "cpu"), ("report", "nowhere")],
+)
+def test_an_expected_error_is_one_message_and_exit_code_1(folder, arguments):
+    command, *rest = arguments
+    result = fit(folder, *rest) if command == "fit" else call(command, *rest)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_error_is_an_object_too_with_json(folder):
+    result = fit(folder, "--alpha", "2", "--json")
+    assert result.exit_code == 1
+    assert "--alpha" in json.loads(result.stdout)["error"]
+
+
+def test_an_interrupted_fit_says_how_to_go_on(folder, monkeypatch):
+    monkeypatch.setattr(
+        "trainer.cli._report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+    )
+    result = fit(folder)
+    assert result.exit_code == 1
+    assert result.stderr == "error: interrupted. Run the same command with --resume to go on\n"
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("arguments", [(), ("fit",), ("fit", "--alpha", "much"), ("dance",)])
+def test_wrong_usage_is_exit_code_2(arguments):
+    assert call(*arguments).exit_code == 2
+
+
+def test_options_are_the_published_ones():
+    published = (
+        "--logits --student --out --alpha --temperature --loss --epochs --steps --batch-tokens "
+        "--lr --seed --save-steps --resume"
+    )
+    shown = call("fit", "--help").stdout
+    assert [option for option in published.split() if option not in shown] == []

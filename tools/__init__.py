@@ -1,0 +1,1 @@
+"""What stands around the project: the demo, the benchmark, the pages written by the program."""

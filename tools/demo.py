@@ -1,0 +1,239 @@
+"""The main job from end to end, on two cores and without a network: `python -m tools.demo`.
+
+A teacher is trained on text that every Python has, dumped once, and three students of a fifteenth
+of its size learn from a seventh of its text: from the text's own tokens (hard), from the stored
+distributions (soft), from both. Everything after the teacher goes through the command lines that
+a user would type, printed before they run. At the end: a table, a page, and one sentence computed
+from the figures, whatever they say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logitstore import LogitStoreError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["FULL", "QUICK", "Sizes", "conclusion", "main", "run_demo"]
+
+STUDENTS = {"hard": 0.0, "both": 0.5, "soft": 1.0}  # alpha, the weight of the teacher
+MARKER = "demo.json"  # written first; without it a folder is not ours to clear
+OUTPUTS = (
+    *("train.jsonl", "student.jsonl", "heldout.jsonl", "teacher", "student.json"),
+    *("store", "heldout", *STUDENTS, "report.html"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How much of everything: what the demo's minutes depend on."""
+
+    characters: int | None  # of the corpus; None: all
+    teacher_steps: int
+    teacher_width: int
+    teacher_layers: int
+    student_steps: int
+    student_width: int
+    student_layers: int
+    batch_tokens: int
+    unit_tokens: int
+    lr: float
+
+
+FULL = Sizes(
+    characters=None,
+    teacher_steps=1300,
+    teacher_width=128,
+    teacher_layers=4,
+    student_steps=700,
+    student_width=64,
+    student_layers=2,
+    batch_tokens=1024,
+    unit_tokens=25_000,
+    lr=6e-3,
+)
+QUICK = Sizes(
+    characters=150_000,
+    teacher_steps=30,
+    teacher_width=64,
+    teacher_layers=1,
+    student_steps=10,
+    student_width=32,
+    student_layers=1,
+    batch_tokens=1024,
+    unit_tokens=5_000,
+    lr=6e-3,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn expected errors into one message and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder, cleared if a demo's"
+    )
+    parser.add_argument("--quick", action="store_true", help="all steps with tiny sizes")
+    chosen = parser.parse_args(arguments)
+    try:
+        run_demo(chosen.out, sizes=QUICK if chosen.quick else FULL)
+    except LogitStoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"error: the command above ended with exit code {error.returncode}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_demo(out: Path, *, sizes: Sizes) -> str:
+    """Run every step in `out`, cleared before; returns the sentence that it prints last.
+
+    Raises `SettingError` where `out` holds anything that is not the demo's.
+    """
+    step = _Steps(started=time.monotonic())
+    _clear(out, sizes)
+    step.heading("a teacher")
+    _teach(out, sizes)
+    step.heading("its distributions, once")
+    for data, store in (("student.jsonl", "store"), ("heldout.jsonl", "heldout")):
+        _dump(out / data, out / store, teacher=out / "teacher", sizes=sizes)
+        _command("logitstore", "verify", out / store)
+    _command("logitstore", "inspect", out / "store")
+    step.heading("three students that never meet it")
+    for name, alpha in STUDENTS.items():
+        _fit(out, name, alpha=alpha, sizes=sizes)
+    step.heading("text that none of them has seen")
+    folders = [out / name for name in ("teacher", *STUDENTS)]
+    for folder in folders:
+        _command("trainer", "eval", folder, "--logits", out / "heldout", "--out", folder)
+    step.heading("what it bought")
+    _command("trainer", "report", *folders, "--out", out / "report.html")
+    losses = {folder.name: _held_out_loss(folder) for folder in folders}
+    sentence = conclusion(losses)
+    print(f"\n{sentence}\npage: {out / 'report.html'}\nin all: {step.elapsed()}", flush=True)
+    return sentence
+
+
+def conclusion(losses: Mapping[str, float]) -> str:
+    """What the held-out losses of teacher, hard, both and soft say, flattering or not."""
+    teacher, hard = losses["teacher"], losses["hard"]
+    reached = (
+        f"On held-out text hard labels alone reached {hard:.3f} nats per token, soft labels "
+        f"{losses['soft']:.3f}, both together {losses['both']:.3f}, and the teacher {teacher:.3f}"
+    )
+    gap = hard - teacher
+    if gap <= 0:
+        return f"{reached}: this teacher is no better than its student, so it had nothing to teach."
+    name, loss = min((losses[name], name) for name in ("both", "soft"))[::-1]
+    what = {"soft": "soft labels", "both": "both together"}[name]
+    if loss >= hard:
+        return f"{reached}: the stored distributions did not help here."
+    share = (hard - loss) / gap
+    return f"{reached}: {what} closed {share:.0%} of the gap between hard labels and the teacher."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Steps:
+    """Headings with the time since the start."""
+
+    started: float
+
+    def heading(self, title: str) -> None:
+        print(f"\n[{self.elapsed()}] {title}", flush=True)
+
+    def elapsed(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        return f"{minutes}:{seconds:02d}"
+
+
+def _clear(out: Path, sizes: Sizes) -> None:
+    """An `out` that holds the marker alone; nothing but an earlier demo's outputs is deleted."""
+    found = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in found if name not in {MARKER, *OUTPUTS}]
+    if out.is_file() or foreign or (found and MARKER not in found):
+        raise SettingError(
+            "the folder holds something else than a demo",
+            place=out,
+            found=", ".join(foreign or found) or "a file",
+            remedy="Name another folder with --out",
+        )
+    for name in found:
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text(json.dumps(asdict(sizes), indent=2) + "\n", encoding="utf-8")
+
+
+def _teach(out: Path, sizes: Sizes) -> None:
+    """Corpus, tokenizer, teacher, and the configuration of its students."""
+    # Imported late: `--help` and a refused folder should not wait seconds for torch.
+    from tools.demo_corpus import collect, write_corpus
+    from tools.demo_teacher import llama_config, train_teacher
+
+    corpus = write_corpus(out, list(collect()), limit=sizes.characters)
+    teacher = train_teacher(
+        train=corpus.train,
+        heldout=corpus.heldout,
+        out=out / "teacher",
+        steps=sizes.teacher_steps,
+        width=sizes.teacher_width,
+        layers=sizes.teacher_layers,
+    )
+    print(f"held-out loss {teacher.loss:.3f} nats per token, {teacher.seconds:.0f} s", flush=True)
+    student = llama_config(
+        vocab_size=len(teacher.tokenizer), width=sizes.student_width, layers=sizes.student_layers
+    )
+    (out / "student.json").write_text(json.dumps(student, indent=2) + "\n", encoding="utf-8")
+
+
+def _dump(data: Path, store: Path, *, teacher: Path, sizes: Sizes) -> None:
+    options = ("--k", 64, "--unit-tokens", sizes.unit_tokens)
+    _command("logitstore", "dump", "--teacher", teacher, "--data", data, "--out", store, *options)
+
+
+def _fit(out: Path, name: str, *, alpha: float, sizes: Sizes) -> None:
+    places = ("--logits", out / "store", "--student", out / "student.json", "--out", out / name)
+    amount = ("--steps", sizes.student_steps, "--batch-tokens", sizes.batch_tokens)
+    # 25 reports: enough for a curve, few enough for a screen.
+    rest = ("--lr", sizes.lr, "--seed", 0, "--log-steps", max(1, sizes.student_steps // 25))
+    _command("trainer", "fit", *places, "--alpha", alpha, *amount, *rest)
+
+
+def _command(program: str, *arguments: object) -> None:
+    """Print a command, then run it; `CalledProcessError` where it fails."""
+    words = [str(argument) for argument in arguments]
+    print(f"$ {shlex.join([program, *words])}", flush=True)
+    folder = Path(sys.executable).parent
+    path = shutil.which(program, path=str(folder))
+    if path is None:
+        raise SettingError(
+            "a command is not installed",
+            place=folder,
+            found=f"no {program}",
+            remedy="Install the project into this Python: pip install --editable .",
+        )
+    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([path, *words], check=True, env=os.environ | environment)
+
+
+def _held_out_loss(folder: Path) -> float:
+    return float(json.loads((folder / "eval.json").read_bytes())["loss"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

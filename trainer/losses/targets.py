@@ -1,0 +1,78 @@
+"""SparseTargets on the way to a loss: the same columns as tensors, on any device.
+
+Shapes: N packed tokens (rows), K entries, B stored temperatures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from logitstore import SparseTargets
+
+__all__ = ["TargetTensors"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TargetTensors:
+    """The targets of N rows as tensors; see `SparseTargets`.
+
+    Padding may hold any id below V: it is never looked at. `weights_NK` are those of a sampled
+    target, drawn at T = 1; such a target has no bucket.
+    """
+
+    ids_NK: Tensor  # int64, < V
+    logprobs_NK: Tensor  # float32, nats, at T = 1
+    weights_NK: Tensor | None  # float32; None: every entry weighs its own probability
+    count_N: Tensor  # int64, 1..K
+    tail_logmass_NB: Tensor  # float32
+    entropy_N: Tensor  # float32, nats, at T = 1
+
+    @staticmethod
+    def of(targets: SparseTargets) -> TargetTensors:
+        """`targets` on the CPU."""
+        weights = targets.weights_RK
+        return TargetTensors(
+            ids_NK=torch.from_numpy(targets.ids_RK.astype(np.int64)),
+            logprobs_NK=_float32(targets.logprobs_RK),
+            weights_NK=None if weights is None else _float32(weights),
+            count_N=torch.from_numpy(targets.count_R.astype(np.int64)),
+            tail_logmass_NB=_float32(targets.tail_logmass_RB),
+            entropy_N=_float32(targets.entropy_R),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids_NK)
+
+    @property
+    def used_NK(self) -> Tensor:
+        """bool [N, K]: which entries are in use."""
+        return torch.arange(self.ids_NK.shape[1], device=self.ids_NK.device) < self.count_N[:, None]
+
+    def to(self, device: torch.device | str) -> TargetTensors:
+        """The same targets on `device`."""
+        return replace(
+            self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors()}
+        )
+
+    def rows(self, index: slice) -> TargetTensors:
+        """The targets at `index`, as views."""
+        return replace(self, **{name: value[index] for name, value in self._tensors()})
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                yield field.name, value
+
+
+def _float32(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

@@ -1,0 +1,141 @@
+"""What the report reads: the files of a run's folder, checked before anything is made of them.
+
+    run.json, history.json    from `trainer fit`: settings, provenance, course of training
+    eval.json                 from `trainer eval`; alone in its folder it is a reference
+
+They may come from anywhere, so numbers must be numbers, texts lose their control characters, and a
+message names the file and the place in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logitstore import SettingError, StorageError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["RunFolder", "as_number", "load_runs", "printable", "words"]
+
+MAX_JSON_BYTES = 256 * 2**20  # a history of a million reports takes about 200 MB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFolder:
+    """One folder's files; None for one that is not there."""
+
+    name: str
+    folder: Path
+    run: dict[str, Any] | None
+    history: list[dict[str, Any]] | None
+    evaluation: dict[str, Any] | None
+
+    @property
+    def reference(self) -> bool:
+        """Whether it is something to compare with, not a run that was trained."""
+        return self.run is None and self.history is None
+
+    def value(self, source: str) -> Any:
+        """What stands at "run.settings.alpha" or "eval.loss"; None where nothing does."""
+        file, *keys = source.split(".")
+        value: Any = self.run if file == "run" else self.evaluation
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def number(self, source: str) -> float | None:
+        """The number that stands there."""
+        file, _, keys = source.partition(".")
+        return as_number(self.value(source), f"{self.folder / file}.json: {keys}")
+
+
+def load_runs(dirs: Sequence[Path]) -> list[RunFolder]:
+    """The runs in `dirs`, in that order.
+
+    Raises `SettingError` for a folder that is missing or named twice, `StoreError` for one without
+    results or with a file that is not what it should be, `StorageError` where the disk refuses.
+    """
+    return [_load(Path(folder), name) for folder, name in zip(dirs, _names(dirs), strict=True)]
+
+
+def _names(dirs: Sequence[Path]) -> list[str]:
+    """The folders' own names, whole paths where two are called the same."""
+    if not dirs:
+        raise SettingError("a report needs at least one folder")
+    resolved = Counter(Path(folder).resolve() for folder in dirs)
+    for folder, times in resolved.items():
+        if times > 1:
+            raise SettingError("a folder is named twice", place=folder)
+    counts = Counter(folder.name for folder in resolved)
+    return [
+        printable(path.resolve().name if counts[path.resolve().name] == 1 else str(path))
+        for path in map(Path, dirs)
+    ]
+
+
+def _load(folder: Path, name: str) -> RunFolder:
+    if not folder.is_dir():
+        raise SettingError("no such folder", place=folder)
+    run = RunFolder(
+        name=name,
+        folder=folder,
+        run=_read(folder / "run.json", kind=dict),
+        history=_read(folder / "history.json", kind=list),
+        evaluation=_read(folder / "eval.json", kind=dict),
+    )
+    if run.reference and run.evaluation is None:
+        raise StoreError(
+            "a folder without results",
+            place=folder,
+            allowed="run.json, history.json, eval.json",
+            remedy="`trainer fit` writes the first two, `trainer eval --out` the third",
+        )
+    return run
+
+
+def _read(path: Path, *, kind: type) -> Any:
+    """The JSON in `path`, which must be a dict or a list of dicts; None without such a file."""
+    if not path.exists():
+        return None
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise StoreError("too large a file", place=path, found=size, allowed=MAX_JSON_BYTES)
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise StorageError("the file cannot be read", place=path, found=error) from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError("not valid JSON", place=path, found=printable(str(error))) from error
+    objects = content if kind is list else [content]
+    if not isinstance(content, kind) or not all(isinstance(one, dict) for one in objects):
+        allowed = "a list of objects" if kind is list else "an object"
+        raise StoreError("unexpected JSON", place=path, found=words(content), allowed=allowed)
+    return content
+
+
+def as_number(value: Any, place: object) -> float | None:
+    """`value` as a float, perhaps not finite; None for None. Raises `StoreError` for the rest."""
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # An integer beyond float's range would raise, and is no figure of ours either.
+        return float(value) if isinstance(value, float) or abs(value) < 1e300 else math.inf
+    raise StoreError("not a number", place=place, found=words(value))
+
+
+def words(value: Any) -> str:
+    """`value` for a reader: one line, printable, not longer than a page can hold."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = printable(text)
+    return text if len(text) <= 400 else f"{text[:399]}…"
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which could steer a terminal or break the page."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
