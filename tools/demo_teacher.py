@@ -1,9 +1,10 @@
 """The demo's teacher: a byte-level BPE of 2,000 ids and a small Llama, trained from scratch.
 
 One plain loop over packed windows, AdamW, warm-up and cosine decay, a number of steps rather than
-of seconds, so that a seed gives one teacher on one kind of machine. Two minutes on two cores are
-about 1,300 steps of 1,024 tokens: with so little compute a narrow model and many small steps beat a
-wide one (docs/log.md has the figures).
+of seconds, so that a seed gives one teacher on one kind of machine. With two minutes of two cores a
+shallow, narrow model that sees more text wins: at equal cost two layers of width 128 reached a
+held-out loss of 4.01 nats, four of 128 4.11, four of 192 4.96. Batches of half the size were no
+better (4.13), nor were learning rates of 2.5e-3 (4.15) and 8e-3 (4.45) with four layers.
 
 Shapes: N tokens of the corpus, B windows of L tokens, V vocabulary.
 """
@@ -48,9 +49,9 @@ def train_teacher(
     train: Path,
     heldout: Path,
     out: Path,
-    steps: int = 1300,
+    steps: int = 1950,
     width: int = 128,
-    layers: int = 4,
+    layers: int = 2,
     windows: int = 4,
     lr: float = 4e-3,
     seed: int = 0,

@@ -99,14 +99,14 @@ def bar_chart(
         values = [float(bar.y_N[0]) for bar in bars]
         for place, (bar, value) in enumerate(zip(bars, values, strict=True)):
             axes.barh(place, value, height=0.62, color=bar.colour)
-            inside = value > 0.2 * max(values)  # else the bar is shorter than its figure
+            # At a bar's foot, where the line never runs; beside a bar too short to hold it.
+            inside = value > 0.2 * max(values)
             axes.annotate(
                 f"{value:.3f}",
-                (value, place),
-                (-6 if inside else 6, 0),
+                (0 if inside else value, place),
+                (8, 0),
                 textcoords="offset points",
                 color=_PAPER if inside else _INK,
-                ha="right" if inside else "left",
                 va="center",
             )
         axes.set_yticks(range(len(bars)), [_short(bar.name) for bar in bars])

@@ -1,0 +1,38 @@
+"""What the benchmarks run on: the standard library's docstrings, and a teacher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tools.demo_corpus import collect, write_corpus
+from tools.demo_teacher import train_teacher
+
+__all__ = ["docstrings", "teacher_folder"]
+
+
+def docstrings(path: Path, *, characters: int) -> Path:
+    """About `characters` of text as JSONL, a document a line."""
+    taken = 0
+    with path.open("w") as file:
+        for document in collect():
+            file.write(json.dumps({"text": document.text}) + "\n")
+            taken += len(document.text)
+            if taken >= characters:
+                break
+    return path
+
+
+def teacher_folder(given: Path | None, folder: Path) -> Path:
+    """`given`, or a teacher trained for a minute in `folder`."""
+    if given is not None:
+        return given
+    files = write_corpus(folder / "corpus", list(collect()))
+    train_teacher(
+        train=files.train, heldout=files.heldout, out=folder / "teacher", steps=400, report=_silent
+    )
+    return folder / "teacher"
+
+
+def _silent(_: str) -> None:
+    """The benchmarks print their tables and nothing else."""

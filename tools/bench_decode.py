@@ -1,0 +1,117 @@
+"""Decoding a store from disk: uint32 ids and float32 log-probabilities, every checksum checked.
+
+    python -m tools.bench_decode [--targets 131072]
+
+CPU time, all threads counted, of reading blocks whose files the system has in its cache; the best
+of several rounds, for the machine may be shared. Rows are drawn to look like a teacher's: ids by a
+Zipf law whose exponent gives about 3 bits an id, K = 64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from logitstore.codec import RankDeltaCodec
+from logitstore.documents import Document, DocumentBlock, StoredDocument, document_id
+from logitstore.shards import CONTAINERS
+from logitstore.sparsify import TAIL_NODES
+from logitstore.spec import BlockCounts
+from logitstore.targets import SparseTargets
+
+K = 64
+ROWS_OF_A_BLOCK = 65_536
+ROUNDS = 7
+VOCABULARIES = (8_192, 131_072)
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", type=int, default=2 * ROWS_OF_A_BLOCK)
+    targets = parser.parse_args().targets
+    print("\n| vocabulary | container | targets/s/core | bytes/target |\n|---|---|---|---|")
+    for vocab_size in VOCABULARIES:
+        blocks = [
+            _block(min(ROWS_OF_A_BLOCK, targets - start), vocab_size, seed=start)
+            for start in range(0, targets, ROWS_OF_A_BLOCK)
+        ]
+        for container in CONTAINERS:
+            with tempfile.TemporaryDirectory() as folder:
+                rate, size = _measure(container, blocks, vocab_size, Path(folder))
+            print(f"| {vocab_size:,} | {container} | {rate:,.0f} | {size:.1f} |")
+
+
+def _measure(
+    container: str, blocks: list[DocumentBlock], vocab_size: int, folder: Path
+) -> tuple[float, float]:
+    codec = RankDeltaCodec(vocab_size=vocab_size, tail_nodes=TAIL_NODES)
+    ranking_V = codec.rank(blocks)
+    columns = [codec.encode(block, ranking_V) for block in blocks]
+    CONTAINERS[container].write(folder, columns, ranking_V)
+    counts = [
+        BlockCounts(documents=len(one), tokens=len(one.input_ids_N), targets=len(one.targets))
+        for one in blocks
+    ]
+    shard = CONTAINERS[container].open(folder, blocks=counts, objects=())
+    ranking_V = shard.ranking_V
+    targets = sum(one.targets for one in counts)
+    best = float("inf")
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        for number in range(len(blocks)):
+            codec.decode(shard.block(number), ranking_V)
+        best = min(best, time.process_time() - started)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return targets / best, size / targets
+
+
+def _block(rows: int, vocab_size: int, *, seed: int) -> DocumentBlock:
+    """Documents of 512 tokens whose targets have Zipf-distributed ids."""
+    generator = np.random.default_rng(seed)
+    targets = _targets(rows, vocab_size, generator)
+    stored = []
+    for start in range(0, rows, 511):
+        part = targets.rows(slice(start, start + 511))
+        counted_L = np.ones(len(part) + 1, dtype=bool)
+        counted_L[0] = False
+        document = Document(
+            id=document_id(source="bench", record=seed + start, piece=0),
+            record=seed + start,
+            piece=0,
+            input_ids_L=generator.integers(vocab_size, size=len(part) + 1).astype(np.uint32),
+            counted_L=counted_L,
+        )
+        stored.append(StoredDocument(document=document, targets=part))
+    return DocumentBlock.join(stored)
+
+
+def _targets(rows: int, vocab_size: int, generator: np.random.Generator) -> SparseTargets:
+    # K distinct ids a row: more are drawn from the law than are kept, the first K new ones stay.
+    drawn_RX = np.minimum(generator.zipf(1.25, size=(rows, 4 * K)) - 1, vocab_size - 1)
+    fill_RX = np.tile(np.arange(K), (rows, 1))
+    ids_RK = np.stack([_first_distinct(row) for row in np.concatenate([drawn_RX, fill_RX], axis=1)])
+    logits_RK = -np.sort(generator.exponential(2.0, size=(rows, K)), axis=1)
+    logprobs_RK = logits_RK - np.log(np.exp(logits_RK).sum(axis=1, keepdims=True)) - 0.4
+    return SparseTargets(
+        ids_RK=ids_RK.astype(np.uint32),
+        logprobs_RK=logprobs_RK.astype(np.float32),
+        weights_RK=None,
+        count_R=np.full(rows, K, dtype=np.int32),
+        tail_logmass_RB=generator.normal(-1, 0.3, size=(rows, len(TAIL_NODES))).astype(np.float32),
+        label_logprob_R=-generator.exponential(4, size=rows).astype(np.float32),
+        entropy_R=generator.gamma(5, 1, size=rows).astype(np.float32),
+    )
+
+
+def _first_distinct(ids_X: np.ndarray) -> np.ndarray:
+    _, first = np.unique(ids_X, return_index=True)
+    return ids_X[np.sort(first)[:K]]
+
+
+if __name__ == "__main__":
+    main()

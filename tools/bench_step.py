@@ -1,0 +1,152 @@
+"""A step of `trainer fit` beside the same step of plain `transformers.Trainer` cross-entropy.
+
+    python -m tools.bench_step [--teacher FOLDER] [--steps 12]
+
+The same student, store, packed rows and optimiser. The plain one sees input ids and labels in the
+very layout that `fit` packs, and computes its loss as transformers does. Steps of the two alternate
+in short runs; the ratio is of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import logitstore
+import trainer
+from tools.bench_corpus import docstrings, teacher_folder
+from tools.demo_teacher import llama_config
+from trainer.student import load_student
+
+K = 64
+TOKENS = 4096
+ROUNDS = 3
+
+
+class _Clock(TrainerCallback):
+    """Wall time of each optimiser step, its batch included."""
+
+    def __init__(self) -> None:
+        self.times = [time.perf_counter()]
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Of each step but the first two, which warm up."""
+        return np.diff(self.times)[2:].tolist()
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", type=Path, default=None)
+    parser.add_argument("--steps", type=int, default=12)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        teacher = teacher_folder(given.teacher, work)
+        data = docstrings(work / "docstrings.jsonl", characters=260_000)
+        store = work / "store"
+        logitstore.dump(teacher=str(teacher), data=str(data), out=store, k=K)
+        student = work / "student.json"
+        size = logitstore.open(store).spec.tokenizer.vocab_size
+        config = llama_config(vocab_size=size, width=256, layers=4)
+        student.write_text(json.dumps(config | {"max_position_embeddings": 1024}))
+        ours: list[float] = []
+        plain: list[float] = []
+        for number in range(ROUNDS):
+            plain += _plain(store, student, work / f"plain-{number}", steps=given.steps)
+            ours += _ours(store, student, work / f"ours-{number}", steps=given.steps)
+    ratio = float(np.median(ours) / np.median(plain))
+    print(
+        f"\n| step of {TOKENS:,} tokens, K = {K}, T = 1 | median, s |\n|---|---|\n"
+        f"| trainer fit | {np.median(ours):.3f} |\n"
+        f"| plain cross-entropy | {np.median(plain):.3f} |\n| **ratio** | **{ratio:.3f}** |"
+    )
+
+
+def _ours(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
+    reports: list[float] = []
+    trainer.fit(
+        logits=store,
+        student=student,
+        out=out,
+        steps=steps,
+        batch_tokens=TOKENS,
+        micro_tokens=TOKENS,
+        log_steps=1,
+        save_steps=10**6,
+        device="cpu",
+        report=lambda _: reports.append(time.perf_counter()),
+    )
+    return np.diff(reports)[1:].tolist()
+
+
+def _plain(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
+    model = load_student(student, spec=logitstore.open(store).spec, seed=0).model
+    clock = _Clock()
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        learning_rate=3e-4,
+        weight_decay=0.1,
+        lr_scheduler_type="cosine",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    rows = list(_rows(store, count=steps))
+    loop = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=lambda batch: batch[0],
+        callbacks=[clock],
+    )
+    loop.train()
+    return clock.seconds()
+
+
+def _rows(store: Path, *, count: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Whole documents packed into rows of at most TOKENS tokens, positions starting anew."""
+    ids: list[np.ndarray] = []
+    for stored in logitstore.open(store):
+        document = stored.document
+        if sum(map(len, ids)) + len(document) > TOKENS:
+            yield _row(ids)
+            ids, count = [], count - 1
+            if count == 0:
+                return
+        ids.append(document.input_ids_L.astype(np.int64))
+
+
+def _row(ids: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    positions = np.concatenate([np.arange(len(one)) for one in ids])
+    labels = np.concatenate(ids)
+    labels = np.where(positions == 0, -100, labels)
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(ids))[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "labels": torch.from_numpy(labels)[None],
+        "use_cache": False,  # type: ignore[dict-item]
+    }
+
+
+if __name__ == "__main__":
+    main()
