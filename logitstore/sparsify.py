@@ -16,9 +16,10 @@ from logitstore.targets import EMPTY_TAIL, SparseTargets
 
 __all__ = ["SPARSIFIERS", "TAIL_NODES", "Sparsifier", "check_k", "topk"]
 
-# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. With these four the
-# tail's mass is interpolated to about 4e-4 for any T in [1, 10].
-TAIL_NODES = (1.0, 0.75, 0.5, 0.25)
+# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. Between them the tail's
+# mass is interpolated to 4e-4 (largest 4e-3) for any T in [1, 10], on teachers of 6 to 1.5 nats;
+# without 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
+TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
 
 # A tail token this far below the tail's highest weighs e^-4000, which is 0; and 0 * -4000 is 0
 # where 0 * -inf would be NaN.
@@ -84,29 +85,31 @@ def _tail_sums(
     tail_RV: torch.Tensor, nodes: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """sum of e^(b x) over the row for b = 1 and each of `nodes` [R, 1 + B]; sum of x e^x [R]."""
-    # Exponentials are the dear part (4 of 8 us a row at V = 8,192): where all nodes are multiples
-    # of 1/4, one of them serves all, as e^(x/4) to the power of 1..4.
-    quarters = [node * 4 for node in (1.0, *nodes)]
-    if all(quarter in (1, 2, 3, 4) for quarter in quarters):
-        sums, exp_RV = _sums_of_quarters(tail_RV, quarters)
+    # Exponentials are the dear part (4 of 9 us a row at V = 8,192): one of them, e^(x/8), serves
+    # all the usual nodes as its powers.
+    eighths = [node * 8 for node in (1.0, *nodes)]
+    if all(eighth in (1, 2, 4, 6, 8) for eighth in eighths):
+        sums, exp_RV = _sums_of_eighths(tail_RV, eighths)
     else:
         sums = [tail_RV.mul(node).exp_().sum(-1) for node in (1.0, *nodes)]
         exp_RV = tail_RV.exp()
     return torch.stack(sums, dim=1), torch.linalg.vecdot(exp_RV, tail_RV)
 
 
-def _sums_of_quarters(
-    tail_RV: torch.Tensor, quarters: list[float]
+def _sums_of_eighths(
+    tail_RV: torch.Tensor, eighths: list[float]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    first_RV = (tail_RV / 4).exp_()
+    first_RV = (tail_RV / 8).exp_()
     second_RV = first_RV * first_RV
+    fourth_RV = second_RV * second_RV
     sums = {
         1: first_RV.sum(-1),
         2: second_RV.sum(-1),
-        3: torch.linalg.vecdot(first_RV, second_RV),
-        4: torch.linalg.vecdot(second_RV, second_RV),
+        4: fourth_RV.sum(-1),
+        6: torch.linalg.vecdot(second_RV, fourth_RV),
+        8: torch.linalg.vecdot(fourth_RV, fourth_RV),
     }
-    return [sums[round(quarter)] for quarter in quarters], second_RV.mul_(second_RV)
+    return [sums[round(eighth)] for eighth in eighths], fourth_RV.mul_(fourth_RV)
 
 
 def _tail_logmass(

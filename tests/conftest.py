@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# Sums on a CPU depend on the number of threads, and results are compared bit by bit between this
+# process and the ones it starts: all of them take one.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 _TRAINING_TEXT = [
     "The teacher reads the text once and the student reads what the teacher wrote.",

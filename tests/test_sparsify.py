@@ -53,7 +53,7 @@ def test_topk_keeps_the_largest_and_the_tails_mass(sharpness: float) -> None:
         np.testing.assert_allclose(found.tail_logmass_RB[:, column], wanted_R, atol=2e-4, rtol=1e-5)
 
 
-def test_nodes_that_are_no_quarters() -> None:
+def test_nodes_that_are_no_eighths() -> None:
     nodes = (1.0, 0.8, 0.1)
     logits_RV = _logits(2.0)
     tail_RV = np.sort(_reference(logits_RV), axis=1)[:, :-16]
@@ -77,7 +77,7 @@ def test_tokens_that_cannot_occur_shorten_the_row() -> None:
     assert found.count_R.tolist() == [3, 8]
     assert set(found.ids_RK[0, :3].tolist()) == {0, 1, 2}
     assert (found.logprobs_RK[0, 3:] == EMPTY_TAIL).all()
-    assert found.tail_logmass_RB[0].tolist() == [EMPTY_TAIL] * 4
+    assert found.tail_logmass_RB[0].tolist() == [EMPTY_TAIL] * len(TAIL_NODES)
     assert found.tail_logmass_RB[1, 0] == pytest.approx(np.log((V - 8) / V), abs=1e-5)
     assert np.isfinite(found.entropy_R).all()
 

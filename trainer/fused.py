@@ -242,7 +242,7 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Tail:
-    """`exp(z / T)` of a chunk, up to a factor per row, and its sum with that factor put back."""
+    """`exp(z / T)` of a chunk and its sum, up to a factor per row, and the log of the true sum."""
 
     exp_CV: Tensor
     sum_C: Tensor

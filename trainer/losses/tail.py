@@ -10,7 +10,7 @@ its sharpened logits, as the error of the tail's mass at the worst of these T:
     nodes 1, 3/4, 1/2, 1/3, 1/5    mean 1.9e-4, largest 1.4e-3 from 6.0 down to 1.7 nats
 
 Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) did no better on
-the whole: up to 12 times worse on flat rows, up to 3 times better on single sharp ones.
+the whole: up to 22 times worse on flat rows, at best 3 times better on sharp ones.
 
 Shapes: N packed tokens (rows), K entries, B stored temperatures, X interpolation points.
 """
