@@ -34,6 +34,8 @@ __all__ = ["CODECS", "RankDeltaCodec", "codec_for"]
 
 _MAX_CODE = (1 << 16) - 1
 _MAX_SCALAR = (1 << 24) - 1
+# 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
+_SLAB_ROWS = 4096
 
 
 class RankDeltaCodec:
@@ -100,24 +102,18 @@ class RankDeltaCodec:
     def encode(self, block: DocumentBlock, ranking_V: np.ndarray) -> Columns:
         """`block` as integers, its ids by their place in `ranking_V`."""
         targets = block.targets
-        codes_RK, floor_R, common_R = self._encode_values(targets)
-        rank_of_V = np.empty(self.vocab_size, dtype=np.uint64)
-        rank_of_V[ranking_V] = np.arange(self.vocab_size, dtype=np.uint64)
-        # Rank and code travel through one sort as one integer; padding sorts to the end.
-        keys_RK = (rank_of_V[targets.ids_RK] << np.uint64(16)) | codes_RK
-        used_RK = targets.used_RK()
-        keys_RK[~used_RK] = np.uint64(1 << 63)
-        keys_RK.sort(axis=1)
-        ranks_RK = (keys_RK >> np.uint64(16)).astype(np.uint32)
-        deltas_RK = ranks_RK.copy()
-        deltas_RK[:, 1:] -= ranks_RK[:, :-1]
-        codes_RK = (keys_RK & np.uint64(0xFFFF)).astype(np.uint16)
-        deltas_RK[~used_RK] = 0
-        codes_RK[~used_RK] = 0
+        slabs = [
+            self._encode_slab(targets.rows(slice(start, start + _SLAB_ROWS)), ranking_V)
+            for start in range(0, len(targets), _SLAB_ROWS)
+        ]
+        deltas, codes, floors, commons = zip(*slabs, strict=True)
+        sampled = targets.weights_RK is not None
         return Columns(
-            id_deltas_RK=deltas_RK,
-            codes_RK=codes_RK,
-            scalars=self._encode_scalars(targets, floor_R, common_R),
+            id_deltas_RK=np.concatenate(deltas),
+            codes_RK=np.concatenate(codes),
+            scalars=self._encode_scalars(
+                targets, np.concatenate(floors), np.concatenate(commons) if sampled else None
+            ),
             tokens_N=block.input_ids_N.astype(np.uint32),
             counted_N=block.counted_N.astype(np.uint8),
             documents_DC=_encode_documents(block),
@@ -135,41 +131,50 @@ class RankDeltaCodec:
 
     # --- values -----------------------------------------------------------------------------
 
-    def _encode_values(
-        self, targets: SparseTargets
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def _encode_slab(
+        self, targets: SparseTargets, ranking_V: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Deltas and codes [R, K] in the order of rank; floors and log common weights [R]."""
+        codes_RK, floor_R, common_R = self._encode_values(targets)
+        # Rank and code travel through one sort as one integer; padding sorts to the end. Sorting
+        # 32 bits takes half the time of 64.
+        width = np.uint32 if self.vocab_size < 1 << 16 else np.uint64
+        key_of_V = np.empty(self.vocab_size, dtype=width)
+        key_of_V[ranking_V] = np.arange(self.vocab_size, dtype=width) << width(16)
+        keys_RK = key_of_V[targets.ids_RK]
+        keys_RK |= codes_RK
+        unused_RK = ~targets.used_RK()
+        padded = bool(unused_RK.any())
+        if padded:
+            keys_RK[unused_RK] = np.iinfo(width).max
+        keys_RK.sort(axis=1)
+        codes_RK = keys_RK.astype(np.uint16)
+        keys_RK >>= width(16)
+        deltas_RK = keys_RK.astype(np.uint32)
+        deltas_RK[:, 1:] -= keys_RK[:, :-1].astype(np.uint32)
+        if padded:
+            deltas_RK[unused_RK] = 0
+            codes_RK[unused_RK] = 0
+        return deltas_RK, codes_RK, floor_R, common_R
+
+    def _encode_values(self, targets: SparseTargets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes [R, K], the floors [R] that keep each row's mass, log common weights [R]."""
-        steps = self.parameters["value_steps"]
-        exact_RK = targets.used_RK()
-        common_R = None
-        if targets.weights_RK is not None:
-            exact_RK, common_R = _split_sampled(targets, exact_RK)
-        logprobs_RK = targets.logprobs_RK.astype(np.float64)
-        least_R = np.where(exact_RK, logprobs_RK, np.inf).min(axis=1)
-        least_R = np.where(np.isfinite(least_R), least_R, 0.0)
-        codes_RK = np.rint((logprobs_RK - least_R[:, None]) * steps) + 1
-        codes_RK = np.where(exact_RK, np.minimum(codes_RK, _MAX_CODE), 0)
+        exact_RK, common_R = _split_sampled(targets)
+        steps = np.float32(self.parameters["value_steps"])
+        logprobs_RK = targets.logprobs_RK
+        least_R = logprobs_RK.min(axis=1, where=exact_RK, initial=np.inf)
+        least_R[np.isinf(least_R)] = 0.0
+        codes_RK = np.rint((logprobs_RK - least_R[:, None]) * steps)
+        codes_RK = np.clip(codes_RK + 1, 0, _MAX_CODE, out=codes_RK)
         # The floor moves so that the coded row holds the mass of the row it stands for.
         mass_R = _logsumexp(logprobs_RK, exact_RK)
         coded_R = _logsumexp((codes_RK - 1) / steps, exact_RK)
-        return codes_RK.astype(np.uint64), mass_R - coded_R, common_R
+        return (codes_RK * exact_RK).astype(np.uint16), mass_R - coded_R, common_R
 
     def _decode_targets(self, columns: Columns, ranking_V: np.ndarray) -> SparseTargets:
-        ranks_RK = np.cumsum(columns.id_deltas_RK, axis=1, dtype=np.uint32)
-        if ranks_RK.size and int(ranks_RK.max()) >= self.vocab_size:
-            raise CorruptionError(
-                "an entry's rank is beyond the vocabulary",
-                place="id_delta",
-                found=int(ranks_RK.max()),
-                allowed=f"below {self.vocab_size}",
-            )
-        floor_R = -self._unsigned(columns, "floor", "floor_steps")
-        step = np.float32(1 / self.parameters["value_steps"])
-        logprobs_RK = columns.codes_RK.astype(np.float32)
-        logprobs_RK *= step
-        logprobs_RK += (floor_R - step)[:, None]
+        ids_RK, logprobs_RK = self._decode_entries(columns, ranking_V)
         targets = SparseTargets(
-            ids_RK=ranking_V[ranks_RK],
+            ids_RK=ids_RK,
             logprobs_RK=logprobs_RK,
             weights_RK=self._decode_weights(columns, logprobs_RK),
             count_R=_counts(columns),
@@ -182,6 +187,29 @@ class RankDeltaCodec:
             targets.ids_RK[padding_RK] = 0
             targets.logprobs_RK[padding_RK] = EMPTY_TAIL
         return targets
+
+    def _decode_entries(
+        self, columns: Columns, ranking_V: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and log-probabilities [R, K], a slab of rows at a time so that it stays in cache."""
+        step = np.float32(1 / self.parameters["value_steps"])
+        base_R = -self._unsigned(columns, "floor", "floor_steps") - step
+        ids_RK = np.empty(columns.id_deltas_RK.shape, dtype=np.uint32)
+        logprobs_RK = np.empty(columns.codes_RK.shape, dtype=np.float32)
+        for start in range(0, len(ids_RK), _SLAB_ROWS):
+            slab = slice(start, start + _SLAB_ROWS)
+            ranks_RK = np.cumsum(columns.id_deltas_RK[slab], axis=1, dtype=np.uint32)
+            if int(ranks_RK.max()) >= self.vocab_size:
+                raise CorruptionError(
+                    "an entry's rank is beyond the vocabulary",
+                    place="id_delta",
+                    found=int(ranks_RK.max()),
+                    allowed=f"below {self.vocab_size}",
+                )
+            ids_RK[slab] = ranking_V[ranks_RK]
+            np.multiply(columns.codes_RK[slab], step, out=logprobs_RK[slab])
+            logprobs_RK[slab] += base_R[slab, None]
+        return ids_RK, logprobs_RK
 
     def _decode_weights(self, columns: Columns, logprobs_RK: np.ndarray) -> np.ndarray | None:
         if "common_weight" not in columns.scalars:
@@ -275,9 +303,9 @@ def _whole_steps(value_R: np.ndarray, steps: int, *, what: str) -> np.ndarray:
     return np.minimum(whole_R, _MAX_SCALAR)
 
 
-def _split_sampled(targets: SparseTargets, used_RK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split_sampled(targets: SparseTargets) -> tuple[np.ndarray, np.ndarray]:
     """Which entries weigh their own probability, and the log-weight of the others in each row."""
-    weights_RK = targets.weights_RK
+    used_RK, weights_RK = targets.used_RK(), targets.weights_RK
     if weights_RK is None:
         return used_RK, np.zeros(len(targets))
     exact_RK = used_RK & np.isclose(weights_RK, np.exp(targets.logprobs_RK), rtol=1e-5, atol=0)
@@ -294,11 +322,11 @@ def _split_sampled(targets: SparseTargets, used_RK: np.ndarray) -> tuple[np.ndar
 
 
 def _logsumexp(values_RK: np.ndarray, mask_RK: np.ndarray) -> np.ndarray:
-    """log sum exp over the masked entries of each row; 0 for a row without any."""
-    masked_RK = np.where(mask_RK, values_RK, -np.inf)
-    highest_R = masked_RK.max(axis=1)
-    highest_R = np.where(np.isfinite(highest_R), highest_R, 0.0)
-    total_R = np.exp(masked_RK - highest_R[:, None]).sum(axis=1)
+    """float64 log sum exp over the masked entries of each row; 0 for a row without any."""
+    highest_R = values_RK.max(axis=1, where=mask_RK, initial=-np.inf)
+    highest_R[np.isinf(highest_R)] = 0.0
+    shifted_RK = np.minimum(values_RK - highest_R[:, None], 0)
+    total_R = np.exp(shifted_RK).sum(axis=1, where=mask_RK, dtype=np.float64)
     return np.where(total_R > 0, highest_R + np.log(np.maximum(total_R, 1e-300)), 0.0)
 
 

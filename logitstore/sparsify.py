@@ -16,9 +16,9 @@ from logitstore.targets import EMPTY_TAIL, SparseTargets
 
 __all__ = ["SPARSIFIERS", "TAIL_NODES", "Sparsifier", "check_k", "topk"]
 
-# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. Between them the tail's
-# mass is interpolated to 4e-4 (largest 4e-3) for any T in [1, 10], on teachers of 6 to 1.5 nats;
-# without 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
+# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. Between them its mass
+# is interpolated to 4e-4 (largest 4e-3) for any T in [1, 10], on teachers of 6 to 1.5 nats; without
+# 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
 TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
 
 # A tail token this far below the tail's highest weighs e^-4000, which is 0; and 0 * -4000 is 0
@@ -93,23 +93,23 @@ def _tail_sums(
     else:
         sums = [tail_RV.mul(node).exp_().sum(-1) for node in (1.0, *nodes)]
         exp_RV = tail_RV.exp()
-    return torch.stack(sums, dim=1), torch.linalg.vecdot(exp_RV, tail_RV)
+    return torch.stack(sums, dim=1), exp_RV.mul_(tail_RV).sum(-1)
 
 
 def _sums_of_eighths(
     tail_RV: torch.Tensor, eighths: list[float]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    first_RV = (tail_RV / 8).exp_()
-    second_RV = first_RV * first_RV
-    fourth_RV = second_RV * second_RV
-    sums = {
-        1: first_RV.sum(-1),
-        2: second_RV.sum(-1),
-        4: fourth_RV.sum(-1),
-        6: torch.linalg.vecdot(second_RV, fourth_RV),
-        8: torch.linalg.vecdot(fourth_RV, fourth_RV),
-    }
-    return [sums[round(eighth)] for eighth in eighths], fourth_RV.mul_(fourth_RV)
+    # In place, in two buffers: a fresh 4 MiB result costs more in page faults than in arithmetic.
+    one_RV = (tail_RV / 8).exp_()
+    sums = {1: one_RV.sum(-1)}
+    two_RV = one_RV.mul_(one_RV)
+    sums[2] = two_RV.sum(-1)
+    four_RV = two_RV * two_RV
+    sums[4] = four_RV.sum(-1)
+    sums[6] = two_RV.mul_(four_RV).sum(-1)
+    eight_RV = four_RV.mul_(four_RV)
+    sums[8] = eight_RV.sum(-1)
+    return [sums[round(eighth)] for eighth in eighths], eight_RV
 
 
 def _tail_logmass(

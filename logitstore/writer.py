@@ -135,7 +135,7 @@ def _counts(block: DocumentBlock) -> BlockCounts:
 def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
     """What `inspect` divides by the number of targets."""
     parts = [block.targets for block in blocks]
-    head = [np.exp(part.logprobs_RK.astype(np.float64)).sum() for part in parts]
+    head = [np.exp(part.logprobs_RK).sum(dtype=np.float64) for part in parts]
     return {
         "entropy": float(sum(part.entropy_R.sum(dtype=np.float64) for part in parts)),
         "head_mass": float(sum(head)),

@@ -37,9 +37,6 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.stack.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
     def handle_endtag(self, tag: str) -> None:
         assert self.stack.pop() == tag
 
@@ -160,11 +157,7 @@ def test_best_of_a_column_is_marked_among_students_only(tmp_path: Path, three: l
     assert "*61.0%" in lines["soft"]
     assert '<td class="best">2.800 ★</td>' in text
     assert '<td class="best">2.500' not in text
-
-
-def test_one_student_has_nobody_to_beat(tmp_path: Path, three: list[Path]) -> None:
-    _, _, text = report_of(tmp_path, *three[:2])
-    assert 'class="best"' not in text
+    assert 'class="best"' not in report_of(tmp_path, *three[:2])[2]  # one student beats nobody
 
 
 def test_bounds_carry_their_sign_and_a_footnote(tmp_path: Path, three: list[Path]) -> None:
@@ -313,12 +306,8 @@ def test_hostile_strings_are_text(tmp_path: Path) -> None:
     assert "\u202e" not in text
     assert name in page.text
     assert name in terminal(report, width=120)
-
-
-def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    path = folder(tmp_path, "a\x1b[2Jb", eval=evaluation())
-    report, _, _ = report_of(tmp_path, path)
-    assert report.rows[0]["name"] == "a�[2Jb"
+    report, _, _ = report_of(tmp_path, folder(tmp_path, "a\x1b[2Jb", eval=evaluation()))
+    assert report.rows[0]["name"] == "a�[2Jb"  # nor may a name steer the terminal
 
 
 def test_equal_names_become_paths(tmp_path: Path) -> None:
@@ -373,7 +362,7 @@ def test_broken_folders_are_named(tmp_path: Path, files: dict[str, Any], problem
     assert not (tmp_path / "page.html").exists()
 
 
-def test_folders_that_are_not_there(tmp_path: Path) -> None:
+def test_folders_and_pages_that_cannot_be(tmp_path: Path) -> None:
     path = folder(tmp_path, "run", eval=evaluation())
     with pytest.raises(SettingError, match="no such folder"):
         write_report([path, tmp_path / "none"])
@@ -381,10 +370,6 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
         write_report([path, tmp_path / "x" / ".." / "run"])
     with pytest.raises(SettingError, match="at least one folder"):
         write_report([])
-
-
-def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
-    path = folder(tmp_path, "run", eval=evaluation())
     with pytest.raises(StorageError, match="cannot be written"):
         write_report([path], out=path)
 
