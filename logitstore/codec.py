@@ -138,7 +138,7 @@ class RankDeltaCodec:
         codes_RK, floor_R, common_R = self._encode_values(targets)
         # Rank and code travel through one sort as one integer; padding sorts to the end. Sorting
         # 32 bits takes half the time of 64.
-        width = np.uint32 if self.vocab_size < 1 << 16 else np.uint64
+        width: Any = np.uint32 if self.vocab_size < 1 << 16 else np.uint64
         key_of_V = np.empty(self.vocab_size, dtype=width)
         key_of_V[ranking_V] = np.arange(self.vocab_size, dtype=width) << width(16)
         keys_RK = key_of_V[targets.ids_RK]

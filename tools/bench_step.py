@@ -2,9 +2,8 @@
 
     python -m tools.bench_step [--teacher FOLDER] [--steps 12]
 
-The same student, store, packed rows and optimiser. The plain one sees input ids and labels in the
-very layout that `fit` packs, and computes its loss as transformers does. Steps of the two alternate
-in short runs; the ratio is of medians.
+The same student, store, documents, layout of rows and optimiser; the plain one computes its loss as
+transformers does. Short runs of the two alternate; the ratio is of medians.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import logitstore
 import trainer
 from tools.bench_corpus import docstrings, teacher_folder
 from tools.demo_teacher import llama_config
+from trainer.rows import Layout, lay_out
 from trainer.student import load_student
 
 K = 64
@@ -123,29 +123,25 @@ def _plain(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
     return clock.seconds()
 
 
-def _rows(store: Path, *, count: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Whole documents packed into rows of at most TOKENS tokens, positions starting anew."""
-    ids: list[np.ndarray] = []
+def _rows(store: Path, *, count: int) -> Iterator[dict[str, Any]]:
+    """Whole documents in steps of at most TOKENS tokens, laid out as `fit` lays them out."""
+    documents: list[Any] = []
     for stored in logitstore.open(store):
-        document = stored.document
-        if sum(map(len, ids)) + len(document) > TOKENS:
-            yield _row(ids)
-            ids, count = [], count - 1
+        if sum(len(one.document) for one in documents) + len(stored.document) > TOKENS:
+            yield _row(documents)
+            documents, count = [], count - 1
             if count == 0:
                 return
-        ids.append(document.input_ids_L.astype(np.int64))
+        documents.append(stored)
 
 
-def _row(ids: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    positions = np.concatenate([np.arange(len(one)) for one in ids])
-    labels = np.concatenate(ids)
-    labels = np.where(positions == 0, -100, labels)
-    return {
-        "input_ids": torch.from_numpy(np.concatenate(ids))[None],
-        "position_ids": torch.from_numpy(positions)[None],
-        "labels": torch.from_numpy(labels)[None],
-        "use_cache": False,  # type: ignore[dict-item]
-    }
+def _row(documents: list[Any]) -> dict[str, Any]:
+    batch = lay_out([one.document for one in documents], layout=Layout.ROWS)
+    inputs = batch.model_inputs
+    labels = torch.full_like(inputs["input_ids"], -100).flatten()
+    # `fit` names each target by the row that predicts it; the label stands one place further on.
+    labels[batch.at_R + 1] = batch.labels_R
+    return inputs | {"labels": labels.view_as(inputs["input_ids"]), "use_cache": False}
 
 
 if __name__ == "__main__":
