@@ -33,6 +33,7 @@ from logitstore.shards import CONTAINERS
 from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, check_k
 from logitstore.spec import (
     FORMAT,
+    Commit,
     CorpusSpec,
     SparsifierSpec,
     StoreSpec,
@@ -256,42 +257,47 @@ class _Work:
 
 
 class _Tally:
-    """Counts what this process does and tells whoever wants to know."""
+    """Counts what this process does, and what others committed, for whoever wants to know."""
 
     def __init__(self, *, store: StoreWriter, plan: Plan, on_progress: OnProgress | None) -> None:
-        self.store = store
+        self.layout = store.layout
         self.plan = plan
         self.on_progress = on_progress
         self.targets = 0
-        self.extent = max(1, sum(unit.records for unit in plan.units))
-        self.in_unit = 0.0
+        self._records = max(1, sum(unit.records for unit in plan.units))
+        self._records_here = 0.0
+        # Replaced, never changed: the writing thread renews it while the other one reads it.
+        self._commits: dict[str, Commit] = {}
         self.unit_done()
 
     def batch(self, unit: WorkUnit, batch: list[Document], documents: list[Document]) -> None:
         """One batch of `unit` went through the teacher."""
         self.targets += sum(document.targets for document in batch)
-        self.in_unit += unit.records * len(batch) / len(documents)
+        self._records_here += unit.records * len(batch) / len(documents)
         self._tell()
 
     def unit_done(self) -> None:
-        """A unit was committed: count anew what is there, by whomever."""
-        self.commits = self.store.committed(self.plan)
+        """A unit was committed: look what else is there by now."""
+        missing = [unit for unit in self.plan.units if unit.name not in self._commits]
+        found = {unit.name: self.layout.read_commit(unit) for unit in missing}
+        there = {name: commit for name, commit in found.items() if commit is not None}
+        self._commits = self._commits | there
         self._tell()
 
     def _tell(self) -> None:
         if self.on_progress is None:
             return
-        records = {unit.name: unit.records for unit in self.plan.units}
-        done = sum(records[commit.unit] for commit in self.commits)
-        blocks = [block for commit in self.commits for block in commit.blocks]
+        commits = self._commits
+        done = sum(unit.records for unit in self.plan.units if unit.name in commits)
+        blocks = [block for commit in commits.values() for block in commit.blocks]
         self.on_progress(
             DumpProgress(
-                fraction=min(1.0, max(done, self.in_unit) / self.extent),
+                fraction=min(1.0, max(done, self._records_here) / self._records),
                 targets=self.targets,
                 stored_targets=sum(block.targets for block in blocks),
-                stored_bytes=sum(one.size for commit in self.commits for one in commit.objects),
+                stored_bytes=sum(one.size for commit in commits.values() for one in commit.objects),
                 units=len(self.plan.units),
-                units_done=len(self.commits),
+                units_done=len(commits),
             )
         )
 

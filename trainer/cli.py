@@ -138,7 +138,13 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
 
 
 def _words(one: dict[str, float]) -> str:
-    return f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}"
+    terms = ""
+    if "kl_head" in one:
+        terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
+    return (
+        f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}  "
+        f"top-1 {one['agreement']:.1%}"
+    )
 
 
 _SIGNS = {"lower": ">= ", "upper": "<= "}
