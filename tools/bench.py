@@ -12,6 +12,7 @@ import sys
 BENCHMARKS = {
     "tools.bench_dump": True,
     "tools.bench_decode": False,
+    "tools.bench_kills": True,
     "tools.bench_step": True,
     "tools.bench_memory": False,
 }
