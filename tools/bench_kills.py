@@ -2,7 +2,7 @@
 
     python -m tools.bench_kills [--teacher FOLDER] [--kills 20] [--characters 1100000]
 
-The same command runs until SIGKILL comes, at a moment drawn between its start and a few units later,
+The same command runs until SIGKILL comes, at a moment drawn from its start to a few units later,
 and runs again. After the last kill it may finish; then every shard must hold the bytes of the
 undisturbed dump, the fingerprints must agree, and `verify` must find nothing.
 """
