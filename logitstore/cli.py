@@ -73,30 +73,14 @@ def dump(
     ] = 1_000_000,
 ) -> None:
     """Run a teacher over a corpus and store its distributions. The same command again resumes."""
+    settings = dict(locals())
     with reporting_errors(json=False):
         quiet_libraries()
         from logitstore.dumping import dump as run
 
         with _progress_bar() as bar:
             task = bar.add_task("loading the teacher", total=1.0, targets=0, bytes_per_target=0.0)
-            summary = run(
-                teacher=teacher,
-                data=data,
-                out=out,
-                text_field=text_field,
-                messages_field=messages_field,
-                max_length=max_length,
-                limit=limit,
-                skip_bad=skip_bad,
-                sparsify=sparsify,
-                k=k,
-                container=container,
-                device=device,
-                dtype=dtype,
-                batch_tokens=batch_tokens,
-                unit_tokens=unit_tokens,
-                on_progress=lambda now: _show(bar, task, now),
-            )
+            summary = run(**settings, on_progress=lambda now: _show(bar, task, now))
         _print_summary(summary)
 
 

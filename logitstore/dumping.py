@@ -119,24 +119,18 @@ def dump(
     tokenizer = load_tokenizer(teacher)
     check_k(k, vocab_size=vocab_size(tokenizer))
     model = Teacher.load(teacher, vocab_size=vocab_size(tokenizer), device=device, dtype=dtype)
-    max_length = _max_length(max_length, model.context)
-    plan = _plan(layout, corpus, unit_tokens=unit_tokens, limit=limit)
     text = TextSpec(
         text_field=text_field,
         messages_field=messages_field,
-        max_length=max_length,
+        max_length=_max_length(max_length, model.context),
         chat_template=_hash(getattr(tokenizer, "chat_template", None)),
     )
+    plan = _plan(layout, corpus, unit_tokens=unit_tokens, limit=limit)
     spec = StoreSpec(
         format=FORMAT,
         teacher=model.spec,
         tokenizer=_tokenizer_spec(tokenizer),
-        corpus=CorpusSpec(
-            name=Path(data).name if Path(data).exists() else data,
-            fingerprint=fingerprint(plan.to_json()),
-            limit=limit,
-            unit_tokens=unit_tokens,
-        ),
+        corpus=_corpus_spec(data, plan, unit_tokens=unit_tokens, limit=limit),
         text=text,
         sparsifier=SparsifierSpec(name=sparsify, k=k, tail_nodes=TAIL_NODES),
         codec=RankDeltaCodec(vocab_size=vocab_size(tokenizer), tail_nodes=TAIL_NODES).spec,
@@ -145,23 +139,11 @@ def dump(
         block_targets=_BLOCK_TARGETS,
         provenance=_provenance(),
     )
-    store = StoreWriter(layout)
-    with explain_io(layout.folder):
-        store.begin(spec, plan, tokenizer)
-    work = _Work(
-        store=store,
-        writer=UnitWriter.of(store, spec),
-        corpus=corpus,
-        tokenizer=tokenizer,
-        teacher=model,
-        spec=spec,
-        plan=plan,
-        skip_bad=skip_bad,
-    )
-    tally = _Tally(store=store, plan=plan, on_progress=on_progress)
+    work = _Work.begin(layout, spec, plan, corpus, model, tokenizer, skip_bad=skip_bad)
+    tally = _Tally(layout=layout, plan=plan, on_progress=on_progress)
     work.run(tally)
     with explain_io(layout.folder):
-        return _seal(store, plan, started=started, new_targets=tally.targets)
+        return _seal(work.store, plan, started=started, new_targets=tally.targets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +158,32 @@ class _Work:
     spec: StoreSpec
     plan: Plan
     skip_bad: bool
+
+    @staticmethod
+    def begin(
+        layout: Layout,
+        spec: StoreSpec,
+        plan: Plan,
+        corpus: Corpus,
+        teacher: Teacher,
+        tokenizer: Any,
+        *,
+        skip_bad: bool,
+    ) -> _Work:
+        """The work on a store that now has its spec, its tokenizer and its plan."""
+        store = StoreWriter(layout)
+        with explain_io(layout.folder):
+            store.begin(spec, plan, tokenizer)
+        return _Work(
+            store=store,
+            writer=UnitWriter.of(store, spec),
+            corpus=corpus,
+            tokenizer=tokenizer,
+            teacher=teacher,
+            spec=spec,
+            plan=plan,
+            skip_bad=skip_bad,
+        )
 
     def run(self, tally: _Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
@@ -259,8 +267,8 @@ class _Work:
 class _Tally:
     """Counts what this process does, and what others committed, for whoever wants to know."""
 
-    def __init__(self, *, store: StoreWriter, plan: Plan, on_progress: OnProgress | None) -> None:
-        self.layout = store.layout
+    def __init__(self, *, layout: Layout, plan: Plan, on_progress: OnProgress | None) -> None:
+        self.layout = layout
         self.plan = plan
         self.on_progress = on_progress
         self.targets = 0
@@ -341,6 +349,15 @@ def _plan(layout: Layout, corpus: Corpus, *, unit_tokens: int, limit: int | None
     if layout.plan_path.is_file():
         return layout.read_plan()
     return corpus.plan(unit_bytes=unit_tokens * _BYTES_PER_TOKEN, limit=limit)
+
+
+def _corpus_spec(data: str, plan: Plan, *, unit_tokens: int, limit: int | None) -> CorpusSpec:
+    return CorpusSpec(
+        name=Path(data).name if Path(data).exists() else data,
+        fingerprint=fingerprint(plan.to_json()),
+        limit=limit,
+        unit_tokens=unit_tokens,
+    )
 
 
 def _tokenizer_spec(tokenizer: Any) -> TokenizerSpec:
