@@ -12,7 +12,8 @@ from logitstore.console import print_json, quiet_libraries, reporting_errors
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task
 
-    from logitstore.dumping import DumpProgress, DumpSummary
+    from logitstore.dumping import DumpSummary
+    from logitstore.progress import DumpProgress
 
 __all__ = ["app", "main"]
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +29,11 @@ from logitstore.errors import CorpusError, SettingError
 from logitstore.files import explain_io
 from logitstore.layout import Layout
 from logitstore.plan import Plan, WorkUnit
+from logitstore.progress import OnProgress, Tally
 from logitstore.shards import CONTAINERS
 from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, check_k
 from logitstore.spec import (
     FORMAT,
-    Commit,
     CorpusSpec,
     SparsifierSpec,
     StoreSpec,
@@ -47,7 +47,7 @@ from logitstore.text import TextRules, tokenize
 from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
 from logitstore.writer import UnitWriter
 
-__all__ = ["DumpProgress", "DumpSummary", "dump"]
+__all__ = ["DumpSummary", "dump"]
 
 _DEFAULT_MAX_LENGTH = 1024
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
@@ -55,18 +55,6 @@ _BYTES_PER_TOKEN = 4
 # 65,536 rows of K = 64 are 4 MB a byte plane: few enough chunks, each worth a request.
 _BLOCK_TARGETS = 65_536
 _POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DumpProgress:
-    """How far a dump is, in this process."""
-
-    fraction: float  # of the corpus, 0..1
-    targets: int  # of this run
-    stored_targets: int  # committed so far
-    stored_bytes: int  # of the committed shards
-    units: int
-    units_done: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +69,6 @@ class DumpSummary:
     skipped: int  # records left out
     seconds: float
     new_targets: int  # dumped by this run; 0 where the store was finished already
-
-
-OnProgress: TypeAlias = Callable[[DumpProgress], None]
 
 
 def dump(
@@ -140,7 +125,7 @@ def dump(
         provenance=_provenance(),
     )
     work = _Work.begin(layout, spec, plan, corpus, model, tokenizer, skip_bad=skip_bad)
-    tally = _Tally(layout=layout, plan=plan, on_progress=on_progress)
+    tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
     work.run(tally)
     with explain_io(layout.folder):
         return _seal(work.store, plan, started=started, new_targets=tally.targets)
@@ -185,7 +170,7 @@ class _Work:
             skip_bad=skip_bad,
         )
 
-    def run(self, tally: _Tally) -> None:
+    def run(self, tally: Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
         with ThreadPoolExecutor(max_workers=1) as beside:
             while missing := self._missing():
@@ -197,7 +182,7 @@ class _Work:
         layout = self.store.layout
         return [unit for unit in self.plan.units if layout.read_commit(unit) is None]
 
-    def _pass(self, units: list[WorkUnit], beside: ThreadPoolExecutor, tally: _Tally) -> int:
+    def _pass(self, units: list[WorkUnit], beside: ThreadPoolExecutor, tally: Tally) -> int:
         """Go once through `units`; how many of them were ours."""
         writing: Future[None] | None = None
         dumped = 0
@@ -216,7 +201,7 @@ class _Work:
         return dumped
 
     def _documents(
-        self, unit: WorkUnit, lease: Lease, tally: _Tally
+        self, unit: WorkUnit, lease: Lease, tally: Tally
     ) -> tuple[list[StoredDocument], int]:
         """The unit's documents with their targets, and how many records were skipped."""
         records = self.corpus.read(unit, skip_bad=self.skip_bad)
@@ -256,58 +241,12 @@ class _Work:
         stored: list[StoredDocument],
         skipped: int,
         lease: Lease,
-        tally: _Tally,
+        tally: Tally,
     ) -> None:
         with _released_on_error(lease):
             self.writer.write(unit, stored, skipped=skipped)
         lease.release()
         tally.unit_done()
-
-
-class _Tally:
-    """Counts what this process does, and what others committed, for whoever wants to know."""
-
-    def __init__(self, *, layout: Layout, plan: Plan, on_progress: OnProgress | None) -> None:
-        self.layout = layout
-        self.plan = plan
-        self.on_progress = on_progress
-        self.targets = 0
-        self._records = max(1, sum(unit.records for unit in plan.units))
-        self._records_here = 0.0
-        # Replaced, never changed: the writing thread renews it while the other one reads it.
-        self._commits: dict[str, Commit] = {}
-        self.unit_done()
-
-    def batch(self, unit: WorkUnit, batch: list[Document], documents: list[Document]) -> None:
-        """One batch of `unit` went through the teacher."""
-        self.targets += sum(document.targets for document in batch)
-        self._records_here += unit.records * len(batch) / len(documents)
-        self._tell()
-
-    def unit_done(self) -> None:
-        """A unit was committed: look what else is there by now."""
-        missing = [unit for unit in self.plan.units if unit.name not in self._commits]
-        found = {unit.name: self.layout.read_commit(unit) for unit in missing}
-        there = {name: commit for name, commit in found.items() if commit is not None}
-        self._commits = self._commits | there
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.on_progress is None:
-            return
-        commits = self._commits
-        done = sum(unit.records for unit in self.plan.units if unit.name in commits)
-        blocks = [block for commit in commits.values() for block in commit.blocks]
-        self.on_progress(
-            DumpProgress(
-                fraction=min(1.0, max(done, self._records_here) / self._records),
-                targets=self.targets,
-                stored_targets=sum(block.targets for block in blocks),
-                stored_bytes=sum(one.size for commit in commits.values() for one in commit.objects),
-                units=len(self.plan.units),
-                units_done=len(commits),
-            )
-        )
 
 
 @contextmanager

@@ -27,6 +27,7 @@ TIERS: list[set[str]] = [
         "logitstore.codec",
         "logitstore.commit",
         "logitstore.corpus",
+        "logitstore.progress",
         "logitstore.shards",
         "logitstore.sparsify",
         "logitstore.teacher",
