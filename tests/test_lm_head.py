@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -186,6 +188,8 @@ def test_the_check_takes_what_belongs_to_the_tokens():
     positions = torch.arange(40).repeat(2, 2)
     head = LMHead.of(model, vocab_size=VOCAB)
     check_head(model, head, ids, position_ids=positions, attention_mask=None)
+    with pytest.raises(ModelError):
+        check_head(model, replace(head, scale=2.0), ids, position_ids=positions)
 
 
 def test_an_adapted_model_is_looked_through():
