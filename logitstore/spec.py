@@ -192,9 +192,14 @@ class StoreSpec:
         return spec
 
     def identity(self) -> dict[str, Any]:
-        """What two dumps must have in common to be one store: the spec less its provenance."""
+        """What two dumps must have in common to be one store.
+
+        That is the spec less its provenance and the teacher's name: a teacher is who its
+        fingerprint says, wherever its folder lies.
+        """
         content = self.to_json()
         del content["provenance"]
+        del content["teacher"]["name"]
         return content
 
 

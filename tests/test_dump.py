@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,15 @@ def test_another_teacher_is_refused_on_resume(
     logitstore.load_tokenizer(str(teacher_folder)).save_pretrained(tmp_path / "other")
     with pytest.raises(SpecError, match=r"teacher\.fingerprint"):
         logitstore.dump(**settings | {"teacher": str(tmp_path / "other")})
+
+
+def test_a_teacher_is_who_its_fingerprint_says(
+    settings: dict[str, Any], teacher_folder: Path, tmp_path: Path
+) -> None:
+    first = logitstore.dump(**settings)
+    shutil.copytree(teacher_folder, tmp_path / "moved")
+    second = logitstore.dump(**settings | {"teacher": str(tmp_path / "moved")})
+    assert (second.fingerprint, second.new_targets) == (first.fingerprint, 0)
 
 
 def test_a_changed_corpus_is_noticed_on_resume(settings: dict[str, Any], tmp_path: Path) -> None:
