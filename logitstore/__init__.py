@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from logitstore.corpus import open_corpus
     from logitstore.dumping import dump
     from logitstore.lm_head import LMHead, check_head, hidden_states
+    from logitstore.models import load_model, model_folder
     from logitstore.reader import Store
     from logitstore.reader import open_store as open
-    from logitstore.teacher import model_folder
     from logitstore.text import TextRules, tokenize
     from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
 
@@ -53,6 +53,7 @@ __all__ = [
     "dump",
     "files",
     "hidden_states",
+    "load_model",
     "load_tokenizer",
     "model_folder",
     "open",
@@ -70,8 +71,9 @@ _LAZY = {
     "check_head": "lm_head",
     "dump": "dumping",
     "hidden_states": "lm_head",
+    "load_model": "models",
     "load_tokenizer": "tokenizer",
-    "model_folder": "teacher",
+    "model_folder": "models",
     "open": "reader",
     "open_corpus": "corpus",
     "tokenize": "text",

@@ -97,7 +97,10 @@ class StoreWriter:
         return [commit for commit in commits if commit is not None]
 
     def seal(self, plan: Plan) -> Manifest:
-        """Write the manifest over a store whose every unit is committed; sweep what none names."""
+        """Write the manifest over a store whose every unit is committed; sweep what none names.
+
+        Sealing a sealed store finishes what a killed process left undone, and changes nothing else.
+        """
         spec, commits = self.layout.read_spec(), self.committed(plan)
         if len(commits) != len(plan.units):
             raise StoreError(
@@ -106,10 +109,14 @@ class StoreWriter:
                 found=f"{len(commits)} of {len(plan.units)} units",
             )
         self._sweep(commits)
-        manifest = self._manifest(spec, commits)
-        put_if_absent(self.layout.manifest_path, canonical_json(manifest.to_json()))
-        card = store_card(spec, manifest, commits, name=self.layout.folder.resolve().name)
-        replace(self.layout.folder / "README.md", card.encode())
+        if not self.layout.sealed():
+            manifest = self._manifest(spec, commits)
+            put_if_absent(self.layout.manifest_path, canonical_json(manifest.to_json()))
+        manifest = self.layout.read_manifest()
+        readme = self.layout.folder / "README.md"
+        if not readme.is_file():
+            card = store_card(spec, manifest, commits, name=self.layout.folder.resolve().name)
+            replace(readme, card.encode())
         return manifest
 
     def _manifest(self, spec: StoreSpec, commits: list[Commit]) -> Manifest:

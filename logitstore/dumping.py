@@ -330,7 +330,7 @@ def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -
             place=store.layout.folder,
             found=f"{sum(commit.skipped for commit in commits)} records skipped",
         )
-    manifest = store.layout.read_manifest() if store.layout.sealed() else store.seal(plan)
+    manifest = store.seal(plan)
     return DumpSummary(
         folder=store.layout.folder,
         fingerprint=manifest.fingerprint,

@@ -102,7 +102,7 @@ class Layout:
             return None
         commit = Commit.from_json(_read_json(path), place=str(path))
         paths = [one.path for one in commit.objects]
-        safe = all(_is(_OBJECT, path) and ".." not in path.split("/") for path in paths)
+        safe = all(_inside(path) for path in paths)
         attempt = commit.attempt is None or _is(_ATTEMPT, commit.attempt)
         if commit.unit != unit.name or not attempt or not safe:
             raise CorruptionError(
@@ -119,11 +119,19 @@ class Layout:
         content = parse_json(data, place=str(path))
         if canonical_json(content) != data:
             raise CorruptionError("manifest has changed since it was written", place=path)
-        return Manifest.from_json(content, place=str(path))
+        manifest = Manifest.from_json(content, place=str(path))
+        for name in manifest.objects:
+            if not _inside(name):
+                raise CorruptionError("a name leaves the store", place=path, found=name)
+        return manifest
 
 
 def _is(pattern: re.Pattern[str], name: Any) -> bool:
     return isinstance(name, str) and pattern.fullmatch(name) is not None
+
+
+def _inside(name: Any) -> bool:
+    return _is(_OBJECT, name) and not {".", ".."} & set(name.split("/"))
 
 
 def _read_json(path: Path) -> Any:

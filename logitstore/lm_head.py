@@ -154,6 +154,7 @@ def check_head(model: PreTrainedModel, head: LMHead, input_ids: Tensor, **kwargs
     with torch.no_grad(), _Evaluating(model):
         own = model(input_ids=ids, use_cache=False, **few).logits[..., : head.vocab_size].float()
         ours = head.logits(hidden_states(model, ids, **few).flatten(0, 1)).view_as(own)
+    _refuse_no_numbers(own, model)
     difference = float((own - ours).abs().max() / own.abs().max().clamp(min=1e-30))
     dtype = torch.get_autocast_dtype(ids.device.type)
     if not torch.is_autocast_enabled(ids.device.type):
@@ -166,6 +167,15 @@ def check_head(model: PreTrainedModel, head: LMHead, input_ids: Tensor, **kwargs
             found=f"a relative difference of {difference:.2g}",
             allowed=f"at most {allowed:g}",
             remedy="Such a model treats its logits in a way that is not known here.",
+        )
+
+
+def _refuse_no_numbers(logits: Tensor, model: PreTrainedModel) -> None:
+    if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
+        raise ModelError(
+            "the model's own logits are no numbers: its weights are damaged or overflow",
+            place=f"output layer of {_without_adapter(model).config.model_type}",
+            remedy="Check the checkpoint; try --dtype float32",
         )
 
 

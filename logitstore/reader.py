@@ -15,11 +15,12 @@ import numpy as np
 from logitstore.codec import RankDeltaCodec, codec_for
 from logitstore.documents import DocumentBlock, StoredDocument
 from logitstore.errors import CorruptionError, StoreError
+from logitstore.files import sha256_of
 from logitstore.layout import Layout
 from logitstore.shards import CONTAINERS, ShardReader
 from logitstore.spec import BlockCounts, Commit, Manifest, StoreSpec, store_fingerprint
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "load_store", "open_store", "seal_faults"]
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
@@ -31,6 +32,15 @@ def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
     An unsealed store is refused unless `allow_partial`: then it is read as far as its units are
     committed. Raises StoreError where there is no store, CorruptionError where it is damaged.
     """
+    store = load_store(uri, allow_partial=allow_partial)
+    fault = next(seal_faults(store), None)
+    if fault is not None:
+        raise fault
+    return store
+
+
+def load_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
+    """The store at `uri` as its small objects tell of it, not compared with its manifest."""
     layout = Layout(Path(uri))
     spec = layout.read_spec()
     if spec.container not in CONTAINERS:
@@ -57,6 +67,52 @@ def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
     )
 
 
+def seal_faults(store: Store) -> Iterator[CorruptionError]:
+    """Where the small objects of a sealed store are not the ones that its manifest seals.
+
+    Their hashes, the totals and the fingerprint are compared, so a changed digit of the spec cannot
+    change what the shards are decoded to.
+    """
+    manifest = store.manifest
+    if manifest is None:
+        return
+    place = store.layout.manifest_path
+    shards = {
+        f"data/{commit.folder}/{one.path}": one.sha256
+        for commit in store.commits
+        for one in commit.objects
+    }
+    listed = {name for name in manifest.objects if name.startswith("data/")}
+    for name in sorted(listed ^ set(shards)):
+        yield CorruptionError("manifest and commits name other files", place=place, found=name)
+    for name, sha256 in manifest.objects.items():
+        found = shards.get(name) if name in listed else _hash(store.folder / name)
+        if found != sha256:
+            yield CorruptionError(
+                "file is missing or has changed since the store was sealed",
+                place=store.folder / name,
+                found=f"sha256 {found}",
+                allowed=sha256,
+            )
+    facts = {
+        name: sum(getattr(block, name) for block in store.blocks)
+        for name in ("documents", "tokens", "targets")
+    }
+    for name, fact in (facts | {"fingerprint": fingerprint_of(store)}).items():
+        if getattr(manifest, name) != fact:
+            found = getattr(manifest, name)
+            yield CorruptionError(f"{name} is another", place=place, found=found, allowed=fact)
+
+
+def fingerprint_of(store: Store) -> str:
+    """The fingerprint by what the store holds, whatever its manifest says."""
+    return store_fingerprint(store.spec, store.commits)
+
+
+def _hash(path: Path) -> str | None:
+    return sha256_of(path) if path.is_file() else None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Store(Sequence[StoredDocument]):
     """The documents of a store, in corpus order: `len`, `[i]`, iteration, and whole blocks."""
@@ -81,7 +137,7 @@ class Store(Sequence[StoredDocument]):
         """Names the content: the same dump twice has the same one."""
         if self.manifest is not None:
             return self.manifest.fingerprint
-        return store_fingerprint(self.spec, self.commits)
+        return fingerprint_of(self)
 
     @cached_property
     def blocks(self) -> tuple[BlockCounts, ...]:

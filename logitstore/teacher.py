@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitstore.errors import ModelError, SettingError
+from logitstore.errors import SettingError
 from logitstore.lm_head import LMHead, check_head, hidden_states
+from logitstore.models import load_model, model_folder
 from logitstore.spec import TeacherSpec, fingerprint
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from logitstore.documents import Document
 
-__all__ = ["Teacher", "batches", "model_folder"]
+__all__ = ["Teacher", "batches"]
 
 # On a CPU a chunk's logits should stay near the cache, yet feed the product: beside a forward of
 # 111 us a row (V = 8,192) chunks of 64, 128, 256, 1,024 rows cost 175, 150, 137, 200 with top-k.
@@ -55,7 +56,7 @@ class Teacher:
         """
         folder = model_folder(name)
         device = _device(device)
-        model = _load_model(folder, device=device, dtype=_dtype(dtype, device))
+        model = load_model(folder, dtype=_dtype(dtype, device)).to(device).requires_grad_(False)
         head = LMHead.of(model, vocab_size=vocab_size)
         probe_BL = torch.arange(min(8, vocab_size), device=device)[None, :]
         with torch.inference_mode():
@@ -121,54 +122,6 @@ def batches(documents: Sequence[Document], *, batch_tokens: int) -> Iterator[lis
         yield batch
 
 
-def model_folder(name: str) -> Path:
-    """The folder of the model `name`, fetched from the Hub where it is no folder."""
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError("no such model folder", place=name, remedy=_MODEL_REMEDY)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"no such folder, and the Hub gave no model of that name: {_first_line(error)}",
-            place=name,
-            remedy=_MODEL_REMEDY,
-        ) from error
-
-
-_MODEL_REMEDY = "Name a folder that transformers' save_pretrained wrote, or a Hub id"
-
-
-def _load_model(folder: Path, *, device: str, dtype: torch.dtype | str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if not (folder / "config.json").is_file():
-        raise ModelError("the folder holds no config.json", place=folder, remedy=_MODEL_REMEDY)
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"transformers cannot load it as a causal LM: {_first_line(error)}",
-            place=folder,
-            remedy=_MODEL_REMEDY,
-        ) from error
-    # transformers fills what a checkpoint lacks with random numbers and only logs it.
-    if report.get("missing_keys"):
-        raise ModelError(
-            "the checkpoint lacks weights",
-            place=folder,
-            found=", ".join(sorted(map(str, report["missing_keys"]))[:4]),
-        )
-    return model.to(device).eval().requires_grad_(False)
-
-
 def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -216,7 +169,3 @@ def _pad(batch: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
         input_ids_BL[row, : len(document)] = document.input_ids_L
         counted_BL[row, : len(document)] = document.counted_L
     return input_ids_BL, counted_BL
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,8 +10,8 @@ import numpy as np
 
 from logitstore.errors import CorruptionError, LogitStoreError
 from logitstore.files import sha256_of
-from logitstore.reader import Store, open_store
-from logitstore.spec import store_fingerprint
+from logitstore.layout import Layout
+from logitstore.reader import Store, load_store, seal_faults
 
 if TYPE_CHECKING:
     from logitstore.documents import DocumentBlock
@@ -28,48 +28,31 @@ _MASS_SLACK = 2e-3
 def verify(uri: str | Path, *, depth: Depth = "full") -> Iterator[str]:
     """Every fault of the store at `uri`, each as one line that names the place.
 
-    "fast" looks at names, sizes and the manifest; "hashes" reads every byte; "full" also decodes
-    every block and checks what it holds. A sound store gives nothing.
+    "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full" also
+    decodes every block and checks what it holds. A sound store gives nothing.
     """
     try:
-        store = open_store(uri)
+        store = load_store(uri)
     except LogitStoreError as error:
         yield str(error)
+        yield from _listed_faults(Layout(Path(uri)))
         return
-    yield from _manifest_faults(store, hashes=depth != "fast")
+    yield from map(str, seal_faults(store))
     for commit in store.commits:
         yield from _object_faults(store, commit, hashes=depth != "fast")
     if depth == "full":
         yield from _content_faults(store)
 
 
-def _manifest_faults(store: Store, *, hashes: bool) -> Iterator[str]:
-    manifest = store.manifest
-    if manifest is None:
+def _listed_faults(layout: Layout) -> Iterator[str]:
+    """Where too little is left to read the store by: what its manifest can still tell."""
+    try:
+        objects = layout.read_manifest().objects if layout.sealed() else {}
+    except LogitStoreError as error:
+        yield str(error)
         return
-    expected = store_fingerprint(store.spec, store.commits)
-    if manifest.fingerprint != expected:
-        yield _fault(store.layout.manifest_path, "fingerprint", manifest.fingerprint, expected)
-    totals = {
-        name: sum(getattr(block, name) for block in store.blocks)
-        for name in ("documents", "tokens", "targets")
-    }
-    for name, total in totals.items():
-        if getattr(manifest, name) != total:
-            yield _fault(store.layout.manifest_path, name, getattr(manifest, name), total)
-    shards = {
-        f"data/{commit.folder}/{one.path}": one.sha256
-        for commit in store.commits
-        for one in commit.objects
-    }
-    for name, sha256 in manifest.objects.items():
-        if name.startswith("data/"):
-            if shards.pop(name, None) != sha256:
-                yield _fault(store.folder / name, "hash in the manifest", sha256, "its commit's")
-        else:
-            yield from _file_faults(store.folder / name, sha256=sha256 if hashes else None)
-    for name in shards:
-        yield _fault(store.folder / name, "entry in the manifest", "none", "one")
+    for name, sha256 in objects.items():
+        yield from _file_faults(layout.folder / name, sha256=sha256)
 
 
 def _object_faults(store: Store, commit: Commit, *, hashes: bool) -> Iterator[str]:

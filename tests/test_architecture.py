@@ -21,7 +21,13 @@ TIERS: list[set[str]] = [
     {"logitstore.targets", "logitstore.spec", "logitstore.records", "logitstore.files"},
     {"logitstore.documents", "logitstore.layout", "logitstore.card", "logitstore.shards.base"},
     # Stages: they know nouns, not each other. Parts of a stage first.
-    {"logitstore.sources", "logitstore.lm_head", "logitstore.tokenizer", "logitstore.order"},
+    {
+        "logitstore.models",
+        "logitstore.sources",
+        "logitstore.lm_head",
+        "logitstore.tokenizer",
+        "logitstore.order",
+    },
     {"logitstore.tables", "logitstore.shards.zarr", "logitstore.shards.parquet"},
     {
         "logitstore.codec",

@@ -244,6 +244,27 @@ def test_verify_tells_what_a_row_may_not_hold(tmp_path: Path) -> None:
     assert any("target 5: a row's mass is not 1" in one for one in verify(tmp_path / "heavy"))
 
 
+@pytest.mark.parametrize(
+    "file", ["store.json", "plan.json", "commits/000001.json", "tokenizer/tokenizer.json"]
+)
+def test_a_changed_small_file_is_refused_when_the_store_is_opened(folder: Path, file: str) -> None:
+    """A digit of the spec decides what the shards are decoded to."""
+    path = folder / file
+    path.write_text(path.read_text().replace("10", "20", 1) + " ")
+    with pytest.raises(CorruptionError, match=path.name):
+        logitstore.open(folder)
+
+
+def test_sealing_again_finishes_what_a_killed_process_left(folder: Path) -> None:
+    (folder / "README.md").unlink()
+    (folder / ".README.md.00000000.tmp").write_text("half")
+    manifest = (folder / "manifest.json").read_bytes()
+    StoreWriter(Layout(folder)).seal(plan_of(3))
+    assert (folder / "README.md").is_file()
+    assert not list(folder.glob(".*.tmp"))
+    assert (folder / "manifest.json").read_bytes() == manifest
+
+
 def test_reading_a_damaged_block_names_the_file(folder: Path) -> None:
     DAMAGE["a shard's file flipped"](folder)
     with pytest.raises(CorruptionError, match=_shard(folder).name):

@@ -27,6 +27,7 @@ from logitstore import (
     TextRules,
     check_head,
     hidden_states,
+    load_model,
     load_tokenizer,
     model_folder,
     open_corpus,
@@ -38,7 +39,7 @@ from trainer.fused import TargetTensors
 from trainer.losses import bucketed, kl_terms, teacher_head_tail
 from trainer.losses.base import NOTHING
 from trainer.rows import Layout, choose_layout, lay_out
-from trainer.student import load_model, refuse_misfits, refuse_other_tokenizer
+from trainer.student import refuse_misfits, refuse_other_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -100,7 +101,7 @@ def evaluate(
         )
     if source.spec is not None:
         refuse_other_tokenizer(folder, spec=source.spec)
-    loaded = load_model(folder)
+    loaded = load_model(folder, dtype=torch.float32)
     if source.spec is not None:
         refuse_misfits(loaded, folder, spec=source.spec)
     result = _measure(

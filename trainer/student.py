@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from logitstore import (
     ModelError,
     TokenizerError,
+    load_model,
     load_tokenizer,
     model_folder,
     tokenizer_fingerprint,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from logitstore import StoreSpec
 
-__all__ = ["Student", "load_model", "load_student", "refuse_misfits", "refuse_other_tokenizer"]
+__all__ = ["Student", "load_student", "refuse_misfits", "refuse_other_tokenizer"]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -64,31 +65,9 @@ def load_student(name: str | Path, *, spec: StoreSpec, seed: int) -> Student:
     else:
         folder = model_folder(name)
         refuse_other_tokenizer(folder, spec=spec)
-        model = load_model(folder)
+        model = load_model(folder, dtype=torch.float32)
     refuse_misfits(model, Path(name), spec=spec)
     return Student(model=model, name=name)
-
-
-def load_model(folder: Path) -> PreTrainedModel:
-    """The causal language model in a folder, in float32, in evaluation mode."""
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(
-            f"no causal language model can be loaded: {_in_short(error)}",
-            place=folder,
-            allowed="a folder that transformers' save_pretrained wrote",
-        ) from error
-    # transformers fills what a checkpoint lacks with random numbers and only logs it.
-    if report["missing_keys"]:
-        raise ModelError(
-            "the checkpoint lacks weights",
-            place=folder,
-            found=", ".join(sorted(map(str, report["missing_keys"]))[:4]),
-        )
-    return model
 
 
 def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:

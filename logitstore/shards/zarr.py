@@ -147,7 +147,29 @@ class ZarrShard:
             )
         for name, array in arrays.items():
             _check_codecs(array, place=self.folder / name)
+            self._check_rows(name, array)
         return arrays
+
+    def _check_rows(self, name: str, array: zarr.Array) -> None:
+        """A block takes the rows that the shard's largest needs, so no shape can ask for more."""
+        rows = {
+            "entries": [block.targets for block in self.blocks],
+            "scalars": [block.targets for block in self.blocks],
+            "tokens": [block.tokens for block in self.blocks],
+            "documents": [block.documents for block in self.blocks],
+        }.get(name)
+        axis = 0 if name == "documents" else 1
+        if rows is None or (array.chunks[axis], array.shape[axis]) == (
+            max(rows),
+            len(rows) * max(rows),
+        ):
+            return
+        raise CorruptionError(
+            "array is of another shape than its commit says",
+            place=self.folder / name,
+            found=f"{array.shape} in chunks of {array.chunks}",
+            allowed=f"{len(rows)} blocks of {max(rows)}",
+        )
 
     def _rows(self, name: str, number: int, count: int) -> slice:
         start = number * self._arrays[name].chunks[1]
@@ -164,7 +186,7 @@ class ZarrShard:
     def _read(self, name: str, index: Any) -> np.ndarray:
         try:
             return np.asarray(self._arrays[name][index])
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
+        except (ValueError, RuntimeError, KeyError, OSError, MemoryError) as error:
             raise CorruptionError(f"chunk is damaged: {error}", place=self.folder / name) from error
 
 
