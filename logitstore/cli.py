@@ -106,7 +106,7 @@ def verify(
         for fault in faults:
             typer.echo(fault, err=True)
         if faults:
-            typer.echo(f"{store}: {len(faults)} faults", err=True)
+            typer.echo(f"{store}: faults found: {len(faults)}", err=True)
             raise typer.Exit(1)
         if not as_json:
             typer.echo(f"{store}: sound")

@@ -164,8 +164,14 @@ class RankDeltaCodec:
         logprobs_RK = targets.logprobs_RK
         least_R = logprobs_RK.min(axis=1, where=exact_RK, initial=np.inf)
         least_R[np.isinf(least_R)] = 0.0
+        # Where a row spans more than 65,534 steps its least entries, which weigh nothing, are
+        # raised to the lowest code; its top must never be lowered to the highest.
+        top_R = logprobs_RK.max(axis=1, where=exact_RK, initial=-np.inf)
+        least_R = np.maximum(
+            least_R, np.where(np.isinf(top_R), 0.0, top_R - (_MAX_CODE - 1) / steps)
+        )
         codes_RK = np.rint((logprobs_RK - least_R[:, None]) * steps)
-        codes_RK = np.clip(codes_RK + 1, 0, _MAX_CODE, out=codes_RK)
+        codes_RK = np.clip(codes_RK + 1, 1, _MAX_CODE, out=codes_RK)
         # The floor moves so that the coded row holds the mass of the row it stands for.
         mass_R = _logsumexp(logprobs_RK, exact_RK)
         coded_R = _logsumexp((codes_RK - 1) / steps, exact_RK)

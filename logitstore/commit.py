@@ -48,7 +48,8 @@ def refuse_foreign_folder(folder: Path) -> None:
     if not folder.is_dir() or Layout(folder).exists():
         return
     strangers = sorted(path.name for path in folder.iterdir() if not path.match(TEMPORARY))
-    if strangers:
+    # Another process may have begun the store while we looked.
+    if strangers and not Layout(folder).exists():
         raise StoreError(
             "--out holds something that is no store",
             place=folder,
@@ -121,12 +122,7 @@ class StoreWriter:
 
     def _manifest(self, spec: StoreSpec, commits: list[Commit]) -> Manifest:
         layout = self.layout
-        small = [
-            layout.spec_path,
-            layout.plan_path,
-            *sorted(layout.commits.glob("*.json")),
-            *sorted(path for path in layout.tokenizer.rglob("*") if path.is_file()),
-        ]
+        small = layout.small_files()
         objects = {path.relative_to(layout.folder).as_posix(): sha256_of(path) for path in small}
         size = sum(path.stat().st_size for path in small if layout.tokenizer not in path.parents)
         for commit in commits:

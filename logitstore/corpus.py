@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -105,6 +106,9 @@ class Corpus:
     """Sources, in order. One thread reads it at a time."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
+        for source in sources:
+            if not source.name.isprintable():
+                raise CorpusError("rename the file: its name is no text", place=repr(source.name))
         self._sources = {source.name: source for source in sources}
 
     @property
@@ -164,7 +168,7 @@ class Corpus:
 
 def _units(source: Source, *, unit_bytes: int, limit: int | None) -> Iterator[WorkUnit]:
     draft = _Draft()
-    for raw in islice(source.records(), limit):
+    for raw in islice(source.records(), limit if limit is None else min(limit, sys.maxsize)):
         draft.add(raw)
         if draft.filled >= unit_bytes:
             yield draft.unit(source.name)

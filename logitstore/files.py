@@ -30,6 +30,8 @@ def put_if_absent(path: Path, data: bytes) -> bool:
     A temporary file is written and synced, then linked to its name: a link fails where the name is
     taken, so of any number of racing writers one wins, and no reader ever sees half a file.
     """
+    if path.exists():
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _write_temporary(path, data)
     try:
@@ -37,10 +39,8 @@ def put_if_absent(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        # Whoever sealed the store in the meantime swept our temporary file away.
-        if path.exists():
-            return False
-        raise
+        # Another process that seals the store has swept our temporary file away: once more.
+        return put_if_absent(path, data)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -54,8 +54,11 @@ def put_if_absent(path: Path, data: bytes) -> bool:
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step, whatever stood there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_temporary(path, data).replace(path)
-    _fsync_folder(path.parent)
+    try:
+        _write_temporary(path, data).replace(path)
+    except FileNotFoundError:  # swept away, as above
+        return replace(path, data)
+    return _fsync_folder(path.parent)
 
 
 def fsync_tree(folder: Path) -> None:

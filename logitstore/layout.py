@@ -65,6 +65,12 @@ class Layout:
         """The folder of the attempt that `commit` names."""
         return self.data / str(commit.folder)
 
+    def small_files(self) -> list[Path]:
+        """Every object but the shards, the manifest and the README, in order."""
+        tokenizer = [path for path in self.tokenizer.rglob("*") if path.is_file()]
+        commits = self.commits.glob("*.json")
+        return [self.spec_path, self.plan_path, *sorted(commits), *sorted(tokenizer)]
+
     def exists(self) -> bool:
         """Whether there is a store here, finished or not."""
         return self.spec_path.is_file()

@@ -18,12 +18,23 @@ from logitstore.errors import CorruptionError, StoreError
 from logitstore.files import sha256_of
 from logitstore.layout import Layout
 from logitstore.shards import CONTAINERS, ShardReader
-from logitstore.spec import BlockCounts, Commit, Manifest, StoreSpec, store_fingerprint
+from logitstore.spec import FORMAT, BlockCounts, Commit, Manifest, StoreSpec, store_fingerprint
 
 __all__ = ["Store", "load_store", "open_store", "seal_faults"]
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
+# What content that nobody wrote on purpose has been seen to raise below the explicit checks.
+MALFORMED = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    OSError,
+)
 
 
 def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
@@ -41,8 +52,15 @@ def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
 
 def load_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
     """The store at `uri` as its small objects tell of it, not compared with its manifest."""
-    layout = Layout(Path(uri))
+    try:
+        return _load(Layout(Path(uri)), allow_partial=allow_partial)
+    except MALFORMED as error:
+        raise CorruptionError(f"the store's JSON is malformed: {error!r}", place=uri) from error
+
+
+def _load(layout: Layout, *, allow_partial: bool) -> Store:
     spec = layout.read_spec()
+    codec_for(spec)
     if spec.container not in CONTAINERS:
         raise CorruptionError(
             "unknown container",
@@ -82,11 +100,12 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
         for commit in store.commits
         for one in commit.objects
     }
-    listed = {name for name in manifest.objects if name.startswith("data/")}
-    for name in sorted(listed ^ set(shards)):
-        yield CorruptionError("manifest and commits name other files", place=place, found=name)
+    layout = store.layout
+    small = {path.relative_to(layout.folder).as_posix() for path in layout.small_files()}
+    for name in sorted(set(manifest.objects) ^ small ^ set(shards)):
+        yield CorruptionError("store and manifest do not hold the same", place=place, found=name)
     for name, sha256 in manifest.objects.items():
-        found = shards.get(name) if name in listed else _hash(store.folder / name)
+        found = shards.get(name) or _hash(layout.folder / name)
         if found != sha256:
             yield CorruptionError(
                 "file is missing or has changed since the store was sealed",
@@ -94,11 +113,18 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
                 found=f"sha256 {found}",
                 allowed=sha256,
             )
-    facts = {
+    facts: dict[str, int | str] = {
         name: sum(getattr(block, name) for block in store.blocks)
         for name in ("documents", "tokens", "targets")
     }
-    for name, fact in (facts | {"fingerprint": fingerprint_of(store)}).items():
+    stored = sum(one.size for commit in store.commits for one in commit.objects)
+    own = [path for path in layout.small_files() if layout.tokenizer not in path.parents]
+    facts |= {
+        "bytes": stored + sum(path.stat().st_size for path in own),
+        "format": FORMAT,
+        "fingerprint": fingerprint_of(store),
+    }
+    for name, fact in facts.items():
         if getattr(manifest, name) != fact:
             found = getattr(manifest, name)
             yield CorruptionError(f"{name} is another", place=place, found=found, allowed=fact)
@@ -152,9 +178,12 @@ class Store(Sequence[StoredDocument]):
     def read_block(self, number: int) -> DocumentBlock:
         """Block `number`, decoded. Raises CorruptionError that names the file."""
         commit, within = self._place(number)
-        shard = self._shard(commit)
         try:
+            shard = self._shard(commit)
             return self._codec.decode(shard.block(within), shard.ranking_V)
+        except MALFORMED as error:
+            place = f"{self.layout.shard(commit)}, block {within}"
+            raise CorruptionError(f"block is malformed: {error!r}", place=place) from error
         except CorruptionError as error:
             place = f"{self.layout.shard(commit)}, block {within}, {error.place}"
             raise CorruptionError(
@@ -164,8 +193,12 @@ class Store(Sequence[StoredDocument]):
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets (int64) of each document of block `number`; entries are not read."""
         commit, within = self._place(number)
-        documents_DC = self._shard(commit).documents(within)
-        return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
+        try:
+            documents_DC = self._shard(commit).documents(within)
+            return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
+        except MALFORMED as error:
+            place = f"{self.layout.shard(commit)}, block {within}"
+            raise CorruptionError(f"documents are malformed: {error!r}", place=place) from error
 
     def __len__(self) -> int:
         return self._document_stops[-1] if self._document_stops else 0
@@ -218,12 +251,12 @@ class Store(Sequence[StoredDocument]):
     def _check_ranking(self, shard: ShardReader, commit: Commit) -> None:
         vocab_size = self.spec.tokenizer.vocab_size
         ranking_V = shard.ranking_V
-        if len(ranking_V) != vocab_size or int(ranking_V.max()) >= vocab_size:
+        if not np.array_equal(np.sort(ranking_V), np.arange(vocab_size)):
             raise CorruptionError(
-                "the table of ids does not fit the vocabulary",
+                "the table of ids is no order of the vocabulary",
                 place=self.layout.shard(commit),
-                found=f"{len(ranking_V)} ids, highest {ranking_V.max()}",
-                allowed=f"{vocab_size} ids below {vocab_size}",
+                found=f"{len(ranking_V)} ids",
+                allowed=f"each of {vocab_size} ids once",
             )
 
     def _place(self, number: int) -> tuple[Commit, int]:

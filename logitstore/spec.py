@@ -68,6 +68,7 @@ def parse_json(data: bytes, *, place: str) -> Any:
         )
     try:
         content = json.loads(data)
+        canonical_json(content)  # refuses NaN, infinities and halves of surrogate pairs
     except (ValueError, RecursionError) as error:
         raise CorruptionError(f"file is no JSON: {error}", place=place) from error
     if _depth(content, limit=_MAX_JSON_DEPTH) > _MAX_JSON_DEPTH:
@@ -187,7 +188,15 @@ class StoreSpec:
         for name, kind in parts.items():
             built[name] = _build(kind, built.get(name), place=f"{place}: {name}")
         spec = _build(StoreSpec, built, place=place)
-        nodes = tuple(float(node) for node in spec.sparsifier.tail_nodes)
+        nodes = tuple(spec.sparsifier.tail_nodes)
+        if not nodes or not all(isinstance(one, int | float) and 0 < one <= 1 for one in nodes):
+            raise CorruptionError(
+                "tail_nodes are no list of 1/T",
+                place=place,
+                found=nodes,
+                allowed="above 0, up to 1",
+            )
+        nodes = tuple(map(float, nodes))
         object.__setattr__(spec.sparsifier, "tail_nodes", nodes)
         return spec
 
@@ -273,6 +282,11 @@ class Commit:
         blocks = tuple(_build(BlockCounts, one, place=place) for one in commit.blocks)
         object.__setattr__(commit, "objects", objects)
         object.__setattr__(commit, "blocks", blocks)
+        numbers = [*commit.column_bytes.values(), *commit.sums.values()]
+        if not all(isinstance(one, int | float) for one in numbers):
+            raise CorruptionError("a sum is no number", place=place, allowed="numbers")
+        if any(min(one.documents, one.tokens, one.targets) < 1 for one in blocks):
+            raise CorruptionError("a block holds nothing", place=place, allowed="1 or more")
         return commit
 
     @property
@@ -337,7 +351,8 @@ def _build(kind: type[T], content: Any, *, place: str) -> T:
         raise CorruptionError("fields missing or unknown", place=place, found=", ".join(odd))
     for name, value in content.items():
         allowed = _JSON_KINDS.get(wanted[name].split("[")[0])
-        if allowed and (not isinstance(value, allowed) or isinstance(value, bool)):
+        negative = isinstance(value, int) and not 0 <= value < 1 << 53
+        if allowed and (not isinstance(value, allowed) or isinstance(value, bool) or negative):
             raise CorruptionError(
                 f"field {name} is of another type",
                 place=place,

@@ -96,6 +96,8 @@ class TableSource:
             raise CorpusError(
                 fault.problem, place=name, found=fault.found, allowed=fault.allowed
             ) from None
+        if list(table.schema.names).count(field.name) > 1:
+            raise CorpusError("several columns have one name", place=name, found=field.name)
         kind = table.schema.field(field.name).type
         if not (_is_list(kind) if field.chat else _is_text(kind)):
             raise CorpusError(

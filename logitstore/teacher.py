@@ -127,6 +127,8 @@ def _device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device)
+        if torch.device(device).type == "meta":
+            raise RuntimeError("the meta device computes nothing")
     except (RuntimeError, AssertionError) as error:
         raise SettingError(
             "--device is not to be had here", found=device, remedy="Leave it out, or say cpu"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateSyntaxError
 
 from logitstore.documents import Document, document_id
 from logitstore.errors import ModelError, SettingError
@@ -209,7 +209,9 @@ class _ChatEncoder:
             return self._encode_spans(*self._spans(messages))
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template is broken: {error}") from error
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
+        except BadRecord:
+            raise
+        except Exception as error:  # a template is a program: it may raise anything
             raise BadRecord(
                 f"the chat template cannot render the chat: {error}", found=shortened(messages)
             ) from error

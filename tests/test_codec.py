@@ -99,6 +99,20 @@ def test_empty_tail_and_whole_vocabulary(codec: RankDeltaCodec) -> None:
     assert np.abs(np.exp(after.logprobs_RK).sum(axis=1) - 1).max() < 1e-3
 
 
+@pytest.mark.parametrize("depth", [300.0, 6_000.0, 1e6])
+def test_a_row_of_any_span_keeps_its_top(codec: RankDeltaCodec, depth: float) -> None:
+    """Masked ids stand at -1e4 in real vocabularies; 65,534 steps of 1/12 nat are 5,461 nats."""
+    logp_RK = np.log(np.array([[0.5, 0.3, 0.2]]))
+    before = replace(
+        sparse_targets(1, k=5),
+        logprobs_RK=np.concatenate([logp_RK, [[-depth, -depth - 3]]], axis=1).astype(np.float32),
+    )
+    after = _round_trip(codec, _block(before)).targets
+    found, wanted = _by_id(after, 0), _by_id(before, 0)
+    for one in before.ids_RK[0, :3].tolist():
+        assert found[one] == pytest.approx(wanted[one], abs=0.05)
+
+
 def test_rows_of_different_length(codec: RankDeltaCodec) -> None:
     targets = sparse_targets(3, k=4)
     counts = np.array([4, 1, 2], dtype=np.int32)

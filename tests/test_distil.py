@@ -264,3 +264,10 @@ def test_without_a_lesson_the_forward_is_the_models_own(tmp_path):
     assert "forward" not in vars(model)
     with torch.no_grad():
         assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, expected)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_last_step_that_ruins_the_weights_is_told(tmp_path, config):
+    with pytest.raises(ModelError, match="no finite numbers"):
+        fit(tmp_path / "run", config, steps=1, lr=1e38, warmup=0.0)
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -8,9 +8,14 @@ from trainer import run
 WANTED = {"alpha": 0.9, "lr": 1e-3}
 
 
+def state(step):
+    return {"step": step, "stream": {"epoch": 0}}
+
+
 def begun(out, *, finished=False):
     out.mkdir()
-    record = {"format": run.FORMAT, "wanted": WANTED, "finished": finished}
+    rest = {"settings": WANTED, "packing": {}}
+    record = {"format": run.FORMAT, "wanted": WANTED, "finished": finished} | rest
     run.write_json(out / "run.json", record)
     return record
 
@@ -20,7 +25,7 @@ def checkpoint(out, step, *, complete=True):
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x" * step)
     if complete:
-        run.complete_checkpoint(folder, {"step": step})
+        run.complete_checkpoint(folder, state(step))
     return folder
 
 
@@ -56,7 +61,9 @@ def test_other_settings_are_named(tmp_path, finished):
         run.begin(tmp_path / "run", wanted={"alpha": 0.5, "lr": 1e-3, "seed": 1}, resume=True)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format": "another"}', '{"format": "trainer-run/1"}']
+)
 def test_a_broken_record_is_refused(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoreError, match=r"run\.json"):
@@ -67,20 +74,24 @@ def test_the_newest_whole_checkpoint_counts(tmp_path):
     for step in (9, 10):
         checkpoint(tmp_path, step)
     checkpoint(tmp_path, 11, complete=False)
-    assert run.newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-10", {"step": 10})
+    assert run.newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-10", state(10))
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "marker"])
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "marker", "empty marker"])
 def test_a_damaged_checkpoint_does_not_count(tmp_path, harm):
     checkpoint(tmp_path, 9)
     torn = checkpoint(tmp_path, 10)
     if harm == "cut":
         (torn / "model.safetensors").write_bytes(b"x")
+    elif harm == "flipped":
+        (torn / "model.safetensors").write_bytes(b"x" * 9 + b"y")
+    elif harm == "empty marker":
+        (torn / run.MARKER).write_text("[]")
     elif harm == "gone":
         (torn / "model.safetensors").unlink()
     else:
         (torn / run.MARKER).write_text("{")
-    assert run.newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-9", {"step": 9})
+    assert run.newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-9", state(9))
     run.remove_torn_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-9"]
 

@@ -255,6 +255,30 @@ def test_a_changed_small_file_is_refused_when_the_store_is_opened(folder: Path, 
         logitstore.open(folder)
 
 
+def test_a_small_file_of_another_unit_is_refused(folder: Path, container: str) -> None:
+    """Its own checksums are right; what it says is not about this shard."""
+    name = {"zarr": "ranking/c/0/0", "parquet": "ranking.parquet"}[container]
+    one, two = (shard / name for shard in sorted((folder / "data").iterdir())[:2])
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second.ljust(len(first), b"0")[: len(first)])
+    two.write_bytes(first.ljust(len(second), b"0")[: len(second)])
+    with pytest.raises(CorruptionError, match="ranking"):
+        list(logitstore.open(folder))
+
+
+def test_the_manifest_lists_all_and_nothing_else(folder: Path) -> None:
+    (folder / "tokenizer" / "extra.json").write_text("{}")
+    assert any("extra.json" in fault for fault in verify(folder))
+    (folder / "tokenizer" / "extra.json").unlink()
+    content = json.loads((folder / "manifest.json").read_text())
+    for change in ({"bytes": 1}, {"format": "other/9"}, {"documents": 1}):
+        (folder / "manifest.json").write_bytes(canonical_json(content | change))
+        assert list(verify(folder)), change
+    del content["objects"]["plan.json"]
+    (folder / "manifest.json").write_bytes(canonical_json(content))
+    assert any("plan.json" in fault for fault in verify(folder))
+
+
 def test_sealing_again_finishes_what_a_killed_process_left(folder: Path) -> None:
     (folder / "README.md").unlink()
     (folder / ".README.md.00000000.tmp").write_text("half")
@@ -288,6 +312,9 @@ def test_paths_that_leave_the_store_are_refused(folder: Path, path: str) -> None
         ("store.json", '{"format": "logitstore/99"}'),
         ("store.json", '{"format": "logitstore/1"}'),
         ("store.json", "null"),
+        ("store.json", '{"format": NaN}'),
+        ("store.json", '{"format": "\\ud800"}'),
+        ("plan.json", '{"units": [{"name": []}]}'),
         ("plan.json", '{"units": [{"name": "../../x"}]}'),
         ("commits/000000.json", '{"unit": 7}'),
     ],

@@ -157,3 +157,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
             print(f"{name:18} {_SIGNS.get(bounds.get(name), '')}{value:.4f}")
         elif isinstance(value, int | str):
             print(f"{name:18} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from transformers import TrainingArguments
 
 import logitstore
-from logitstore import LMHead, LogitStoreError, SettingError, check_head, files, order
+from logitstore import (
+    LMHead,
+    LogitStoreError,
+    ModelError,
+    SettingError,
+    StorageError,
+    check_head,
+    files,
+    order,
+)
 from trainer import run
 from trainer.batch import BatchStream, count_steps
 from trainer.loop import DistillationTrainer, Objective, learning_inside_forward
@@ -27,7 +38,7 @@ from trainer.rows import choose_layout
 from trainer.student import Student, load_student
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from logitstore import Store
 
@@ -197,7 +208,8 @@ class _Fit:
             run.remove_torn_checkpoints(self.out)
         try:
             if state["step"] < self.args.max_steps:
-                loop.train(resume_from_checkpoint=str(newest[0]) if newest else None)
+                with _explained(self.out):
+                    loop.train(resume_from_checkpoint=str(newest[0]) if newest else None)
             elif newest:  # killed between the last step and the end: nothing is left to train
                 loop.restore(newest[0])
         finally:
@@ -206,7 +218,9 @@ class _Fit:
 
     def _finish(self, loop: DistillationTrainer, record: dict[str, Any]) -> dict[str, Any]:
         """The result: model, tokenizer, history, and run.json last."""
-        loop.save_model(str(self.out))
+        _refuse_ruined(loop)
+        with _explained(self.out):
+            loop.save_model(str(self.out))
         finished = record | {
             "finished": True,
             "seconds": loop.seconds,
@@ -220,6 +234,32 @@ class _Fit:
             run.write_json(self.out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
         return finished
+
+
+def _refuse_ruined(loop: DistillationTrainer) -> None:
+    """The loss is looked at before each step; what the last one did shows in the weights alone."""
+    ruined = [
+        name
+        for name, weight in loop.model.named_parameters()
+        if not bool(torch.isfinite(weight).all())
+    ]
+    if ruined:
+        raise ModelError(
+            "the last step left weights that are no finite numbers; nothing was saved",
+            place=ruined[0],
+            found=f"{len(ruined)} tensors",
+            remedy="Begin a run with a lower --lr in another folder",
+        )
+
+
+@contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """safetensors tells of a full disk in an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        remedy = "Make room, then add --resume to the command to go on"
+        raise StorageError(f"cannot be written: {error}", place=place, remedy=remedy) from error
 
 
 def _refuse_settings(settings: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def _from_text(
         for unit in corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
         for record in corpus.read(unit, skip_bad=False)
     )
-    rules = TextRules(max_length=max_length or _LONGEST)
+    rules = TextRules(max_length=_LONGEST if max_length is None else max_length)
     return _Source(
         documents=(
             (one, None) for one in tokenize(records, tokenizer, rules=rules, skip_bad=False)

@@ -34,6 +34,7 @@ __all__ = [
 FORMAT = "trainer-run/1"
 MARKER = "complete.json"
 _PREFIX = "checkpoint-"
+_OBJECTS = ("wanted", "settings", "packing")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -68,7 +69,8 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
                 remedy="Name another folder with --out",
             )
         return None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    whole = isinstance(found, dict) and found.get("format") == FORMAT
+    if not whole or not all(isinstance(found.get(name), dict) for name in _OBJECTS):
         raise StoreError("is no run of this program", place=out / "run.json", allowed=FORMAT)
     refuse_other_settings(found["wanted"], wanted, place=out / "run.json")
     if not found["finished"] and not resume:
@@ -101,8 +103,8 @@ def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     with files.explain_io(folder):
         files.fsync_tree(folder)
         paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MARKER]
-        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-    write_json(folder / MARKER, {"files": sizes, "state": dict(state)})
+        hashes = {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}
+    write_json(folder / MARKER, {"files": hashes, "state": dict(state)})
 
 
 def newest_checkpoint(out: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -122,18 +124,19 @@ def remove_torn_checkpoints(out: Path) -> None:
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
-    """What a checkpoint was completed with; None unless every file has the size it had then."""
+    """What a checkpoint was completed with; None unless every file is as it was then."""
     try:
         marker = read_json(folder / MARKER)
     except StoreError:  # no JSON: as good as not there
         marker = None
-    if marker is None:
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
         return None
-    for name, size in marker["files"].items():
+    for name, sha256 in marker["files"].items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
+        if not path.is_file() or files.sha256_of(path) != sha256:
             return None
-    return marker["state"]
+    state = marker.get("state")
+    return state if isinstance(state, dict) and isinstance(state.get("stream"), dict) else None
 
 
 def _step(folder: Path) -> int:
