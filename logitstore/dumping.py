@@ -28,6 +28,7 @@ from logitstore.documents import Document, StoredDocument
 from logitstore.errors import CorpusError, SettingError
 from logitstore.files import explain_io
 from logitstore.layout import Layout
+from logitstore.models import model_folder
 from logitstore.plan import Plan, WorkUnit
 from logitstore.progress import OnProgress, Tally
 from logitstore.shards import CONTAINERS
@@ -101,7 +102,7 @@ def dump(
     _check_settings(sparsify, container, k=k, batch_tokens=batch_tokens, unit_tokens=unit_tokens)
     refuse_foreign_folder(layout.folder)
     corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
-    tokenizer = load_tokenizer(teacher)
+    tokenizer = load_tokenizer(str(model_folder(teacher)))
     check_k(k, vocab_size=vocab_size(tokenizer))
     model = Teacher.load(teacher, vocab_size=vocab_size(tokenizer), device=device, dtype=dtype)
     text = TextSpec(
@@ -336,7 +337,7 @@ def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -
         fingerprint=manifest.fingerprint,
         documents=manifest.documents,
         targets=manifest.targets,
-        bytes=manifest.bytes,
+        bytes=manifest.bytes + store.layout.manifest_path.stat().st_size,
         skipped=sum(commit.skipped for commit in commits),
         seconds=time.monotonic() - started,
         new_targets=new_targets,

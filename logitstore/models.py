@@ -35,6 +35,8 @@ _LOADING = (
 def model_folder(name: str) -> Path:
     """The folder of the model `name`, fetched from the Hub where it is no folder."""
     if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ModelError("the folder holds no config.json", place=name, remedy=_REMEDY)
         return Path(name)
     if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError("no such model folder", place=name, remedy=_REMEDY)

@@ -72,7 +72,8 @@ def _load(layout: Layout, *, allow_partial: bool) -> Store:
         raise StoreError(
             "the store is not finished: it has no manifest.json",
             place=layout.folder,
-            remedy="Run the same `logitstore dump` again to finish it, or allow a partial store",
+            remedy="Run the same `logitstore dump` again to finish it; from Python, "
+            "allow_partial=True reads what is there",
         )
     commits = [layout.read_commit(unit) for unit in layout.read_plan().units]
     if layout.sealed() and None in commits:

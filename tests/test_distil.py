@@ -271,3 +271,18 @@ def test_a_last_step_that_ruins_the_weights_is_told(tmp_path, config):
     with pytest.raises(ModelError, match="no finite numbers"):
         fit(tmp_path / "run", config, steps=1, lr=1e38, warmup=0.0)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_ctrl_c_saves_the_step_it_is_at(tmp_path, config):
+    def interrupt(one):
+        if one["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    fit(tmp_path / "straight", config, steps=6)
+    out = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        fit(out, config, steps=6, save_steps=100, report=interrupt)
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-3"]
+    fit(out, config, steps=6, save_steps=100, resume=True)
+    assert difference(tmp_path / "straight", out) == 0

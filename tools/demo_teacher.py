@@ -151,7 +151,7 @@ def _fit(
         optimizer.step()
         optimizer.zero_grad()
         recent = loss.item() if step == 1 else 0.98 * recent + 0.02 * loss.item()
-        if step % max(1, steps // 5) == 0:
+        if step % max(1, steps // 13) == 0:
             seconds = time.monotonic() - started
             report(f"step {step:,} of {steps:,}: loss {recent:.2f}, {seconds:.0f} s")
         if step == steps:

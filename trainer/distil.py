@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 from transformers import TrainingArguments
 
 import logitstore
@@ -24,21 +22,25 @@ from logitstore import (
     LogitStoreError,
     ModelError,
     SettingError,
-    StorageError,
     check_head,
     files,
     order,
 )
 from trainer import run
 from trainer.batch import BatchStream, count_steps
-from trainer.loop import DistillationTrainer, Objective, learning_inside_forward
+from trainer.loop import (
+    DistillationTrainer,
+    Objective,
+    learning_inside_forward,
+    saving_at_interrupt,
+)
 from trainer.losses import LOSSES, teacher_head_tail
 from trainer.packing import Lengths, Packing, choose_packing
 from trainer.rows import choose_layout
 from trainer.student import Student, load_student
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from logitstore import Store
 
@@ -208,7 +210,7 @@ class _Fit:
             run.remove_torn_checkpoints(self.out)
         try:
             if state["step"] < self.args.max_steps:
-                with _explained(self.out):
+                with run.explain_full_disk(self.out), saving_at_interrupt(loop):
                     loop.train(resume_from_checkpoint=str(newest[0]) if newest else None)
             elif newest:  # killed between the last step and the end: nothing is left to train
                 loop.restore(newest[0])
@@ -219,7 +221,7 @@ class _Fit:
     def _finish(self, loop: DistillationTrainer, record: dict[str, Any]) -> dict[str, Any]:
         """The result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
-        with _explained(self.out):
+        with run.explain_full_disk(self.out):
             loop.save_model(str(self.out))
         finished = record | {
             "finished": True,
@@ -250,16 +252,6 @@ def _refuse_ruined(loop: DistillationTrainer) -> None:
             found=f"{len(ruined)} tensors",
             remedy="Begin a run with a lower --lr in another folder",
         )
-
-
-@contextmanager
-def _explained(place: Path) -> Iterator[None]:
-    """safetensors tells of a full disk in an error of its own."""
-    try:
-        yield
-    except SafetensorError as error:
-        remedy = "Make room, then add --resume to the command to go on"
-        raise StorageError(f"cannot be written: {error}", place=place, remedy=remedy) from error
 
 
 def _refuse_settings(settings: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +39,13 @@ if TYPE_CHECKING:
     from trainer.batch import BatchStream
     from trainer.rows import Batch
 
-__all__ = ["METRICS", "DistillationTrainer", "Objective", "learning_inside_forward"]
+__all__ = [
+    "METRICS",
+    "DistillationTrainer",
+    "Objective",
+    "learning_inside_forward",
+    "saving_at_interrupt",
+]
 
 # Sums over targets that every forward reports; a report of the loop shows their means.
 METRICS = ("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement")
@@ -124,6 +132,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # what says the same before transformers 5.20
         self.remove_callback(PrinterCallback)
         self.add_callback(_Guard(self))
+        self.interrupted = False  # by ctrl-C: the step under way is the last
         self.step_loss = torch.zeros((), device=args.device)
         self._stream = stream
         self._batches: Iterator[Batch] | None = None
@@ -302,6 +311,34 @@ class _Guard(TrainerCallback):
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """The last step of a run is always reported."""
+        """The last step of a run is always reported; an interrupted run is saved where it is."""
         if state.global_step >= state.max_steps:
             control.should_log = True
+        elif self._trainer.interrupted:
+            control.should_save = control.should_training_stop = True
+
+
+@contextmanager
+def saving_at_interrupt(loop: DistillationTrainer) -> Iterator[None]:
+    """Let ctrl-C finish the step and save it before it ends the run; a second one ends it at once.
+
+    Ranks are interrupted at different steps and could not save together, so only a run of one
+    process does this.
+    """
+    alone = loop.args.world_size == 1 and threading.current_thread() is threading.main_thread()
+    if not alone:
+        yield
+        return
+
+    def ask(*_: object) -> None:
+        if loop.interrupted:
+            raise KeyboardInterrupt
+        loop.interrupted = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if loop.interrupted:
+        raise KeyboardInterrupt

@@ -5,7 +5,7 @@
     checkpoint-N/      what transformers writes after step N, and complete.json, written last
     model.safetensors  with config.json and the tokenizer: the result
 
-A checkpoint counts only with a complete.json that gives every file of it its size: transformers
+A checkpoint counts only with a complete.json that gives every file of it its hash: transformers
 writes a dozen files with no order among them, so a killed run leaves folders that look like one.
 """
 
@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitstore import SpecError, StoreError, files
+from safetensors import SafetensorError
+
+from logitstore import SpecError, StorageError, StoreError, files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "begin",
     "complete_checkpoint",
+    "explain_full_disk",
     "newest_checkpoint",
     "read_json",
     "refuse_other_settings",
@@ -142,3 +146,13 @@ def _state(folder: Path) -> dict[str, Any] | None:
 def _step(folder: Path) -> int:
     number = folder.name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() else -1
+
+
+@contextmanager
+def explain_full_disk(place: Path) -> Iterator[None]:
+    """safetensors tells of a full disk in an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        remedy = "Make room, then add --resume to the command to go on"
+        raise StorageError(f"cannot be written: {error}", place=place, remedy=remedy) from error

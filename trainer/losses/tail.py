@@ -81,7 +81,7 @@ def _check_range(nodes: tuple[float, ...], b: float) -> None:
             place="--temperature",
             found=f"{1 / b:g}",
             allowed=f"{max(1.0, 1 / max(nodes)):g} to 10, or a stored one: {stored}",
-            remedy="Dump with this --temperature to store its tail exactly.",
+            remedy="Take a temperature in that range",
         )
 
 
