@@ -66,9 +66,10 @@ class StoredDocument:
 
     document: Document
     targets: SparseTargets  # row r belongs to the r-th counted token
+    further: tuple[SparseTargets, ...] = ()  # where there are more draws, those after the first
 
     def __post_init__(self) -> None:
-        if len(self.targets) != self.document.targets:
+        if any(len(one) != self.document.targets for one in (self.targets, *self.further)):
             raise CorruptionError(
                 "a document's targets do not match its counted tokens",
                 place=f"document {self.document.id.hex()}",
@@ -89,9 +90,15 @@ class DocumentBlock:
     input_ids_N: np.ndarray  # uint32
     counted_N: np.ndarray  # bool
     targets: SparseTargets
+    further: tuple[SparseTargets, ...] = ()  # as in StoredDocument; a reader takes one draw alone
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def draws(self) -> tuple[SparseTargets, ...]:
+        """All draws of its targets."""
+        return (self.targets, *self.further)
 
     @staticmethod
     def join(stored: Sequence[StoredDocument]) -> DocumentBlock:
@@ -106,6 +113,10 @@ class DocumentBlock:
             input_ids_N=np.concatenate([document.input_ids_L for document in documents]),
             counted_N=np.concatenate([document.counted_L for document in documents]),
             targets=SparseTargets.concatenate([one.targets for one in stored]),
+            further=tuple(
+                SparseTargets.concatenate(parts)
+                for parts in zip(*(one.further for one in stored), strict=True)
+            ),
         )
 
     def split(self) -> Iterator[StoredDocument]:
@@ -124,6 +135,7 @@ class DocumentBlock:
                 counted_L=self.counted_N[tokens],
             ),
             targets=self.targets.rows(_span(self.target_lengths_D, number)),
+            further=tuple(one.rows(_span(self.target_lengths_D, number)) for one in self.further),
         )
 
 

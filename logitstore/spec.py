@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from logitstore.errors import CorruptionError, SpecError
@@ -45,6 +45,7 @@ FORMAT = "logitstore/1"
 # plans 250 billion tokens.
 _MAX_JSON_BYTES = 64 << 20
 _MAX_JSON_DEPTH = 16
+_MAX_DRAWS = 1024
 
 T = TypeVar("T")
 
@@ -127,11 +128,59 @@ class TextSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparsifierSpec:
-    """How a distribution becomes entries."""
+    """How a distribution becomes entries. Fields that a sparsifier does not use are None.
+
+    A target that is sampled anew for several temperatures or repeats has several draws, numbered
+    with the repeats of one temperature side by side.
+    """
 
     name: str
-    k: int  # entries a row has room for
+    k: int  # entries a row has room for, of every kind
     tail_nodes: tuple[float, ...]  # b = 1/T at which the tail's log-mass is stored, falling
+    top_p: float | None = None  # mass of a head at least
+    tail_draws: int | None = None  # how many of the k entries are drawn from the tail
+    temperatures: tuple[float, ...] | None = None  # at which draws were made
+    repeats: int | None = None  # draws at each temperature
+    seed: int | None = None  # of the draws
+
+    @property
+    def draws(self) -> int:
+        """How many draws of each target the store holds."""
+        return len(self.temperatures or (1.0,)) * (self.repeats or 1)
+
+    def draw_number(self, *, temperature: float, repeat: int) -> int:
+        """Which draw serves `temperature` in repetition `repeat`, counted round and round."""
+        temperatures, repeats = self.temperatures or (1.0,), self.repeats or 1
+        return temperatures.index(temperature) * repeats + repeat % repeats
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that are used."""
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        return {key: list(one) if isinstance(one, tuple) else one for key, one in content.items()}
+
+    @staticmethod
+    def from_json(content: Any, *, place: str) -> SparsifierSpec:
+        """The spec that `to_json` gave, every number in its range."""
+        spec = _build(SparsifierSpec, content, place=place)
+        for name in ("tail_nodes", "temperatures"):
+            numbers = getattr(spec, name)
+            if numbers is not None and not all(_above_zero(one) for one in numbers):
+                raise CorruptionError(
+                    f"{name} are no list of numbers above 0", place=place, found=numbers
+                )
+            if numbers is not None:
+                object.__setattr__(spec, name, tuple(map(float, numbers)))
+        if any(node > 1 for node in spec.tail_nodes):
+            raise CorruptionError("tail_nodes reach beyond 1", place=place, found=spec.tail_nodes)
+        if spec.top_p is not None and not (_above_zero(spec.top_p) and spec.top_p <= 1):
+            raise CorruptionError("top_p is out of range", place=place, found=spec.top_p)
+        if not 1 <= spec.draws <= _MAX_DRAWS:
+            raise CorruptionError("too many draws", place=place, found=spec.draws)
+        return spec
+
+
+def _above_zero(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and number > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +210,7 @@ class StoreSpec:
     def to_json(self) -> dict[str, Any]:
         """As the object that stands in store.json."""
         content = asdict(self)
-        content["sparsifier"]["tail_nodes"] = list(self.sparsifier.tail_nodes)
+        content["sparsifier"] = self.sparsifier.to_json()
         return content
 
     @staticmethod
@@ -181,24 +230,15 @@ class StoreSpec:
             "tokenizer": TokenizerSpec,
             "corpus": CorpusSpec,
             "text": TextSpec,
-            "sparsifier": SparsifierSpec,
             "codec": CodecSpec,
         }
         built = dict(content)
         for name, kind in parts.items():
             built[name] = _build(kind, built.get(name), place=f"{place}: {name}")
-        spec = _build(StoreSpec, built, place=place)
-        nodes = tuple(spec.sparsifier.tail_nodes)
-        if not nodes or not all(isinstance(one, int | float) and 0 < one <= 1 for one in nodes):
-            raise CorruptionError(
-                "tail_nodes are no list of 1/T",
-                place=place,
-                found=nodes,
-                allowed="above 0, up to 1",
-            )
-        nodes = tuple(map(float, nodes))
-        object.__setattr__(spec.sparsifier, "tail_nodes", nodes)
-        return spec
+        built["sparsifier"] = SparsifierSpec.from_json(
+            built.get("sparsifier"), place=f"{place}: sparsifier"
+        )
+        return _build(StoreSpec, built, place=place)
 
     def identity(self) -> dict[str, Any]:
         """What two dumps must have in common to be one store.
@@ -338,6 +378,7 @@ _JSON_KINDS: dict[str, tuple[type, ...]] = {
     "int | None": (int, type(None)),
     "dict": (dict,),
     "tuple": (list, tuple),
+    "float | None": (int, float, type(None)),
 }
 
 
@@ -346,8 +387,9 @@ def _build(kind: type[T], content: Any, *, place: str) -> T:
     if not isinstance(content, dict):
         raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
     wanted = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
-    if set(content) != set(wanted):
-        odd = sorted(set(content) ^ set(wanted))
+    required = {one.name for one in fields(kind) if one.default is MISSING}  # type: ignore[arg-type]
+    if not required <= set(content) <= set(wanted):
+        odd = sorted((required - set(content)) | (set(content) - set(wanted)))
         raise CorruptionError("fields missing or unknown", place=place, found=", ".join(odd))
     for name, value in content.items():
         allowed = _JSON_KINDS.get(wanted[name].split("[")[0])

@@ -1,5 +1,8 @@
 """SparseTargets, the noun that every stage shares: K weighted entries for each of R distributions.
 
+Distributions are those of one temperature: 1 unless the store drew at another, which its spec says;
+`label_logprob_R` is always that at T = 1.
+
 Shapes: R targets (rows), K entries, B stored temperatures.
 """
 
@@ -30,17 +33,18 @@ class SparseTargets:
     `count_R[r]` entries are in use, the rest is padding (id 0, log-probability `EMPTY_TAIL`). No id
     stands twice in a row and the order of the entries carries no meaning.
 
-    An entry's weight is what it contributes to the target: its probability where the sparsifier
-    keeps entries exactly, which `weights_RK is None` says for the whole array.
+    An entry's weight is what it contributes to the target: its probability where it was kept
+    exactly, the weight of its draw where it was sampled. The teacher's probability of a sampled
+    entry is not known; the logarithm of its weight stands in its place.
     """
 
     ids_RK: np.ndarray  # uint32, < vocabulary size
-    logprobs_RK: np.ndarray  # float32, nats, of the full-vocabulary softmax at T = 1
-    weights_RK: np.ndarray | None  # float32; None: every entry weighs its own probability
+    logprobs_RK: np.ndarray  # float32, nats, of the full-vocabulary softmax; the log of the weight
+    sampled_RK: np.ndarray | None  # bool, which entries were sampled; None: every entry is exact
     count_R: np.ndarray  # int32, entries in use, 1..K
     tail_logmass_RB: np.ndarray  # float32, log of the sum over the tail of p^b; EMPTY_TAIL if none
     label_logprob_R: np.ndarray  # float32, nats, of the token that really follows
-    entropy_R: np.ndarray  # float32, nats, of the full distribution at T = 1
+    entropy_R: np.ndarray  # float32, nats, of the full distribution
 
     def __post_init__(self) -> None:
         rows, entries = self.ids_RK.shape
@@ -51,8 +55,8 @@ class SparseTargets:
             "label_logprob_R": (rows,),
             "entropy_R": (rows,),
         }
-        if self.weights_RK is not None:
-            expected["weights_RK"] = (rows, entries)
+        if self.sampled_RK is not None:
+            expected["sampled_RK"] = (rows, entries)
         for name, shape in expected.items():
             found = getattr(self, name).shape
             if found != shape:
@@ -67,6 +71,16 @@ class SparseTargets:
     def k(self) -> int:
         """Entries a row has room for."""
         return self.ids_RK.shape[1]
+
+    @property
+    def weights_RK(self) -> np.ndarray:
+        """float32 [R, K]: what each entry contributes to its target; 0 where it is padding."""
+        return np.exp(self.logprobs_RK)
+
+    def exact_RK(self) -> np.ndarray:
+        """bool [R, K]: which entries are in use and hold the teacher's own probability."""
+        used_RK = self.used_RK()
+        return used_RK if self.sampled_RK is None else used_RK & ~self.sampled_RK
 
     def rows(self, index: slice | np.ndarray) -> SparseTargets:
         """The targets at `index`, as views where numpy gives views."""

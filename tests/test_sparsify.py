@@ -1,14 +1,25 @@
-"""Sparsifiers against a float64 reference, from nearly one-hot to nearly uniform."""
+"""Heads and tails against a float64 reference, from nearly one-hot to nearly uniform."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from logitstore.errors import ModelError, SettingError
-from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, topk
-from logitstore.targets import EMPTY_TAIL
+from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, check_k, sparsifier_spec
+from logitstore.targets import EMPTY_TAIL, SparseTargets
 
 V = 1000
+LABELS = torch.arange(50) * 7
+KEYS = np.arange(50, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+SMALL: dict[str, dict[str, Any]] = {
+    "topk": {"k": 16},
+    "topp": {"k": 200, "top_p": 0.7},
+    "sample": {"draws": 20},
+    "unbiased": {"k": 16},
+    "hybrid": {"k": 6, "tail_draws": 10},
+}
 
 
 def _logits(sharpness: float, *, rows: int = 50) -> torch.Tensor:
@@ -21,7 +32,13 @@ def _reference(logits_RV: torch.Tensor) -> np.ndarray:
     return torch.log_softmax(logits_RV.double(), dim=-1).numpy()
 
 
-LABELS = torch.arange(50) * 7
+def _run(
+    name: str, logits_RV: torch.Tensor, labels_R: torch.Tensor | None = None, **options: Any
+) -> SparseTargets:
+    rows = len(logits_RV)
+    labels_R = LABELS[:rows] if labels_R is None else labels_R
+    spec = sparsifier_spec(name, **options)
+    return SPARSIFIERS[name](logits_RV.clone(), labels_R, KEYS[:rows], spec)[0]
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
@@ -29,83 +46,142 @@ LABELS = torch.arange(50) * 7
 def test_everything_agrees_with_the_dense_distribution(name: str, sharpness: float) -> None:
     logits_RV = _logits(sharpness)
     logp_RV = _reference(logits_RV)
-    found = SPARSIFIERS[name](logits_RV.clone(), LABELS, k=16, tail_nodes=TAIL_NODES)
+    found = _run(name, logits_RV, **SMALL[name])
     entropy_R = -(np.exp(logp_RV) * logp_RV).sum(axis=1)
     assert np.abs(found.entropy_R - entropy_R).max() < 1e-4
     labels_R = logp_RV[np.arange(50), LABELS.numpy()]
     np.testing.assert_allclose(found.label_logprob_R, labels_R, rtol=1e-5, atol=1e-4)
     kept_RK = np.take_along_axis(logp_RV, found.ids_RK.astype(np.int64), axis=1)
-    np.testing.assert_allclose(found.logprobs_RK, kept_RK, rtol=1e-5, atol=1e-4)
+    exact_RK = found.exact_RK()
+    np.testing.assert_allclose(found.logprobs_RK[exact_RK], kept_RK[exact_RK], atol=1e-4, rtol=1e-5)
+    for row in range(50):
+        ids = found.ids_RK[row, : found.count_R[row]].tolist()
+        assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
 @pytest.mark.parametrize("sharpness", [0.05, 0.5, 1.0, 4.0, 20.0])
-def test_topk_keeps_the_largest_and_the_tails_mass(sharpness: float) -> None:
+def test_a_head_keeps_the_largest_and_the_tails_mass(name: str, sharpness: float) -> None:
     logits_RV = _logits(sharpness)
     logp_RV = _reference(logits_RV)
-    found = topk(logits_RV.clone(), LABELS, k=16, tail_nodes=TAIL_NODES)
+    found = _run(name, logits_RV, **SMALL[name])
     order_RV = np.argsort(-logp_RV, axis=1)
-    for row in range(50):
-        assert set(found.ids_RK[row].tolist()) == set(order_RV[row, :16].tolist())
-    tail_RV = np.take_along_axis(logp_RV, order_RV[:, 16:], axis=1)
+    heads_R = found.exact_RK().sum(axis=1)
+    for row, head in enumerate(heads_R):
+        kept = found.ids_RK[row][found.exact_RK()[row]].tolist()
+        assert set(kept) == set(order_RV[row, :head].tolist())
     for column, node in enumerate(TAIL_NODES):
         # Nothing is lost to cancellation: the tail of a row this sharp holds e^-30.
-        wanted_R = np.log(np.exp(node * tail_RV).sum(axis=1))
+        wanted_R = [
+            np.log(np.exp(node * logp_RV[row, order_RV[row, head:]]).sum())
+            for row, head in enumerate(heads_R)
+        ]
         np.testing.assert_allclose(found.tail_logmass_RB[:, column], wanted_R, atol=2e-4, rtol=1e-5)
 
 
-def test_nodes_that_are_no_eighths() -> None:
-    nodes = (1.0, 0.8, 0.1)
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9])
+def test_topp_keeps_the_fewest_that_hold_the_mass(top_p: float) -> None:
+    logits_RV = _logits(3.0)
+    p_RV = np.exp(_reference(logits_RV))
+    found = _run("topp", logits_RV, k=V, top_p=top_p)
+    for row in range(50):
+        cumulated = np.sort(p_RV[row])[::-1].cumsum()
+        assert found.count_R[row] == np.searchsorted(cumulated, top_p) + 1
+
+
+def test_topp_is_cut_at_k() -> None:
+    found = _run("topp", _logits(0.5), k=10, top_p=0.99)
+    assert (found.count_R == 10).all()
+
+
+def test_nodes_of_chosen_temperatures() -> None:
     logits_RV = _logits(2.0)
     tail_RV = np.sort(_reference(logits_RV), axis=1)[:, :-16]
-    found = topk(logits_RV.clone(), LABELS, k=16, tail_nodes=nodes)
-    for column, node in enumerate(nodes):
+    spec = sparsifier_spec("topk", k=16, temperatures=[1.25, 10])
+    assert spec.tail_nodes == (1.0, 0.8, 0.1)
+    found = SPARSIFIERS["topk"](logits_RV.clone(), LABELS, KEYS, spec)[0]
+    for column, node in enumerate(spec.tail_nodes):
         wanted_R = np.log(np.exp(node * tail_RV).sum(axis=1))
         np.testing.assert_allclose(found.tail_logmass_RB[:, column], wanted_R, atol=2e-4)
 
 
 def test_whole_vocabulary_has_an_empty_tail() -> None:
-    found = topk(_logits(1.0), LABELS, k=V, tail_nodes=TAIL_NODES)
+    found = _run("topk", _logits(1.0), k=V)
     assert (found.tail_logmass_RB == EMPTY_TAIL).all()
     assert np.abs(np.exp(found.logprobs_RK).sum(axis=1) - 1).max() < 1e-4
 
 
-def test_tokens_that_cannot_occur_shorten_the_row() -> None:
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+def test_tokens_that_cannot_occur_shorten_the_row(name: str) -> None:
     logits_RV = torch.full((2, V), -torch.inf)
     logits_RV[0, :3] = torch.tensor([1.0, 2.0, 3.0])
     logits_RV[1] = 0.0
-    found = topk(logits_RV, torch.tensor([2, 5]), k=8, tail_nodes=TAIL_NODES)
-    assert found.count_R.tolist() == [3, 8]
-    assert set(found.ids_RK[0, :3].tolist()) == {0, 1, 2}
-    assert (found.logprobs_RK[0, 3:] == EMPTY_TAIL).all()
-    assert found.tail_logmass_RB[0].tolist() == [EMPTY_TAIL] * len(TAIL_NODES)
-    assert found.tail_logmass_RB[1, 0] == pytest.approx(np.log((V - 8) / V), abs=1e-5)
+    found = _run(name, logits_RV, torch.tensor([2, 5]), **(SMALL[name] | {}))
+    count = int(found.count_R[0])
+    assert count == 3 if name not in ("topp", "sample") else 1 <= count <= 3
+    assert set(found.ids_RK[0, :count]) <= {0, 1, 2}
+    assert (found.logprobs_RK[0, count:] == EMPTY_TAIL).all()
+    if name in ("topk", "hybrid"):
+        assert found.tail_logmass_RB[0].tolist() == [EMPTY_TAIL] * len(TAIL_NODES)
+        left = V - int(found.exact_RK()[1].sum())
+        assert found.tail_logmass_RB[1, 0] == pytest.approx(np.log(left / V), abs=1e-5)
     assert np.isfinite(found.entropy_R).all()
 
 
-def test_an_impossible_label_stays_finite() -> None:
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+def test_an_impossible_label_stays_finite(name: str) -> None:
     logits_RV = torch.zeros(1, V)
     logits_RV[0, 9] = -torch.inf
-    found = topk(logits_RV, torch.tensor([9]), k=4, tail_nodes=TAIL_NODES)
+    found = _run(name, logits_RV, torch.tensor([9]), **SMALL[name])
     assert found.label_logprob_R[0] == EMPTY_TAIL
+    assert 9 not in found.ids_RK[0, : found.count_R[0]]
 
 
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_logits_that_are_no_distribution_are_refused(value: float) -> None:
+def test_logits_that_are_no_distribution_are_refused(name: str, value: float) -> None:
     logits_RV = torch.zeros(2, V)
     logits_RV[1, 3] = value
     with pytest.raises(ModelError, match="no distribution"):
-        topk(logits_RV, torch.tensor([0, 0]), k=4, tail_nodes=TAIL_NODES)
+        _run(name, logits_RV, **SMALL[name])
 
 
-@pytest.mark.parametrize("k", [0, V + 1])
-def test_k_must_fit_the_vocabulary(k: int) -> None:
-    with pytest.raises(SettingError, match=f"found {k}"):
-        topk(_logits(1.0), LABELS, k=k, tail_nodes=TAIL_NODES)
-
-
-def test_rows_do_not_depend_on_their_neighbours() -> None:
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+def test_rows_do_not_depend_on_their_neighbours(name: str) -> None:
     logits_RV = _logits(2.0)
-    whole = topk(logits_RV.clone(), LABELS, k=16, tail_nodes=TAIL_NODES)
-    part = topk(logits_RV[10:13].clone(), LABELS[10:13], k=16, tail_nodes=TAIL_NODES)
-    assert np.array_equal(whole.ids_RK[10:13], part.ids_RK)
-    np.testing.assert_allclose(whole.logprobs_RK[10:13], part.logprobs_RK, rtol=1e-6)
+    spec = sparsifier_spec(name, **SMALL[name])
+    whole = SPARSIFIERS[name](logits_RV.clone(), LABELS, KEYS, spec)[0]
+    chosen = torch.tensor([12, 3, 41])
+    part = SPARSIFIERS[name](logits_RV[chosen], LABELS[chosen], KEYS[chosen.numpy()], spec)[0]
+    assert np.array_equal(whole.ids_RK[chosen.numpy()], part.ids_RK)
+    np.testing.assert_allclose(whole.logprobs_RK[chosen.numpy()], part.logprobs_RK, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "nucleus"}, "nucleus"),
+        ({"name": "topk", "k": 0}, "found 0"),
+        ({"name": "topk", "draws": 5}, "means nothing to --sparsify topk"),
+        ({"name": "sample", "k": 5}, "means nothing to --sparsify sample"),
+        ({"name": "topk", "repeats": 2}, "sample or unbiased"),
+        ({"name": "topp", "top_p": 1.5}, "found 1.5"),
+        ({"name": "topp", "top_p": float("nan")}, "--top-p"),
+        ({"name": "unbiased", "temperatures": [1.0, 1.0]}, "different values"),
+        ({"name": "unbiased", "temperatures": [0.0]}, "--temperature"),
+        ({"name": "topk", "temperatures": [0.5]}, "from 1 up"),
+        ({"name": "unbiased", "repeats": 65}, "too many draws"),
+        ({"name": "unbiased", "seed": -1}, "--seed"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        sparsifier_spec(**options)
+
+
+def test_a_row_has_no_more_entries_than_there_are_tokens() -> None:
+    check_k(sparsifier_spec("topk", k=V), vocab_size=V)
+    check_k(sparsifier_spec("sample", draws=V + 1), vocab_size=V)
+    for name, k in (("topk", V + 1), ("unbiased", V + 1), ("hybrid", V - 5)):
+        with pytest.raises(SettingError, match=f"allowed: 1..{V}"):
+            check_k(sparsifier_spec(name, k=k), vocab_size=V)
