@@ -24,7 +24,7 @@ DOCUMENT_COLUMNS = ("id_high", "id_low", "record", "piece", "tokens", "targets")
 class Columns:
     """One block of documents as unsigned integers, exactly as the codec made them."""
 
-    id_deltas_RK: np.ndarray  # uint32
+    id_deltas_RK: np.ndarray  # uint32; where targets have several draws, these side by side
     codes_RK: np.ndarray  # uint16
     scalars: Mapping[str, np.ndarray]  # name -> uint32 [R], in the codec's order
     tokens_N: np.ndarray  # uint32

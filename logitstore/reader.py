@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -148,6 +148,7 @@ class Store(Sequence[StoredDocument]):
     spec: StoreSpec
     commits: tuple[Commit, ...]
     manifest: Manifest | None  # None: not sealed
+    draw: int = 0  # of those that each target has, the one that is read
 
     @property
     def folder(self) -> Path:
@@ -176,12 +177,24 @@ class Store(Sequence[StoredDocument]):
         """How many targets the store holds."""
         return sum(block.targets for block in self.blocks)
 
+    def with_draw(self, draw: int) -> Store:
+        """The same store, read at draw number `draw`; see `SparsifierSpec.draw_number`."""
+        if not 0 <= draw < self.spec.sparsifier.draws:
+            raise StoreError(
+                "the store does not hold that draw",
+                place=self.folder,
+                found=draw,
+                allowed=f"0..{self.spec.sparsifier.draws - 1}",
+            )
+        return replace(self, draw=draw)
+
     def read_block(self, number: int) -> DocumentBlock:
         """Block `number`, decoded. Raises CorruptionError that names the file."""
         commit, within = self._place(number)
         try:
             shard = self._shard(commit)
-            return self._codec.decode(shard.block(within), shard.ranking_V)
+            columns = shard.block(within, draw=self.draw)
+            return self._codec.decode(columns, shard.ranking_V, draw=self.draw)
         except MALFORMED as error:
             place = f"{self.layout.shard(commit)}, block {within}"
             raise CorruptionError(f"block is malformed: {error!r}", place=place) from error

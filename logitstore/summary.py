@@ -32,7 +32,11 @@ def inspect(uri: str | Path) -> dict[str, Any]:
         "vocab_size": spec.tokenizer.vocab_size,
         "k": spec.sparsifier.k,
         "sparsifier": spec.sparsifier.name,
-        "tail_nodes": list(spec.sparsifier.tail_nodes),
+        "sparsifier_options": {
+            name: value
+            for name, value in spec.sparsifier.to_json().items()
+            if name not in ("name", "k")
+        },
         "format": spec.container,
         "codec": {"id": spec.codec.id, **spec.codec.parameters},
         "fingerprint": store.fingerprint,

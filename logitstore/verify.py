@@ -73,6 +73,11 @@ def _file_faults(
 
 
 def _content_faults(store: Store) -> Iterator[str]:
+    for draw in range(store.spec.sparsifier.draws):
+        yield from _draw_faults(store.with_draw(draw))
+
+
+def _draw_faults(store: Store) -> Iterator[str]:
     for number, counts in enumerate(store.blocks):
         try:
             block = store.read_block(number)
@@ -93,10 +98,9 @@ def _row_faults(block: DocumentBlock) -> Iterator[str]:
     used_RK = targets.used_RK()
     sorted_RK = np.sort(np.where(used_RK, targets.ids_RK.astype(np.int64), -1), axis=1)
     twice_R = ((sorted_RK[:, 1:] == sorted_RK[:, :-1]) & (sorted_RK[:, 1:] >= 0)).any(axis=1)
-    head_R = np.where(used_RK, np.exp(targets.logprobs_RK), 0).sum(axis=1)
-    mass_R = head_R + np.exp(targets.tail_logmass_RB[:, 0])
-    if targets.weights_RK is not None:
-        mass_R = np.where(used_RK, targets.weights_RK, 0).sum(axis=1)
+    mass_R = targets.weights_RK.sum(axis=1)
+    if targets.sampled_RK is None:
+        mass_R = mass_R + np.exp(targets.tail_logmass_RB[:, 0])  # at b = 1
     for name, bad_R, value_R, allowed in (
         ("a row holds an id twice", twice_R, sorted_RK[:, -1], "each id once"),
         (

@@ -88,7 +88,13 @@ class UnitWriter:
         ranking_V = self.codec.rank(blocks)
         columns = [self.codec.encode(block, ranking_V) for block in blocks]
         folder.mkdir(parents=True)
-        self.container.write(folder, columns, ranking_V)
+        self.container.write(
+            folder,
+            columns,
+            ranking_V,
+            draws=self.codec.sparsifier.draws,
+            sampled=self.codec.weighted,
+        )
         fsync_tree(folder)
         objects = tuple(_objects(folder))
         counts = [_counts(block) for block in blocks]
@@ -135,7 +141,7 @@ def _counts(block: DocumentBlock) -> BlockCounts:
 def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
     """What `inspect` divides by the number of targets."""
     parts = [block.targets for block in blocks]
-    head = [np.exp(part.logprobs_RK).sum(dtype=np.float64) for part in parts]
+    head = [np.exp(part.logprobs_RK).sum(where=part.exact_RK(), dtype=np.float64) for part in parts]
     return {
         "entropy": float(sum(part.entropy_R.sum(dtype=np.float64) for part in parts)),
         "head_mass": float(sum(head)),

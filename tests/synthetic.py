@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logitstore.codec import RankDeltaCodec
+from logitstore.codec import new_codec
 from logitstore.commit import StoreWriter
 from logitstore.documents import Document, StoredDocument, document_id
 from logitstore.layout import Layout
@@ -45,7 +45,7 @@ def sparse_targets(
     return SparseTargets(
         ids_RK=ids_RK.astype(np.uint32),
         logprobs_RK=np.take_along_axis(logp_RV, ids_RK, axis=1).astype(np.float32),
-        weights_RK=None,
+        sampled_RK=None,
         count_R=np.full(rows, k, dtype=np.int32),
         tail_logmass_RB=np.stack(tails, axis=1).astype(np.float32),
         label_logprob_R=logp_RV[np.arange(rows), labels_R].astype(np.float32),
@@ -78,8 +78,14 @@ def stored_documents(
 
 
 def store_spec(
-    *, k: int = 8, vocab_size: int = 300, container: str = "zarr", block_targets: int = 100
+    *,
+    k: int = 8,
+    vocab_size: int = 300,
+    container: str = "zarr",
+    block_targets: int = 100,
+    sparsifier: SparsifierSpec | None = None,
 ) -> StoreSpec:
+    sparsifier = sparsifier or SparsifierSpec(name="topk", k=k, tail_nodes=NODES)
     return StoreSpec(
         format=FORMAT,
         teacher=TeacherSpec(
@@ -95,8 +101,8 @@ def store_spec(
         ),
         corpus=CorpusSpec(name="synthetic", fingerprint="2" * 64, limit=None, unit_tokens=1000),
         text=TextSpec(text_field=None, messages_field=None, max_length=64, chat_template=None),
-        sparsifier=SparsifierSpec(name="topk", k=k, tail_nodes=NODES),
-        codec=RankDeltaCodec(vocab_size=vocab_size, tail_nodes=NODES).spec,
+        sparsifier=sparsifier,
+        codec=new_codec(sparsifier, vocab_size=vocab_size).spec,
         container=container,
         batch_tokens=1024,
         block_targets=block_targets,

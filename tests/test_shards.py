@@ -1,18 +1,22 @@
 """Containers: equal values from each, every flipped bit noticed, formats readable by others."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from logitstore.codec import RankDeltaCodec
+from logitstore.codec import new_codec
 from logitstore.columns import Columns, planes_needed
 from logitstore.documents import DocumentBlock
 from logitstore.errors import CorruptionError
 from logitstore.files import sha256_of
 from logitstore.shards import CONTAINERS, ShardReader
+from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
 from logitstore.spec import BlockCounts, StoredObject
-from tests.synthetic import NODES, stored_documents
+from tests.synthetic import store_spec, stored_documents
 
 BLOCKS = [
     DocumentBlock.join(stored_documents([9, 30, 2], masked=True)),
@@ -21,7 +25,7 @@ BLOCKS = [
 
 
 def _columns() -> tuple[list[Columns], np.ndarray]:
-    codec = RankDeltaCodec(vocab_size=300, tail_nodes=NODES)
+    codec = new_codec(store_spec().sparsifier, vocab_size=300)
     ranking_V = codec.rank(BLOCKS)
     return [codec.encode(block, ranking_V) for block in BLOCKS], ranking_V
 
@@ -43,6 +47,27 @@ def _objects(folder: Path) -> list[StoredObject]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     ]
+
+
+DRAWN = sparsifier_spec("unbiased", k=6, temperatures=[1, 2])
+
+
+def _drawn_columns() -> tuple[list[Columns], np.ndarray]:
+    """The same documents with two draws of each target."""
+    blocks = []
+    for block in BLOCKS:
+        rows = len(block.targets)
+        logits_RV = 2 * torch.randn(rows, 300, generator=torch.Generator().manual_seed(rows))
+        draws = SPARSIFIERS["unbiased"](
+            logits_RV,
+            torch.zeros(rows, dtype=torch.int64),
+            np.arange(rows, dtype=np.uint64),
+            DRAWN,
+        )
+        blocks.append(replace(block, targets=draws[0], further=draws[1:]))
+    codec = new_codec(DRAWN, vocab_size=300)
+    ranking_V = codec.rank(blocks)
+    return [codec.encode(block, ranking_V) for block in blocks], ranking_V
 
 
 def _open(container: str, folder: Path, objects: list[StoredObject]) -> ShardReader:
@@ -147,3 +172,32 @@ def test_wide_integers_need_as_many_planes_as_bytes() -> None:
         3,
         4,
     ]
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_draws_lie_side_by_side(container: str, sampled: bool, tmp_path: Path) -> None:
+    columns, ranking_V = _drawn_columns()
+    shard = tmp_path / "shard"
+    CONTAINERS[container].write(shard, columns, ranking_V, draws=2, sampled=sampled)
+    opened = _open(container, shard, _objects(shard))
+    for number, wanted in enumerate(columns):
+        assert _same(opened.block(number), wanted)
+        for draw in range(2):
+            found = opened.block(number, draw=draw)
+            own = slice(6 * draw, 6 * draw + 6)
+            wide = found.id_deltas_RK.shape[1] > 6  # a container may give the others as well
+            deltas_RK = found.id_deltas_RK[:, own] if wide else found.id_deltas_RK
+            assert np.array_equal(deltas_RK, wanted.id_deltas_RK[:, own])
+
+
+def test_another_order_of_axes_is_refused(tmp_path: Path) -> None:
+    columns, ranking_V = _drawn_columns()
+    shard = tmp_path / "shard"
+    CONTAINERS["zarr"].write(shard, columns, ranking_V, draws=2, sampled=True)
+    metadata = shard / "entries" / "zarr.json"
+    text = metadata.read_text()
+    content = json.loads(text)
+    content["codecs"][0]["configuration"]["codecs"][0]["configuration"]["order"] = [1, 0, 2]
+    metadata.write_text(json.dumps(content))
+    with pytest.raises(CorruptionError, match="other codecs"):
+        _open("zarr", shard, _objects(shard)).block(0)

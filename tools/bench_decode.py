@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from logitstore.codec import RankDeltaCodec
+from logitstore.codec import new_codec
 from logitstore.documents import Document, DocumentBlock, StoredDocument, document_id
 from logitstore.shards import CONTAINERS
-from logitstore.sparsify import TAIL_NODES
+from logitstore.sparsify import TAIL_NODES, sparsifier_spec
 from logitstore.spec import BlockCounts
 from logitstore.targets import SparseTargets
 
@@ -49,7 +49,7 @@ def main() -> None:
 def _measure(
     container: str, blocks: list[DocumentBlock], vocab_size: int, folder: Path
 ) -> tuple[float, float]:
-    codec = RankDeltaCodec(vocab_size=vocab_size, tail_nodes=TAIL_NODES)
+    codec = new_codec(sparsifier_spec("topk", k=K), vocab_size=vocab_size)
     ranking_V = codec.rank(blocks)
     columns = [codec.encode(block, ranking_V) for block in blocks]
     CONTAINERS[container].write(folder, columns, ranking_V)
@@ -100,7 +100,7 @@ def _targets(rows: int, vocab_size: int, generator: np.random.Generator) -> Spar
     return SparseTargets(
         ids_RK=ids_RK.astype(np.uint32),
         logprobs_RK=logprobs_RK.astype(np.float32),
-        weights_RK=None,
+        sampled_RK=None,
         count_R=np.full(rows, K, dtype=np.int32),
         tail_logmass_RB=generator.normal(-1, 0.3, size=(rows, len(TAIL_NODES))).astype(np.float32),
         label_logprob_R=-generator.exponential(4, size=rows).astype(np.float32),

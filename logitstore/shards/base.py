@@ -26,8 +26,11 @@ class ShardReader(Protocol):
         """uint32 [V]: the shard's table of ids by rank."""
         ...
 
-    def block(self, number: int) -> Columns:
-        """The columns of block `number`, equal to those that were written."""
+    def block(self, number: int, *, draw: int | None = None) -> Columns:
+        """The columns of block `number`, equal to those that were written.
+
+        With `draw`, a container that can may leave out the entries of the other draws.
+        """
         ...
 
     def documents(self, number: int) -> np.ndarray:
@@ -43,8 +46,20 @@ class Container(Protocol):
     block.
     """
 
-    def write(self, folder: Path, blocks: Sequence[Columns], ranking_V: np.ndarray) -> None:
-        """Lay out `blocks` and their table of ids below `folder`."""
+    def write(
+        self,
+        folder: Path,
+        blocks: Sequence[Columns],
+        ranking_V: np.ndarray,
+        *,
+        draws: int = 1,
+        sampled: bool = False,
+    ) -> None:
+        """Lay out `blocks`, whose rows hold the entries of `draws` draws, below `folder`.
+
+        `sampled` says that rows are more like chance than like their neighbours, for a container
+        that lays such entries out in another way.
+        """
         ...
 
     def open(

@@ -41,7 +41,15 @@ _LISTS = ("input_ids", "counted", "id_deltas", "codes")
 class ParquetContainer:
     """A shard as two Parquet files."""
 
-    def write(self, folder: Path, blocks: Sequence[Columns], ranking_V: np.ndarray) -> None:
+    def write(
+        self,
+        folder: Path,
+        blocks: Sequence[Columns],
+        ranking_V: np.ndarray,
+        *,
+        draws: int = 1,
+        sampled: bool = False,
+    ) -> None:
         """One row group a block, so that a block is read with one request a column."""
         folder.mkdir(parents=True, exist_ok=True)
         tables = [_table(block) for block in blocks]
@@ -99,8 +107,8 @@ class ParquetShard:
         with _explained(path):
             return pq.read_table(path, page_checksum_verification=True)["id"].to_numpy()
 
-    def block(self, number: int) -> Columns:
-        """The columns of block `number`."""
+    def block(self, number: int, *, draw: int | None = None) -> Columns:
+        """The columns of block `number`, with the entries of all draws."""
         table = self._read(number, None)
         counts = self.blocks[number]
         lists = {

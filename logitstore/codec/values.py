@@ -1,0 +1,245 @@
+"""Log-probabilities <-> codes of 16 bits and a few scalars: one class for each kind of target.
+
+Shapes: R targets, K entries, B stored temperatures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from logitstore.codec.integers import from_steps, logsumexp, scalar, whole_steps
+from logitstore.errors import SettingError
+from logitstore.targets import EMPTY_TAIL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitstore.spec import SparsifierSpec
+    from logitstore.targets import SparseTargets
+
+__all__ = ["CountedValues", "Decoded", "ExactValues", "Values", "WeightedValues"]
+
+_MAX_CODE = (1 << 16) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """What codes and scalars say; values of padding mean nothing."""
+
+    logprobs_RK: np.ndarray  # float32
+    sampled_RK: np.ndarray | None  # bool
+    tail_logmass_RB: np.ndarray  # float32
+
+
+class Values(Protocol):
+    """How the values of one kind of target become integers."""
+
+    def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Codes uint16 [R, K], 0 for padding, and scalars uint32 [R]."""
+        ...
+
+    def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
+        """The values of those codes, to within the steps."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExactValues:
+    """Head and tail: code - 1 steps above a floor, and the tail's log-mass at each node.
+
+    Where a row spans more than 65,534 steps its least entries, which weigh nothing, are raised to
+    the lowest code; its top is never lowered to the highest. The floor moves so that the coded row
+    holds the mass of the row it stands for.
+    """
+
+    parameters: Mapping[str, int]
+    tails: _Tails
+
+    @staticmethod
+    def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
+        """For targets of `spec`, in the steps of `parameters`."""
+        tails = _Tails(nodes=spec.tail_nodes, vocab_size=vocab_size, steps=parameters["tail_steps"])
+        return ExactValues(parameters=parameters, tails=tails)
+
+    def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """See `Values`."""
+        used_RK, logprobs_RK = targets.used_RK(), targets.logprobs_RK
+        codes_RK = _codes(logprobs_RK, used_RK, self.parameters["value_steps"])
+        coded_R = logsumexp((codes_RK - 1) / np.float32(self.parameters["value_steps"]), used_RK)
+        floor_R = logsumexp(logprobs_RK, used_RK) - coded_R
+        scalars = {
+            "floor": whole_steps(-floor_R, self.parameters["floor_steps"], what="floor"),
+            **self.tails.encode(targets.tail_logmass_RB),
+        }
+        return (codes_RK * used_RK).astype(np.uint16), scalars
+
+    def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
+        """See `Values`."""
+        step = np.float32(1 / self.parameters["value_steps"])
+        base_R = -from_steps(scalar(scalars, "floor"), self.parameters["floor_steps"]) - step
+        logprobs_RK = codes_RK * step
+        logprobs_RK += base_R[:, None]
+        tails_RB = self.tails.decode(scalars)
+        return Decoded(logprobs_RK=logprobs_RK, sampled_RK=None, tail_logmass_RB=tails_RB)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightedValues:
+    """Exact entries like those of a head, and code 0 for an entry drawn at the common weight.
+
+    The weights of a row sum to 1, so one number says how its mass is shared between the exact and
+    the drawn: the log-odds of the drawn, fine where either is small, plus 1; 0 where all are exact
+    or all are drawn. It is also the tail's log-mass at b = 1.
+    """
+
+    parameters: Mapping[str, int]
+    tails: _Tails  # at the nodes below 1
+    has_tail: bool
+    top: int  # of the log-odds
+
+    @staticmethod
+    def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> WeightedValues:
+        """For targets of `spec`, in the steps of `parameters`."""
+        return WeightedValues(
+            parameters=parameters,
+            tails=_Tails(
+                nodes=spec.tail_nodes[1:], vocab_size=vocab_size, steps=parameters["tail_steps"]
+            ),
+            has_tail=bool(spec.tail_nodes),
+            # An exact entry is no less probable than any drawn one: there are below V of these.
+            top=math.ceil(math.log(vocab_size)),
+        )
+
+    def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """See `Values`."""
+        exact_RK, used_RK = targets.exact_RK(), targets.used_RK()
+        drawn_RK = used_RK & ~exact_RK
+        _check_common(targets.logprobs_RK, drawn_RK)
+        codes_RK = _codes(targets.logprobs_RK, exact_RK, self.parameters["value_steps"])
+        log_rest_R = logsumexp(targets.logprobs_RK, drawn_RK)
+        shared_R = drawn_RK.any(axis=1)
+        if self.has_tail:  # one too light to draw from still weighs at a high temperature
+            log_rest_R = np.where(shared_R, log_rest_R, targets.tail_logmass_RB[:, 0])
+            shared_R |= log_rest_R > EMPTY_TAIL
+        shared_R &= exact_RK.any(axis=1)
+        odds_R = log_rest_R - logsumexp(targets.logprobs_RK, exact_RK)
+        below_R = np.where(shared_R, self.top - odds_R, 0)
+        odds_code_R = whole_steps(below_R, self.parameters["odds_steps"], what="odds") + 1
+        scalars = {
+            "odds": np.where(shared_R, odds_code_R, 0).astype(np.uint32),
+            **self.tails.encode(targets.tail_logmass_RB[:, 1:]),
+        }
+        return (codes_RK * exact_RK).astype(np.uint16), scalars
+
+    def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
+        """See `Values`."""
+        exact_RK = codes_RK > 0
+        used_RK = np.arange(codes_RK.shape[1]) < scalar(scalars, "count")[:, None]
+        drawn_R = (used_RK & ~exact_RK).sum(axis=1)
+        code_R = scalar(scalars, "odds").astype(np.float32)
+        odds_R = self.top - (code_R - 1) / np.float32(self.parameters["odds_steps"])
+        odds_R[code_R == 0] = EMPTY_TAIL
+        odds_R[~exact_RK.any(axis=1)] = -EMPTY_TAIL
+        log_tail_R = -np.logaddexp(0, -odds_R)
+        nats_RK = (codes_RK.astype(np.float32) - 1) / np.float32(self.parameters["value_steps"])
+        floor_R = -np.logaddexp(0, odds_R) - logsumexp(nats_RK, exact_RK)
+        common_R = log_tail_R - np.log(np.maximum(drawn_R, 1))
+        logprobs_RK = np.where(exact_RK, nats_RK + floor_R[:, None], common_R[:, None])
+        tails_RB = self.tails.decode(scalars)
+        if self.has_tail:
+            tail_R = np.where(code_R > 0, log_tail_R, EMPTY_TAIL)
+            tails_RB = np.column_stack([tail_R.astype(np.float32), tails_RB])
+        return Decoded(
+            logprobs_RK=logprobs_RK.astype(np.float32),
+            sampled_RK=used_RK & ~exact_RK,
+            tail_logmass_RB=tails_RB,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountedValues:
+    """Entries drawn with replacement: the code is how often."""
+
+    draws: int
+
+    @staticmethod
+    def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> CountedValues:
+        """For targets of `spec`."""
+        return CountedValues(draws=spec.k)
+
+    def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """See `Values`."""
+        drawn_RK = np.exp(targets.logprobs_RK) * self.draws
+        counts_RK = np.rint(drawn_RK)
+        odd_RK = (np.abs(drawn_RK - counts_RK) > 1e-3) | (counts_RK < 1)
+        if (odd_RK & targets.used_RK()).any():
+            raise SettingError(
+                "a drawn entry's weight is no share of the draws",
+                found=float(drawn_RK[odd_RK & targets.used_RK()][0] / self.draws),
+                allowed=f"1..{self.draws} of {self.draws}",
+            )
+        return (counts_RK * targets.used_RK()).astype(np.uint16), {}
+
+    def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
+        """See `Values`."""
+        logprobs_RK = np.log(np.maximum(codes_RK, 1) / np.float32(self.draws))
+        return Decoded(
+            logprobs_RK=logprobs_RK.astype(np.float32),
+            sampled_RK=codes_RK > 0,
+            tail_logmass_RB=np.zeros((len(codes_RK), 0), dtype=np.float32),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tails:
+    """Log-masses in steps below the largest that any tail can have; 0 says that it is empty."""
+
+    nodes: tuple[float, ...]
+    vocab_size: int
+    steps: int
+
+    def _tops(self) -> list[int]:
+        # sum over the tail of p^b is at most V^(1 - b).
+        return [math.ceil((1 - node) * math.log(self.vocab_size)) for node in self.nodes]
+
+    def encode(self, tail_logmass_RB: np.ndarray) -> dict[str, np.ndarray]:
+        scalars = {}
+        for column, top in enumerate(self._tops()):
+            tail_R = tail_logmass_RB[:, column].astype(np.float64)
+            below_R = whole_steps(top - tail_R, self.steps, what="tail") + 1
+            scalars[f"tail_{column}"] = np.where(tail_R <= EMPTY_TAIL, 0, below_R)
+        return scalars
+
+    def decode(self, scalars: Mapping[str, np.ndarray]) -> np.ndarray:
+        tails = [np.zeros((len(scalar(scalars, "count")), 0), dtype=np.float32)]
+        for column, top in enumerate(self._tops()):
+            code_R = scalar(scalars, f"tail_{column}")
+            tail_R = np.float32(top) - (code_R.astype(np.float32) - 1) / np.float32(self.steps)
+            tails.append(np.where(code_R == 0, np.float32(EMPTY_TAIL), tail_R)[:, None])
+        return np.concatenate(tails, axis=1)
+
+
+def _codes(logprobs_RK: np.ndarray, exact_RK: np.ndarray, value_steps: int) -> np.ndarray:
+    """float [R, K] of whole numbers from 1: the steps of each exact entry above the row's least."""
+    steps = np.float32(value_steps)
+    least_R = logprobs_RK.min(axis=1, where=exact_RK, initial=np.inf)
+    least_R[np.isinf(least_R)] = 0.0
+    top_R = logprobs_RK.max(axis=1, where=exact_RK, initial=-np.inf)
+    least_R = np.maximum(least_R, np.where(np.isinf(top_R), 0.0, top_R - (_MAX_CODE - 1) / steps))
+    codes_RK = np.rint((logprobs_RK - least_R[:, None]) * steps)
+    return np.clip(codes_RK + 1, 1, _MAX_CODE, out=codes_RK)
+
+
+def _check_common(logprobs_RK: np.ndarray, drawn_RK: np.ndarray) -> None:
+    highest_R = logprobs_RK.max(axis=1, where=drawn_RK, initial=-np.inf)
+    lowest_R = logprobs_RK.min(axis=1, where=drawn_RK, initial=np.inf)
+    if (highest_R > lowest_R + 1e-4).any():
+        raise SettingError(
+            "drawn entries of one row must share one weight",
+            found=float(np.exp(highest_R[highest_R > lowest_R + 1e-4][0])),
+            allowed="one common weight a row",
+        )
