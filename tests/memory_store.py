@@ -1,12 +1,17 @@
 """A store in memory, its teacher a table of distributions: what tests of `trainer` read."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from logitstore.documents import Document, DocumentBlock, StoredDocument
-from logitstore.spec import BlockCounts
+from logitstore.errors import StoreError
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.spec import BlockCounts, SparsifierSpec
 from logitstore.targets import EMPTY_TAIL, SparseTargets
 
 VOCAB = 24
@@ -29,7 +34,7 @@ def targets_of(logprobs_RV, labels_R, *, k):
     return SparseTargets(
         ids_RK=order_RK.astype(np.uint32),
         logprobs_RK=np.take_along_axis(logprobs_RV, order_RK, axis=1).astype(np.float32),
-        weights_RK=None,
+        sampled_RK=None,
         count_R=np.full(len(labels_R), order_RK.shape[1], dtype=np.int32),
         tail_logmass_RB=np.maximum(tail_RB, EMPTY_TAIL).astype(np.float32),
         label_logprob_R=logprobs_RV[np.arange(len(labels_R)), labels_R].astype(np.float32),
@@ -38,11 +43,26 @@ def targets_of(logprobs_RV, labels_R, *, k):
 
 
 class MemoryStore:
-    """`blocks` blocks of short documents; about one token in eight does not count."""
+    """`blocks` blocks of short documents; about one token in eight does not count.
 
-    def __init__(self, *, blocks=12, documents=5, longest=12, k=VOCAB, seed=0, tokenizer=None):
+    Its targets are the top `k`, or those that `sparsifier` makes.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks=12,
+        documents=5,
+        longest=12,
+        k=VOCAB,
+        seed=0,
+        tokenizer=None,
+        sparsifier=None,
+    ):
+        self.draw = 0
+        sparsifier = sparsifier or SparsifierSpec(name="topk", k=k, tail_nodes=NODES)
         self._blocks = [
-            self._block(number, documents, longest=longest, k=k, seed=seed)
+            self._block(number, documents, longest=longest, sparsifier=sparsifier, seed=seed)
             for number in range(blocks)
         ]
         self.blocks = tuple(
@@ -63,15 +83,22 @@ class MemoryStore:
                 fingerprint="v" * 64, vocab_size=VOCAB, bos_token_id=None, eos_token_id=0
             ),
             text=SimpleNamespace(max_length=longest),
-            sparsifier=SimpleNamespace(name="topk", k=k, tail_nodes=NODES),
+            sparsifier=sparsifier,
         )
+
+    def with_draw(self, draw):
+        if not 0 <= draw < self.spec.sparsifier.draws:
+            raise StoreError("no such draw", found=draw)
+        other = copy.copy(self)  # `reads` is the same list
+        other.draw = draw
+        return other
 
     def __len__(self):
         return sum(len(block) for block in self._blocks)
 
     def __iter__(self):
-        for block in self._blocks:
-            yield from block.split()
+        for number in range(len(self._blocks)):
+            yield from self._read(number).split()
 
     def document_lengths(self, number):
         block = self._blocks[number]
@@ -79,19 +106,28 @@ class MemoryStore:
 
     def read_block(self, number):
         self.reads.append(number)
-        return self._blocks[number]
+        return self._read(number)
 
-    def _block(self, number, documents, *, longest, k, seed):
+    def _read(self, number):
+        block = self._blocks[number]
+        return replace(block, targets=block.draws[self.draw], further=())
+
+    def _block(self, number, documents, *, longest, sparsifier, seed):
         draw = np.random.default_rng([seed, number])
         return DocumentBlock.join(
             [
-                _document(draw, number=number * documents + place, longest=longest, k=k)
+                _document(
+                    draw,
+                    number=number * documents + place,
+                    longest=longest,
+                    sparsifier=sparsifier,
+                )
                 for place in range(documents)
             ]
         )
 
 
-def _document(draw, *, number, longest, k):
+def _document(draw, *, number, longest, sparsifier):
     logprobs_VV = teacher_logprobs()
     length = int(draw.integers(1, longest + 1))
     ids = [int(draw.integers(VOCAB))]
@@ -102,6 +138,7 @@ def _document(draw, *, number, longest, k):
     counted_L = draw.random(length) > 1 / 8
     counted_L[0] = False
     at = np.flatnonzero(counted_L)
+    draws = _draws(logprobs_VV[input_ids_L[at - 1]], input_ids_L[at], sparsifier, number=number)
     return StoredDocument(
         document=Document(
             id=number.to_bytes(16, "big"),
@@ -110,5 +147,18 @@ def _document(draw, *, number, longest, k):
             input_ids_L=input_ids_L,
             counted_L=counted_L,
         ),
-        targets=targets_of(logprobs_VV[input_ids_L[at - 1]], input_ids_L[at], k=k),
+        targets=draws[0],
+        further=tuple(draws[1:]),
+    )
+
+
+def _draws(logprobs_RV, labels_R, sparsifier, *, number):
+    """Each draw of the targets; the top k in float64, all others as a dump makes them."""
+    if sparsifier.name == "topk":
+        return (targets_of(logprobs_RV, labels_R, k=sparsifier.k),)
+    return SPARSIFIERS[sparsifier.name](
+        torch.from_numpy(logprobs_RV.astype(np.float32)),
+        torch.from_numpy(labels_R.astype(np.int64)),
+        1000 * np.uint64(number) + np.arange(len(labels_R), dtype=np.uint64),
+        sparsifier,
     )

@@ -10,6 +10,7 @@ import pytest
 
 from logitstore.errors import CorruptionError, SettingError, StoreError
 from logitstore.order import Shuffle
+from logitstore.sparsify import sparsifier_spec
 from tests.memory_store import MemoryStore
 from trainer.batch import BatchStream, count_steps
 from trainer.packing import Lengths, Packing
@@ -21,12 +22,13 @@ def packing(*, bins=4, lanes=4, window=2, bin_tokens=24):
     return Packing(shuffle=shuffle, bins=bins, bin_tokens=bin_tokens)
 
 
-def stream(store, *, plan=None, rank=0, ranks=1):
+def stream(store, *, plan=None, rank=0, ranks=1, temperature=1.0):
     return BatchStream(
         store,
         packing=plan or packing(),
         lengths=Lengths(store),
         layout=Layout.ROWS,
+        temperature=temperature,
         rank=rank,
         ranks=ranks,
     )
@@ -133,6 +135,38 @@ def test_epochs_follow_each_other_with_every_document():
     for epoch in (content[: 4 * steps[0]], content[4 * steps[0] :]):
         assert sum(len(labels) for _, labels, _, _ in epoch) == tokens
     assert content[: 4 * steps[0]] != content[4 * steps[0] :]
+
+
+DRAWS = sparsifier_spec("sample", draws=6, temperatures=(1.0, 2.0), repeats=2)
+
+
+def test_each_epoch_reads_the_next_draw_of_the_temperature_and_nothing_else_changes(monkeypatch):
+    """Four epochs, of draws 2, 3, 2, 3; documents and their order are those of a top-k store."""
+    store = MemoryStore(sparsifier=DRAWS)
+    ends = [4 * count_steps(packing(), Lengths(store), epochs=number) for number in range(5)]
+    found = take(stream(store, temperature=2.0), ends[-1])
+    plain = take(stream(MemoryStore()), ends[-1])
+    assert [one[:2] + one[3:] for one in found] == [one[:2] + one[3:] for one in plain]
+    one_draw = {}
+    for draw in (2, 3):
+        monkeypatch.setattr("trainer.batch.draw_for", lambda *_, only=draw, **__: only)
+        one_draw[draw] = take(stream(store), ends[-1])
+    assert one_draw[2] != one_draw[3]
+    for epoch in range(4):
+        part = slice(ends[epoch], ends[epoch + 1])
+        assert found[part] == one_draw[2 + epoch % 2][part]
+
+
+def test_a_resumed_stream_reads_the_draw_of_its_epoch():
+    store = MemoryStore(sparsifier=DRAWS)
+    one = 4 * count_steps(packing(), Lengths(store), epochs=1)
+    whole = take(stream(store), 2 * one)
+    for done in (one - 4, one, one + 8):  # before, at and behind the end of the first epoch
+        first = stream(store)
+        take(first, done)
+        second = stream(store)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert take(second, 2 * one - done) == whole[done:]
 
 
 def test_an_error_of_the_reading_thread_arrives_and_the_thread_ends():

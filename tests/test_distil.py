@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 import logitstore
 import trainer
 from logitstore.errors import ModelError, SettingError, SpecError, StoreError
+from logitstore.sparsify import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.loop import Objective, learning_inside_forward
@@ -223,7 +224,7 @@ def test_another_setting_or_store_is_refused_by_name(tmp_path, store, config):
         ({"alpha": float("nan")}, "--alpha"),
         ({"temperature": 0.0}, "--temperature"),
         ({"temperature": 20.0}, "--temperature"),
-        ({"loss": "hope"}, "--loss: .*forward_kl"),
+        ({"loss": "hope"}, "--loss: .*forward_kl, reverse_kl, renormalised, residual_to_label"),
         ({"steps": 0}, "--steps"),
         ({"epochs": 0}, "--epochs"),
         ({"epochs": 1, "steps": 1}, "exclude each other"),
@@ -243,6 +244,77 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def use_drawn(store, monkeypatch):
+    """Puts a store of drawn targets in the place of the other."""
+
+    def use(name, **options):
+        made = MemoryStore(
+            tokenizer=store.tokenizer_folder, sparsifier=sparsifier_spec(name, **options)
+        )
+        monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
+        return made
+
+    return use
+
+
+@pytest.mark.parametrize("loss", ["reverse_kl", "renormalised", "residual_to_label"])
+def test_every_loss_teaches(tmp_path, store, config, loss):
+    fit(tmp_path / "run", config, epochs=3, lr=1e-2, loss=loss, temperature=2.0)
+    reports = history(tmp_path / "run")
+    assert reports[-1]["loss"] < 0.9 * reports[0]["loss"]
+    assert reports[-1]["divergence"] != pytest.approx(reports[-1]["kl"], rel=1e-3) or (
+        loss != "reverse_kl"  # with all entries kept, the other two are forward KL
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "temperature"),
+    [
+        ("sample", {"draws": 12, "temperatures": (1.0, 2.0), "repeats": 2}, 2.0),
+        ("unbiased", {"k": 8}, 1.0),
+        ("hybrid", {"k": 4, "tail_draws": 4}, 1.0),
+        ("hybrid", {"k": 4, "tail_draws": 4}, 2.0),
+    ],
+)
+def test_drawn_targets_teach(tmp_path, use_drawn, config, name, options, temperature):
+    use_drawn(name, **options)
+    fit(tmp_path / "run", config, epochs=4, lr=1e-2, temperature=temperature)
+    reports = history(tmp_path / "run")
+    assert reports[-1]["kl"] < 0.8 * reports[0]["kl"]
+    assert all(("agreement" in one) == (name != "sample") for one in reports)
+    assert all(("kl_head" in one) == (name == "hybrid" and temperature == 2.0) for one in reports)
+
+
+def test_a_run_on_repeated_draws_resumes_bit_by_bit(tmp_path, use_drawn, config):
+    """Stopped in the second epoch, which has another draw than the first."""
+    use_drawn("unbiased", k=6, repeats=2)
+    settings = {"steps": 14, "save_steps": 4}
+    fit(tmp_path / "straight", config, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", config, **settings, report=interrupt_at(10))
+    assert 1 < history(tmp_path / "straight")[8]["epoch"] < 2
+    fit(tmp_path / "stopped", config, **settings, resume=True)
+    assert difference(tmp_path / "straight", tmp_path / "stopped") == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 2.0}, "Dump again with --temperature 1,2, or with"),
+        ({"loss": "reverse_kl"}, "--loss: .*linear in the teacher"),
+        ({"loss": "residual_to_label"}, "--loss: .*head of exact entries"),
+    ],
+)
+def test_what_drawn_targets_cannot_serve_is_refused_before_a_model_is_loaded(
+    tmp_path, use_drawn, settings, message
+):
+    use_drawn("unbiased")
+    with pytest.raises(SettingError, match=message):
+        fit(tmp_path / "run", tmp_path / "no_such_student", **settings)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, store, config):
     with pytest.raises(ModelError, match=r"step \d: the loss is no finite number.*--lr"):
         fit(tmp_path / "run", config, steps=5, lr=1e30, warmup=0.0)
@@ -255,7 +327,11 @@ def test_without_a_lesson_the_forward_is_the_models_own(tmp_path):
     with torch.no_grad():
         expected = model(ids).logits
         objective = Objective(
-            loss="forward_kl", alpha=1.0, temperature=1.0, vocab_size=VOCAB, tail_nodes=(1.0,)
+            loss="forward_kl",
+            alpha=1.0,
+            temperature=1.0,
+            vocab_size=VOCAB,
+            sparsifier=sparsifier_spec("topk"),
         )
         with learning_inside_forward(model, objective):
             assert "forward" in vars(model)

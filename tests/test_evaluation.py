@@ -10,6 +10,7 @@ import torch
 import logitstore
 import trainer
 from logitstore.errors import ModelError, SettingError, StoreError, TokenizerError
+from logitstore.sparsify import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
 from tests.tiny_models import tiny
 
@@ -106,6 +107,64 @@ def test_a_bucket_makes_bounds(use_store, model):
     assert 0.2 * exact["kl"] < bounded["kl"] < exact["kl"]
     assert exact["acceptance"] < bounded["acceptance"] < 1
     assert bounded["loss"] == exact["loss"]
+
+
+DRAWN = {
+    "sample": {"draws": 60, "temperatures": (1.0, 2.0)},
+    "unbiased": {"k": 10, "temperatures": (1.0, 2.0)},
+    "hybrid": {"k": 6, "tail_draws": 4},
+}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_targets_estimate_the_divergence(use_store, model, name, temperature):
+    """Right on the average: within 4 standard errors, as the spread over 12 stores tells them."""
+    values = []
+    for seed in range(12):
+        spec = sparsifier_spec(name, **DRAWN[name])
+        store = use_store(MemoryStore(sparsifier=spec, blocks=4, seed=seed))
+        p, q, _, _ = dense(store, temperature=temperature)
+        exact = float((p.exp() * (p - q)).sum(-1).mean())
+        result = trainer.evaluate(model, logits="memory", temperature=temperature)
+        values.append(result["kl"] - exact)
+        known = {} if name == "sample" else {"acceptance": "upper"}
+        weighted = name != "hybrid" or temperature == 1.0
+        assert result["bounds"] == {"kl": "estimate" if weighted else "lower"} | known
+        shared = float(torch.minimum(p.exp(), q.exp()).sum(-1).mean())
+        if name == "sample":
+            assert result["acceptance"] is result["top1_agreement"] is None
+        else:
+            assert shared < result["acceptance"] < 1
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    if weighted:
+        assert abs(np.mean(values)) < 4 * error
+    else:
+        assert max(values) < 0
+
+
+def test_rows_without_an_exact_entry_are_left_out_of_the_agreement(use_store, model):
+    """A teacher so flat at T = 100 that three entries are all drawn; at T = 0.1 hardly any is."""
+    spec = sparsifier_spec("unbiased", k=3, temperatures=(100.0, 1.0, 0.1))
+    store = use_store(MemoryStore(sparsifier=spec))
+    flat = trainer.evaluate(model, logits="memory", temperature=100.0)
+    assert flat["top1_agreement"] is flat["acceptance"] is None
+    assert flat["bounds"] == {"kl": "estimate"}
+    for temperature, draw in ((1.0, 1), (0.1, 2)):
+        p, _, plain, _ = dense(store, temperature=temperature)
+        known = np.concatenate(
+            [one.targets.exact_RK().any(1) for one in store.with_draw(draw) if len(one.targets)]
+        )
+        agreed = (plain.argmax(-1) == p.argmax(-1)).numpy()[known]
+        found = trainer.evaluate(model, logits="memory", temperature=temperature)
+        assert found["top1_agreement"] == pytest.approx(agreed.mean())
+        assert known.all() == (temperature == 0.1)
+
+
+def test_a_temperature_that_was_not_drawn_is_refused_first(use_store, tmp_path):
+    use_store(MemoryStore(sparsifier=sparsifier_spec("unbiased")))
+    with pytest.raises(SettingError, match="Dump again with --temperature 1,3"):
+        trainer.evaluate(tmp_path, logits="memory", temperature=3.0)
 
 
 def test_the_size_of_a_forward_pass_changes_nothing(use_store, model):

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from logitstore import EMPTY_TAIL, SettingError
-from trainer.losses import LOSSES, HeadTail, bucketed, kl_terms, teacher_head_tail
+from logitstore.sparsify import sparsifier_spec
+from trainer.losses import (
+    LOSSES,
+    HeadTail,
+    View,
+    bucketed,
+    choose_view,
+    draw_for,
+    kl_terms,
+    teacher_head_tail,
+)
 
 N, V, K = 32, 200, 16
 NODES = (1.0, 0.75, 0.5, 0.25)
@@ -98,11 +108,60 @@ def test_forward_kl_of_whole_rows_is_the_dense_one():
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_forward_kl_in_a_bucket_is_a_lower_bound():
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl"])
+def test_a_divergence_over_a_bucket_is_a_lower_bound(name):
     p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1).flip(-1)
-    dense = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
-    found = LOSSES["forward_kl"].divergence(view(q), view(p), USED)
+    sides = (p, q) if name == "reverse_kl" else (q, p)
+    dense = torch.nn.functional.kl_div(*sides, log_target=True, reduction="none").sum(-1)
+    found = LOSSES[name].divergence(view(q), view(p), USED)
     assert (found.double() < dense).all()
+
+
+# --- which targets serve which loss
+
+SPECS = {name: sparsifier_spec(name) for name in ("topk", "topp", "hybrid")} | {
+    name: sparsifier_spec(name, temperatures=(1.0, 2.0), repeats=3)
+    for name in ("sample", "unbiased")
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
+def test_exact_heads_serve_every_loss(name, temperature, loss):
+    weighted = (name, temperature, loss) == ("hybrid", 1.0, "forward_kl")
+    found = choose_view(SPECS[name], loss=LOSSES[loss], temperature=temperature)
+    assert found is (View.WEIGHTS if weighted else View.BUCKET)
+
+
+@pytest.mark.parametrize("name", ["sample", "unbiased"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
+    found = choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
+    assert found is View.WEIGHTS
+    for other in ("reverse_kl", "renormalised", "residual_to_label"):
+        with pytest.raises(SettingError, match=r"^--loss: .*forward_kl, or dump .*topk or hybrid"):
+            choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "message"),
+    [
+        ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with --temperature 1,2,4, or with"),
+        ("unbiased", 0.5, r"Dump again with --temperature 0\.5,1,2$"),
+        ("topk", 0.5, "allowed: 1 to 10"),
+        ("hybrid", 11.0, "allowed: 1 to 10"),
+    ],
+)
+def test_a_temperature_that_is_not_there_is_refused_with_the_way_out(name, temperature, message):
+    with pytest.raises(SettingError, match=message):
+        choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
+
+
+def test_repeats_take_turns_from_epoch_to_epoch():
+    found = [draw_for(SPECS["sample"], temperature=2.0, epoch=epoch) for epoch in range(5)]
+    assert found == [3, 4, 5, 3, 4]
+    assert draw_for(SPECS["topk"], temperature=2.0, epoch=1) == 0
 
 
 # --- the teacher's tail at a temperature

@@ -6,9 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 import logitstore
+from logitstore.sparsify import sparsifier_spec
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
+from trainer.losses import LOSSES
 
 QUICK = ["--steps", "2", "--batch-tokens", "64", "--micro-tokens", "16", "--device", "cpu"]
 
@@ -66,6 +68,31 @@ def test_eval_prints_a_line_for_each_figure(folder):
     names = [line.split()[0] for line in result.stdout.splitlines()]
     assert {"loss", "kl", "acceptance"} <= set(names)
     assert (folder / "run" / "eval.json").is_file()
+
+
+def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypatch):
+    """No top-1 where no probability is known; an estimate is marked as one."""
+    spec = sparsifier_spec("sample", draws=12, repeats=2)
+    store = MemoryStore(tokenizer=folder / "tokenizer", sparsifier=spec)
+    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    result = fit(folder)
+    assert result.exit_code == 0, result.stderr
+    assert "top-1" not in result.stdout + result.stderr
+    result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["kl"].startswith("~ ")
+    assert "acceptance" not in lines
+    page = folder / "page.html"
+    result = call("report", folder / "run", "--out", page)
+    assert result.exit_code == 0, result.stderr
+    assert "≈" in result.stdout
+    assert "≈ marks an estimate" in page.read_text()
+
+
+def test_the_help_names_every_loss():
+    shown = " ".join(call("fit", "--help").stdout.split())
+    assert [name for name in LOSSES if name not in shown] == []
 
 
 def test_report_compares_runs(folder):

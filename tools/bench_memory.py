@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from logitstore import LMHead
+from logitstore import LMHead, SparsifierSpec
 from trainer.fused import TargetTensors, sparse_distillation_loss
 from trainer.losses import forward_kl
 
@@ -116,7 +116,7 @@ def _fused(shape: Shape, *, temperature: float = 1.0) -> Callable[..., torch.Ten
             alpha=0.9,
             temperature=temperature,
             loss=forward_kl,
-            tail_nodes=_NODES,
+            sparsifier=SparsifierSpec(name="topk", k=shape.k, tail_nodes=_NODES),
         ).loss
 
     return step
@@ -138,7 +138,7 @@ def _targets(shape: Shape) -> TargetTensors:
     return TargetTensors(
         ids_NK=ids_NK,
         logprobs_NK=logprobs_NK,
-        weights_NK=None,
+        sampled_NK=None,
         count_N=torch.full((shape.rows,), shape.k),
         tail_logmass_NB=torch.tensor([-2.3, 0.0, 2.0, 5.0]).repeat(shape.rows, 1),
         entropy_N=torch.full((shape.rows,), 3.0),

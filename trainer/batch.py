@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from logitstore import StoreError
+from trainer.losses import draw_for
 from trainer.packing import Lengths, Packing, Position, steps
 from trainer.rows import Batch, Layout, lay_out
 
@@ -44,7 +45,8 @@ class BatchStream:
 
     `position` is where the batches handed out so far end; it moves with the last batch of a step,
     so a checkpoint between two steps holds it exactly, however far the prefetching thread has run.
-    Neither the rank nor the number of ranks changes which documents a step holds.
+    Neither the rank nor the number of ranks changes which documents a step holds. Of targets that
+    were drawn, those of `temperature` are read, in each epoch the next of its repeats.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class BatchStream:
         packing: Packing,
         lengths: Lengths,
         layout: Layout,
+        temperature: float = 1.0,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -65,6 +68,7 @@ class BatchStream:
         self._packing = packing
         self._lengths = lengths
         self._layout = layout
+        self._temperature = temperature
         self._slots = slice(rank, None, ranks)
 
     @property
@@ -88,12 +92,12 @@ class BatchStream:
             yield batch
 
     def _produce(self, start: Position) -> Iterator[tuple[Batch, Position | None]]:
-        windows = _Windows(self._store)
         while True:
+            windows = _Windows(self._store_of(start.epoch))
             for step in steps(self._packing, self._lengths, start=start):
                 own = step.bins[self._slots]
                 for number, packed in enumerate(own, start=1):
-                    documents = [windows.document(start.epoch, p) for p in packed.places]
+                    documents = [windows.document(p) for p in packed.places]
                     batch = lay_out(
                         [one.document for one in documents],
                         layout=self._layout,
@@ -103,23 +107,27 @@ class BatchStream:
                     yield batch, step.after if number == len(own) else None
             start = step.after
 
+    def _store_of(self, epoch: int) -> Store:
+        sparsifier = self._store.spec.sparsifier
+        draw = draw_for(sparsifier, temperature=self._temperature, epoch=epoch)
+        return self._store if draw == self._store.draw else self._store.with_draw(draw)
+
 
 class _Windows:
-    """The decoded blocks of the window that each lane is in."""
+    """The decoded blocks of the window that each lane is in, for one epoch."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._held: dict[int, tuple[tuple[int, int], dict[int, list[StoredDocument]]]] = {}
+        self._held: dict[int, tuple[int, dict[int, list[StoredDocument]]]] = {}
 
-    def document(self, epoch: int, place: order.Place) -> StoredDocument:
-        now = (epoch, place.window)
-        held, blocks = self._held.get(place.lane, (now, {}))
-        if held != now:
+    def document(self, place: order.Place) -> StoredDocument:
+        held, blocks = self._held.get(place.lane, (place.window, {}))
+        if held != place.window:
             blocks = {}
         if place.block not in blocks:
             self._held.pop(place.lane, None)  # let go of the last window before the next is read
             blocks[place.block] = list(self._store.read_block(place.block).split())
-            self._held[place.lane] = (now, blocks)
+            self._held[place.lane] = (place.window, blocks)
         return blocks[place.block][place.document]
 
 

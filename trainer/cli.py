@@ -22,6 +22,11 @@ app = typer.Typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+# In words, for the table itself would cost the import of torch.
+_LOSS_HELP = (
+    "Divergence from the teacher: forward_kl, reverse_kl, renormalised (the head alone, biased) or "
+    "residual_to_label (what the head lacks goes to the true token)."
+)
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 
 
@@ -36,7 +41,7 @@ def fit(
         float, typer.Option(help="Weight of the teacher's distribution; the rest is hard labels.")
     ] = 0.9,
     temperature: Annotated[float, typer.Option(help="Softens both distributions.")] = 1.0,
-    loss: Annotated[str, typer.Option(help="Divergence from the teacher.")] = "forward_kl",
+    loss: Annotated[str, typer.Option(help=_LOSS_HELP)] = "forward_kl",
     epochs: Annotated[int | None, typer.Option(help="Passes over the store. Default: 1.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of --epochs.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens of an optimiser step, all ranks.")] = (
@@ -141,13 +146,11 @@ def _words(one: dict[str, float]) -> str:
     terms = ""
     if "kl_head" in one:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
-    return (
-        f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}  "
-        f"top-1 {one['agreement']:.1%}"
-    )
+    top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
+    return f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}{top}"
 
 
-_SIGNS = {"lower": ">= ", "upper": "<= "}
+_SIGNS = {"lower": ">= ", "upper": "<= ", "estimate": "~ "}
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from trainer.loop import (
     learning_inside_forward,
     saving_at_interrupt,
 )
-from trainer.losses import LOSSES, teacher_head_tail
+from trainer.losses import LOSSES, choose_view
 from trainer.packing import Lengths, Packing, choose_packing
 from trainer.rows import choose_layout
 from trainer.student import Student, load_student
@@ -79,7 +79,9 @@ def fit(
     """Distil `student` from the store `logits` into the folder `out`; what run.json then says.
 
     The loss is `(1 - alpha)` cross-entropy plus `alpha T^2` divergence from the teacher at
-    temperature T, both in nats and averaged over the counted targets of a step. AdamW (0.9, 0.95),
+    temperature T, both in nats and averaged over the counted targets of a step. `loss` names the
+    divergence; of a store that drew its targets several times each epoch reads the next draw at T,
+    and the first again after the last. AdamW (0.9, 0.95),
     gradients clipped at norm 1, a linear warm-up over the share `warmup` of the steps, then a
     cosine down to 0. One epoch where neither `epochs` nor `steps` is given.
 
@@ -111,7 +113,7 @@ def fit(
     }
     _refuse_settings(wanted | {"save_steps": save_steps, "log_steps": log_steps})
     store = logitstore.open(logits)
-    _refuse_temperature(store, temperature)
+    choose_view(store.spec.sparsifier, loss=LOSSES[loss], temperature=temperature)
     wanted["store"] = store.fingerprint
     args = _arguments(wanted, out=Path(out), device=device)
     args.save_steps, args.logging_steps = save_steps, log_steps  # change no weight: not `wanted`
@@ -152,6 +154,7 @@ class _Fit:
             packing=Packing.from_json(record["packing"]),
             lengths=lengths,
             layout=choose_layout(model, vocab_size=spec.tokenizer.vocab_size),
+            temperature=self.wanted["temperature"],
             rank=self.args.process_index,
             ranks=self.args.world_size,
         )
@@ -163,7 +166,7 @@ class _Fit:
             alpha=self.wanted["alpha"],
             temperature=self.wanted["temperature"],
             vocab_size=spec.tokenizer.vocab_size,
-            tail_nodes=spec.sparsifier.tail_nodes,
+            sparsifier=spec.sparsifier,
         )
         with learning_inside_forward(model, objective):
             loop = self._train(model, stream)
@@ -282,21 +285,6 @@ def _refuse_settings(settings: dict[str, Any]) -> None:
         raise SettingError("--epochs and --steps exclude each other", remedy="Give one of them")
 
 
-def _refuse_temperature(store: Store, temperature: float) -> None:
-    """Ask for a teacher of no rows: what cannot be served is refused before anything is loaded."""
-    nodes = store.spec.sparsifier.tail_nodes
-    none_N = torch.zeros(0, dtype=torch.int64)
-    teacher_head_tail(
-        logprobs_NK=torch.zeros(0, 1),
-        used_NK=torch.zeros(0, 1, dtype=torch.bool),
-        tail_logmass_NB=torch.zeros(0, len(nodes)),
-        nodes=nodes,
-        temperature=temperature,
-        vocab_size=store.spec.tokenizer.vocab_size,
-        count_N=none_N,
-    )
-
-
 def _resolved(dtype: str, device: str) -> tuple[str, str]:
     """The number type and the device that "auto" stands for here."""
     for name, value, allowed in (("--dtype", dtype, _DTYPES), ("--device", device, _DEVICES)):
@@ -357,12 +345,14 @@ def _begin(
 def _packing(store: Store, wanted: dict[str, Any]) -> Packing:
     spec = store.spec
     lanes = order.lane_count(len(store.blocks))
+    # An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
+    # bool.
+    entry = 8 if spec.sparsifier.seed is None else 9
     window = wanted["window"] or order.default_window(
         blocks=len(store.blocks),
         lanes=lanes,
-        # An entry is held as uint32 and float32, a token as uint32 and bool.
         block_bytes=max(
-            (one.targets * spec.sparsifier.k * 8 + one.tokens * 5 for one in store.blocks),
+            (one.targets * spec.sparsifier.k * entry + one.tokens * 5 for one in store.blocks),
             default=0,
         ),
     )

@@ -1,10 +1,10 @@
 """`evaluate`: how good a model is on held-out text, and how near to the teacher of a store.
 
-Everything is summed in float64 over chunks of rows; no `[targets, V]` exists beyond a chunk. What a
-store leaves out of a distribution is one bucket: the KL is then a lower bound and the acceptance an
-upper one, and both are exact where no bucket holds anything.
+Everything is summed in float64 over chunks of rows; no `[targets, V]` exists beyond a chunk. What
+a store knows of the teacher decides which figures are exact, which are bounds or estimates, and
+which it cannot give.
 
-Shapes: R rows of a chunk, K entries, V vocabulary, D width.
+Shapes: R rows of a chunk, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import logitstore
 from logitstore import (
-    EMPTY_TAIL,
     LMHead,
     SettingError,
     StoreError,
@@ -35,9 +34,8 @@ from logitstore import (
     vocab_size,
 )
 from trainer import run
-from trainer.fused import TargetTensors
-from trainer.losses import bucketed, kl_terms, teacher_head_tail
-from trainer.losses.base import NOTHING
+from trainer.comparison import Comparison
+from trainer.losses import TargetTensors, draw_for
 from trainer.rows import Layout, choose_layout, lay_out
 from trainer.student import refuse_misfits, refuse_other_tokenizer
 
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import Document, SparseTargets, StoreSpec
-    from trainer.losses import HeadTail
     from trainer.rows import Batch
 
 __all__ = ["evaluate"]
@@ -56,6 +53,7 @@ _CHUNK_BYTES = 256 << 20  # of one float32 [R, V]; three of them are alive at a 
 _BINS = 15  # of confidence, equal in width: Guo et al. 2017
 _UNIT_BYTES = 4 << 20
 _LONGEST = 1024
+_OF_A_TEACHER = ("kl", "top1_agreement", "acceptance", "teacher_loss", "teacher_entropy")
 _MOST_NATS = 700.0  # e^710 is more than a float holds
 
 
@@ -78,7 +76,12 @@ def evaluate(
     the teacher's) and `acceptance` (`sum_i min(p_i, q_i)`, the chance that speculative decoding
     keeps a drafted token, Leviathan et al. 2023) are None with `data`, where there is no teacher.
     `ece` is the expected calibration error of the most probable token in 15 equal bins.
-    `temperature` is that of `kl` and `acceptance`. `bounds` says which of them are bounds.
+    `temperature` is that of `kl` and `acceptance`. `bounds` says which of them are a "lower" or an
+    "upper" bound, and which an unbiased "estimate": KL from drawn targets.
+
+    A store of drawn targets is read at its first draw for `temperature`, and `teacher_entropy` is
+    that of this temperature. Rows without any exact entry are left out of `top1_agreement`; where
+    no row has one, as in a store of `sample`, it and `acceptance` are None.
 
     The result is written to `eval.json` in `out`, or in `model` where that is a run and `logits`
     are given: plain text must not take the place of a comparison with the teacher. Raises
@@ -91,14 +94,12 @@ def evaluate(
             "--batch-tokens and --temperature must be more than 0",
             found=f"{batch_tokens} and {temperature}",
         )
+    # What the store cannot serve is refused before a model may have to be fetched.
+    stored = None if logits is None else _from_store(logits, temperature=temperature)
     folder = model_folder(str(model))
-    source: _Source
-    if logits is not None:
-        source = _from_store(logits)
-    else:
-        source = _from_text(
-            str(data), folder, max_length, text_field=text_field, messages_field=messages_field
-        )
+    source = stored or _from_text(
+        str(data), folder, max_length, text_field=text_field, messages_field=messages_field
+    )
     if source.spec is not None:
         refuse_other_tokenizer(folder, spec=source.spec)
     loaded = load_model(folder, dtype=torch.float32)
@@ -107,7 +108,6 @@ def evaluate(
     result = _measure(
         loaded.to(_device(device)).eval(),
         source,
-        temperature=temperature,
         batch_tokens=batch_tokens,
     )
     result |= {"model": str(model), "store": source.fingerprint, "data": data}
@@ -125,17 +125,24 @@ class _Source:
     documents: Iterable[tuple[Document, SparseTargets | None]]
     vocab_size: int
     spec: StoreSpec | None
+    comparison: Comparison | None
     fingerprint: str | None
 
 
-def _from_store(logits: str | Path) -> _Source:
+def _from_store(logits: str | Path, *, temperature: float) -> _Source:
     store = logitstore.open(logits)
+    sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
+    comparison = Comparison(sparsifier=sparsifier, temperature=temperature, vocab_size=size)
     if not sum(one.targets for one in store.blocks):
         raise StoreError("the store holds no targets to measure on", place=store.folder)
+    draw = draw_for(sparsifier, temperature=temperature, epoch=0)
+    if draw != store.draw:
+        store = store.with_draw(draw)
     return _Source(
         documents=((stored.document, stored.targets) for stored in store),
-        vocab_size=store.spec.tokenizer.vocab_size,
+        vocab_size=size,
         spec=store.spec,
+        comparison=comparison,
         fingerprint=store.fingerprint,
     )
 
@@ -162,6 +169,7 @@ def _from_text(
         ),
         vocab_size=vocab_size(tokenizer),
         spec=None,
+        comparison=None,
         fingerprint=None,
     )
 
@@ -188,9 +196,7 @@ class _Sums:
             self.values[name] += float(value)
 
 
-def _measure(
-    model: PreTrainedModel, source: _Source, *, temperature: float, batch_tokens: int
-) -> dict[str, Any]:
+def _measure(model: PreTrainedModel, source: _Source, *, batch_tokens: int) -> dict[str, Any]:
     head = LMHead.of(model, vocab_size=source.vocab_size)
     probe = torch.arange(min(8, source.vocab_size), device=model.device)[None]
     check_head(model, head, probe)
@@ -201,14 +207,14 @@ def _measure(
         for batch in _batches(source.documents, batch_tokens=batch_tokens, layout=layout):
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
             hidden_ND = hidden_states(model, inputs.pop("input_ids"), **inputs).flatten(0, 1)
-            view = _View(head=head, spec=source.spec, temperature=temperature)
-            view.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
+            rows = _Rows(head=head, comparison=source.comparison)
+            rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
     return _result(
         sums,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=time.perf_counter() - began,
-        teacher=source.spec is not None,
+        comparison=source.comparison,
     )
 
 
@@ -237,12 +243,11 @@ def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: Layout) -
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _View:
+class _Rows:
     """A model's distributions, beside the teacher's where there is one."""
 
     head: LMHead
-    spec: StoreSpec | None
-    temperature: float
+    comparison: Comparison | None
 
     def add(self, hidden_RD: torch.Tensor, batch: Batch, sums: _Sums) -> None:
         """Count every target of a batch, a chunk of rows at a time."""
@@ -258,8 +263,9 @@ class _View:
             chunk = slice(start, start + rows)
             logits_RV = self.head.logits(hidden_RD[chunk])
             self._add_labels(logits_RV, labels_R[chunk], sums)
-            if teacher is not None:
-                self._add_teacher(logits_RV, teacher.rows(chunk).to(logits_RV.device), sums)
+            if teacher is not None and self.comparison is not None:
+                targets = teacher.rows(chunk).to(logits_RV.device)
+                sums.add(**self.comparison.sums(logits_RV, targets))
 
     def _add_labels(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Sums) -> None:
         log_total_R = logits_RV.logsumexp(dim=-1)
@@ -274,66 +280,33 @@ class _View:
         ):
             row.index_add_(0, bin_R, value_R)
 
-    def _add_teacher(self, logits_RV: torch.Tensor, targets: TargetTensors, sums: _Sums) -> None:
-        ids_RK, used_RK = targets.ids_NK, targets.used_NK
-        # Values are stored in steps, so the teacher's likeliest may be several: each is agreement.
-        stored_RK = targets.logprobs_NK.masked_fill(~used_RK, EMPTY_TAIL)
-        best_RK = used_RK & (stored_RK == stored_RK.amax(dim=-1, keepdim=True))
-        top_R1 = logits_RV.argmax(dim=-1, keepdim=True)
-        sums.add(top1_agreement=((ids_RK == top_R1) & best_RK).any(dim=-1).sum())
-        teacher = self._teacher(targets)
-        logits_RV.div_(self.temperature)
-        entries_RK = logits_RV.gather(1, ids_RK)
-        # Padding may name an entry in use, or an id of the tail: it must take neither out.
-        inside_RK = torch.where(used_RK, ids_RK, ids_RK[:, :1])
-        rest_R = logits_RV.scatter_(1, inside_RK, NOTHING).logsumexp(dim=-1)
-        student = bucketed(entries_RK, rest_R, used_RK)
-        shared_R = torch.minimum(student.log_head_NK, teacher.log_head_NK).exp().sum(dim=-1)
-        shared_R += torch.minimum(student.log_tail_N, teacher.log_tail_N).exp()
-        sums.add(
-            kl=kl_terms(student, teacher)["kl"].double().sum(),
-            acceptance=shared_R.double().sum(),
-            bucket=teacher.log_tail_N.exp().double().sum(),
-        )
 
-    def _teacher(self, targets: TargetTensors) -> HeadTail:
-        spec = cast("StoreSpec", self.spec)
-        return teacher_head_tail(
-            logprobs_NK=targets.logprobs_NK,
-            used_NK=targets.used_NK,
-            tail_logmass_NB=targets.tail_logmass_NB,
-            nodes=spec.sparsifier.tail_nodes,
-            temperature=self.temperature,
-            vocab_size=self.head.vocab_size,
-            count_N=targets.count_N,
-        )
-
-
-def _result(sums: _Sums, *, parameters: int, seconds: float, teacher: bool) -> dict[str, Any]:
+def _result(
+    sums: _Sums, *, parameters: int, seconds: float, comparison: Comparison | None
+) -> dict[str, Any]:
     values = sums.values
     targets = int(values["targets"])
     if not targets:
         raise SettingError("the text holds no token to predict", place="--data")
-
-    def mean(name: str) -> float | None:
-        return values[name] / targets if teacher else None
-
+    near: dict[str, float | None] = dict.fromkeys(_OF_A_TEACHER)
+    if comparison is not None:
+        near |= comparison.means(values, targets=targets)
+        near |= {name: values[name] / targets for name in ("teacher_loss", "teacher_entropy")}
     loss = values["loss"] / targets
     confidence_B, correct_B, count_B = sums.bins_3B
-    exact = not values["bucket"]
     return {
         "parameters": parameters,
         "targets": targets,
         "loss": loss,
         "perplexity": math.exp(loss) if loss < _MOST_NATS else math.inf,
-        "kl": mean("kl"),
-        "top1_agreement": mean("top1_agreement"),
+        "kl": near["kl"],
+        "top1_agreement": near["top1_agreement"],
         "ece": float((confidence_B - correct_B).abs().sum()) / targets,
-        "acceptance": mean("acceptance"),
+        "acceptance": near["acceptance"],
         "tokens_per_second": values["tokens"] / seconds,
-        "teacher_loss": mean("teacher_loss"),
-        "teacher_entropy": mean("teacher_entropy"),
-        "bounds": {} if exact or not teacher else {"kl": "lower", "acceptance": "upper"},
+        "teacher_loss": near["teacher_loss"],
+        "teacher_entropy": near["teacher_entropy"],
+        "bounds": {} if comparison is None else comparison.bounds(values),
         "reliability": [
             {
                 "confidence": float(confidence_B[place] / count_B[place]),

@@ -30,6 +30,8 @@ from trainer.losses.targets import TargetTensors
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from logitstore import SparsifierSpec
+
 __all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss"]
 
 _CHUNK_BYTES = 64 << 20
@@ -42,9 +44,9 @@ _CHUNK_ROWS = 128
 class LossSums:
     """Sums over `count` rows; dividing is the caller's.
 
-    `sums` holds detached float32 scalars: loss, ce, divergence, kl (forward, whatever the loss),
-    agreement (rows whose likeliest token is the teacher's), and for targets with a bucket kl_binary
-    and kl_head.
+    `sums` holds detached float32 scalars: loss, ce, divergence, kl (forward, of all that is known
+    of the teacher, whatever the loss), agreement (rows whose likeliest token is the teacher's),
+    judged (rows where the teacher's is known), and where there is a bucket kl_binary and kl_head.
     """
 
     loss: Tensor  # float32 scalar with a gradient
@@ -61,15 +63,15 @@ def sparse_distillation_loss(
     alpha: float,
     temperature: float,
     loss: Loss,
-    tail_nodes: tuple[float, ...],
+    sparsifier: SparsifierSpec,
     chunk_rows: int | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
 
-    `tail_nodes` are the b = 1/T of the columns of the targets' tail masses. Differentiable once, in
-    `hidden_ND` and the head's parameters: the gradients are formed here and only scaled in
-    backward; without grad mode nothing but the values is computed. Raises SettingError where the
-    targets cannot serve the temperature or the loss.
+    `sparsifier` is the one that made the targets, which are those of `temperature` where they were
+    drawn. Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed
+    here and only scaled in backward; without grad mode nothing but the values is computed. Raises
+    SettingError where the targets cannot serve the temperature or the loss.
     """
     job = _Job(
         head=head,
@@ -79,9 +81,8 @@ def sparse_distillation_loss(
             loss=loss,
             alpha=alpha,
             temperature=temperature,
-            tail_nodes=tail_nodes,
+            sparsifier=sparsifier,
             vocab_size=head.vocab_size,
-            sampled=targets.weights_NK is not None,
         ),
         chunk_rows=chunk_rows or max(_CHUNK_ROWS, _CHUNK_BYTES // (4 * head.vocab_size)),
         with_grad=torch.is_grad_enabled(),
@@ -181,9 +182,11 @@ class _Run:
     ) -> dict[str, Tensor]:
         """The chunk's sums. `z_CV` ends as its gradient; `warm_CV` is room for logits over T."""
         targets = self._job.targets.rows(chunk)
-        # Padding stands in for the row's first entry: what is written to its place is written
-        # once more, and what is added there is 0.
-        ids_CK = torch.where(targets.used_NK, targets.ids_NK, targets.ids_NK[:, :1])
+        # What is no entry stands in for the row's first one: what is written to its place is
+        # written once more, and what is added there is 0.
+        entries_CK = self._job.row_loss.entries(targets)
+        first_C1 = entries_CK.int().argmax(dim=1, keepdim=True)
+        ids_CK = torch.where(entries_CK, targets.ids_NK, targets.ids_NK.gather(1, first_C1))
         labels_C1 = self._job.label_ids_N[chunk, None]
         self._head.logits(self._hidden_ND[chunk], out_NV=z_CV)
         slope_CV = self._slope(z_CV)
@@ -196,7 +199,7 @@ class _Run:
         leaves = {"head_CK": head_CK, "label_C": label_C, "rest_C": tail.log_sum_C}
         if warm is not None:
             leaves["warm_rest_C"] = warm.log_sum_C
-        sums, grads = self._rows(targets, leaves, top_C)
+        sums, grads = self._rows(targets, leaves, top_C=top_C, label_ids_C=labels_C1.squeeze(1))
         if grads:
             z_CV.mul_((grads["rest_C"] / tail.sum_C)[:, None])
             if warm is not None:
@@ -208,13 +211,13 @@ class _Run:
         return sums
 
     def _rows(
-        self, targets: TargetTensors, leaves: dict[str, Tensor], top_C: Tensor
+        self, targets: TargetTensors, leaves: dict[str, Tensor], **constants: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The chunk's sums, and the loss's gradient on the few numbers that it depends on."""
         with torch.set_grad_enabled(self._with_grad):
             if self._with_grad:
                 leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
-            rows = self._job.row_loss.metrics(targets, top_C=top_C, **leaves)
+            rows = self._job.row_loss.metrics(targets, **constants, **leaves)
             sums = {name: value.sum() for name, value in rows.items()}
             values = tuple(leaves.values())
             grads = torch.autograd.grad(sums["loss"], values) if self._with_grad else ()

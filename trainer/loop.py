@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TrainingArguments,
     )
 
+    from logitstore import SparsifierSpec
     from trainer.batch import BatchStream
     from trainer.rows import Batch
 
@@ -47,7 +48,8 @@ __all__ = [
     "saving_at_interrupt",
 ]
 
-# Sums over targets that every forward reports; a report of the loop shows their means.
+# What a report of the loop shows: means over the targets of the sums that every forward gives, and
+# of the agreement over those "judged", where the teacher's likeliest token is known.
 METRICS = ("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement")
 
 
@@ -59,7 +61,7 @@ class Objective:
     alpha: float  # weight of the teacher's distribution; 1 - alpha is that of the true token
     temperature: float
     vocab_size: int
-    tail_nodes: tuple[float, ...]  # b = 1/T at which the store keeps the tail's mass
+    sparsifier: SparsifierSpec  # which made the store's targets
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def _learn(
         alpha=objective.alpha,
         temperature=objective.temperature,
         loss=LOSSES[objective.loss],
-        tail_nodes=objective.tail_nodes,
+        sparsifier=objective.sparsifier,
     )
     return {"loss": result.loss, "sums": result.sums, "count": result.count}
 
@@ -223,14 +225,16 @@ class DistillationTrainer(Trainer):
     def _means(self) -> dict[str, float]:
         sums = self._gathered()
         self._carried, self._sums = {}, {}
-        targets = sums.pop("targets", 0.0)
-        return {name: total / max(1.0, targets) for name, total in sums.items()} | {
-            "targets": targets
-        }
+        targets, judged = sums.pop("targets", 0.0), sums.pop("judged", 0.0)
+        agreement = sums.pop("agreement", 0.0)
+        means = {name: total / max(1.0, targets) for name, total in sums.items()}
+        if judged:
+            means["agreement"] = agreement / judged
+        return means | {"targets": targets}
 
     def _gathered(self) -> dict[str, float]:
         """The sums of all ranks since the last report; what no rank has summed is left out."""
-        names = (*METRICS, "targets")
+        names = (*METRICS, "judged", "targets")
         zero = torch.zeros((), dtype=torch.float64, device=self.args.device)
         local = torch.stack(
             [self._sums.get(name, zero) for name in names]

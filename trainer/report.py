@@ -98,7 +98,7 @@ _LEGEND = (
     "loss, KL to the teacher: nats per target; top-1: agreement with the teacher; accepted: share "
     "of proposals that speculative decoding keeps; ECE: calibration error; *: best."
 )
-_SIGNS = {"lower": "≥", "upper": "≤"}
+_SIGNS = {"lower": "≥", "upper": "≤", "estimate": "≈"}
 
 
 def write_report(dirs: Sequence[Path], *, out: Path | None = None) -> Report:
@@ -189,11 +189,14 @@ def _cell(key: str, row: dict[str, Any]) -> str:
 def _notes(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """What a reader of the table must know."""
     notes = []
-    if any(row["bounds"] for row in rows):
+    signs = {sign for row in rows for sign in row["bounds"].values()}
+    if signs & {"≥", "≤"}:
         notes.append(
             "≥ and ≤ mark bounds: the store keeps only a part of each distribution, so the exact "
             "value is at least, or at most, the one shown."
         )
+    if "≈" in signs:
+        notes.append("≈ marks an estimate from drawn entries: right on the average.")
     if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
         notes.append("Not all were evaluated on the same store: do not compare across stores.")
     unfinished = [run.name for run in runs if run.value("run.finished") is False]

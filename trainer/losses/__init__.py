@@ -2,9 +2,13 @@
 
 from trainer.losses.base import HeadTail, Loss, bucketed, kl_terms
 from trainer.losses.forward_kl import forward_kl
+from trainer.losses.renormalised import renormalised
+from trainer.losses.residual_to_label import residual_to_label
+from trainer.losses.reverse_kl import reverse_kl
 from trainer.losses.rows import RowLoss
-from trainer.losses.tail import teacher_head_tail
 from trainer.losses.targets import TargetTensors
+from trainer.losses.teacher import exact_teacher, teacher_head_tail, weighted_teacher
+from trainer.losses.views import View, choose_view, draw_for
 
 __all__ = [
     "LOSSES",
@@ -12,10 +16,20 @@ __all__ = [
     "Loss",
     "RowLoss",
     "TargetTensors",
+    "View",
     "bucketed",
+    "choose_view",
+    "draw_for",
+    "exact_teacher",
     "forward_kl",
     "kl_terms",
     "teacher_head_tail",
+    "weighted_teacher",
 ]
 
-LOSSES: dict[str, Loss] = {"forward_kl": forward_kl}
+LOSSES: dict[str, Loss] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "renormalised": renormalised,
+    "residual_to_label": residual_to_label,
+}

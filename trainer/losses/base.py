@@ -12,7 +12,7 @@ Shapes: N packed tokens (rows), K entries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -48,11 +48,15 @@ class Loss:
 
     `divergence(student, teacher, used_NK)` gives float32 [N] in nats, at least 0 and 0 for equal
     sides, and must be differentiable in the student. `linear` says that its gradient is linear in
-    the teacher's probabilities: only such a loss is unbiased from sampled targets.
+    the teacher's probabilities: only such a loss is unbiased from drawn targets.
+
+    `tail` says what becomes of the teacher's bucket before the loss sees it: it stays, it is
+    dropped and the head renormalised, or its mass goes to the true token.
     """
 
     divergence: Callable[[HeadTail, HeadTail, Tensor], Tensor]
     linear: bool
+    tail: Literal["bucket", "dropped", "label"] = "bucket"
 
 
 def bucketed(logits_NK: Tensor, log_rest_N: Tensor, used_NK: Tensor) -> HeadTail:

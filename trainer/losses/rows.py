@@ -8,18 +8,19 @@ Shapes: C rows of a chunk, K entries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
-from logitstore import EMPTY_TAIL, SettingError
 from trainer.losses.base import NOTHING, HeadTail, Loss, bucketed, kl_terms
-from trainer.losses.tail import teacher_head_tail
+from trainer.losses.teacher import exact_teacher, tail_dropped, tail_to_label, weighted_teacher
+from trainer.losses.views import View, choose_view
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from logitstore import SparsifierSpec
     from trainer.losses.targets import TargetTensors
 
 __all__ = ["RowLoss"]
@@ -27,32 +28,37 @@ __all__ = ["RowLoss"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowLoss:
-    """How a row's loss is put together. `sampled` targets carry weights and have no bucket.
+    """How a row's loss is put together from targets of `sparsifier`.
 
-    Raises SettingError where sampled targets cannot serve the temperature or the loss.
+    Raises SettingError where they cannot serve the loss or the temperature.
     """
 
     loss: Loss
     alpha: float  # weight of the teacher's distribution; 1 - alpha is that of the true token
     temperature: float
-    tail_nodes: tuple[float, ...]  # b = 1/T of each column of the targets' tail masses
+    sparsifier: SparsifierSpec
     vocab_size: int
-    sampled: bool
+    view: View = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.sampled:
-            _check_sampled(self.temperature, self.loss)
+        view = choose_view(self.sparsifier, loss=self.loss, temperature=self.temperature)
+        object.__setattr__(self, "view", view)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is summed; the parts of the divergence only where there is a bucket."""
-        parts = () if self.sampled else ("kl_binary", "kl_head")
-        return ("loss", "ce", "divergence", "kl", *parts, "agreement")
+        parts = ("kl_binary", "kl_head") if self.view is View.BUCKET else ()
+        return ("loss", "ce", "divergence", "kl", *parts, "agreement", "judged")
+
+    def entries(self, targets: TargetTensors) -> Tensor:
+        """bool [C, K]: which entries stand for themselves; all others are of the bucket."""
+        return targets.exact_NK if self.view is View.BUCKET else targets.used_NK
 
     def metrics(
         self,
         targets: TargetTensors,
         *,
+        label_ids_C: Tensor,
         head_CK: Tensor,
         label_C: Tensor,
         rest_C: Tensor,
@@ -64,67 +70,81 @@ class RowLoss:
         `head_CK` and `label_C` are logits, `rest_C` the log-sum-exp of all that are no entries,
         `top_C` the largest of them, and `warm_rest_C` their log-sum-exp at T where T is not 1.
         """
-        used_CK = targets.used_NK
-        all_C = torch.logaddexp(head_CK.masked_fill(~used_CK, NOTHING).logsumexp(dim=1), rest_C)
+        entries_CK = self.entries(targets)
         warm_rest_C = rest_C if warm_rest_C is None else warm_rest_C
-        student = bucketed(head_CK / self.temperature, warm_rest_C, used_CK)
+        student = bucketed(head_CK / self.temperature, warm_rest_C, entries_CK)
         teacher, constant_C = self._teacher(targets)
-        ce_C = all_C - label_C
-        divergence_C = self.loss.divergence(student, teacher, used_CK) + constant_C
-        soft_C = self.temperature**2 * divergence_C
+        ce_C = _log_total(head_CK, rest_C, entries_CK) - label_C
+        if self.loss.tail == "label":
+            warm_CK = head_CK / self.temperature
+            divergence_C = self._divergence_to_label(
+                student,
+                teacher,
+                entries_CK=entries_CK,
+                is_label_CK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
+                log_label_C=label_C / self.temperature
+                - _log_total(warm_CK, warm_rest_C, entries_CK),
+            )
+        else:
+            seen = tail_dropped(teacher) if self.loss.tail == "dropped" else teacher
+            divergence_C = self.loss.divergence(student, seen, entries_CK) + constant_C
         with torch.no_grad():
             parts = kl_terms(student, teacher)
             parts["kl"] += constant_C
-            agreement_C = _agreement(targets, head_CK, top_C)
+            agreement_C, judged_C = _agreement(targets, head_CK, top_C, entries_CK)
         values = parts | {
-            "loss": (1.0 - self.alpha) * ce_C + self.alpha * soft_C,
+            "loss": (1.0 - self.alpha) * ce_C + self.alpha * self.temperature**2 * divergence_C,
             "ce": ce_C,
             "divergence": divergence_C,
             "agreement": agreement_C,
+            "judged": judged_C,
         }
         return {name: values[name] for name in self.names}
 
     def _teacher(self, targets: TargetTensors) -> tuple[HeadTail, Tensor]:
-        """The teacher, and what its divergences lack: 0 but for the entropy of sampled targets."""
-        used_CK, weights_CK = targets.used_NK, targets.weights_NK
-        if weights_CK is None:
-            view = teacher_head_tail(
-                logprobs_NK=targets.logprobs_NK,
-                used_NK=used_CK,
-                tail_logmass_NB=targets.tail_logmass_NB,
-                nodes=self.tail_nodes,
-                temperature=self.temperature,
-                vocab_size=self.vocab_size,
-                count_N=targets.count_N,
-            )
-            return view, torch.zeros_like(targets.entropy_N)
-        log_CK = weights_CK.log().masked_fill(~used_CK, EMPTY_TAIL).clamp(min=EMPTY_TAIL)
-        view = HeadTail(log_head_NK=log_CK, log_tail_N=torch.full_like(log_CK[:, 0], EMPTY_TAIL))
-        # Its divergence is soft cross-entropy less the weights' own entropy; less the teacher's,
-        # it is an unbiased estimate of the full one.
-        return view, -targets.entropy_N - (log_CK.exp() * log_CK).sum(dim=1)
-
-
-def _check_sampled(temperature: float, loss: Loss) -> None:
-    if temperature != 1.0:
-        raise SettingError(
-            "sampled targets serve only the temperature at which they were drawn",
-            place="--temperature",
-            found=f"{temperature:g}",
-            allowed="1",
-            remedy="Dump with --sparsify topk for other temperatures.",
+        """The teacher, and what its divergences lack: 0 but for the entropy of weights."""
+        if self.view is View.WEIGHTS:
+            return weighted_teacher(targets)
+        view = exact_teacher(
+            targets,
+            nodes=self.sparsifier.tail_nodes,
+            temperature=self.temperature,
+            vocab_size=self.vocab_size,
         )
-    if not loss.linear:
-        raise SettingError(
-            "sampled targets serve only losses that are linear in the teacher",
-            place="--loss",
-            remedy="Use forward_kl, or dump with --sparsify topk.",
+        return view, torch.zeros_like(targets.entropy_N)
+
+    def _divergence_to_label(
+        self,
+        student: HeadTail,
+        teacher: HeadTail,
+        *,
+        entries_CK: Tensor,
+        is_label_CK: Tensor,
+        log_label_C: Tensor,
+    ) -> Tensor:
+        """The divergence over one entry more, the true token, in use where it is no other."""
+        student, teacher = tail_to_label(
+            student, teacher, is_label_NK=is_label_CK, log_label_N=log_label_C
         )
+        outside_C1 = ~is_label_CK.any(dim=1, keepdim=True)
+        return self.loss.divergence(student, teacher, torch.cat((entries_CK, outside_C1), dim=1))
 
 
-def _agreement(targets: TargetTensors, head_CK: Tensor, top_C: Tensor) -> Tensor:
-    """Rows where the teacher's likeliest entry is the student's likeliest token."""
-    unused_CK = ~targets.used_NK
-    best_C1 = targets.logprobs_NK.masked_fill(unused_CK, NOTHING).argmax(dim=1, keepdim=True)
-    likeliest_C = head_CK.detach().masked_fill(unused_CK, NOTHING).amax(dim=1).maximum(top_C)
-    return (head_CK.detach().gather(1, best_C1).squeeze(1) >= likeliest_C).float()
+def _log_total(head_CK: Tensor, rest_C: Tensor, entries_CK: Tensor) -> Tensor:
+    """The log-sum-exp over the whole vocabulary."""
+    return torch.logaddexp(head_CK.masked_fill(~entries_CK, NOTHING).logsumexp(dim=1), rest_C)
+
+
+def _agreement(
+    targets: TargetTensors, head_CK: Tensor, top_C: Tensor, entries_CK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows where the teacher's likeliest token is the student's, and rows where it is known.
+
+    It is known where an entry is exact: no drawn one is more likely than an exact one.
+    """
+    exact_CK = targets.exact_NK
+    judged_C = exact_CK.any(dim=1)
+    best_C1 = targets.logprobs_NK.masked_fill(~exact_CK, NOTHING).argmax(dim=1, keepdim=True)
+    likeliest_C = head_CK.detach().masked_fill(~entries_CK, NOTHING).amax(dim=1).maximum(top_C)
+    agreement_C = (head_CK.detach().gather(1, best_C1).squeeze(1) >= likeliest_C) & judged_C
+    return agreement_C.float(), judged_C.float()

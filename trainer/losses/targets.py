@@ -25,25 +25,24 @@ __all__ = ["TargetTensors"]
 class TargetTensors:
     """The targets of N rows as tensors; see `SparseTargets`.
 
-    Padding may hold any id below V: it is never looked at. `weights_NK` are those of a sampled
-    target, drawn at T = 1; such a target has no bucket.
+    Padding may hold any id below V: it is never looked at.
     """
 
     ids_NK: Tensor  # int64, < V
-    logprobs_NK: Tensor  # float32, nats, at T = 1
-    weights_NK: Tensor | None  # float32; None: every entry weighs its own probability
+    logprobs_NK: Tensor  # float32, nats; of a drawn entry the log of its weight
+    sampled_NK: Tensor | None  # bool, which entries were drawn; None: every entry is exact
     count_N: Tensor  # int64, 1..K
     tail_logmass_NB: Tensor  # float32
-    entropy_N: Tensor  # float32, nats, at T = 1
+    entropy_N: Tensor  # float32, nats
 
     @staticmethod
     def of(targets: SparseTargets) -> TargetTensors:
         """`targets` on the CPU."""
-        weights = targets.weights_RK
+        sampled = targets.sampled_RK
         return TargetTensors(
             ids_NK=torch.from_numpy(targets.ids_RK.astype(np.int64)),
             logprobs_NK=_float32(targets.logprobs_RK),
-            weights_NK=None if weights is None else _float32(weights),
+            sampled_NK=None if sampled is None else torch.tensor(sampled, dtype=torch.bool),
             count_N=torch.from_numpy(targets.count_R.astype(np.int64)),
             tail_logmass_NB=_float32(targets.tail_logmass_RB),
             entropy_N=_float32(targets.entropy_R),
@@ -56,6 +55,11 @@ class TargetTensors:
     def used_NK(self) -> Tensor:
         """bool [N, K]: which entries are in use."""
         return torch.arange(self.ids_NK.shape[1], device=self.ids_NK.device) < self.count_N[:, None]
+
+    @property
+    def exact_NK(self) -> Tensor:
+        """bool [N, K]: which entries are in use and hold the teacher's own probability."""
+        return self.used_NK if self.sampled_NK is None else self.used_NK & ~self.sampled_NK
 
     def to(self, device: torch.device | str) -> TargetTensors:
         """The same targets on `device`."""

@@ -1,0 +1,120 @@
+"""The teacher that a stored target stands for, as a loss sees it.
+
+Its exact entries come by their log-probabilities at any temperature, everything else as one bucket
+by its interpolated mass; drawn entries come by their weights, which have no bucket beside them. A
+loss may then ask for the bucket's mass to be dropped, or to go to the true token.
+
+Shapes: N packed tokens (rows), K entries, B stored temperatures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitstore import EMPTY_TAIL, tail_logmass_at
+from trainer.losses.base import HeadTail, bucketed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.losses.targets import TargetTensors
+
+__all__ = [
+    "exact_teacher",
+    "tail_dropped",
+    "tail_to_label",
+    "teacher_head_tail",
+    "weighted_teacher",
+]
+
+
+def exact_teacher(
+    targets: TargetTensors, *, nodes: tuple[float, ...], temperature: float, vocab_size: int
+) -> HeadTail:
+    """The teacher over its exact entries; a drawn one belongs to the bucket, as all others do.
+
+    Without `nodes` the bucket's mass is what the drawn entries weigh together, and `temperature`
+    must be the one at which they were drawn.
+    """
+    exact_NK = targets.exact_NK
+    if nodes:
+        return teacher_head_tail(
+            logprobs_NK=targets.logprobs_NK,
+            used_NK=exact_NK,
+            tail_logmass_NB=targets.tail_logmass_NB,
+            nodes=nodes,
+            temperature=temperature,
+            vocab_size=vocab_size,
+            count_N=targets.count_N if targets.sampled_NK is None else exact_NK.sum(dim=1),
+        )
+    drawn_NK = targets.used_NK & ~exact_NK
+    drawn_N = targets.logprobs_NK.masked_fill(~drawn_NK, EMPTY_TAIL).logsumexp(dim=1)
+    return bucketed(targets.logprobs_NK, drawn_N, exact_NK)
+
+
+def weighted_teacher(targets: TargetTensors) -> tuple[HeadTail, Tensor]:
+    """The weights of all entries as a teacher, and what is to be added to its divergences, [N].
+
+    A divergence from the weights is soft cross-entropy less their own entropy; less the teacher's
+    instead, it is an unbiased estimate of the full one.
+    """
+    log_NK = targets.logprobs_NK.masked_fill(~targets.used_NK, EMPTY_TAIL)
+    view = HeadTail(log_head_NK=log_NK, log_tail_N=torch.full_like(log_NK[:, 0], EMPTY_TAIL))
+    return view, -targets.entropy_N - (log_NK.exp() * log_NK).sum(dim=1)
+
+
+def tail_dropped(teacher: HeadTail) -> HeadTail:
+    """The head renormalised to a mass of 1, and nothing beside it."""
+    log_mass_N1 = teacher.log_head_NK.logsumexp(dim=1, keepdim=True)
+    return HeadTail(
+        log_head_NK=(teacher.log_head_NK - log_mass_N1).clamp(min=EMPTY_TAIL),
+        log_tail_N=torch.full_like(teacher.log_tail_N, EMPTY_TAIL),
+    )
+
+
+def tail_to_label(
+    student: HeadTail, teacher: HeadTail, *, is_label_NK: Tensor, log_label_N: Tensor
+) -> tuple[HeadTail, HeadTail]:
+    """Student and teacher over K + 1 entries, the bucket's mass added to the true token's.
+
+    `is_label_NK` says which entry is that token: it grows; where none is, the last entry stands for
+    it. `log_label_N` is what the student gives it. The student's bucket still holds a token that
+    became an entry; the teacher's is empty, so a forward divergence does not look there.
+    """
+    inside_N = is_label_NK.any(dim=1)
+    grown_NK = torch.logaddexp(teacher.log_head_NK, teacher.log_tail_N[:, None])
+    head_NK = torch.where(is_label_NK, grown_NK, teacher.log_head_NK)
+    sides = ((student.log_head_NK, log_label_N), (head_NK, teacher.log_tail_N))
+    student_NK1, teacher_NK1 = (
+        torch.cat((entries_NK, label_N.masked_fill(inside_N, EMPTY_TAIL)[:, None]), dim=1)
+        for entries_NK, label_N in sides
+    )
+    return (
+        HeadTail(log_head_NK=student_NK1, log_tail_N=student.log_tail_N),
+        HeadTail(
+            log_head_NK=teacher_NK1, log_tail_N=torch.full_like(teacher.log_tail_N, EMPTY_TAIL)
+        ),
+    )
+
+
+def teacher_head_tail(
+    *,
+    logprobs_NK: Tensor,
+    used_NK: Tensor,
+    tail_logmass_NB: Tensor,
+    nodes: tuple[float, ...],
+    temperature: float,
+    vocab_size: int,
+    count_N: Tensor,
+) -> HeadTail:
+    """The teacher at `temperature`, over its entries and the bucket of everything else.
+
+    `nodes` are the b = 1/T at which `tail_logmass_NB` is stored; a temperature that is one of them
+    is served exactly. Raises SettingError for one that is neither a node nor between 1 and 10.
+    """
+    tail_N = tail_logmass_at(
+        temperature, tail_logmass_NB, nodes=nodes, vocab_size=vocab_size, count_R=count_N
+    )
+    return bucketed(logprobs_NK.float() / temperature, tail_N, used_NK)
