@@ -82,22 +82,29 @@ class Teacher:
         `logits_RV` is float32, not yet a distribution, the caller's to overwrite, and valid until
         the next chunk. `labels_R` are the tokens that really follow.
         """
+        hidden_RD, labels_R = self.hidden(batch)
+        rows = self._chunk_rows()
+        # One buffer for all chunks: its pages are touched once.
+        shape = (min(rows, len(labels_R)), self.head.vocab_size)
+        buffer_RV = torch.empty(shape, device=hidden_RD.device)
+        for start in range(0, len(labels_R), rows):
+            chunk = slice(start, start + rows)
+            out_RV = buffer_RV[: len(labels_R[chunk])]
+            yield self.head.logits(hidden_RD[chunk], out_NV=out_RV), labels_R[chunk]
+
+    def hidden(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head sees of the batch's counted rows, [R, D], and the tokens that follow."""
         device = self.model.device
         input_ids_BL, counted_BL = _pad(batch)
         # Padding stands to the right, where a causal model cannot see it: no mask is needed.
         hidden_BLD = hidden_states(self.model, torch.from_numpy(input_ids_BL).to(device))
         document_R, position_R = np.nonzero(counted_BL)
         labels_R = torch.from_numpy(input_ids_BL[document_R, position_R]).to(device)
-        hidden_RD = hidden_BLD[
-            torch.from_numpy(document_R).to(device), torch.from_numpy(position_R - 1).to(device)
-        ]
-        rows = self._chunk_rows()
-        # One buffer for all chunks: its pages are touched once.
-        buffer_RV = torch.empty(min(rows, len(labels_R)), self.head.vocab_size, device=device)
-        for start in range(0, len(labels_R), rows):
-            chunk = slice(start, start + rows)
-            out_RV = buffer_RV[: len(labels_R[chunk])]
-            yield self.head.logits(hidden_RD[chunk], out_NV=out_RV), labels_R[chunk]
+        rows_R = (
+            torch.from_numpy(document_R).to(device),
+            torch.from_numpy(position_R - 1).to(device),
+        )
+        return hidden_BLD[rows_R], labels_R
 
     def _chunk_rows(self) -> int:
         size = _CPU_CHUNK_BYTES if self.spec.device == "cpu" else _GPU_CHUNK_BYTES
