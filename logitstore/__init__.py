@@ -16,16 +16,20 @@ from logitstore.errors import (
     StoreError,
     TokenizerError,
 )
-from logitstore.spec import StoreSpec
+from logitstore.spec import SparsifierSpec, StoreSpec
 from logitstore.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
+    from logitstore.auditing.audit import audit
     from logitstore.corpus import open_corpus
     from logitstore.dumping import dump
+    from logitstore.forecast.estimate import estimate
+    from logitstore.forecast.tune import tune
     from logitstore.lm_head import LMHead, check_head, hidden_states
     from logitstore.models import load_model, model_folder
     from logitstore.reader import Store
     from logitstore.reader import open_store as open
+    from logitstore.tails import tail_logmass_at
     from logitstore.text import TextRules, tokenize
     from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
 
@@ -40,6 +44,7 @@ __all__ = [
     "ModelError",
     "SettingError",
     "SparseTargets",
+    "SparsifierSpec",
     "SpecError",
     "StorageError",
     "Store",
@@ -48,9 +53,11 @@ __all__ = [
     "StoredDocument",
     "TextRules",
     "TokenizerError",
+    "audit",
     "check_head",
     "console",
     "dump",
+    "estimate",
     "files",
     "hidden_states",
     "load_model",
@@ -59,8 +66,10 @@ __all__ = [
     "open",
     "open_corpus",
     "order",
+    "tail_logmass_at",
     "tokenize",
     "tokenizer_fingerprint",
+    "tune",
     "vocab_size",
 ]
 
@@ -68,16 +77,20 @@ _LAZY = {
     "LMHead": "lm_head",
     "Store": "reader",
     "TextRules": "text",
+    "audit": "auditing.audit",
     "check_head": "lm_head",
     "dump": "dumping",
+    "estimate": "forecast.estimate",
     "hidden_states": "lm_head",
     "load_model": "models",
     "load_tokenizer": "tokenizer",
     "model_folder": "models",
     "open": "reader",
     "open_corpus": "corpus",
+    "tail_logmass_at": "tails",
     "tokenize": "text",
     "tokenizer_fingerprint": "tokenizer",
+    "tune": "forecast.tune",
     "vocab_size": "tokenizer",
 }
 

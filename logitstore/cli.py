@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from logitstore.console import print_json, quiet_libraries, reporting_errors
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, Task
-
-    from logitstore.dumping import DumpSummary
-    from logitstore.progress import DumpProgress
+from logitstore.options import (
+    BatchTokensOption,
+    DataOption,
+    DeviceOption,
+    DrawsOption,
+    DtypeOption,
+    FidelityOption,
+    FormatOption,
+    JsonOption,
+    KOption,
+    LimitOption,
+    MaxLengthOption,
+    MessagesFieldOption,
+    RepeatsOption,
+    SecondsOption,
+    SeedOption,
+    SkipBadOption,
+    SparsifyOption,
+    StoreArgument,
+    TailDrawsOption,
+    TeacherOption,
+    TemperatureOption,
+    TextFieldOption,
+    TopPOption,
+    UnitTokensOption,
+)
+from logitstore.terminal import (
+    dump_bar,
+    given_options,
+    print_estimate,
+    print_summary,
+    print_table,
+    print_trade_off,
+    sample_bar,
+    show_progress,
+)
 
 __all__ = ["app", "main"]
+
+_AGAIN = "Run the same command again"
 
 app = typer.Typer(
     name="logitstore",
@@ -26,63 +59,128 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
-
 
 @app.command()
 def dump(
-    teacher: Annotated[str, typer.Option(help="Transformers folder or Hub id.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            help=".txt, .jsonl, .jsonl.gz, .parquet, a folder of them, or a Hub data set."
-        ),
-    ],
+    teacher: TeacherOption,
+    data: DataOption,
     out: Annotated[Path, typer.Option(help="Folder of the store; new, or one to take up again.")],
-    text_field: Annotated[
-        str | None, typer.Option(help="Field of the text. Default: 'text' where there is one.")
-    ] = None,
-    messages_field: Annotated[
-        str | None, typer.Option(help="Field of a chat. Default: 'messages' where there is one.")
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a document; longer ones are split. Default: the teacher's context, "
-            "1024 at most."
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first N records only.")] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Count broken records and go on.")
-    ] = False,
-    sparsify: Annotated[
-        str, typer.Option(help="How a distribution becomes entries: topk.")
-    ] = "topk",
-    k: Annotated[int, typer.Option(help="Entries kept of each distribution.")] = 64,
-    container: Annotated[
-        str, typer.Option("--format", help="How shards lie in files: zarr or parquet.")
-    ] = "zarr",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")] = "auto",
-    batch_tokens: Annotated[
-        int, typer.Option(help="Tokens of one teacher batch, padding included.")
-    ] = 16_384,
-    unit_tokens: Annotated[
-        int, typer.Option(help="Tokens, about, of a unit of work: what a crash can cost.")
-    ] = 1_000_000,
+    text_field: TextFieldOption = None,
+    messages_field: MessagesFieldOption = None,
+    max_length: MaxLengthOption = None,
+    limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
+    sparsify: SparsifyOption = "topk",
+    k: KOption = None,
+    top_p: TopPOption = None,
+    draws: DrawsOption = None,
+    tail_draws: TailDrawsOption = None,
+    temperature: TemperatureOption = None,
+    repeats: RepeatsOption = None,
+    seed: SeedOption = None,
+    fidelity: FidelityOption = "balanced",
+    container: FormatOption = "zarr",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_tokens: BatchTokensOption = 16_384,
+    unit_tokens: UnitTokensOption = 1_000_000,
 ) -> None:
     """Run a teacher over a corpus and store its distributions. The same command again resumes."""
     settings = dict(locals())
     with reporting_errors(json=False):
+        settings["temperature"] = _numbers(temperature, option="--temperature")
         quiet_libraries()
         from logitstore.dumping import dump as run
 
-        with _progress_bar() as bar:
+        with dump_bar() as bar:
             task = bar.add_task("loading the teacher", total=1.0, targets=0, bytes_per_target=0.0)
-            summary = run(**settings, on_progress=lambda now: _show(bar, task, now))
-        _print_summary(summary)
+            summary = run(**settings, on_progress=lambda now: show_progress(bar, task, now))
+        print_summary(summary)
+
+
+@app.command()
+def estimate(
+    teacher: TeacherOption,
+    data: DataOption,
+    text_field: TextFieldOption = None,
+    messages_field: MessagesFieldOption = None,
+    max_length: MaxLengthOption = None,
+    limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
+    sparsify: SparsifyOption = "topk",
+    k: KOption = None,
+    top_p: TopPOption = None,
+    draws: DrawsOption = None,
+    tail_draws: TailDrawsOption = None,
+    temperature: TemperatureOption = None,
+    repeats: RepeatsOption = None,
+    seed: SeedOption = None,
+    fidelity: FidelityOption = "balanced",
+    container: FormatOption = "zarr",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_tokens: BatchTokensOption = 16_384,
+    unit_tokens: UnitTokensOption = 1_000_000,
+    seconds: SecondsOption = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Dump a sample and say what the whole would take: targets, bytes, time. Leaves nothing."""
+    settings = {name: value for name, value in locals().items() if name != "as_json"}
+    with reporting_errors(json=as_json, again=_AGAIN):
+        settings["temperature"] = _numbers(temperature, option="--temperature")
+        quiet_libraries()
+        from logitstore.forecast.estimate import estimate as run
+
+        with sample_bar() as on_fraction:
+            found = run(**settings, on_fraction=on_fraction)
+        if as_json:
+            print_json(asdict(found))
+        else:
+            print_estimate(found)
+
+
+@app.command()
+def tune(
+    context: typer.Context,
+    teacher: TeacherOption,
+    data: DataOption,
+    text_field: TextFieldOption = None,
+    messages_field: MessagesFieldOption = None,
+    max_length: MaxLengthOption = None,
+    limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
+    fidelity: FidelityOption = "balanced",
+    container: FormatOption = "zarr",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_tokens: BatchTokensOption = 16_384,
+    unit_tokens: UnitTokensOption = 1_000_000,
+    seconds: SecondsOption = 60.0,
+    max_bytes: Annotated[
+        float | None, typer.Option(help="Choose the least error within so many bytes a target.")
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Choose the fewest bytes within this error, as in 0.05.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Picture of the trade-off: .png, .svg or .pdf.")] = Path(
+        "tune.png"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Compare sparsifiers on a sample: bytes a target against error of the gradient."""
+    own = ("context", "out", "as_json", "own")
+    settings = {name: value for name, value in locals().items() if name not in own}
+    with reporting_errors(json=as_json, again=_AGAIN):
+        quiet_libraries()
+        from logitstore.forecast.tune import tune as run
+
+        with sample_bar() as on_fraction:
+            found = run(**settings, picture=out, on_fraction=on_fraction)
+        if as_json:
+            print_json(found.to_json())
+        else:
+            given = given_options(context, but=("seconds", "max_bytes", "max_error", *own))
+            print_trade_off(found, command=f"logitstore dump {given} --out STORE")
 
 
 @app.command()
@@ -113,6 +211,46 @@ def verify(
 
 
 @app.command()
+def audit(
+    store: StoreArgument,
+    teacher: Annotated[str, typer.Option(help="Transformers folder or Hub id.")],
+    documents: Annotated[int, typer.Option(help="Documents to audit, spread over the store.")] = 32,
+    student: Annotated[
+        str | None, typer.Option(help="Whose gradients to compare. Default: a uniform one's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of documents.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: that of the dump.")
+    ] = "auto",
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of one teacher batch. Default: that of the dump.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a store with its live teacher. Names each judgement that failed; exit 1 if any."""
+    settings = {name: value for name, value in locals().items() if name != "as_json"}
+    with reporting_errors(json=as_json, again=_AGAIN):
+        quiet_libraries()
+        from logitstore.auditing.audit import audit as run
+        from logitstore.auditing.report import audit_lines
+
+        result = run(**settings)
+        if as_json:
+            print_json(result)
+        else:
+            typer.echo("\n".join(audit_lines(result)))
+            if not result["teacher_matches"]:
+                typer.echo("note: the store was dumped from another teacher", err=True)
+        for fault in result["faults"]:
+            typer.echo(fault, err=True)
+        if result["faults"]:
+            raise typer.Exit(1)
+        if not as_json:
+            typer.echo(f"{store}: ok")
+
+
+@app.command()
 def inspect(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Show what a store holds, from which teacher and corpus, and what each column costs."""
     with reporting_errors(json=as_json):
@@ -122,89 +260,21 @@ def inspect(store: StoreArgument, as_json: JsonOption = False) -> None:
         if as_json:
             print_json(content)
         else:
-            _print_table(content)
+            print_table(content)
+
+
+def _numbers(listed: str | None, *, option: str) -> list[float] | None:
+    if listed is None:
+        return None
+    try:
+        return [float(one) for one in listed.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} is a list like 1,2,4, found {listed!r}") from error
 
 
 def main() -> None:
     """Entry point of the console script."""
     app()
-
-
-def _progress_bar() -> Progress:
-    """Targets a second, bytes a target, time left; on standard error, and silent when piped."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        _rate_column(),
-        TextColumn("{task.fields[bytes_per_target]:.1f} bytes/target"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _rate_column() -> ProgressColumn:
-    from rich.progress import ProgressColumn
-    from rich.text import Text
-
-    class RateColumn(ProgressColumn):
-        """Targets of this run over its elapsed time."""
-
-        def render(self, task: Task) -> Text:
-            rate = task.fields["targets"] / max(task.elapsed or 0.0, 1e-3)
-            return Text(f"{rate:,.0f} targets/s")
-
-    return RateColumn()
-
-
-def _show(bar: Progress, task: Any, now: DumpProgress) -> None:
-    bar.update(
-        task,
-        completed=now.fraction,
-        description=f"unit {min(now.units_done + 1, now.units)} of {now.units}",
-        targets=now.targets,
-        bytes_per_target=now.stored_bytes / max(1, now.stored_targets),
-    )
-
-
-def _print_summary(summary: DumpSummary) -> None:
-    per_target = summary.bytes / max(1, summary.targets)
-    if summary.new_targets == 0:
-        typer.echo(f"{summary.folder}: finished already, left as it is")
-    typer.echo(
-        f"{summary.folder}: {summary.documents:,} documents, {summary.targets:,} targets, "
-        f"{summary.bytes:,} bytes ({per_target:.1f} per target)"
-    )
-    if summary.skipped:
-        typer.echo(f"skipped {summary.skipped:,} records that could not be used")
-    if summary.new_targets:
-        rate = summary.new_targets / summary.seconds
-        typer.echo(f"{summary.seconds:.1f} s, {rate:,.0f} targets/s")
-    typer.echo(f"fingerprint {summary.fingerprint}")
-
-
-def _print_table(content: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in content.items():
-        table.add_row(name.replace("_", " "), _shown(value))
-    Console().print(table)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{name} {_shown(one)}" for name, one in value.items())
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

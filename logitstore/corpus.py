@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from logitstore.sources import RawRecord, Source
 
-__all__ = ["Corpus", "RecordReader", "open_corpus"]
+__all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^/]*)?")
@@ -102,6 +102,14 @@ def _local_source(name: str, path: Path, rule: FieldRule, cursor: GzipCursor) ->
     return LineFile(name=name, path=path, rule=rule, gzipped=gzipped)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """A work unit, and the bytes of text it covers: of a table, those of its values as JSON."""
+
+    unit: WorkUnit
+    bytes: int
+
+
 class Corpus:
     """Sources, in order. One thread reads it at a time."""
 
@@ -122,6 +130,11 @@ class Corpus:
         A unit ends with the record that fills it, or with its source. Costs one pass over the
         sources, or over what `limit` leaves of them.
         """
+        cut = self.cut(unit_bytes=unit_bytes, limit=limit)
+        return Plan(units=tuple(one.unit for one in cut))
+
+    def cut(self, *, unit_bytes: int, limit: int | None) -> Iterator[Slice]:
+        """What `plan` plans, one unit after another, each as soon as it is known."""
         if unit_bytes < 1:
             raise SettingError("a work unit must hold a byte", found=unit_bytes, allowed=">= 1")
         if limit is not None and limit < 1:
@@ -132,14 +145,14 @@ class Corpus:
                 allowed=">= 1",
                 remedy="Leave it out to take all of them",
             )
-        units: list[WorkUnit] = []
+        number = 0
         for source in self._sources.values():
             if limit == 0:
                 break
-            for unit in _units(source, unit_bytes=unit_bytes, limit=limit):
-                units.append(replace(unit, name=f"{len(units):06d}"))
-                limit = None if limit is None else limit - unit.records
-        return Plan(units=tuple(units))
+            for one in _units(source, unit_bytes=unit_bytes, limit=limit):
+                yield replace(one, unit=replace(one.unit, name=f"{number:06d}"))
+                limit = None if limit is None else limit - one.unit.records
+                number += 1
 
     def read(self, unit: WorkUnit, *, skip_bad: bool) -> RecordReader:
         """The records of `unit`, whose bytes have been compared with the plan's hash."""
@@ -166,7 +179,7 @@ class Corpus:
         return RecordReader(source=source, unit=unit, raw_records=records, skip_bad=skip_bad)
 
 
-def _units(source: Source, *, unit_bytes: int, limit: int | None) -> Iterator[WorkUnit]:
+def _units(source: Source, *, unit_bytes: int, limit: int | None) -> Iterator[Slice]:
     draft = _Draft()
     for raw in islice(source.records(), limit if limit is None else min(limit, sys.maxsize)):
         draft.add(raw)
@@ -208,9 +221,9 @@ class _Draft:
             first_line=self.first_line + self.lines,
         )
 
-    def unit(self, source: str) -> WorkUnit:
-        return WorkUnit(
-            name="",  # given by the plan
+    def unit(self, source: str) -> Slice:
+        unit = WorkUnit(
+            name="",  # its place in the plan, given there
             source=source,
             start=self.start,
             stop=self.start + self.size,
@@ -219,6 +232,7 @@ class _Draft:
             records=self.records,
             sha256=self.digest.hexdigest(),
         )
+        return Slice(unit=unit, bytes=self.filled)
 
 
 class RecordReader:

@@ -1,4 +1,4 @@
-"""The write side's only composer: corpus -> teacher -> sparsifier -> writer, unit by unit.
+"""Dump: the units of a job, from the corpus to committed shards, by any number of processes.
 
 The forward pass has the main thread. Encoding, compressing and syncing a finished unit runs beside
 it in one other thread, which costs 5-10 us a target against 130 us of a five-million-parameter
@@ -7,54 +7,28 @@ teacher on two cores.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from logitstore.codec import RankDeltaCodec
 from logitstore.commit import Lease, StoreWriter, refuse_foreign_folder
-from logitstore.corpus import Corpus, open_corpus
-from logitstore.documents import Document, StoredDocument
-from logitstore.errors import CorpusError, SettingError
+from logitstore.documents import StoredDocument
+from logitstore.errors import CorpusError
 from logitstore.files import explain_io
+from logitstore.job import Job
 from logitstore.layout import Layout
-from logitstore.models import model_folder
 from logitstore.plan import Plan, WorkUnit
 from logitstore.progress import OnProgress, Tally
-from logitstore.shards import CONTAINERS
-from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, check_k
-from logitstore.spec import (
-    FORMAT,
-    CorpusSpec,
-    SparsifierSpec,
-    StoreSpec,
-    TextSpec,
-    TokenizerSpec,
-    fingerprint,
-)
+from logitstore.sparsify import sparsifier_spec
 from logitstore.targets import SparseTargets
-from logitstore.teacher import Teacher, batches
-from logitstore.text import TextRules, tokenize
-from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
+from logitstore.teacher import batches
 from logitstore.writer import UnitWriter
 
 __all__ = ["DumpSummary", "dump"]
 
-_DEFAULT_MAX_LENGTH = 1024
-# English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
-_BYTES_PER_TOKEN = 4
-# 65,536 rows of K = 64 are 4 MB a byte plane: few enough chunks, each worth a request.
-_BLOCK_TARGETS = 65_536
 _POLL_SECONDS = 0.5
 
 
@@ -83,7 +57,14 @@ def dump(
     limit: int | None = None,
     skip_bad: bool = False,
     sparsify: str = "topk",
-    k: int = 64,
+    k: int | None = None,
+    top_p: float | None = None,
+    draws: int | None = None,
+    tail_draws: int | None = None,
+    temperature: Sequence[float] | None = None,
+    repeats: int | None = None,
+    seed: int | None = None,
+    fidelity: str = "balanced",
     container: str = "zarr",
     device: str = "auto",
     dtype: str = "auto",
@@ -94,38 +75,42 @@ def dump(
     """Run `teacher` over `data` once and leave a sealed store in the folder `out`.
 
     The same call again takes up an unfinished store where it stopped and leaves a finished one as
-    it is; several processes may make it at the same time. Raises CorpusError, ModelError,
-    SettingError, SpecError or StoreError, and loses nothing that was committed before.
+    it is; several processes may make it at the same time. Options of the sparsifier that are None
+    take its defaults (`sparsifier_spec`); `fidelity` names the codec's steps. Raises CorpusError,
+    ModelError, SettingError, SpecError or StoreError, and loses nothing committed before.
     """
     started = time.monotonic()
     layout = Layout(Path(out))
-    _check_settings(sparsify, container, k=k, batch_tokens=batch_tokens, unit_tokens=unit_tokens)
+    sparsifier = sparsifier_spec(
+        sparsify,
+        k=k,
+        top_p=top_p,
+        draws=draws,
+        tail_draws=tail_draws,
+        temperatures=temperature,
+        repeats=repeats,
+        seed=seed,
+    )
     refuse_foreign_folder(layout.folder)
-    corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
-    tokenizer = load_tokenizer(str(model_folder(teacher)))
-    check_k(k, vocab_size=vocab_size(tokenizer))
-    model = Teacher.load(teacher, vocab_size=vocab_size(tokenizer), device=device, dtype=dtype)
-    text = TextSpec(
+    job = Job.load(
+        teacher=teacher,
+        data=data,
         text_field=text_field,
         messages_field=messages_field,
-        max_length=_max_length(max_length, model.context),
-        chat_template=_hash(getattr(tokenizer, "chat_template", None)),
-    )
-    plan = _plan(layout, corpus, unit_tokens=unit_tokens, limit=limit)
-    spec = StoreSpec(
-        format=FORMAT,
-        teacher=model.spec,
-        tokenizer=_tokenizer_spec(tokenizer),
-        corpus=_corpus_spec(data, plan, unit_tokens=unit_tokens, limit=limit),
-        text=text,
-        sparsifier=SparsifierSpec(name=sparsify, k=k, tail_nodes=TAIL_NODES),
-        codec=RankDeltaCodec(vocab_size=vocab_size(tokenizer), tail_nodes=TAIL_NODES).spec,
+        max_length=max_length,
+        limit=limit,
+        skip_bad=skip_bad,
+        sparsifier=sparsifier,
+        fidelity=fidelity,
         container=container,
+        device=device,
+        dtype=dtype,
         batch_tokens=batch_tokens,
-        block_targets=_BLOCK_TARGETS,
-        provenance=_provenance(),
+        unit_tokens=unit_tokens,
     )
-    work = _Work.begin(layout, spec, plan, corpus, model, tokenizer, skip_bad=skip_bad)
+    # The plan that the store has; for a new one, the corpus cut into units.
+    plan = layout.read_plan() if layout.plan_path.is_file() else job.plan()
+    work = _Work.begin(layout, job, plan)
     tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
     work.run(tally)
     with explain_io(layout.folder):
@@ -138,38 +123,16 @@ class _Work:
 
     store: StoreWriter
     writer: UnitWriter
-    corpus: Corpus
-    tokenizer: Any
-    teacher: Teacher
-    spec: StoreSpec
+    job: Job
     plan: Plan
-    skip_bad: bool
 
     @staticmethod
-    def begin(
-        layout: Layout,
-        spec: StoreSpec,
-        plan: Plan,
-        corpus: Corpus,
-        teacher: Teacher,
-        tokenizer: Any,
-        *,
-        skip_bad: bool,
-    ) -> _Work:
+    def begin(layout: Layout, job: Job, plan: Plan) -> _Work:
         """The work on a store that now has its spec, its tokenizer and its plan."""
-        store = StoreWriter(layout)
+        store, spec = StoreWriter(layout), job.spec(plan)
         with explain_io(layout.folder):
-            store.begin(spec, plan, tokenizer)
-        return _Work(
-            store=store,
-            writer=UnitWriter.of(store, spec),
-            corpus=corpus,
-            tokenizer=tokenizer,
-            teacher=teacher,
-            spec=spec,
-            plan=plan,
-            skip_bad=skip_bad,
-        )
+            store.begin(spec, plan, job.tokenizer)
+        return _Work(store=store, writer=UnitWriter.of(store, spec), job=job, plan=plan)
 
     def run(self, tally: Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
@@ -205,36 +168,19 @@ class _Work:
         self, unit: WorkUnit, lease: Lease, tally: Tally
     ) -> tuple[list[StoredDocument], int]:
         """The unit's documents with their targets, and how many records were skipped."""
-        records = self.corpus.read(unit, skip_bad=self.skip_bad)
-        rules = TextRules(max_length=self.spec.text.max_length)
-        stream = tokenize(records, self.tokenizer, rules=rules, skip_bad=self.skip_bad)
-        documents = list(stream)
-        targets: list[SparseTargets | None] = [None] * len(documents)
-        for batch in batches(documents, batch_tokens=self.spec.batch_tokens):
+        documents, skipped = self.job.documents(self.job.read(unit))
+        targets: list[tuple[SparseTargets, ...]] = [()] * len(documents)
+        for batch in batches(documents, batch_tokens=self.job.batch_tokens):
             chosen = [documents[place] for place in batch]
-            for place, part in zip(batch, self._targets(chosen), strict=True):
-                targets[place] = part
+            for place, draws in zip(batch, self.job.targets(chosen), strict=True):
+                targets[place] = draws
             lease.renew()
             tally.batch(unit, chosen, documents)
         stored = [
-            StoredDocument(document=document, targets=part)
-            for document, part in zip(documents, targets, strict=True)
-            if part is not None
+            StoredDocument(document=document, targets=draws[0], further=draws[1:])
+            for document, draws in zip(documents, targets, strict=True)
         ]
-        return stored, records.skipped + stream.skipped
-
-    def _targets(self, batch: list[Document]) -> Iterator[SparseTargets]:
-        """The targets of each document of a batch, in its order."""
-        sparsify, spec = SPARSIFIERS[self.spec.sparsifier.name], self.spec.sparsifier
-        with torch.inference_mode():
-            parts = [
-                sparsify(logits_RV, labels_R, k=spec.k, tail_nodes=spec.tail_nodes)
-                for logits_RV, labels_R in self.teacher.logits(batch)
-            ]
-        joined = SparseTargets.concatenate(parts)
-        stops = np.cumsum([document.targets for document in batch])
-        for document, stop in zip(batch, stops, strict=True):
-            yield joined.rows(slice(stop - document.targets, stop))
+        return stored, skipped
 
     def _write(
         self,
@@ -257,70 +203,6 @@ def _released_on_error(lease: Lease) -> Iterator[None]:
     except BaseException:
         lease.release()
         raise
-
-
-def _check_settings(
-    sparsify: str, container: str, *, k: int, batch_tokens: int, unit_tokens: int
-) -> None:
-    choices = (("--sparsify", sparsify, SPARSIFIERS), ("--format", container, CONTAINERS))
-    for option, value, table in choices:
-        if value not in table:
-            raise SettingError(f"{option} is unknown", found=value, allowed=", ".join(table))
-    numbers = {"--k": k, "--batch-tokens": batch_tokens, "--unit-tokens": unit_tokens}
-    for option, number in numbers.items():
-        if number < 1:
-            raise SettingError(f"{option} must be at least 1", found=number)
-
-
-def _max_length(max_length: int | None, context: int | None) -> int:
-    if max_length is None:
-        return min(_DEFAULT_MAX_LENGTH, context or _DEFAULT_MAX_LENGTH)
-    if max_length < 2 or (context is not None and max_length > context):
-        raise SettingError(
-            "--max-length does not fit the teacher's context",
-            found=max_length,
-            allowed=f"2..{context or 'any'}",
-        )
-    return max_length
-
-
-def _plan(layout: Layout, corpus: Corpus, *, unit_tokens: int, limit: int | None) -> Plan:
-    """The plan that the store has; for a new one, the corpus cut into units."""
-    if layout.plan_path.is_file():
-        return layout.read_plan()
-    return corpus.plan(unit_bytes=unit_tokens * _BYTES_PER_TOKEN, limit=limit)
-
-
-def _corpus_spec(data: str, plan: Plan, *, unit_tokens: int, limit: int | None) -> CorpusSpec:
-    return CorpusSpec(
-        name=Path(data).name if Path(data).exists() else data,
-        fingerprint=fingerprint(plan.to_json()),
-        limit=limit,
-        unit_tokens=unit_tokens,
-    )
-
-
-def _tokenizer_spec(tokenizer: Any) -> TokenizerSpec:
-    return TokenizerSpec(
-        fingerprint=tokenizer_fingerprint(tokenizer),
-        vocab_size=vocab_size(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-
-
-def _provenance() -> dict[str, Any]:
-    packages = ("logitstore", "torch", "transformers", "zarr", "pyarrow", "numcodecs")
-    return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **{package: version(package) for package in packages},
-    }
-
-
-def _hash(text: object) -> str | None:
-    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
 
 
 def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -> DumpSummary:

@@ -20,6 +20,20 @@ TIERS: list[set[str]] = [
     # Nouns and the ground under the store: what crosses the arrows, and files.
     {"logitstore.targets", "logitstore.spec", "logitstore.records", "logitstore.files"},
     {"logitstore.documents", "logitstore.layout", "logitstore.card", "logitstore.shards.base"},
+    {"logitstore.draws", "logitstore.codec.integers", "logitstore.sparsify.distribution"},
+    {"logitstore.codec.values", "logitstore.sparsify.tail", "logitstore.tails"},
+    {
+        "logitstore.auditing.divergence",
+        "logitstore.auditing.gradients",
+        "logitstore.auditing",
+        "logitstore.forecast",
+    },
+    {
+        "logitstore.codec.rank_delta",
+        "logitstore.sparsify.heads",
+        "logitstore.sparsify.sampling",
+        "logitstore.sparsify.settings",
+    },
     # Stages: they know nouns, not each other. Parts of a stage first.
     {
         "logitstore.models",
@@ -40,17 +54,50 @@ TIERS: list[set[str]] = [
         "logitstore.text",
     },
     # Assemblies: they know stages.
-    {"logitstore.reader", "logitstore.writer"},
-    {"logitstore.dumping", "logitstore.summary", "logitstore.verify"},
+    {"logitstore.reader", "logitstore.writer", "logitstore.job"},
+    {
+        "logitstore.forecast.samples",
+        "logitstore.forecast.trials",
+        "logitstore.forecast.tradeoff",
+        "logitstore.forecast.pulls",
+    },
+    {"logitstore.forecast.tradeoff_figure"},
+    {
+        "logitstore.dumping",
+        "logitstore.forecast.estimate",
+        "logitstore.summary",
+        "logitstore.forecast.tune",
+        "logitstore.verify",
+    },
+    {"logitstore.auditing.alignment"},
+    {"logitstore.auditing.audit"},
     # Command line; and the public names, which are all that `trainer` sees.
-    {"logitstore.console"},
+    {
+        "logitstore.auditing.report",
+        "logitstore.console",
+        "logitstore.options",
+        "logitstore.terminal",
+    },
     {"logitstore.cli", "logitstore"},
     # The trainer: nouns, stages, assemblies, command line.
     {"trainer.losses.base", "trainer.losses.targets", "trainer.run", "trainer.report_figures"},
-    {"trainer.losses.forward_kl", "trainer.losses.tail", "trainer.student", "trainer.report_data"},
-    {"trainer.losses.rows"},
+    {
+        "trainer.losses.forward_kl",
+        "trainer.losses.reverse_kl",
+        "trainer.losses.teacher",
+        "trainer.losses.views",
+        "trainer.student",
+        "trainer.report_data",
+    },
+    {"trainer.losses.renormalised", "trainer.losses.residual_to_label", "trainer.losses.rows"},
     {"trainer.losses"},
-    {"trainer.fused", "trainer.rows", "trainer.packing", "trainer.report"},
+    {
+        "trainer.comparison",
+        "trainer.fused",
+        "trainer.rows",
+        "trainer.packing",
+        "trainer.report",
+    },
     {"trainer.batch"},
     {"trainer.loop"},
     {"trainer.distil", "trainer.evaluation"},

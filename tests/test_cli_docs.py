@@ -9,9 +9,13 @@ from tools.cli_docs import PAGE, render
 
 STABLE = {
     "logitstore dump": "--teacher --data --out --text-field --messages-field --max-length --limit "
-    "--skip-bad --sparsify --k --format --device --dtype --batch-tokens --unit-tokens",
+    "--skip-bad --sparsify --k --top-p --draws --tail-draws --temperature --seed --format "
+    "--device --dtype --batch-tokens --unit-tokens",
     "logitstore verify": "--fast --hashes",
     "logitstore inspect": "--json",
+    "logitstore audit": "--teacher --documents --json",
+    "logitstore estimate": "--teacher --data --sparsify --k --json",
+    "logitstore tune": "--teacher --data --json",
     "trainer fit": "--logits --student --out --alpha --temperature --loss --epochs --steps "
     "--batch-tokens --lr --seed --save-steps --resume",
     "trainer eval": "--logits --data --json",

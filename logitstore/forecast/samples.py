@@ -1,0 +1,182 @@
+"""A sample: documents from places that lie evenly over a corpus, read only as far as asked for.
+
+A corpus is cut as a dump cuts it, only finer, and visited at places that lie evenly over its bytes.
+They come in the order of their bit-reversed numbers (van der Corput 1935), so that any number of
+visits, from the first on, lies evenly over the whole. A slice that one long record makes large (it
+may be a book) is visited that much oftener, and gives another part of its documents each time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+from logitstore.errors import CorpusError
+from logitstore.job import BYTES_PER_TOKEN
+
+if TYPE_CHECKING:
+    from logitstore.corpus import Slice
+    from logitstore.documents import Document
+    from logitstore.job import Job
+
+__all__ = ["Sample", "Sampled", "Slices"]
+
+# Slices kept of a corpus of any size: at 16 KiB each, 16 million tokens.
+_MOST_SLICES = 4096
+_LEAST_VISITS = 16
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it, less their whole parts, lie evenly in [0, 1)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slices:
+    """Evenly spaced slices of a corpus, in its order, and how large the whole is."""
+
+    kept: tuple[Slice, ...]
+    whole: bool  # no slice was left out
+    bytes: int  # of the whole corpus
+    units: int  # work units of a dump, to within a few
+
+    @staticmethod
+    def of(job: Job, *, slice_tokens: int) -> Slices:
+        """The job's corpus in slices of that size; where they become many, every second is kept."""
+        kept: list[Slice] = []
+        stride, total, units, filled, source = 1, 0, 0, 0, None
+        slice_bytes = min(slice_tokens * BYTES_PER_TOKEN, job.unit_bytes)
+        for number, one in enumerate(job.corpus.cut(unit_bytes=slice_bytes, limit=job.limit)):
+            if number % stride == 0:
+                kept.append(one)
+            if len(kept) > _MOST_SLICES:
+                kept, stride = kept[::2], stride * 2
+            if filled >= job.unit_bytes or one.unit.source != source:
+                units, filled, source = units + 1, 0, one.unit.source
+            filled += one.bytes
+            total += one.bytes
+        return Slices(kept=tuple(kept), whole=stride == 1, bytes=total, units=units)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """A document, and where it stands in the sample."""
+
+    place: tuple[int, int]  # number of its slice, of the document in the slice: corpus order
+    bytes: float  # its share of the slice's
+    document: Document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ReadSlice:
+    """What is left to deal of a slice, and what each visit to it counts for."""
+
+    parts: deque[list[Sampled]]
+    documents: float
+    targets: float
+
+    @staticmethod
+    def of(held: Sequence[Sampled], *, number: int, visits: int) -> _ReadSlice:
+        """`held`, the documents of slice `number`, in as many parts as there will be visits."""
+        stops = [len(held) * visit // visits for visit in range(visits + 1)]
+        parts = deque(_spread(list(held[start:stop]) for start, stop in pairwise(stops)))
+        # Most slices are visited once: it must not be the first part that all of them give.
+        parts.rotate(int(number * _GOLDEN % 1 * visits))
+        return _ReadSlice(
+            parts=parts,
+            documents=len(held) / visits,
+            targets=sum(one.document.targets for one in held) / visits,
+        )
+
+
+class Sample:
+    """The documents of a corpus, dealt out in portions that each lie evenly over it."""
+
+    def __init__(self, job: Job, slices: Slices, *, visit_tokens: int) -> None:
+        self.slices = slices
+        self.bytes = self.documents = self.targets = 0.0  # of the visits so far
+        self.seconds = 0.0  # spent on making tokens and documents of records
+        self._skipped = 0
+        self._job = job
+        self._visit_tokens = visit_tokens
+        visits = (
+            number for number, one in enumerate(slices.kept) for _ in range(self._visits_of(one))
+        )
+        self._order = deque(_spread(visits))
+        self._read: dict[int, _ReadSlice] = {}
+
+    @property
+    def scale(self) -> float:
+        """How often what was visited goes into the corpus, by bytes."""
+        return 1.0 if self.slices.whole and not self._order else self.slices.bytes / self.bytes
+
+    def take(self, tokens: int) -> list[Sampled]:
+        """Documents of `tokens` tokens or some more, none dealt out before; none when all were.
+
+        Raises CorpusError for a record that cannot be used.
+        """
+        taken: list[Sampled] = []
+        while self._order and tokens > 0:
+            wanted = min(math.ceil(tokens / self._visit_tokens), len(self._order))
+            # In the order of the corpus: a gzip stream is slow to turn back.
+            for number in sorted(self._order.popleft() for _ in range(wanted)):
+                part = self._visit(number)
+                tokens -= sum(len(one.document) for one in part)
+                taken += part
+        return taken
+
+    def count(self, *, seconds: float) -> None:
+        """Make further visits, some in any case, for the sake of what they say of the whole."""
+        until, least = time.monotonic() + seconds, _LEAST_VISITS
+        while self._order and (least > 0 or time.monotonic() < until):
+            self._visit(self._order.popleft())
+            least -= 1
+
+    def refuse_empty(self) -> None:
+        """Raise CorpusError where no visit gave a target."""
+        if not self.targets:
+            raise CorpusError(
+                "no record of the corpus gave a target",
+                place=self._job.data,
+                found=f"{self._skipped} records skipped",
+            )
+
+    def _visit(self, number: int) -> list[Sampled]:
+        """The next part of slice `number`."""
+        one = self.slices.kept[number]
+        if number not in self._read:
+            self._read[number] = _ReadSlice.of(
+                self._documents(number), number=number, visits=self._visits_of(one)
+            )
+        read = self._read[number]
+        self.bytes += one.bytes / self._visits_of(one)
+        self.documents += read.documents
+        self.targets += read.targets
+        return read.parts.popleft()
+
+    def _visits_of(self, one: Slice) -> int:
+        return max(1, round(one.bytes / (self._visit_tokens * BYTES_PER_TOKEN)))
+
+    def _documents(self, number: int) -> list[Sampled]:
+        one = self.slices.kept[number]
+        records = self._job.read(one.unit)
+        started = time.monotonic()
+        documents, skipped = self._job.documents(records)
+        self.seconds += time.monotonic() - started
+        self._skipped += skipped
+        density = one.bytes / max(1, sum(len(document) for document in documents))
+        return [
+            Sampled(place=(number, place), bytes=density * len(document), document=document)
+            for place, document in enumerate(documents)
+        ]
+
+
+def _spread(items: Iterable[T]) -> list[T]:
+    """The items by bit-reversed number: from 0, 1/2, 1/4, 3/4 of the way, and so on."""
+    listed = list(items)
+    bits = max(1, (len(listed) - 1).bit_length())
+    reversed_numbers = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1 << bits))
+    return [listed[number] for number in reversed_numbers if number < len(listed)]

@@ -1,0 +1,105 @@
+"""The picture of a trade-off: error over bytes a target, one line for each sparsifier."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from logitstore.errors import SettingError
+from logitstore.files import explain_io
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from logitstore.forecast.tradeoff import Setting
+
+__all__ = ["check_picture", "draw"]
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 10,
+    "grid.color": "0.9",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tradeoff",
+}
+_MARKERS = "osD^v"  # so colour is never all that tells two lines apart
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a file that the picture cannot be written to, before anything is measured for it."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise SettingError(
+            "--out is no name of a picture", found=path, allowed=f"a {', '.join(_SUFFIXES)} file"
+        )
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise SettingError(
+            "--out cannot be written", found=path, remedy="Name a file in a folder that is there"
+        )
+
+
+def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
+    """Write the picture to `path`, in the format that its suffix names."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        by_name = sorted(settings, key=lambda one: (one.sparsify, one.bytes_per_target))
+        groups = groupby(by_name, key=lambda one: one.sparsify)
+        for marker, (name, group) in zip(_MARKERS, groups, strict=False):
+            line = list(group)
+            bytes_N, error_N = (
+                [one.bytes_per_target for one in line],
+                [one.error for one in line],
+            )
+            axes.plot(bytes_N, error_N, marker=marker, markersize=5, label=name)
+            for one in line:
+                axes.annotate(
+                    _short(one),
+                    (one.bytes_per_target, one.error),
+                    (5, -11 if name == "topp" else 4),  # topp lies on topk's line
+                    textcoords="offset points",
+                    fontsize=8,
+                    color="0.35",
+                )
+        axes.plot(
+            [recommended.bytes_per_target],
+            [recommended.error],
+            marker="o",
+            markersize=14,
+            fillstyle="none",
+            color="0.2",
+            linestyle="none",
+            label=recommended.command,
+        )
+        axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
+        axes.set_xlabel("stored bytes a target")
+        axes.set_ylabel("relative error of a gradient over 2,048 targets")
+        axes.legend(frameon=False)
+        with explain_io(path):
+            figure.savefig(path, dpi=144, metadata=_metadata(path))
+
+
+def _metadata(path: Path) -> dict[str, None]:
+    """No clock in the file: the same figures give the same bytes."""
+    return {
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None},
+    }.get(path.suffix.lower(), {})
+
+
+def _short(one: Setting) -> str:
+    """What tells the settings of one sparsifier apart."""
+    if one.sparsify == "topp":
+        return f"{one.options['top_p']:g}"
+    return "+".join(f"{value:g}" for value in one.options.values())

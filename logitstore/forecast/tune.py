@@ -1,0 +1,251 @@
+"""Tune: what each sparsifier costs and how far it bends the gradient, on one teacher and corpus.
+
+The teacher runs once over a sample; every setting makes its targets of the same logits, and its
+bytes are those of shards really written. What is compared is the gradient of distillation on the
+logits of a uniform student, dense against sparse, which is the step that training begins with:
+
+    error   |sparse - dense| / |dense| of the gradient of 2,048 targets, averaged over the sample:
+            what one step sees, noise and bias together
+    angle, norm ratio   between the gradients of the whole sample: what is left when noise has
+            averaged out as far as the sample goes, which is the bias
+
+Both are of the targets as they are drawn; rounding by the codec comes on top.
+
+Shapes: R targets, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from logitstore.documents import StoredDocument
+from logitstore.errors import SettingError
+from logitstore.forecast.pulls import PullSum, compare, relative_error
+from logitstore.forecast.samples import Sample, Sampled, Slices
+from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
+from logitstore.forecast.tradeoff_figure import check_picture, draw
+from logitstore.forecast.trials import TrialStore
+from logitstore.job import Job, by_document
+from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.targets import SparseTargets
+from logitstore.teacher import batches
+
+__all__ = ["tune"]
+
+# What is tried, as options of `logitstore dump`.
+SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    *(("topk", {"k": k}) for k in (12, 25, 50, 64, 100)),
+    *(("topp", {"k": 64, "top_p": top_p}) for top_p in (0.9, 0.98)),
+    *(("sample", {"draws": draws}) for draws in (13, 50, 150)),
+    *(("unbiased", {"k": k}) for k in (8, 12, 16, 24, 32)),
+    *(("hybrid", {"k": k, "tail_draws": m}) for k, m in ((8, 8), (8, 16), (16, 16))),
+)
+
+_BATCH_TARGETS = 2048
+# All settings together keep 840 entries of a target, at 9 bytes each: 250 MB.
+_MOST_TARGETS = 32_768
+_SLICES_PER_BATCH = 4
+_VISIT_TOKENS = 1024
+_GROWTH = 4  # of portions, while time allows
+_WRITING = 0.3  # of the time, left for writing the shards
+
+
+def tune(
+    *,
+    teacher: str,
+    data: str,
+    text_field: str | None = None,
+    messages_field: str | None = None,
+    max_length: int | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    fidelity: str = "balanced",
+    container: str = "zarr",
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int = 16_384,
+    unit_tokens: int = 1_000_000,
+    seconds: float = 60.0,
+    max_bytes: float | None = None,
+    max_error: float | None = None,
+    picture: str | Path | None = None,
+    on_fraction: Callable[[float], None] | None = None,
+) -> TradeOff:
+    """Bytes and error of each setting for this teacher and corpus, and the one to take.
+
+    Takes about `seconds` beside loading, or less: 32,768 targets are enough. `max_bytes` (of a
+    target) and `max_error` bound the choice as `recommend` says. `picture` is a file, .png or .svg,
+    to draw error over bytes in. Raises CorpusError, ModelError, and SettingError where no setting
+    is within the bound.
+    """
+    if max_bytes is not None and max_error is not None:
+        raise SettingError("--max-bytes and --max-error exclude each other")
+    bounds = {"--seconds": seconds, "--max-bytes": max_bytes, "--max-error": max_error}
+    for option, bound in bounds.items():
+        if bound is not None and not bound > 0:
+            raise SettingError(f"{option} must be above 0", found=bound)
+    if picture is not None:
+        check_picture(Path(picture))
+    job = Job.load(
+        teacher=teacher,
+        data=data,
+        text_field=text_field,
+        messages_field=messages_field,
+        max_length=max_length,
+        limit=limit,
+        skip_bad=skip_bad,
+        sparsifier=sparsifier_spec("topk", k=1),  # gives way to each setting's
+        fidelity=fidelity,
+        container=container,
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        unit_tokens=unit_tokens,
+    )
+    with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
+        comparison = _Comparison(job, Path(folder), fidelity=fidelity)
+        comparison.run(seconds, on_fraction or (lambda _: None))
+        settings = comparison.settings()
+    recommended, reason = recommend(settings, max_bytes=max_bytes, max_error=max_error)
+    if picture is not None:
+        draw(settings, recommended, Path(picture))
+    return TradeOff(
+        settings=settings,
+        recommended=recommended,
+        reason=reason,
+        sample_documents=comparison.documents,
+        sample_targets=comparison.targets,
+        picture=None if picture is None else str(picture),
+    )
+
+
+class _Candidate:
+    """One setting: its targets, to be stored, and its gradients."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], job: Job, folder: Path) -> None:
+        self.name, self.options, self.job = name, options, job
+        self.store = TrialStore(folder, job)
+        self.stored: list[tuple[Sampled, StoredDocument]] = []
+        self.whole, self.batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
+        self.errors: list[float] = []
+
+    def targets(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: Any) -> Any:
+        """The targets that it makes of logits, which it leaves alone."""
+        spec = self.job.sparsifier
+        (targets,) = SPARSIFIERS[spec.name](logits_RV.clone(), labels_R, keys_R, spec)
+        return targets
+
+    def setting(self, dense: PullSum, *, targets: int, shards: int) -> Setting:
+        """What it was measured at, in a store of that size."""
+        costs = self.store.costs()
+        comparison = compare(dense, self.whole)
+        return Setting(
+            sparsify=self.name,
+            options=self.options,
+            bytes_per_target=costs.bytes(targets=targets, shards=shards) / targets,
+            error=sum(self.errors) / len(self.errors),
+            angle=comparison.angle,
+            norm_ratio=comparison.norm_ratio,
+            retained_mass=costs.retained_mass,
+        )
+
+
+class _Comparison:
+    """All settings that the vocabulary has room for, over one sample."""
+
+    def __init__(self, job: Job, folder: Path, *, fidelity: str) -> None:
+        self.documents = self.targets = 0
+        slices = Slices.of(job, slice_tokens=max(1, job.batch_tokens // _SLICES_PER_BATCH))
+        self._sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
+        self._job = job
+        self._candidates: list[_Candidate] = []
+        for number, (name, options) in enumerate(SETTINGS):
+            spec = sparsifier_spec(name, **options)
+            if name == "sample" or spec.k <= job.vocab_size:
+                own = job.with_sparsifier(spec, fidelity=fidelity)
+                self._candidates.append(_Candidate(name, options, own, folder / str(number)))
+        self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
+
+    def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:
+        """Put portions of the sample through the teacher and every setting, then write them."""
+        started = time.monotonic()
+        tokens, teaching = _BATCH_TARGETS, seconds * (1 - _WRITING)
+        while tokens > 0 and (taken := self._sample.take(tokens)):
+            before = time.monotonic()
+            documents = [one.document for one in taken]
+            for batch in batches(documents, batch_tokens=self._job.batch_tokens):
+                self._dump([taken[place] for place in batch])
+            now = time.monotonic()
+            on_fraction(min(1.0, (now - started) / seconds))
+            per_token = (now - before) / sum(len(document) for document in documents)
+            fitting = min(
+                int((teaching - (now - started)) / per_token), _MOST_TARGETS - self.targets
+            )
+            tokens = 0 if fitting < _VISIT_TOKENS else min(fitting, _GROWTH * tokens)
+        self._sample.refuse_empty()
+        self._end_batch(last=True)
+        for number, one in enumerate(self._candidates):
+            one.stored.sort(key=lambda pair: pair[0].place)
+            like = self._sample.slices.kept[0].unit
+            one.store.write([stored for _, stored in one.stored], like=like)
+            one.stored.clear()
+            written = (number + 1) / len(self._candidates)
+            on_fraction(1 - _WRITING * (1 - written))
+
+    def settings(self) -> tuple[Setting, ...]:
+        """What each was measured at, by rising bytes."""
+        targets = round(self._sample.targets * self._sample.scale)
+        shards = self._sample.slices.units
+        measured = [
+            one.setting(self._whole, targets=targets, shards=shards) for one in self._candidates
+        ]
+        return tuple(sorted(measured, key=lambda one: one.bytes_per_target))
+
+    def _dump(self, batch: Sequence[Sampled]) -> None:
+        """One batch of the teacher: the targets of every setting, kept and measured."""
+        documents = [one.document for one in batch]
+        keys_R = self._job.keys(documents)
+        parts: list[list[SparseTargets]] = [[] for _ in self._candidates]
+        start = 0
+        with torch.inference_mode():
+            for logits_RV, labels_R in self._job.teacher.logits(documents):
+                chunk = slice(start, start + len(labels_R))
+                for one, own in zip(self._candidates, parts, strict=True):
+                    own.append(one.targets(logits_RV, labels_R, keys_R[chunk]))
+                self._measure(logits_RV.softmax(-1), [own[-1] for own in parts])
+                start = chunk.stop
+        for one, own in zip(self._candidates, parts, strict=True):
+            cut = by_document(documents, [SparseTargets.concatenate(own)])
+            for sampled, (targets,) in zip(batch, cut, strict=True):
+                stored = StoredDocument(document=sampled.document, targets=targets)
+                one.stored.append((sampled, stored))
+        self.documents += len(documents)
+        self.targets += start
+
+    def _measure(self, probs_RV: torch.Tensor, targets: Sequence[SparseTargets]) -> None:
+        """Add rows to the gradients, and compare these whenever a batch is full."""
+        start = 0
+        while start < len(probs_RV):
+            rows = slice(start, min(len(probs_RV), start + _BATCH_TARGETS - len(self._batch)))
+            self._batch.add_dense(probs_RV[rows])
+            for one, own in zip(self._candidates, targets, strict=True):
+                one.batch.add(own.rows(rows))
+            if len(self._batch) == _BATCH_TARGETS:
+                self._end_batch(last=False)
+            start = rows.stop
+
+    def _end_batch(self, *, last: bool) -> None:
+        """Compare the batch's gradients, unless it is the short last of several."""
+        for one in self._candidates:
+            if not last or not one.errors:
+                one.errors.append(relative_error(compare(self._batch, one.batch)))
+            one.whole.include(one.batch)
+            one.batch = PullSum(self._job.vocab_size)
+        self._whole.include(self._batch)
+        self._batch = PullSum(self._job.vocab_size)

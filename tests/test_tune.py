@@ -1,0 +1,215 @@
+"""The trade-off between bytes and error, and what is recommended of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import logitstore
+from logitstore.auditing.gradients import GradientComparison
+from logitstore.errors import CorpusError, SettingError
+from logitstore.forecast.pulls import PullSum, compare, relative_error
+from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
+from logitstore.forecast.tune import SETTINGS
+from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from tests.test_dump import TEXTS
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"{n} {text}"}) + "\n" for n, text in enumerate(TEXTS * 3))
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(teacher_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TradeOff:
+    picture = tmp_path_factory.mktemp("picture") / "tune.svg"
+    return logitstore.tune(
+        teacher=str(teacher_folder),
+        data=str(corpus),
+        batch_tokens=1024,
+        seconds=300,
+        picture=picture,
+    )
+
+
+def test_every_setting_has_its_row(found: TradeOff) -> None:
+    assert len(found.settings) == len(SETTINGS)
+    sizes = [one.bytes_per_target for one in found.settings]
+    assert sizes == sorted(sizes)
+    assert found.recommended in found.settings
+    for one in found.settings:
+        assert one.error > 0
+        assert one.angle > 0
+        assert (one.retained_mass > 0) == (one.sparsify != "sample")
+
+
+@pytest.mark.parametrize("name", ["topk", "topp", "sample", "unbiased"])
+def test_more_entries_cost_more_and_err_less(found: TradeOff, name: str) -> None:
+    line = [one for one in found.settings if one.sparsify == name]
+    assert line == sorted(line, key=lambda one: list(one.options.values()))
+    errors = [one.error for one in line]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_unbiased_targets_hardly_turn_the_gradient_of_the_sample(found: TradeOff) -> None:
+    angle = {one.command: one.angle for one in found.settings}
+    assert angle["--sparsify unbiased --k 24"] < angle["--sparsify topk --k 25"] / 2
+
+
+def test_the_picture_names_every_sparsifier(found: TradeOff) -> None:
+    drawn = Path(str(found.picture)).read_text()
+    assert drawn.startswith("<?xml")
+    for name in SPARSIFIERS:
+        assert f">{name}<" in drawn
+    assert found.recommended.command in drawn
+
+
+def test_the_object_holds_rows_and_the_recommendation(found: TradeOff) -> None:
+    content = json.loads(json.dumps(found.to_json()))
+    assert len(content["rows"]) == len(SETTINGS)
+    assert content["recommendation"]["command"] == found.recommended.command
+    assert content["recommendation"]["reason"] == found.reason
+    assert content["picture"] == found.picture
+    assert content["sample_targets"] == found.sample_targets
+
+
+def test_bytes_are_those_of_a_dump(
+    found: TradeOff, teacher_folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    summary = logitstore.dump(
+        teacher=str(teacher_folder), data=str(corpus), out=tmp_path / "store", k=25
+    )
+    assert found.sample_targets == summary.targets
+    (row,) = [one for one in found.settings if one.command == "--sparsify topk --k 25"]
+    assert row.bytes_per_target == pytest.approx(summary.bytes / summary.targets, rel=0.03)
+
+
+def _setting(name: str, size: float, error: float) -> Setting:
+    return Setting(
+        sparsify=name,
+        options={"k": size},
+        bytes_per_target=size,
+        error=error,
+        angle=1.0,
+        norm_ratio=1.0,
+        retained_mass=0.5,
+    )
+
+
+TABLE = [
+    _setting("topk", 10, 0.3),
+    _setting("unbiased", 15, 0.1),
+    _setting("unbiased", 25, 0.05),
+    _setting("topk", 30, 0.06),
+    _setting("unbiased", 39, 0.04),
+    _setting("sample", 100, 0.01),
+]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "size"),
+    [
+        ({"max_bytes": 12}, 10),
+        ({"max_bytes": 30}, 25),
+        ({"max_bytes": 1000}, 100),
+        ({"max_error": 0.3}, 10),
+        ({"max_error": 0.07}, 25),
+        ({"max_error": 0.01}, 100),
+        ({}, 25),
+    ],
+)
+def test_the_recommendation_keeps_to_its_bound(bounds: dict[str, float], size: float) -> None:
+    chosen, reason = recommend(TABLE, **{"max_bytes": None, "max_error": None} | bounds)
+    assert chosen.bytes_per_target == size
+    assert "byte" in reason
+
+
+def test_without_anything_modest_the_choice_is_among_all() -> None:
+    assert recommend(TABLE[-1:], max_bytes=None, max_error=None)[0] is TABLE[-1]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"max_bytes": 9}, r"--max-bytes \(found 9; allowed: 10 or more, which is .*topk --k 10"),
+        ({"max_error": 0.001}, r"--max-error .*0\.01 or more, which is --sparsify sample"),
+    ],
+)
+def test_a_bound_out_of_reach_is_told(bounds: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        recommend(TABLE, **{"max_bytes": None, "max_error": None} | bounds)
+
+
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+def test_pulls_are_the_gradients_of_a_uniform_student(name: str) -> None:
+    vocab_size = 200
+    generator = torch.Generator().manual_seed(0)
+    logits_RV = 3 * torch.randn(64, vocab_size, generator=generator)
+    labels_R = torch.zeros(64, dtype=torch.long)
+    spec = sparsifier_spec(name)
+    keys_R = np.arange(64, dtype=np.uint64)
+    (targets,) = SPARSIFIERS[name](logits_RV.clone(), labels_R, keys_R, spec)
+    one_by_one = GradientComparison(vocab_size)
+    one_by_one.add(logits_RV.double().log_softmax(-1), targets)
+    dense, sparse = PullSum(vocab_size), PullSum(vocab_size)
+    dense.add_dense(logits_RV.double().softmax(-1))
+    sparse.add(targets.rows(slice(0, 40)))
+    rest = PullSum(vocab_size)
+    rest.add(targets.rows(slice(40, 64)))
+    sparse.include(rest)
+    together = compare(dense, sparse)
+    assert together.angle == pytest.approx(one_by_one.angle, rel=1e-4)
+    assert together.norm_ratio == pytest.approx(one_by_one.norm_ratio, rel=1e-5)
+    difference_V = sparse.mean_V - dense.mean_V
+    length = np.linalg.norm(dense.mean_V - 1 / vocab_size)
+    assert relative_error(together) == pytest.approx(
+        np.linalg.norm(difference_V) / length, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"max_bytes": 20, "max_error": 0.1}, SettingError, "exclude each other"),
+        ({"max_bytes": 0}, SettingError, "--max-bytes"),
+        ({"max_error": -1}, SettingError, "--max-error"),
+        ({"seconds": 0}, SettingError, "--seconds"),
+        ({"picture": "tune.txt"}, SettingError, r"tune\.txt.*\.png"),
+        ({"picture": "/no/such/folder/tune.png"}, SettingError, "/no/such/folder"),
+        ({"fidelity": "best"}, SettingError, "--fidelity"),
+        ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
+    ],
+)
+def test_bad_options_are_told(
+    teacher_folder: Path,
+    corpus: Path,
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    settings = {"teacher": str(teacher_folder), "data": str(corpus)} | change
+    with pytest.raises(error, match=message):
+        logitstore.tune(**settings)
+
+
+def test_the_command_line(teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "logitstore.cli", "tune", f"--data={corpus}", "--limit=9"]
+    call += [f"--teacher={teacher_folder}", "--seconds=2"]
+    run = {"capture_output": True, "text": True, "cwd": tmp_path}
+    told = subprocess.run(call, check=True, **run)
+    assert f"logitstore dump --teacher {teacher_folder} --data {corpus} --limit 9" in told.stdout
+    assert "--out STORE --sparsify" in told.stdout
+    assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
+    failed = subprocess.run([*call, "--json", "--max-bytes=1"], check=False, **run)
+    assert failed.returncode == 1
+    assert "--max-bytes" in json.loads(failed.stdout)["error"]
+    assert "Traceback" not in failed.stderr
