@@ -11,10 +11,14 @@ import sys
 
 BENCHMARKS = {
     "tools.bench_dump": True,
+    "tools.bench_sparsify": True,
+    "tools.bench_codec": True,
     "tools.bench_decode": False,
     "tools.bench_kills": True,
     "tools.bench_step": True,
     "tools.bench_memory": False,
+    "tools.bench_repeats": True,
+    "tools.bench_fidelity": True,
 }
 
 

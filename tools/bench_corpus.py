@@ -1,14 +1,16 @@
-"""What the benchmarks run on: the standard library's docstrings, and a teacher."""
+"""What the benchmarks run on: the standard library's docstrings or source, and a teacher."""
 
 from __future__ import annotations
 
 import json
+import random
+import sysconfig
 from pathlib import Path
 
 from tools.demo_corpus import collect, write_corpus
 from tools.demo_teacher import train_teacher
 
-__all__ = ["docstrings", "teacher_folder"]
+__all__ = ["docstrings", "sources", "teacher_folder"]
 
 
 def docstrings(path: Path, *, characters: int) -> Path:
@@ -18,6 +20,22 @@ def docstrings(path: Path, *, characters: int) -> Path:
         for document in collect():
             file.write(json.dumps({"text": document.text}) + "\n")
             taken += len(document.text)
+            if taken >= characters:
+                break
+    return path
+
+
+def sources(path: Path, *, characters: int) -> Path:
+    """About `characters` of the standard library's source as JSONL, a module a line, well mixed."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = [one for one in sorted(library.rglob("*.py")) if "site-packages" not in one.parts]
+    random.Random(0).shuffle(files)
+    taken = 0
+    with path.open("w") as file:
+        for module in files:
+            text = module.read_text(encoding="utf-8", errors="replace")
+            file.write(json.dumps({"text": text}) + "\n")
+            taken += len(text)
             if taken >= characters:
                 break
     return path

@@ -23,7 +23,7 @@ import logitstore
 from logitstore.corpus import open_corpus
 from logitstore.documents import Document, StoredDocument
 from logitstore.layout import Layout
-from logitstore.sparsify import TAIL_NODES, topk
+from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, sparsifier_spec
 from logitstore.summary import inspect
 from logitstore.targets import SparseTargets
 from logitstore.teacher import Teacher, batches
@@ -180,7 +180,8 @@ def _head_kl(stored: StoredDocument, logits_RV: torch.Tensor) -> np.ndarray:
 def _sharpened(factor: float) -> Callable[[StoredDocument, torch.Tensor], SparseTargets]:
     def sparsify(stored: StoredDocument, logits_RV: torch.Tensor) -> SparseTargets:
         labels_R = stored.document.input_ids_L[stored.document.counted_L].astype(np.int64)
-        return topk(logits_RV * factor, torch.from_numpy(labels_R), k=K, tail_nodes=TAIL_NODES)
+        spec, keys_R = sparsifier_spec("topk", k=K), np.zeros(len(labels_R), dtype=np.uint64)
+        return SPARSIFIERS["topk"](logits_RV * factor, torch.from_numpy(labels_R), keys_R, spec)[0]
 
     return sparsify
 

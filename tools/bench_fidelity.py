@@ -1,0 +1,177 @@
+"""How much of the teacher a student keeps by each record: the miniature of published comparisons.
+
+One teacher, one student, the same text in the same order, the same steps: only what the student is
+told of the teacher differs (`tools/fidelity_students.py`). Results are kept in a JSON file, a line
+a seed and setting, so that the work can be done in pieces.
+
+    python -m tools.bench_fidelity --teacher FOLDER --seeds 0,1,2,3,4,5
+    python -m tools.bench_fidelity --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scipy import stats
+
+import logitstore
+from logitstore.sparsify import sparsifier_spec
+from logitstore.teacher import Teacher
+from logitstore.tokenizer import load_tokenizer, vocab_size
+from tools.bench_corpus import sources, teacher_folder
+from tools.fidelity_students import Corpus, Setting, train
+
+if TYPE_CHECKING:
+    from logitstore.spec import SparsifierSpec
+
+CHARACTERS = 3_000_000
+BYTES_CHARACTERS = 300_000  # of the text whose stores are weighed
+
+
+def settings() -> list[Setting]:
+    """All of them; the first two bound the gap that the others are measured against."""
+    return [
+        Setting("hard labels"),
+        Setting("dense teacher"),
+        *(Setting(f"unbiased {k}", spec=sparsifier_spec("unbiased", k=k)) for k in (8, 12, 16, 24)),
+        *(
+            Setting(f"hybrid {k} + {tail}", spec=sparsifier_spec("hybrid", k=k, tail_draws=tail))
+            for k, tail in ((8, 8), (8, 16), (4, 8))
+        ),
+        *(
+            Setting(f"sample {draws}", spec=sparsifier_spec("sample", draws=draws))
+            for draws in (13, 50, 150)
+        ),
+        *(
+            Setting(f"topk {k}, {what}", loss, sparsifier_spec("topk", k=k))
+            for k in (12, 50, 100)
+            for what, loss in (
+                ("bucket", "forward_kl"),
+                ("residual to label", "residual_to_label"),
+                ("renormalised", "renormalised"),
+            )
+        ),
+    ]
+
+
+def weigh(teacher: Path, chosen: list[Setting]) -> dict[str, float]:
+    """Bytes per counted target of really dumped stores, all columns."""
+    sizes: dict[SparsifierSpec, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        text = sources(Path(folder) / "text.jsonl", characters=BYTES_CHARACTERS)
+        for number, spec in enumerate({one.spec for one in chosen if one.spec is not None}):
+            summary = logitstore.dump(
+                teacher=str(teacher),
+                data=str(text),
+                out=Path(folder) / f"store{number}",
+                sparsify=spec.name,
+                **_options(spec),
+            )
+            sizes[spec] = summary.bytes / summary.targets
+    return {one.name: sizes[one.spec] for one in chosen if one.spec is not None}
+
+
+def _options(spec: SparsifierSpec) -> dict[str, Any]:
+    if spec.name == "sample":
+        return {"draws": spec.k}
+    if spec.name == "hybrid":
+        return {"k": spec.k - (spec.tail_draws or 0), "tail_draws": spec.tail_draws}
+    return {"k": spec.k}
+
+
+def table(results: list[dict[str, Any]], bytes_of: dict[str, float]) -> str:
+    """Markdown: means over seeds, with 95 % intervals of the share of the gap (Student's t)."""
+    by_seed: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
+    for line in results:
+        by_seed[line["seed"]][line["setting"]] = line["result"]
+    lines = [
+        "| record | bytes | seeds | loss | KL | gap closed | accepted | ECE | angle | norm |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for setting in settings():
+        one = setting.name
+        seeds = [found for found in by_seed.values() if one in found]
+        if not seeds:
+            continue
+        shares = [_share(found, one) for found in seeds]
+        mean = {
+            name: statistics.fmean(found[one].get(name, math.nan) for found in seeds)
+            for name in ("loss", "kl", "acceptance", "ece", "angle", "norm_ratio")
+        }
+        size = f"{bytes_of[one]:.1f}" if one in bytes_of else ""
+        lines.append(
+            f"| {one} | {size} | {len(seeds)} | {mean['loss']:.3f} | {mean['kl']:.3f} | "
+            f"{_interval(shares)} | {mean['acceptance']:.1%} | {mean['ece']:.1%} | "
+            f"{mean['angle']:.1f} | {mean['norm_ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _share(found: dict[str, dict[str, float]], name: str) -> float:
+    hard, dense = found["hard labels"]["loss"], found["dense teacher"]["loss"]
+    return (hard - found[name]["loss"]) / (hard - dense)
+
+
+def _interval(shares: list[float]) -> str:
+    mean = statistics.fmean(shares)
+    if len(shares) < 2:
+        return f"{mean:.0%}"
+    half = stats.t.ppf(0.975, len(shares) - 1) * statistics.stdev(shares) / math.sqrt(len(shares))
+    return f"{mean:.0%} ± {100 * half:.0f}"
+
+
+def main() -> None:
+    """Parse, train what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", type=Path, help="transformers folder; default: train one")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--only", default="", help="settings that begin with one of these, by ';'")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--windows", type=int, default=4, help="of 256 targets, a step")
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--results", type=Path, default=Path("bench_fidelity.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
+    args = parser.parse_args()
+    starts = tuple(one for one in args.only.split(";") if one)
+    # Hard labels and the live teacher bound the gap, so they are trained with any choice.
+    chosen = [one for one in settings() if one.spec is None or one.name.startswith(starts or "")]
+    with tempfile.TemporaryDirectory() as scratch:
+        if not args.table:
+            folder = teacher_folder(args.teacher, Path(scratch))
+            _run(folder, Path(scratch), chosen, args)
+        results = [json.loads(line) for line in args.results.read_text().splitlines()]
+        bytes_of = {one["setting"]: one["bytes"] for one in results if "bytes" in one}
+        print(table([one for one in results if "result" in one], bytes_of))
+
+
+def _run(folder: Path, scratch: Path, chosen: list[Setting], args: argparse.Namespace) -> None:
+    text = sources(scratch / "text.jsonl", characters=CHARACTERS)
+    corpus = Corpus.read(folder, text)
+    size = vocab_size(load_tokenizer(str(folder)))
+    teacher = Teacher.load(str(folder), vocab_size=size, device="cpu", dtype="float32")
+    for seed in map(int, args.seeds.split(",")):
+        _append(
+            args.results,
+            [
+                {"seed": seed, "setting": one.name, "result": result}
+                for one, result in train(teacher, corpus, chosen, seed=seed, args=args)
+            ],
+        )
+    weighed = weigh(folder, chosen)
+    _append(args.results, [{"setting": name, "bytes": size} for name, size in weighed.items()])
+
+
+def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
