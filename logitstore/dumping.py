@@ -56,7 +56,7 @@ def dump(
     max_length: int | None = None,
     limit: int | None = None,
     skip_bad: bool = False,
-    sparsify: str = "topk",
+    sparsify: str = "hybrid",
     k: int | None = None,
     top_p: float | None = None,
     draws: int | None = None,

@@ -37,11 +37,14 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder of t
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 SparsifyOption = Annotated[
     str,
-    typer.Option(help="How a distribution becomes entries: topk, topp, sample, unbiased, hybrid."),
+    typer.Option(help="How a distribution becomes entries: hybrid, unbiased, sample, topk, topp."),
 ]
 KOption = Annotated[
     int | None,
-    typer.Option(help="Entries of a target; of a hybrid's head. Default: by --sparsify."),
+    typer.Option(
+        help="Entries of a target; of a hybrid's head. Default: 8 for hybrid, 16 for unbiased, "
+        "64 for topk and topp."
+    ),
 ]
 TopPOption = Annotated[
     float | None, typer.Option(help="Mass of a topp head, of at most --k entries. Default: 0.98.")

@@ -48,6 +48,7 @@ def settings(teacher_folder: Path, corpus: Path, tmp_path: Path) -> dict[str, An
         "teacher": str(teacher_folder),
         "data": str(corpus),
         "out": tmp_path / "store",
+        "sparsify": "topk",
         "k": 8,
         "unit_tokens": 250,
         "batch_tokens": 512,

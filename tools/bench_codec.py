@@ -31,7 +31,7 @@ from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
 from logitstore.targets import SparseTargets
 from logitstore.teacher import Teacher
 from logitstore.tokenizer import load_tokenizer, vocab_size
-from tools.bench_corpus import docstrings, teacher_folder
+from tools.bench_corpus import sources, teacher_folder, wide_teacher
 
 WINDOW = 256
 SPECS = {
@@ -224,15 +224,19 @@ def _documents(folder: Path, text: Path, *, targets: int) -> list[Document]:
     ]
 
 
+def _teachers(scratch: Path) -> list[Path]:
+    return [teacher_folder(None, scratch), wide_teacher(scratch)]
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teacher", type=Path, action="append", help="default: train one")
+    parser.add_argument("--teacher", type=Path, action="append", help="default: train two")
     parser.add_argument("--targets", type=int, default=65_536)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        text = docstrings(Path(scratch) / "text.jsonl", characters=8 * args.targets)
-        for folder in args.teacher or [teacher_folder(None, Path(scratch))]:
+        text = sources(Path(scratch) / "text.jsonl", characters=8 * args.targets)
+        for folder in args.teacher or _teachers(Path(scratch)):
             report(folder, text, targets=args.targets)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.demo_corpus import collect, write_corpus
 from tools.demo_teacher import train_teacher
 
-__all__ = ["docstrings", "sources", "teacher_folder"]
+__all__ = ["docstrings", "sources", "teacher_folder", "wide_teacher"]
 
 
 def docstrings(path: Path, *, characters: int) -> Path:
@@ -50,6 +50,24 @@ def teacher_folder(given: Path | None, folder: Path) -> Path:
         train=files.train, heldout=files.heldout, out=folder / "teacher", steps=400, report=_silent
     )
     return folder / "teacher"
+
+
+def wide_teacher(folder: Path) -> Path:
+    """A teacher of 32,768 ids, trained for some minutes on source code in `folder`."""
+    text = sources(folder / "wide.jsonl", characters=16_000_000)
+    lines = text.read_text().splitlines(keepends=True)
+    train, heldout = folder / "wide_train.jsonl", folder / "wide_heldout.jsonl"
+    train.write_text("".join(lines[:-20]))
+    heldout.write_text("".join(lines[-20:]))
+    train_teacher(
+        train=train,
+        heldout=heldout,
+        out=folder / "wide_teacher",
+        steps=500,
+        vocab_size=32_768,
+        report=_silent,
+    )
+    return folder / "wide_teacher"
 
 
 def _silent(_: str) -> None:

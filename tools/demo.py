@@ -110,7 +110,8 @@ def run_demo(out: Path, *, sizes: Sizes) -> str:
     _teach(out, sizes)
     step.heading("its distributions, once")
     for data, store in (("student.jsonl", "store"), ("heldout.jsonl", "heldout")):
-        _dump(out / data, out / store, teacher=out / "teacher", sizes=sizes)
+        measure = store == "heldout"
+        _dump(out / data, out / store, teacher=out / "teacher", sizes=sizes, measure=measure)
         _command("logitstore", "verify", out / store)
     _command("logitstore", "inspect", out / "store")
     step.heading("three students that never meet it")
@@ -203,8 +204,10 @@ def _teach(out: Path, sizes: Sizes) -> None:
     (out / "student.json").write_text(json.dumps(student, indent=2) + "\n", encoding="utf-8")
 
 
-def _dump(data: Path, store: Path, *, teacher: Path, sizes: Sizes) -> None:
-    options = ("--k", 64, "--unit-tokens", sizes.unit_tokens)
+def _dump(data: Path, store: Path, *, teacher: Path, sizes: Sizes, measure: bool = False) -> None:
+    options: tuple[object, ...] = ("--unit-tokens", sizes.unit_tokens)
+    if measure:  # 64 exact entries say more of a student than 8 and a sample
+        options = ("--sparsify", "topk", "--k", 64, *options)
     _command("logitstore", "dump", "--teacher", teacher, "--data", data, "--out", store, *options)
 
 

@@ -55,12 +55,13 @@ def train_teacher(
     windows: int = 4,
     lr: float = 4e-3,
     seed: int = 0,
+    vocab_size: int = VOCAB_SIZE,
     report: Callable[[str], None] = print,
 ) -> Teacher:
     """Train tokenizer and teacher on `train`, save both in `out`, measure on `heldout`."""
     started = time.monotonic()
     disable_progress_bar()
-    tokenizer = train_tokenizer(_texts(train))
+    tokenizer = train_tokenizer(_texts(train), vocab_size=vocab_size)
     train_N, heldout_N = _tokens(train, tokenizer), _tokens(heldout, tokenizer)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

@@ -62,7 +62,7 @@ def estimate(
     max_length: int | None = None,
     limit: int | None = None,
     skip_bad: bool = False,
-    sparsify: str = "topk",
+    sparsify: str = "hybrid",
     k: int | None = None,
     top_p: float | None = None,
     draws: int | None = None,
