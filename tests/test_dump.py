@@ -360,3 +360,35 @@ def test_exit_codes_tell_wrong_usage_from_faults(
     done = _run(settings, *more)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsify": "unbiased", "k": 8, "temperature": [1, 2], "repeats": 2},
+        {"sparsify": "sample", "k": None, "draws": 20},
+        {"sparsify": "hybrid", "k": 4, "tail_draws": 4},
+    ],
+    ids=lambda options: options["sparsify"],
+)
+def test_draws_depend_on_no_batch_and_no_unit(
+    settings: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    settings |= options
+    logitstore.dump(**settings)
+    other = {"out": tmp_path / "other", "unit_tokens": 2000, "batch_tokens": 100}
+    logitstore.dump(**settings | other, container="parquet")
+    assert list(verify(settings["out"])) == list(verify(other["out"])) == []
+    one, two = logitstore.open(settings["out"]), logitstore.open(other["out"])
+    rows = same = 0
+    for draw in range(one.spec.sparsifier.draws):
+        second = {stored.document.id: stored for stored in two.with_draw(draw)}
+        for stored in one.with_draw(draw):
+            twin = second[stored.document.id].targets
+            assert np.abs(stored.targets.weights_RK.sum(axis=1) - 1).max() < 1e-4
+            rows += len(twin)
+            # Each shard has its own ranking, and rows stand in its order.
+            mine, theirs = (np.sort(each.ids_RK, axis=1) for each in (stored.targets, twin))
+            same += int((mine == theirs).all(axis=1).sum())
+    # The forward itself rounds otherwise in another batch, which may tip a draw now and then.
+    assert same >= 0.99 * rows
