@@ -23,8 +23,9 @@ def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *
         "documents": f"{manifest.documents:,}",
         "targets": f"{manifest.targets:,}",
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
-        "sparsifier": f"{spec.sparsifier.name}, K = {spec.sparsifier.k}, "
-        f"keeps {mass:.3f} of the mass",
+        "sparsifier": f"{spec.sparsifier.name}, {spec.sparsifier.k} entries a target; "
+        f"exact ones hold {mass:.3f} of the mass",
+        "temperatures": spec.sparsifier.served,
         "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",
         "container": spec.container,
         "fingerprint": f"`{manifest.fingerprint}`",

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, SpecError
+from logitstore.fields import build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,8 +47,6 @@ FORMAT = "logitstore/1"
 _MAX_JSON_BYTES = 64 << 20
 _MAX_JSON_DEPTH = 16
 _MAX_DRAWS = 1024
-
-T = TypeVar("T")
 
 
 def canonical_json(content: Any) -> bytes:
@@ -153,6 +152,19 @@ class SparsifierSpec:
         temperatures, repeats = self.temperatures or (1.0,), self.repeats or 1
         return temperatures.index(temperature) * repeats + repeat % repeats
 
+    @property
+    def head(self) -> int:
+        """What `--k` asked for: entries of a hybrid's head, else all that a row has room for."""
+        return self.k - (self.tail_draws or 0)
+
+    @property
+    def served(self) -> str:
+        """The temperatures that targets serve, in words."""
+        if self.temperatures is not None:
+            return ", ".join(f"{one:g}" for one in self.temperatures)
+        highest = max(10.0, *(1 / node for node in self.tail_nodes))
+        return "1 to 10" if highest == 10.0 else f"1 to 10, {highest:g}"
+
     def to_json(self) -> dict[str, Any]:
         """The fields that are used."""
         content = {name: value for name, value in asdict(self).items() if value is not None}
@@ -161,7 +173,7 @@ class SparsifierSpec:
     @staticmethod
     def from_json(content: Any, *, place: str) -> SparsifierSpec:
         """The spec that `to_json` gave, every number in its range."""
-        spec = _build(SparsifierSpec, content, place=place)
+        spec = build(SparsifierSpec, content, place=place)
         for name in ("tail_nodes", "temperatures"):
             numbers = getattr(spec, name)
             if numbers is not None and not all(_above_zero(one) for one in numbers):
@@ -234,11 +246,11 @@ class StoreSpec:
         }
         built = dict(content)
         for name, kind in parts.items():
-            built[name] = _build(kind, built.get(name), place=f"{place}: {name}")
+            built[name] = build(kind, built.get(name), place=f"{place}: {name}")
         built["sparsifier"] = SparsifierSpec.from_json(
             built.get("sparsifier"), place=f"{place}: sparsifier"
         )
-        return _build(StoreSpec, built, place=place)
+        return build(StoreSpec, built, place=place)
 
     def identity(self) -> dict[str, Any]:
         """What two dumps must have in common to be one store.
@@ -317,9 +329,9 @@ class Commit:
     @staticmethod
     def from_json(content: Any, *, place: str) -> Commit:
         """The commit that `to_json` gave."""
-        commit = _build(Commit, content, place=place)
-        objects = tuple(_build(StoredObject, one, place=place) for one in commit.objects)
-        blocks = tuple(_build(BlockCounts, one, place=place) for one in commit.blocks)
+        commit = build(Commit, content, place=place)
+        objects = tuple(build(StoredObject, one, place=place) for one in commit.objects)
+        blocks = tuple(build(BlockCounts, one, place=place) for one in commit.blocks)
         object.__setattr__(commit, "objects", objects)
         object.__setattr__(commit, "blocks", blocks)
         numbers = [*commit.column_bytes.values(), *commit.sums.values()]
@@ -362,43 +374,10 @@ class Manifest:
     @staticmethod
     def from_json(content: Any, *, place: str) -> Manifest:
         """The manifest that `to_json` gave."""
-        return _build(Manifest, content, place=place)
+        return build(Manifest, content, place=place)
 
 
 def store_fingerprint(spec: StoreSpec, commits: Sequence[Commit]) -> str:
     """Covers the spec and the hashes of the data, no attempt names and no times."""
     units = [commit.data_identity() for commit in sorted(commits, key=lambda one: one.unit)]
     return fingerprint({"spec": spec.identity(), "units": units})
-
-
-_JSON_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "dict": (dict,),
-    "tuple": (list, tuple),
-    "float | None": (int, float, type(None)),
-}
-
-
-def _build(kind: type[T], content: Any, *, place: str) -> T:
-    """`kind(**content)`, after a check of the names and the plain types of its fields."""
-    if not isinstance(content, dict):
-        raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
-    wanted = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
-    required = {one.name for one in fields(kind) if one.default is MISSING}  # type: ignore[arg-type]
-    if not required <= set(content) <= set(wanted):
-        odd = sorted((required - set(content)) | (set(content) - set(wanted)))
-        raise CorruptionError("fields missing or unknown", place=place, found=", ".join(odd))
-    for name, value in content.items():
-        allowed = _JSON_KINDS.get(wanted[name].split("[")[0])
-        negative = isinstance(value, int) and not 0 <= value < 1 << 53
-        if allowed and (not isinstance(value, allowed) or isinstance(value, bool) or negative):
-            raise CorruptionError(
-                f"field {name} is of another type",
-                place=place,
-                found=repr(value)[:80],
-                allowed=wanted[name],
-            )
-    return kind(**content)

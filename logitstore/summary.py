@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.reader import Store, open_store
+from logitstore.spec import SparsifierSpec
 
 __all__ = ["inspect"]
 
@@ -30,13 +31,10 @@ def inspect(uri: str | Path) -> dict[str, Any]:
             name: value * per_target for name, value in sorted(columns.items())
         },
         "vocab_size": spec.tokenizer.vocab_size,
-        "k": spec.sparsifier.k,
+        "k": spec.sparsifier.head,
         "sparsifier": spec.sparsifier.name,
-        "sparsifier_options": {
-            name: value
-            for name, value in spec.sparsifier.to_json().items()
-            if name not in ("name", "k")
-        },
+        "sparsifier_options": _options(spec.sparsifier),
+        "serves_temperatures": spec.sparsifier.served,
         "format": spec.container,
         "codec": {"id": spec.codec.id, **spec.codec.parameters},
         "fingerprint": store.fingerprint,
@@ -67,6 +65,12 @@ def inspect(uri: str | Path) -> dict[str, Any]:
         "sealed": store.manifest is not None,
         "created": spec.provenance.get("created"),
     }
+
+
+def _options(spec: SparsifierSpec) -> dict[str, Any]:
+    """The rest of what dump was asked for, by the names of its options."""
+    options = {name: value for name, value in spec.to_json().items() if name not in ("name", "k")}
+    return options | ({"draws": spec.k} if spec.name == "sample" else {})
 
 
 def _bytes(store: Store) -> int:

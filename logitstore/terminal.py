@@ -148,7 +148,9 @@ def print_estimate(estimate: Estimate) -> None:
         f"{estimate.documents:,} documents, {estimate.targets:,} targets, "
         f"{estimate.bytes:,} bytes ({estimate.bytes_per_target:.1f} per target)"
     )
-    typer.echo(f"{hours}:{rest // 60:02}:{rest % 60:02} hours, in {estimate.units:,} units of work")
+    typer.echo(
+        f"{hours}:{rest // 60:02}:{rest % 60:02} (h:mm:ss), units of work: {estimate.units:,}"
+    )
     typer.echo(f"mass retained in exact entries: {estimate.retained_mass:.3f}")
     typer.echo(
         f"by a sample of {estimate.sample_documents:,} documents, "

@@ -146,8 +146,13 @@ def _words(one: dict[str, float]) -> str:
     terms = ""
     if "kl_head" in one:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
+    if abs(one.get("divergence", one["kl"]) - one["kl"]) > _SAME:  # another loss than forward KL
+        terms += f"  divergence {one['divergence']:.4f}"
     top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
     return f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}{top}"
+
+
+_SAME = 1e-4  # nats
 
 
 _SIGNS = {"lower": ">= ", "upper": "<= ", "estimate": "~ "}

@@ -8,7 +8,8 @@ numbers, which zstd packs to 3-4 bits. How values become codes depends on the ki
     id = ranking[cumsum(id_delta)]          ranking: [V] per shard, rank -> id
 
 Where targets have several draws, these lie side by side: draw d has entries d K .. (d + 1) K, and
-scalars of its own, of the name `<scalar>_draw<d>` from the second draw on.
+scalars of its own, of the name `<scalar>_draw<d>` from the second draw on. Repeats at one
+temperature share what does not hang on chance.
 
 Shapes: R targets, K entries of a draw, V vocabulary, N tokens, D documents.
 """
@@ -41,6 +42,8 @@ __all__ = ["RankDeltaCodec"]
 
 # 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
 _SLAB_ROWS = 4096
+# Scalars that do not hang on chance: repeats of a draw share them.
+_SHARED = ("odds", "entropy")
 
 
 class RankDeltaCodec:
@@ -86,6 +89,8 @@ class RankDeltaCodec:
         for number, targets in enumerate(block.draws):
             deltas_RK, codes_RK, own = self._encode_draw(targets, ranking_V)
             parts.append((deltas_RK, codes_RK))
+            if number != self._first(number):
+                own = {name: values_R for name, values_R in own.items() if name not in _SHARED}
             if number == 0:
                 own["label_logprob"] = whole_steps(
                     -targets.label_logprob_R, self.parameters["scalar_steps"], what="label_logprob"
@@ -159,11 +164,11 @@ class RankDeltaCodec:
         return deltas_RK, codes_RK, scalars
 
     def _decode_draw(self, columns: Columns, ranking_V: np.ndarray, draw: int) -> SparseTargets:
-        own = {
-            name: columns.scalars[_name(name, draw)]
-            for name in _names_of(columns.scalars)
-            if _name(name, draw) in columns.scalars
-        }
+        own = {}
+        for name in _names_of(columns.scalars):
+            held = _name(name, self._first(draw) if name in _SHARED else draw)
+            if held in columns.scalars:
+                own[name] = columns.scalars[held]
         deltas_RK, codes_RK = self._entries_of(columns, draw)
         rows, k = deltas_RK.shape
         count_R = _checked_counts(scalar(own, "count"), k)
@@ -195,6 +200,10 @@ class RankDeltaCodec:
             if targets.sampled_RK is not None:
                 targets.sampled_RK[padding_RK] = False
         return targets
+
+    def _first(self, draw: int) -> int:
+        """The first draw at the temperature of `draw`."""
+        return draw - draw % (self.sparsifier.repeats or 1)
 
     def _entries_of(self, columns: Columns, draw: int) -> tuple[np.ndarray, np.ndarray]:
         """Deltas and codes [R, K] of one draw."""
