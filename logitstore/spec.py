@@ -145,7 +145,8 @@ class SparsifierSpec:
     @property
     def draws(self) -> int:
         """How many draws of each target the store holds."""
-        return len(self.temperatures or (1.0,)) * (self.repeats or 1)
+        temperatures = 1 if self.temperatures is None else len(self.temperatures)
+        return temperatures * (1 if self.repeats is None else self.repeats)
 
     def draw_number(self, *, temperature: float, repeat: int) -> int:
         """Which draw serves `temperature` in repetition `repeat`, counted round and round."""
@@ -182,8 +183,17 @@ class SparsifierSpec:
                 )
             if numbers is not None:
                 object.__setattr__(spec, name, tuple(map(float, numbers)))
-        if any(node > 1 for node in spec.tail_nodes):
-            raise CorruptionError("tail_nodes reach beyond 1", place=place, found=spec.tail_nodes)
+        nodes, drawn = spec.tail_nodes, spec.temperatures
+        if (drawn is None) != bool(nodes) or (drawn is not None and len(set(drawn)) != len(drawn)):
+            raise CorruptionError(
+                "a store keeps the tail's mass at some nodes, or draws at different temperatures",
+                place=place,
+                found=f"tail_nodes {nodes}, temperatures {drawn}",
+            )
+        if nodes and (nodes[0] != 1.0 or sorted(set(nodes), reverse=True) != list(nodes)):
+            raise CorruptionError("tail_nodes do not fall from 1", place=place, found=nodes)
+        if spec.tail_draws is not None and not 1 <= spec.tail_draws < spec.k:
+            raise CorruptionError("tail_draws fits no row", place=place, found=spec.tail_draws)
         if spec.top_p is not None and not (_above_zero(spec.top_p) and spec.top_p <= 1):
             raise CorruptionError("top_p is out of range", place=place, found=spec.top_p)
         if not 1 <= spec.draws <= _MAX_DRAWS:

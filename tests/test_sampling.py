@@ -182,3 +182,14 @@ def test_any_size_of_vocabulary(vocab_size: int) -> None:
         (targets,) = _draw(name, logits_RV, **options)
         assert int(targets.ids_RK.max()) < vocab_size
         assert np.abs(targets.weights_RK.sum(axis=1) - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize("gap", [50.0, 88.0, 100.0, 103.0, 200.0])
+def test_a_tail_too_light_for_float32_gives_no_wrong_id(gap: float) -> None:
+    for vocab_size in (3, 128, 300):
+        logits_RV = torch.full((64, vocab_size), -gap)
+        logits_RV[:, 0] = 0.0
+        for name, options in (("unbiased", {"k": 2}), ("hybrid", {"k": 1, "tail_draws": 1})):
+            (targets,) = _draw(name, logits_RV, **options)
+            assert int(targets.ids_RK.max()) < vocab_size
+            assert np.abs(targets.weights_RK.sum(axis=1) - 1).max() < 1e-5

@@ -129,6 +129,16 @@ def test_tokens_that_cannot_occur_shorten_the_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+@pytest.mark.parametrize("shift", [-100.0, -90.0, 90.0])
+def test_a_shift_of_all_logits_changes_nothing(name: str, shift: float) -> None:
+    logits_RV = torch.full((1, V), -torch.inf)
+    logits_RV[0, :3] = torch.tensor([1.0, 2.0, 3.0]) + shift
+    found = _run(name, logits_RV, torch.tensor([2]), **SMALL[name])
+    assert found.entropy_R[0] == pytest.approx(0.8324, abs=1e-3)
+    assert found.label_logprob_R[0] == pytest.approx(-0.4076, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
 def test_an_impossible_label_stays_finite(name: str) -> None:
     logits_RV = torch.zeros(1, V)
     logits_RV[0, 9] = -torch.inf

@@ -85,9 +85,8 @@ def test_the_object_holds_rows_and_the_recommendation(found: TradeOff) -> None:
 def test_bytes_are_those_of_a_dump(
     found: TradeOff, teacher_folder: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    summary = logitstore.dump(
-        teacher=str(teacher_folder), data=str(corpus), out=tmp_path / "store", k=25
-    )
+    settings = {"teacher": str(teacher_folder), "data": str(corpus), "sparsify": "topk", "k": 25}
+    summary = logitstore.dump(**settings, out=tmp_path / "store")
     assert found.sample_targets == summary.targets
     (row,) = [one for one in found.settings if one.command == "--sparsify topk --k 25"]
     assert row.bytes_per_target == pytest.approx(summary.bytes / summary.targets, rel=0.03)

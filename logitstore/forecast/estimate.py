@@ -7,6 +7,7 @@ the teacher has one thread and the encoding another, so of the two the slower se
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ def estimate(
     Raises CorpusError, ModelError or SettingError as a dump does.
     """
     started = time.monotonic()
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise SettingError("--seconds must be above 0", found=seconds)
     sparsifier = sparsifier_spec(
         sparsify,

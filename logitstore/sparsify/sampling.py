@@ -36,6 +36,7 @@ __all__ = ["hybrid", "sample", "unbiased"]
 _CELL = 128
 # An entry within this of the threshold is kept exactly: rounding could draw it twice.
 _GUARD = 1e-4
+_LIGHTEST = 1e-30
 
 # How many uniform numbers a row needs -> them, float64 [R, count].
 _Uniform: TypeAlias = Callable[[int], torch.Tensor]
@@ -149,6 +150,8 @@ class _Masses:
         weights_RV[:, vocab_size:] = 0
         torch.mul(x_RV, 1 / temperature, out=weights_RV[:, :vocab_size])
         weights_RV[:, :vocab_size].exp_()
+        # Below the normal numbers of float32 sums round to nothing and to too much.
+        weights_RV.masked_fill_(weights_RV < _LIGHTEST, 0.0)
         weights_RCW = weights_RV.view(rows, cells, _CELL)
         # Apple's GPUs have no float64.
         wide = torch.float32 if x_RV.device.type == "mps" else torch.float64

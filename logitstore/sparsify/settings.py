@@ -22,7 +22,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "unbiased": {"k": 16, "repeats": 1, "seed": 0},
     "hybrid": {"k": 8, "tail_draws": 16, "seed": 0},
 }
-_MOST = 65_535  # entries of a row, draws of a target: what 16 bits count
+_MOST = 4096  # entries of a row, draws of a target
 _MOST_DRAWS = 64  # of one target, over temperatures and repeats
 
 

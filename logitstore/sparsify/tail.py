@@ -45,6 +45,8 @@ class TailSums:
         """-sum p log p over the tail, in nats; log p = x + offset."""
         offset_R = self.top_R - log_z_R
         weighted_R = torch.linalg.vecdot(self.exp_RV, self.x_RV)
+        # An empty tail has no top, so its offset means nothing and may be anything.
+        offset_R = offset_R.masked_fill(self.sum_R == 0, 0.0)
         return -offset_R.exp() * (weighted_R + offset_R * self.sum_R)
 
 
