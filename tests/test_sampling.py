@@ -111,7 +111,7 @@ def test_unbiased_has_no_more_variance_than_sample_with_as_many_ids(sharpness: f
     error_sampled, error_unbiased = (
         ((_dense(one) - p_V) ** 2).sum(axis=1).mean() for one in (sampled, unbiased)
     )
-    # 4,000 draws know either to 3 %; the ratio is 0.6 and less.
+    # 0.88 where 50 draws have 43 distinct ids, 0.37 where they have 24.
     assert error_unbiased < 0.9 * error_sampled
 
 

@@ -16,6 +16,7 @@ Shapes: R targets, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,8 +89,8 @@ def tune(
         raise SettingError("--max-bytes and --max-error exclude each other")
     bounds = {"--seconds": seconds, "--max-bytes": max_bytes, "--max-error": max_error}
     for option, bound in bounds.items():
-        if bound is not None and not bound > 0:
-            raise SettingError(f"{option} must be above 0", found=bound)
+        if bound is not None and not 0 < bound < math.inf:
+            raise SettingError(f"{option} must be a number above 0", found=bound)
     if picture is not None:
         check_picture(Path(picture))
     job = Job.load(
