@@ -22,7 +22,6 @@ from logitstore.job import Job
 from logitstore.layout import Layout
 from logitstore.plan import Plan, WorkUnit
 from logitstore.progress import OnProgress, Tally
-from logitstore.sparsify import sparsifier_spec
 from logitstore.targets import SparseTargets
 from logitstore.teacher import batches
 from logitstore.writer import UnitWriter
@@ -30,6 +29,8 @@ from logitstore.writer import UnitWriter
 __all__ = ["DumpSummary", "dump"]
 
 _POLL_SECONDS = 0.5
+
+_OWN = ("out", "on_progress")  # options that are no job's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,35 +80,13 @@ def dump(
     take its defaults (`sparsifier_spec`); `fidelity` names the codec's steps. Raises CorpusError,
     ModelError, SettingError, SpecError or StoreError, and loses nothing committed before.
     """
+    options = {
+        name: value for name, value in locals().items() if name not in ("out", "on_progress")
+    }
     started = time.monotonic()
     layout = Layout(Path(out))
-    sparsifier = sparsifier_spec(
-        sparsify,
-        k=k,
-        top_p=top_p,
-        draws=draws,
-        tail_draws=tail_draws,
-        temperatures=temperature,
-        repeats=repeats,
-        seed=seed,
-    )
     refuse_foreign_folder(layout.folder)
-    job = Job.load(
-        teacher=teacher,
-        data=data,
-        text_field=text_field,
-        messages_field=messages_field,
-        max_length=max_length,
-        limit=limit,
-        skip_bad=skip_bad,
-        sparsifier=sparsifier,
-        fidelity=fidelity,
-        container=container,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        unit_tokens=unit_tokens,
-    )
+    job = Job.load(**options)
     # The plan that the store has; for a new one, the corpus cut into units.
     plan = layout.read_plan() if layout.plan_path.is_file() else job.plan()
     work = _Work.begin(layout, job, plan)

@@ -27,7 +27,7 @@ from logitstore.draws import row_keys
 from logitstore.errors import SettingError
 from logitstore.models import model_folder
 from logitstore.shards import CONTAINERS
-from logitstore.sparsify import SPARSIFIERS, check_k
+from logitstore.sparsify import SPARSIFIERS, check_k, sparsifier_spec
 from logitstore.spec import (
     FORMAT,
     CorpusSpec,
@@ -82,7 +82,14 @@ class Job:
         max_length: int | None,
         limit: int | None,
         skip_bad: bool,
-        sparsifier: SparsifierSpec,
+        sparsify: str,
+        k: int | None = None,
+        top_p: float | None = None,
+        draws: int | None = None,
+        tail_draws: int | None = None,
+        temperature: Sequence[float] | None = None,
+        repeats: int | None = None,
+        seed: int | None = None,
         fidelity: str,
         container: str,
         device: str,
@@ -94,6 +101,16 @@ class Job:
 
         Raises CorpusError, ModelError or SettingError.
         """
+        sparsifier = sparsifier_spec(
+            sparsify,
+            k=k,
+            top_p=top_p,
+            draws=draws,
+            tail_draws=tail_draws,
+            temperatures=temperature,
+            repeats=repeats,
+            seed=seed,
+        )
         _check_settings(container, batch_tokens=batch_tokens, unit_tokens=unit_tokens)
         corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
         tokenizer = load_tokenizer(str(model_folder(teacher)))

@@ -117,6 +117,7 @@ def test_progress_goes_up_to_one(settings: dict[str, Any]) -> None:
     ("change", "error", "message"),
     [
         ({"seconds": 0}, SettingError, "--seconds"),
+        ({"seconds": float("inf")}, SettingError, "--seconds"),
         ({"seconds": float("nan")}, SettingError, "--seconds"),
         ({"k": 301}, SettingError, "301"),
         ({"fidelity": "best"}, SettingError, "--fidelity"),

@@ -182,6 +182,7 @@ def test_pulls_are_the_gradients_of_a_uniform_student(name: str) -> None:
         ({"max_bytes": 0}, SettingError, "--max-bytes"),
         ({"max_error": -1}, SettingError, "--max-error"),
         ({"seconds": 0}, SettingError, "--seconds"),
+        ({"seconds": float("inf")}, SettingError, "--seconds"),
         ({"picture": "tune.txt"}, SettingError, r"tune\.txt.*\.png"),
         ({"picture": "/no/such/folder/tune.png"}, SettingError, "/no/such/folder"),
         ({"fidelity": "best"}, SettingError, "--fidelity"),

@@ -21,7 +21,6 @@ from logitstore.errors import SettingError
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
 from logitstore.job import Job
-from logitstore.sparsify import sparsifier_spec
 from logitstore.targets import SparseTargets
 from logitstore.teacher import batches
 
@@ -37,6 +36,8 @@ _ENCODING_GUESS = 0.3
 _MOST_WAITING = 65_536
 # Of the time, for counting more of the corpus than the teacher sees: 1 us a token.
 _COUNTING = 0.1
+
+_OWN = ("seconds", "on_fraction")  # options that are no job's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,35 +87,13 @@ def estimate(
     of a corpus that can be dumped in that time. `on_fraction` is told how much of it has gone by.
     Raises CorpusError, ModelError or SettingError as a dump does.
     """
+    options = {
+        name: value for name, value in locals().items() if name not in ("seconds", "on_fraction")
+    }
     started = time.monotonic()
     if not 0 < seconds < math.inf:
         raise SettingError("--seconds must be above 0", found=seconds)
-    sparsifier = sparsifier_spec(
-        sparsify,
-        k=k,
-        top_p=top_p,
-        draws=draws,
-        tail_draws=tail_draws,
-        temperatures=temperature,
-        repeats=repeats,
-        seed=seed,
-    )
-    job = Job.load(
-        teacher=teacher,
-        data=data,
-        text_field=text_field,
-        messages_field=messages_field,
-        max_length=max_length,
-        limit=limit,
-        skip_bad=skip_bad,
-        sparsifier=sparsifier,
-        fidelity=fidelity,
-        container=container,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        unit_tokens=unit_tokens,
-    )
+    job = Job.load(**options)
     loaded = time.monotonic()
     slices = Slices.of(job, slice_tokens=max(1, batch_tokens // _SLICES_PER_BATCH))
     sliced = time.monotonic()

@@ -48,6 +48,7 @@ SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     *(("hybrid", {"k": k, "tail_draws": m}) for k, m in ((8, 8), (8, 16), (16, 16))),
 )
 
+_OWN = ("seconds", "max_bytes", "max_error", "picture", "on_fraction")  # the rest are dump's
 _BATCH_TARGETS = 2048
 # All settings together keep 840 entries of a target, at 9 bytes each: 250 MB.
 _MOST_TARGETS = 32_768
@@ -85,6 +86,7 @@ def tune(
     to draw error over bytes in. Raises CorpusError, ModelError, and SettingError where no setting
     is within the bound.
     """
+    options = {name: value for name, value in locals().items() if name not in _OWN}
     if max_bytes is not None and max_error is not None:
         raise SettingError("--max-bytes and --max-error exclude each other")
     bounds = {"--seconds": seconds, "--max-bytes": max_bytes, "--max-error": max_error}
@@ -93,22 +95,7 @@ def tune(
             raise SettingError(f"{option} must be a number above 0", found=bound)
     if picture is not None:
         check_picture(Path(picture))
-    job = Job.load(
-        teacher=teacher,
-        data=data,
-        text_field=text_field,
-        messages_field=messages_field,
-        max_length=max_length,
-        limit=limit,
-        skip_bad=skip_bad,
-        sparsifier=sparsifier_spec("topk", k=1),  # gives way to each setting's
-        fidelity=fidelity,
-        container=container,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        unit_tokens=unit_tokens,
-    )
+    job = Job.load(**options, sparsify="topk", k=1)  # gives way to each setting's targets
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
         comparison = _Comparison(job, Path(folder), fidelity=fidelity)
         comparison.run(seconds, on_fraction or (lambda _: None))
