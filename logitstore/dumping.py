@@ -30,7 +30,7 @@ __all__ = ["DumpSummary", "dump"]
 
 _POLL_SECONDS = 0.5
 
-_OWN = ("out", "on_progress")  # options that are no job's
+_OWN = ("out", "on_progress")  # the rest are a job's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +80,7 @@ def dump(
     take its defaults (`sparsifier_spec`); `fidelity` names the codec's steps. Raises CorpusError,
     ModelError, SettingError, SpecError or StoreError, and loses nothing committed before.
     """
-    options = {
-        name: value for name, value in locals().items() if name not in ("out", "on_progress")
-    }
+    options = {name: value for name, value in locals().items() if name not in _OWN}
     started = time.monotonic()
     layout = Layout(Path(out))
     refuse_foreign_folder(layout.folder)

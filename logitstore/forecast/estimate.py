@@ -37,7 +37,7 @@ _MOST_WAITING = 65_536
 # Of the time, for counting more of the corpus than the teacher sees: 1 us a token.
 _COUNTING = 0.1
 
-_OWN = ("seconds", "on_fraction")  # options that are no job's
+_OWN = ("seconds", "on_fraction")  # the rest are dump's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,9 +87,7 @@ def estimate(
     of a corpus that can be dumped in that time. `on_fraction` is told how much of it has gone by.
     Raises CorpusError, ModelError or SettingError as a dump does.
     """
-    options = {
-        name: value for name, value in locals().items() if name not in ("seconds", "on_fraction")
-    }
+    options = {name: value for name, value in locals().items() if name not in _OWN}
     started = time.monotonic()
     if not 0 < seconds < math.inf:
         raise SettingError("--seconds must be above 0", found=seconds)
