@@ -28,6 +28,7 @@ TIERS: list[set[str]] = [
         "logitstore.auditing.gradients",
         "logitstore.auditing",
         "logitstore.forecast",
+        "logitstore.sparsify.split",
     },
     {
         "logitstore.codec.rank_delta",

@@ -31,7 +31,7 @@ from tools.fidelity_students import Corpus, Setting, train
 if TYPE_CHECKING:
     from logitstore.spec import SparsifierSpec
 
-CHARACTERS = 3_000_000
+CHARACTERS = 6_000_000
 BYTES_CHARACTERS = 300_000  # of the text whose stores are weighed
 
 

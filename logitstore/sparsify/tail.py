@@ -1,10 +1,11 @@
-"""The log-mass of a tail at every stored node, and its part of the entropy, in two passes.
+"""The log-mass of a tail at every stored node, and its part of the entropy.
 
-Shapes: R targets, V vocabulary, B stored temperatures.
+Shapes: R targets, P of them, K entries, V vocabulary, B stored temperatures.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,72 +20,101 @@ __all__ = ["TAIL_NODES", "TailSums", "tail_sums"]
 # 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
 TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
 
+_EIGHTHS = (1, 2, 4, 6, 8)
+_PIECE = 1 << 18  # numbers
+_LOG2_E = 1 / math.log(2)  # torch computes 2^x in 0.4 of the time of e^x
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TailSums:
-    """Sums over the tails of R rows, of exponentials of x = z - top."""
+    """Sums over the tails of R rows, of exponentials of y = x - top."""
 
-    top_R: torch.Tensor
-    sum_R: torch.Tensor  # of e^x
-    sums_RB: torch.Tensor  # of e^(b x) for each node b
-    x_RV: torch.Tensor
-    exp_RV: torch.Tensor
+    top_R: torch.Tensor  # the highest x of each tail, or any number where a tail is empty
+    sum_R: torch.Tensor  # of e^y
+    weighted_R: torch.Tensor  # of y e^y
+    sums_RB: torch.Tensor  # of e^(b y) for each node b
 
     @property
     def log_sum_R(self) -> torch.Tensor:
-        """log of the sum of e^z; -inf for an empty tail."""
+        """log of the sum of e^x; -inf for an empty tail."""
         return self.top_R + self.sum_R.log()
 
     def logmass_RB(self, log_z_R: torch.Tensor, nodes: tuple[float, ...]) -> torch.Tensor:
-        """log of sum of p^b over the tail: b (top - log Z) + log sum of e^(b x)."""
+        """log of sum of p^b over the tail: b (top - log Z) + log sum of e^(b y)."""
         nodes_B = torch.tensor(nodes, dtype=log_z_R.dtype, device=log_z_R.device)
         logmass_RB = nodes_B * (self.top_R - log_z_R)[:, None] + self.sums_RB.log()
         return torch.where(self.sums_RB > 0, logmass_RB, EMPTY_TAIL)
 
     def entropy_R(self, log_z_R: torch.Tensor) -> torch.Tensor:
-        """-sum p log p over the tail, in nats; log p = x + offset."""
+        """-sum p log p over the tail, in nats; log p = y + offset."""
         offset_R = self.top_R - log_z_R
-        weighted_R = torch.linalg.vecdot(self.exp_RV, self.x_RV)
         # An empty tail has no top, so its offset means nothing and may be anything.
         offset_R = offset_R.masked_fill(self.sum_R == 0, 0.0)
-        return -offset_R.exp() * (weighted_R + offset_R * self.sum_R)
+        return -offset_R.exp() * (self.weighted_R + offset_R * self.sum_R)
+
+    def joined(self, values_RK: torch.Tensor, nodes: tuple[float, ...]) -> TailSums:
+        """The sums of the tails with the entries x = `values_RK` [R, K] added, -inf for none."""
+        empty_R = self.sum_R == 0
+        highest_R = torch.where(empty_R, -torch.inf, self.top_R).maximum(values_RK.amax(-1))
+        top_R = highest_R.masked_fill(torch.isneginf(highest_R), 0.0)
+        y_RK = (values_RK - top_R[:, None]).clamp(min=NOTHING)
+        shift_R = torch.where(empty_R, 0.0, self.top_R - top_R)
+        scale_R, exp_RK = shift_R.exp(), y_RK.exp()
+        nodes_B = torch.tensor(nodes, dtype=top_R.dtype, device=top_R.device)
+        return TailSums(
+            top_R=top_R,
+            sum_R=self.sum_R * scale_R + exp_RK.sum(-1),
+            weighted_R=(self.weighted_R + shift_R * self.sum_R) * scale_R
+            + torch.linalg.vecdot(exp_RK, y_RK),
+            sums_RB=self.sums_RB * (nodes_B * shift_R[:, None]).exp()
+            + (nodes_B * y_RK[..., None]).exp().sum(1),
+        )
 
 
-def tail_sums(tail_RV: torch.Tensor, top_R: torch.Tensor, nodes: tuple[float, ...]) -> TailSums:
-    """Overwrites `tail_RV`, logits with -inf for what is no tail; `top_R` are the highest of them.
+def tail_sums(
+    tail_RV: torch.Tensor, top_R: torch.Tensor, *, base_R: torch.Tensor, nodes: tuple[float, ...]
+) -> TailSums:
+    """Of `tail_RV`, logits with -inf for what is no tail, and leaves e^y in it.
 
-    Taken over the tail alone: a mass of 1 - head would be noise for a row sharper than 1e-6.
+    x is counted from `base_R`, and `top_R` is the highest x. Taken over the tail alone and in its
+    own scale: a mass of 1 - head would be noise for a row sharper than 1e-6.
     """
     top_R = torch.where(torch.isneginf(top_R), torch.zeros_like(top_R), top_R)
-    tail_RV.sub_(top_R[:, None]).clamp_(min=NOTHING)
-    # Exponentials are the dear part (4 of 9 us a row at V = 8,192): one of them, e^(x/8), serves
-    # all the usual nodes as its powers.
-    eighths = [node * 8 for node in (1.0, *nodes)]
-    if all(eighth in (1, 2, 4, 6, 8) for eighth in eighths):
-        sums, exp_RV = _sums_of_eighths(tail_RV, eighths)
-    else:
-        sums = [tail_RV.mul(node).exp_().sum(-1) for node in (1.0, *nodes)]
-        exp_RV = tail_RV.exp()
-    return TailSums(
-        top_R=top_R,
-        sum_R=sums[0],
-        sums_RB=torch.stack(sums[1:], dim=1),
-        x_RV=tail_RV,
-        exp_RV=exp_RV,
-    )
+    tail_RV.sub_((base_R + top_R)[:, None]).clamp_(min=NOTHING)
+    eighths = tuple(node * 8 for node in nodes)
+    usual = all(eighth in _EIGHTHS for eighth in eighths) and len(nodes) > 0
+    # On a CPU a few rows at a time and always in the same two buffers, so that what is computed of
+    # them stays in the cache: a result of a chunk's size goes to memory, and its pages are new.
+    rows = max(1, _PIECE // tail_RV.shape[1]) if tail_RV.device.type == "cpu" else len(tail_RV)
+    scratch_2PV = tail_RV.new_empty(2, min(rows, len(tail_RV)), tail_RV.shape[1])
+    found = []
+    for y_PV in tail_RV.split(rows):
+        two = scratch_2PV[:, : len(y_PV)]
+        found.append(_sums_of_eighths(y_PV, eighths, *two) if usual else _sums(y_PV, nodes, *two))
+    sum_R, weighted_R, *sums_BR = (torch.cat(one) for one in zip(*found, strict=True))
+    sums_RB = torch.stack(sums_BR, dim=1) if nodes else sum_R.new_zeros(len(sum_R), 0)
+    return TailSums(top_R=top_R, sum_R=sum_R, weighted_R=weighted_R, sums_RB=sums_RB)
+
+
+def _sums(
+    y_PV: torch.Tensor, nodes: tuple[float, ...], one_PV: torch.Tensor, other_PV: torch.Tensor
+) -> list[torch.Tensor]:
+    """Of e^y, of y e^y, and of e^(b y) for each node; overwrites y with e^y."""
+    of_nodes = [torch.mul(y_PV, node * _LOG2_E, out=one_PV).exp2_().sum(-1) for node in nodes]
+    torch.mul(y_PV, _LOG2_E, out=one_PV).exp2_()
+    weighted_P = torch.mul(y_PV, one_PV, out=other_PV).sum(-1)
+    return [y_PV.copy_(one_PV).sum(-1), weighted_P, *of_nodes]
 
 
 def _sums_of_eighths(
-    tail_RV: torch.Tensor, eighths: list[float]
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    # In place, in two buffers: a fresh 4 MiB result costs more in page faults than in arithmetic.
-    one_RV = (tail_RV / 8).exp_()
-    sums = {1: one_RV.sum(-1)}
-    two_RV = one_RV.mul_(one_RV)
-    sums[2] = two_RV.sum(-1)
-    four_RV = two_RV * two_RV
-    sums[4] = four_RV.sum(-1)
-    sums[6] = two_RV.mul_(four_RV).sum(-1)
-    eight_RV = four_RV.mul_(four_RV)
-    sums[8] = eight_RV.sum(-1)
-    return [sums[round(eighth)] for eighth in eighths], eight_RV
+    y_PV: torch.Tensor, eighths: tuple[float, ...], one_PV: torch.Tensor, other_PV: torch.Tensor
+) -> list[torch.Tensor]:
+    """As `_sums`; exponentials are the dear part, so all are powers of one, e^(y/8)."""
+    sums = {1: torch.mul(y_PV, _LOG2_E / 8, out=one_PV).exp2_().sum(-1)}
+    sums[2] = one_PV.mul_(one_PV).sum(-1)
+    sums[4] = torch.mul(one_PV, one_PV, out=other_PV).sum(-1)
+    sums[6] = one_PV.mul_(other_PV).sum(-1)
+    sums[8] = other_PV.mul_(other_PV).sum(-1)
+    weighted_P = torch.mul(y_PV, other_PV, out=one_PV).sum(-1)
+    y_PV.copy_(other_PV)
+    return [sums[8], weighted_P, *(sums[round(one)] for one in eighths)]
