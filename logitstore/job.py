@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 import numpy as np
 import torch
@@ -46,13 +46,44 @@ if TYPE_CHECKING:
     from logitstore.documents import Document
     from logitstore.plan import Plan, WorkUnit
 
-__all__ = ["BYTES_PER_TOKEN", "Job"]
+__all__ = ["BYTES_PER_TOKEN", "Job", "TargetOptions", "TeachingOptions"]
 
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
 BYTES_PER_TOKEN = 4
 _DEFAULT_MAX_LENGTH = 1024
 # 65,536 rows of K = 64 are 4 MB a byte plane: few enough chunks, each worth a request.
 _BLOCK_TARGETS = 65_536
+
+
+class TeachingOptions(TypedDict, total=False):
+    """Options of `logitstore.dump` that say who teaches what text, and how it is worked through."""
+
+    teacher: Required[str]
+    data: Required[str]
+    text_field: str | None
+    messages_field: str | None
+    max_length: int | None
+    limit: int | None
+    skip_bad: bool
+    fidelity: str
+    container: str
+    device: str
+    dtype: str
+    batch_tokens: int
+    unit_tokens: int
+
+
+class TargetOptions(TeachingOptions, total=False):
+    """Those, and the options that say what is kept of a distribution."""
+
+    sparsify: str
+    k: int | None
+    top_p: float | None
+    draws: int | None
+    tail_draws: int | None
+    temperature: Sequence[float] | None
+    repeats: int | None
+    seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +97,7 @@ class Job:
     text: TextSpec
     sparsifier: SparsifierSpec
     codec: RankDeltaCodec
+    fidelity: str
     container: str
     limit: int | None
     skip_bad: bool
@@ -77,12 +109,12 @@ class Job:
         *,
         teacher: str,
         data: str,
-        text_field: str | None,
-        messages_field: str | None,
-        max_length: int | None,
-        limit: int | None,
-        skip_bad: bool,
-        sparsify: str,
+        text_field: str | None = None,
+        messages_field: str | None = None,
+        max_length: int | None = None,
+        limit: int | None = None,
+        skip_bad: bool = False,
+        sparsify: str = "hybrid",
         k: int | None = None,
         top_p: float | None = None,
         draws: int | None = None,
@@ -90,14 +122,14 @@ class Job:
         temperature: Sequence[float] | None = None,
         repeats: int | None = None,
         seed: int | None = None,
-        fidelity: str,
-        container: str,
-        device: str,
-        dtype: str,
-        batch_tokens: int,
-        unit_tokens: int,
+        fidelity: str = "balanced",
+        container: str = "zarr",
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_tokens: int = 16_384,
+        unit_tokens: int = 1_000_000,
     ) -> Job:
-        """The job by the options of `logitstore dump`; what costs most is done last.
+        """The job by the options of `logitstore.dump`; what costs most is done last.
 
         Raises CorpusError, ModelError or SettingError.
         """
@@ -131,6 +163,7 @@ class Job:
             ),
             sparsifier=sparsifier,
             codec=codec,
+            fidelity=fidelity,
             container=container,
             limit=limit,
             skip_bad=skip_bad,
@@ -138,10 +171,10 @@ class Job:
             unit_tokens=unit_tokens,
         )
 
-    def with_sparsifier(self, sparsifier: SparsifierSpec, *, fidelity: str) -> Job:
+    def with_sparsifier(self, sparsifier: SparsifierSpec) -> Job:
         """The same job with other targets. Raises SettingError where they have too many entries."""
         check_k(sparsifier, vocab_size=self.vocab_size)
-        codec = new_codec(sparsifier, vocab_size=self.vocab_size, fidelity=fidelity)
+        codec = new_codec(sparsifier, vocab_size=self.vocab_size, fidelity=self.fidelity)
         return replace(self, sparsifier=sparsifier, codec=codec)
 
     @property

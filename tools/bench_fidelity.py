@@ -31,7 +31,7 @@ from tools.fidelity_students import Corpus, Setting, train
 if TYPE_CHECKING:
     from logitstore.spec import SparsifierSpec
 
-CHARACTERS = 6_000_000
+CHARACTERS = 3_000_000
 BYTES_CHARACTERS = 300_000  # of the text whose stores are weighed
 
 
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--only", default="", help="settings that begin with one of these, by ';'")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--windows", type=int, default=4, help="of 256 targets, a step")
-    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--windows", type=int, default=8, help="of 256 targets, a step")
+    parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--results", type=Path, default=Path("bench_fidelity.jsonl"))
     parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     args = parser.parse_args()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
@@ -20,7 +21,7 @@ from logitstore.documents import StoredDocument
 from logitstore.errors import SettingError
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
-from logitstore.job import Job
+from logitstore.job import Job, TargetOptions
 from logitstore.targets import SparseTargets
 from logitstore.teacher import batches
 
@@ -36,8 +37,6 @@ _ENCODING_GUESS = 0.3
 _MOST_WAITING = 65_536
 # Of the time, for counting more of the corpus than the teacher sees: 1 us a token.
 _COUNTING = 0.1
-
-_OWN = ("seconds", "on_fraction")  # the rest are dump's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,43 +56,22 @@ class Estimate:
 
 def estimate(
     *,
-    teacher: str,
-    data: str,
-    text_field: str | None = None,
-    messages_field: str | None = None,
-    max_length: int | None = None,
-    limit: int | None = None,
-    skip_bad: bool = False,
-    sparsify: str = "hybrid",
-    k: int | None = None,
-    top_p: float | None = None,
-    draws: int | None = None,
-    tail_draws: int | None = None,
-    temperature: Sequence[float] | None = None,
-    repeats: int | None = None,
-    seed: int | None = None,
-    fidelity: str = "balanced",
-    container: str = "zarr",
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_tokens: int = 16_384,
-    unit_tokens: int = 1_000_000,
     seconds: float = 60.0,
     on_fraction: Callable[[float], None] | None = None,
+    **options: Unpack[TargetOptions],
 ) -> Estimate:
-    """What `logitstore.dump` with the same options would make of the corpus, and in what time.
+    """What `logitstore.dump` with the same `options` would make of the corpus, and in what time.
 
     Dumps a sample for about `seconds`, beside loading the teacher and one pass over the corpus; all
     of a corpus that can be dumped in that time. `on_fraction` is told how much of it has gone by.
     Raises CorpusError, ModelError or SettingError as a dump does.
     """
-    options = {name: value for name, value in locals().items() if name not in _OWN}
     started = time.monotonic()
     if not 0 < seconds < math.inf:
         raise SettingError("--seconds must be above 0", found=seconds)
     job = Job.load(**options)
     loaded = time.monotonic()
-    slices = Slices.of(job, slice_tokens=max(1, batch_tokens // _SLICES_PER_BATCH))
+    slices = Slices.of(job, slice_tokens=max(1, job.batch_tokens // _SLICES_PER_BATCH))
     sliced = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
         trial = _Trial(job, slices, Path(folder) / "store")

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -32,7 +32,7 @@ from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import check_picture, draw
 from logitstore.forecast.trials import TrialStore
-from logitstore.job import Job, by_document
+from logitstore.job import Job, TeachingOptions, by_document
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
 from logitstore.targets import SparseTargets
 from logitstore.teacher import batches
@@ -48,7 +48,6 @@ SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     *(("hybrid", {"k": k, "tail_draws": m}) for k, m in ((8, 8), (8, 16), (16, 16))),
 )
 
-_OWN = ("seconds", "max_bytes", "max_error", "picture", "on_fraction")  # the rest are dump's
 _BATCH_TARGETS = 2048
 # All settings together keep 840 entries of a target, at 9 bytes each: 250 MB.
 _MOST_TARGETS = 32_768
@@ -60,33 +59,20 @@ _WRITING = 0.3  # of the time, left for writing the shards
 
 def tune(
     *,
-    teacher: str,
-    data: str,
-    text_field: str | None = None,
-    messages_field: str | None = None,
-    max_length: int | None = None,
-    limit: int | None = None,
-    skip_bad: bool = False,
-    fidelity: str = "balanced",
-    container: str = "zarr",
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_tokens: int = 16_384,
-    unit_tokens: int = 1_000_000,
     seconds: float = 60.0,
     max_bytes: float | None = None,
     max_error: float | None = None,
     picture: str | Path | None = None,
     on_fraction: Callable[[float], None] | None = None,
+    **options: Unpack[TeachingOptions],
 ) -> TradeOff:
     """Bytes and error of each setting for this teacher and corpus, and the one to take.
 
     Takes about `seconds` beside loading, or less: 32,768 targets are enough. `max_bytes` (of a
     target) and `max_error` bound the choice as `recommend` says. `picture` is a file, .png or .svg,
-    to draw error over bytes in. Raises CorpusError, ModelError, and SettingError where no setting
-    is within the bound.
+    to draw error over bytes in; `options` are those of `logitstore.dump`, but for what is compared.
+    Raises CorpusError, ModelError, and SettingError where no setting is within the bound.
     """
-    options = {name: value for name, value in locals().items() if name not in _OWN}
     if max_bytes is not None and max_error is not None:
         raise SettingError("--max-bytes and --max-error exclude each other")
     bounds = {"--seconds": seconds, "--max-bytes": max_bytes, "--max-error": max_error}
@@ -97,7 +83,7 @@ def tune(
         check_picture(Path(picture))
     job = Job.load(**options, sparsify="topk", k=1)  # gives way to each setting's targets
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
-        comparison = _Comparison(job, Path(folder), fidelity=fidelity)
+        comparison = _Comparison(job, Path(folder))
         comparison.run(seconds, on_fraction or (lambda _: None))
         settings = comparison.settings()
     recommended, reason = recommend(settings, max_bytes=max_bytes, max_error=max_error)
@@ -147,7 +133,7 @@ class _Candidate:
 class _Comparison:
     """All settings that the vocabulary has room for, over one sample."""
 
-    def __init__(self, job: Job, folder: Path, *, fidelity: str) -> None:
+    def __init__(self, job: Job, folder: Path) -> None:
         self.documents = self.targets = 0
         slices = Slices.of(job, slice_tokens=max(1, job.batch_tokens // _SLICES_PER_BATCH))
         self._sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
@@ -156,7 +142,7 @@ class _Comparison:
         for number, (name, options) in enumerate(SETTINGS):
             spec = sparsifier_spec(name, **options)
             if name == "sample" or spec.k <= job.vocab_size:
-                own = job.with_sparsifier(spec, fidelity=fidelity)
+                own = job.with_sparsifier(spec)
                 self._candidates.append(_Candidate(name, options, own, folder / str(number)))
         self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
 
