@@ -112,8 +112,9 @@ def test_whole_vocabulary_has_an_empty_tail() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
-def test_tokens_that_cannot_occur_shorten_the_row(name: str) -> None:
-    logits_RV = torch.full((2, V), -torch.inf)
+@pytest.mark.parametrize("impossible", [-torch.inf, torch.finfo(torch.float32).min, -1e30])
+def test_tokens_that_cannot_occur_shorten_the_row(name: str, impossible: float) -> None:
+    logits_RV = torch.full((2, V), impossible)
     logits_RV[0, :3] = torch.tensor([1.0, 2.0, 3.0])
     logits_RV[1] = 0.0
     found = _run(name, logits_RV, torch.tensor([2, 5]), **(SMALL[name] | {}))
@@ -145,6 +146,16 @@ def test_an_impossible_label_stays_finite(name: str) -> None:
     found = _run(name, logits_RV, torch.tensor([9]), **SMALL[name])
     assert found.label_logprob_R[0] == EMPTY_TAIL
     assert 9 not in found.ids_RK[0, : found.count_R[0]]
+
+
+@pytest.mark.parametrize("name", sorted(SPARSIFIERS))
+def test_enormous_logits_leave_the_highest(name: str) -> None:
+    logits_RV = torch.randn(20, V, generator=torch.Generator().manual_seed(1)) * 1e30
+    found = _run(name, logits_RV, **SMALL[name])
+    assert (found.count_R == 1).all()
+    assert found.ids_RK[:, 0].tolist() == logits_RV.argmax(-1).tolist()
+    assert (found.logprobs_RK[:, 0] == 0).all()
+    assert (found.entropy_R == 0).all()
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))

@@ -23,7 +23,7 @@ class Split:
     """The k largest logits of each row and the rest, all counted from the row's highest."""
 
     top_R: torch.Tensor  # the highest logit itself
-    values_RK: torch.Tensor  # float32, falling from 0; -inf where a row has fewer
+    values_RK: torch.Tensor  # float32, falling from 0; -inf for tokens that cannot occur
     ids_RK: torch.Tensor
     rest: TailSums
     weights_RV: torch.Tensor  # float32, of the rest: e^(x - rest.top_R); 0 for the k largest
@@ -35,17 +35,17 @@ class Split:
         Raises ModelError for rows that are no distribution.
         """
         # One more than is kept: the highest of the rest, by which its own sums are scaled.
-        found = largest(logits_RV, min(k + 1, logits_RV.shape[1]))
-        top_R1 = found.values_RK[:, :1]
+        highest_RN, ids_RN = largest(logits_RV, min(k + 1, logits_RV.shape[1]))
+        top_R1, ids_RK = highest_RN[:, :1], ids_RN[:, :k]
         check_finite(top_R1[:, 0])
-        x_RN = torch.nn.functional.pad(found.values_RK - top_R1, (0, 1), value=-torch.inf)
-        ids_RK = found.ids_RK[:, :k]
+        highest_RN = torch.nn.functional.pad(highest_RN, (0, 1), value=-torch.inf)
         logits_RV.scatter_(1, ids_RK, -torch.inf)
+        values_RK = highest_RN[:, :k] - top_R1
         return Split(
             top_R=top_R1[:, 0],
-            values_RK=x_RN[:, :k],
+            values_RK=values_RK.masked_fill(values_RK <= NOTHING, -torch.inf),
             ids_RK=ids_RK,
-            rest=tail_sums(logits_RV, x_RN[:, k], base_R=top_R1[:, 0], nodes=nodes),
+            rest=tail_sums(logits_RV, highest_RN[:, k], base_R=top_R1[:, 0], nodes=nodes),
             weights_RV=logits_RV,
         )
 

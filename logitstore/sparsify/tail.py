@@ -72,15 +72,21 @@ class TailSums:
 
 
 def tail_sums(
-    tail_RV: torch.Tensor, top_R: torch.Tensor, *, base_R: torch.Tensor, nodes: tuple[float, ...]
+    tail_RV: torch.Tensor,
+    highest_R: torch.Tensor,
+    *,
+    base_R: torch.Tensor,
+    nodes: tuple[float, ...],
 ) -> TailSums:
     """Of `tail_RV`, logits with -inf for what is no tail, and leaves e^y in it.
 
-    x is counted from `base_R`, and `top_R` is the highest x. Taken over the tail alone and in its
-    own scale: a mass of 1 - head would be noise for a row sharper than 1e-6.
+    `highest_R` are the highest of them; x is counted from `base_R`. Taken over the tail alone and
+    in its own scale: a mass of 1 - head would be noise for a row sharper than 1e-6.
     """
-    top_R = torch.where(torch.isneginf(top_R), torch.zeros_like(top_R), top_R)
-    tail_RV.sub_((base_R + top_R)[:, None]).clamp_(min=NOTHING)
+    # Nothing but impossible tokens is an empty tail, too: seen from the base they all weigh 0.
+    highest_R = torch.where(highest_R - base_R <= NOTHING, base_R, highest_R)
+    top_R = highest_R - base_R
+    tail_RV.sub_(highest_R[:, None]).clamp_(min=NOTHING)
     eighths = tuple(node * 8 for node in nodes)
     usual = all(eighth in _EIGHTHS for eighth in eighths) and len(nodes) > 0
     # On a CPU a few rows at a time and always in the same two buffers, so that what is computed of
