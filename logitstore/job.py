@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from logitstore.corpus import Corpus, RecordReader, open_corpus
 from logitstore.draws import row_keys
 from logitstore.errors import SettingError
 from logitstore.models import model_folder
+from logitstore.settings import whole
 from logitstore.shards import CONTAINERS
 from logitstore.sparsify import SPARSIFIERS, check_k, sparsifier_spec
 from logitstore.spec import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from logitstore.documents import Document
     from logitstore.plan import Plan, WorkUnit
 
-__all__ = ["BYTES_PER_TOKEN", "Job", "TargetOptions", "TeachingOptions"]
+__all__ = ["BYTES_PER_TOKEN", "Job", "TargetOptions", "TeachingOptions", "refuse_unknown"]
 
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
 BYTES_PER_TOKEN = 4
@@ -84,6 +85,16 @@ class TargetOptions(TeachingOptions, total=False):
     temperature: Sequence[float] | None
     repeats: int | None
     seed: int | None
+
+
+def refuse_unknown(function: str, options: Mapping[str, Any], known: type) -> None:
+    """TypeError, as Python raises it, where `options` are not those of the TypedDict `known`."""
+    for name in options:
+        if name not in known.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    for name in ("teacher", "data"):
+        if name not in options:
+            raise TypeError(f"{function}() missing 1 required keyword-only argument: {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -143,7 +154,12 @@ class Job:
             repeats=repeats,
             seed=seed,
         )
-        _check_settings(container, batch_tokens=batch_tokens, unit_tokens=unit_tokens)
+        if container not in CONTAINERS:
+            allowed = ", ".join(CONTAINERS)
+            raise SettingError("--format is unknown", found=container, allowed=allowed)
+        batch_tokens = _at_least(1, "--batch-tokens", batch_tokens)
+        unit_tokens = _at_least(1, "--unit-tokens", unit_tokens)
+        limit = None if limit is None else whole("--limit", limit)
         corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
         tokenizer = load_tokenizer(str(model_folder(teacher)))
         size = vocab_size(tokenizer)
@@ -251,19 +267,17 @@ def by_document(
         yield tuple(one.rows(slice(stop - document.targets, stop)) for one in draws)
 
 
-def _check_settings(container: str, *, batch_tokens: int, unit_tokens: int) -> None:
-    if container not in CONTAINERS:
-        allowed = ", ".join(CONTAINERS)
-        raise SettingError("--format is unknown", found=container, allowed=allowed)
-    numbers = {"--batch-tokens": batch_tokens, "--unit-tokens": unit_tokens}
-    for option, number in numbers.items():
-        if number < 1:
-            raise SettingError(f"{option} must be at least 1", found=number)
+def _at_least(least: int, option: str, value: int) -> int:
+    number = whole(option, value)
+    if number < least:
+        raise SettingError(f"{option} must be at least {least}", found=number)
+    return number
 
 
 def _max_length(max_length: int | None, context: int | None) -> int:
     if max_length is None:
         return min(_DEFAULT_MAX_LENGTH, context or _DEFAULT_MAX_LENGTH)
+    max_length = whole("--max-length", max_length)
     if max_length < 2 or (context is not None and max_length > context):
         raise SettingError(
             "--max-length does not fit the teacher's context",

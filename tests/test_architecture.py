@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 TIERS: list[set[str]] = [
     # What everything may name.
     {"logitstore.errors", "logitstore.columns", "logitstore.plan"},
-    {"logitstore.fields"},
+    {"logitstore.fields", "logitstore.settings"},
     # Nouns and the ground under the store: what crosses the arrows, and files.
     {"logitstore.targets", "logitstore.spec", "logitstore.records", "logitstore.files"},
     {"logitstore.documents", "logitstore.layout", "logitstore.card", "logitstore.shards.base"},

@@ -141,6 +141,18 @@ def test_other_settings_are_refused_on_resume(
         logitstore.dump(**settings | change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_tokens": 100.5}, {"unit_tokens": "9"}, {"max_length": 20.0}, {"limit": 2.5}],
+)
+def test_numbers_of_another_kind_are_refused_before_anything_is_written(
+    settings: dict[str, Any], change: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingError, match="must be a whole number"):
+        logitstore.dump(**settings | change)
+    assert not settings["out"].exists()
+
+
 def test_another_teacher_is_refused_on_resume(
     settings: dict[str, Any], teacher_folder: Path, tmp_path: Path
 ) -> None:

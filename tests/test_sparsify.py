@@ -1,5 +1,6 @@
 """Heads and tails against a float64 reference, from nearly one-hot to nearly uniform."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,11 @@ def test_rows_do_not_depend_on_their_neighbours(name: str) -> None:
         ({"name": "topk", "temperatures": [0.5]}, "from 1 up"),
         ({"name": "unbiased", "repeats": 65}, "too many draws"),
         ({"name": "unbiased", "seed": -1}, "--seed"),
+        ({"name": "unbiased", "k": 4.0}, "--k must be a whole number"),
+        ({"name": "unbiased", "seed": "1"}, "--seed must be a whole number"),
+        ({"name": "topp", "top_p": "0.9"}, "--top-p must be a number"),
+        ({"name": "unbiased", "temperatures": 2.0}, "list of numbers"),
+        ({"name": "unbiased", "temperatures": "1,2"}, "list of numbers"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
@@ -206,3 +212,30 @@ def test_a_row_has_no_more_entries_than_there_are_tokens() -> None:
     for name, k in (("topk", V + 1), ("unbiased", V + 1), ("hybrid", V - 5)):
         with pytest.raises(SettingError, match=f"allowed: 1..{V}"):
             check_k(sparsifier_spec(name, k=k), vocab_size=V)
+
+
+def test_options_of_any_library_make_one_spec() -> None:
+    found = sparsifier_spec("unbiased", k=np.int64(4), seed=np.uint8(3), repeats=True)
+    assert found == sparsifier_spec("unbiased", k=4, seed=3, repeats=1)
+    assert json.dumps(found.to_json()) == json.dumps(
+        sparsifier_spec("unbiased", k=4, seed=3).to_json()
+    )
+
+
+@pytest.mark.parametrize("name", ["sample", "unbiased"])
+@pytest.mark.parametrize("temperature", [0.1, 2.0])
+def test_logits_far_from_zero_keep_their_digits(name: str, temperature: float) -> None:
+    logits_RV = _logits(2.0) + 1000
+    options = SMALL[name] | {"temperatures": [temperature]}
+    far, near = _run(name, logits_RV, **options), _run(name, logits_RV - 1000, **options)
+    assert np.array_equal(far.ids_RK, near.ids_RK)
+    np.testing.assert_allclose(far.logprobs_RK, near.logprobs_RK, atol=1e-6)
+    np.testing.assert_allclose(far.label_logprob_R, near.label_logprob_R, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
+def test_an_empty_tail_is_empty_at_any_temperature(name: str) -> None:
+    logits_RV = torch.full((1, V), -torch.inf)
+    logits_RV[0, 4] = 1.0
+    found = _run(name, logits_RV, torch.tensor([4]), **SMALL[name], temperatures=[1, 39, 100])
+    assert found.tail_logmass_RB[0].tolist() == [EMPTY_TAIL] * 3

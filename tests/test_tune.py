@@ -201,6 +201,12 @@ def test_bad_options_are_told(
         logitstore.tune(**settings)
 
 
+@pytest.mark.parametrize("option", ["temperature", "k", "sparsify", "out"])
+def test_options_of_what_is_compared_are_none_of_tunes(option: str) -> None:
+    with pytest.raises(TypeError, match=rf"tune\(\) got an unexpected keyword argument '{option}'"):
+        logitstore.tune(teacher="teacher", data="data", **{option: None})
+
+
 def test_the_command_line(teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-m", "logitstore.cli", "tune", f"--data={corpus}", "--limit=9"]
     call += [f"--teacher={teacher_folder}", "--seconds=2"]

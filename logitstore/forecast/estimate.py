@@ -21,7 +21,7 @@ from logitstore.documents import StoredDocument
 from logitstore.errors import SettingError
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
-from logitstore.job import Job, TargetOptions
+from logitstore.job import Job, TargetOptions, refuse_unknown
 from logitstore.targets import SparseTargets
 from logitstore.teacher import batches
 
@@ -66,6 +66,7 @@ def estimate(
     of a corpus that can be dumped in that time. `on_fraction` is told how much of it has gone by.
     Raises CorpusError, ModelError or SettingError as a dump does.
     """
+    refuse_unknown("estimate", options, TargetOptions)
     started = time.monotonic()
     if not 0 < seconds < math.inf:
         raise SettingError("--seconds must be above 0", found=seconds)

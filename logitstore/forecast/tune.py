@@ -32,7 +32,7 @@ from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import check_picture, draw
 from logitstore.forecast.trials import TrialStore
-from logitstore.job import Job, TeachingOptions, by_document
+from logitstore.job import Job, TeachingOptions, by_document, refuse_unknown
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
 from logitstore.targets import SparseTargets
 from logitstore.teacher import batches
@@ -73,6 +73,7 @@ def tune(
     to draw error over bytes in; `options` are those of `logitstore.dump`, but for what is compared.
     Raises CorpusError, ModelError, and SettingError where no setting is within the bound.
     """
+    refuse_unknown("tune", options, TeachingOptions)
     if max_bytes is not None and max_error is not None:
         raise SettingError("--max-bytes and --max-error exclude each other")
     bounds = {"--seconds": seconds, "--max-bytes": max_bytes, "--max-error": max_error}

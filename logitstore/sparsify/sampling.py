@@ -93,20 +93,21 @@ def _all_draws(
 ) -> tuple[SparseTargets, ...]:
     """One SparseTargets for each draw of `spec`."""
     temperatures = spec.temperatures or (1.0,)
-    label_R = logits_RV.gather(1, labels_R[:, None])[:, 0]
+    # Counted from each row's highest, lest dividing by T rounds what lies far from 0.
+    x_RV = logits_RV.sub_(logits_RV.amax(-1, keepdim=True)) if temperatures != (1.0,) else logits_RV
+    label_R = x_RV.gather(1, labels_R[:, None])[:, 0]
     # That of T = 1, drawn at or not.
-    log_z_R = None if 1.0 in temperatures else logits_RV.logsumexp(-1)
+    label_logprob_R = None if 1.0 in temperatures else label_R - x_RV.logsumexp(-1)
     drawn: list[tuple[_Draw, _Entries]] = []
-    for temperature in temperatures:
-        last = len(drawn) == spec.draws - (spec.repeats or 1)
-        x_RV = logits_RV if last else logits_RV.clone()
-        draw = draw_of(x_RV.div_(temperature) if temperature != 1.0 else x_RV, spec)
+    for number, temperature in enumerate(temperatures, start=1):
+        own_RV = x_RV if number == len(temperatures) else x_RV.clone()
+        draw = draw_of(own_RV.div_(temperature) if temperature != 1.0 else own_RV, spec)
         if temperature == 1.0:
-            log_z_R = draw.split.top_R + draw.split.log_z_R
+            label_logprob_R = label_R - draw.split.top_R - draw.split.log_z_R
         for _ in range(spec.repeats or 1):
             drawn.append((draw, draw.entries(_numbers(keys_R, len(drawn)))))
-    assert log_z_R is not None
-    return tuple(_targets(draw, entries, label_R - log_z_R, spec) for draw, entries in drawn)
+    assert label_logprob_R is not None
+    return tuple(_targets(draw, entries, label_logprob_R, spec) for draw, entries in drawn)
 
 
 def _targets(

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import SettingError
+from logitstore.settings import real, reals, whole
 from logitstore.sparsify.tail import TAIL_NODES
 from logitstore.spec import SparsifierSpec
 
@@ -45,20 +46,17 @@ def sparsifier_spec(
     """
     if name not in _DEFAULTS:
         raise SettingError("--sparsify is unknown", found=name, allowed=", ".join(_DEFAULTS))
-    given = {
-        "k": k,
-        "top_p": top_p,
-        "draws": draws,
-        "tail_draws": tail_draws,
-        "repeats": repeats,
-        "seed": seed,
+    given = {"k": k, "draws": draws, "tail_draws": tail_draws, "repeats": repeats, "seed": seed}
+    wanted: dict[str, Any] = {
+        option: whole(_flag(option), value) for option, value in given.items() if value is not None
     }
-    wanted = {option: value for option, value in given.items() if value is not None}
+    if top_p is not None:
+        wanted["top_p"] = real("--top-p", top_p)
     for option in wanted:
         if option not in _DEFAULTS[name]:
             takers = [one for one, options in _DEFAULTS.items() if option in options]
             raise SettingError(
-                f"--{option.replace('_', '-')} means nothing to --sparsify {name}",
+                f"{_flag(option)} means nothing to --sparsify {name}",
                 allowed=f"with --sparsify {' or '.join(takers)}",
                 remedy="Leave it out, or choose another sparsifier",
             )
@@ -91,6 +89,10 @@ def sparsifier_spec(
     )
 
 
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
 def _tail_nodes(temperatures: tuple[float, ...] | None) -> tuple[float, ...]:
     """b = 1/T of each temperature, and always b = 1: that is what head and tail add up to 1 at."""
     if temperatures is None:
@@ -110,7 +112,7 @@ def _check(options: dict[str, Any]) -> None:
     for option in ("k", "draws", "tail_draws", "repeats"):
         if option in options and not 1 <= options[option] <= _MOST:
             raise SettingError(
-                f"--{option.replace('_', '-')} is out of range",
+                f"{_flag(option)} is out of range",
                 found=options[option],
                 allowed=f"1 to {_MOST}",
             )
@@ -123,7 +125,7 @@ def _check(options: dict[str, Any]) -> None:
 def _checked_temperatures(temperatures: Sequence[float] | None) -> tuple[float, ...] | None:
     if temperatures is None:
         return None
-    warm = tuple(map(float, temperatures))
+    warm = reals("--temperature", temperatures)
     if not warm or len(set(warm)) != len(warm):
         raise SettingError("--temperature needs different values", found=list(warm))
     for one in warm:

@@ -57,7 +57,7 @@ class TailSums:
         empty_R = self.sum_R == 0
         highest_R = torch.where(empty_R, -torch.inf, self.top_R).maximum(values_RK.amax(-1))
         top_R = highest_R.masked_fill(torch.isneginf(highest_R), 0.0)
-        y_RK = (values_RK - top_R[:, None]).clamp(min=NOTHING)
+        y_RK = values_RK - top_R[:, None]
         shift_R = torch.where(empty_R, 0.0, self.top_R - top_R)
         scale_R, exp_RK = shift_R.exp(), y_RK.exp()
         nodes_B = torch.tensor(nodes, dtype=top_R.dtype, device=top_R.device)
@@ -65,7 +65,7 @@ class TailSums:
             top_R=top_R,
             sum_R=self.sum_R * scale_R + exp_RK.sum(-1),
             weighted_R=(self.weighted_R + shift_R * self.sum_R) * scale_R
-            + torch.linalg.vecdot(exp_RK, y_RK),
+            + torch.linalg.vecdot(exp_RK, y_RK.clamp(min=NOTHING)),
             sums_RB=self.sums_RB * (nodes_B * shift_R[:, None]).exp()
             + (nodes_B * y_RK[..., None]).exp().sum(1),
         )
@@ -83,8 +83,9 @@ def tail_sums(
     `highest_R` are the highest of them; x is counted from `base_R`. Taken over the tail alone and
     in its own scale: a mass of 1 - head would be noise for a row sharper than 1e-6.
     """
-    # Nothing but impossible tokens is an empty tail, too: seen from the base they all weigh 0.
-    highest_R = torch.where(highest_R - base_R <= NOTHING, base_R, highest_R)
+    # Nothing but impossible tokens is an empty tail, too.
+    empty_R = highest_R - base_R <= NOTHING
+    highest_R = torch.where(empty_R, base_R, highest_R)
     top_R = highest_R - base_R
     tail_RV.sub_(highest_R[:, None]).clamp_(min=NOTHING)
     eighths = tuple(node * 8 for node in nodes)
@@ -99,6 +100,7 @@ def tail_sums(
         found.append(_sums_of_eighths(y_PV, eighths, *two) if usual else _sums(y_PV, nodes, *two))
     sum_R, weighted_R, *sums_BR = (torch.cat(one) for one in zip(*found, strict=True))
     sums_RB = torch.stack(sums_BR, dim=1) if nodes else sum_R.new_zeros(len(sum_R), 0)
+    sums_RB = sums_RB.masked_fill(empty_R[:, None], 0.0)  # e^(-4000 b) is above 0 where T is 40
     return TailSums(top_R=top_R, sum_R=sum_R, weighted_R=weighted_R, sums_RB=sums_RB)
 
 

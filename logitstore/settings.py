@@ -1,0 +1,36 @@
+"""Option values of the Python interface: numbers of any library's type become Python's own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from logitstore.errors import SettingError
+
+__all__ = ["real", "reals", "whole"]
+
+
+def whole(option: str, value: Any) -> int:
+    """`value` as an int. Raises SettingError for everything that is no whole number, 4.0 too."""
+    try:
+        return int(operator.index(value))
+    except TypeError as error:
+        raise SettingError(f"{option} must be a whole number", found=repr(value)) from error
+
+
+def real(option: str, value: Any) -> float:
+    """`value` as a float. Raises SettingError for everything that is no number, "0.5" too."""
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{option} must be a number", found=repr(value)) from error
+
+
+def reals(option: str, values: Any) -> tuple[float, ...]:
+    """`values` as floats. Raises SettingError where they are no list of numbers."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise SettingError(f"{option} must be a list of numbers", found=repr(values))
+    return tuple(real(option, one) for one in values)
