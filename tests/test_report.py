@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from logitstore import SettingError, StorageError, StoreError
-from trainer.report import Report, print_table, write_report
+from trainer.report import COLUMNS, Report, print_table, render_table, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +49,14 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+OTHER = {"store": "beef" * 8}
+
+
 def evaluation(**changes: Any) -> dict[str, Any]:
     return {
         "parameters": 1234,
         "targets": 5000,
+        "temperature": 1.0,
         "loss": 3.0,
         "perplexity": 20.1,
         "kl": 0.5,
@@ -168,6 +172,31 @@ def test_bounds_carry_their_sign_and_a_footnote(tmp_path: Path, three: list[Path
     exact = folder(tmp_path, "exact", eval=evaluation(bounds={}))
     _, page, _ = report_of(tmp_path, exact)
     assert "≥" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("change", "starred"), [({}, {"loss", "kl"}), ({"temperature": 2.0}, {"loss"}), (OTHER, set())]
+)
+def test_only_what_was_measured_alike_has_a_best(
+    tmp_path: Path, change: dict[str, Any], starred: set[str]
+) -> None:
+    runs = [
+        folder(tmp_path, "one", run={}, eval=evaluation(loss=3.5, kl=0.7)),
+        folder(tmp_path, "two", run={}, eval=evaluation(**change)),
+    ]
+    report, _, _ = report_of(tmp_path, *runs)
+    cells = {
+        key: [str(cell) for cell in column.cells]
+        for key, column in zip(
+            ["name", *(key for key, one in COLUMNS.items() if one.short)],
+            render_table(report).columns,
+            strict=True,
+        )
+    }
+    found = {key for key in ("loss", "kl") if cells[key][1].startswith("*")}
+    assert found == starred
+    told = any("different temperatures (1, 2)" in note for note in report.notes)
+    assert told == ("temperature" in change)
 
 
 def test_page_stands_alone(tmp_path: Path, three: list[Path]) -> None:

@@ -51,6 +51,11 @@ class Comparison:
         view = choose_view(self.sparsifier, loss=forward_kl, temperature=self.temperature)
         object.__setattr__(self, "_view", view)
 
+    @property
+    def knows_entropy(self) -> bool:
+        """Whether the stored entropies are those at `temperature`: else they are those at 1."""
+        return self._view is View.WEIGHTS or self.temperature == 1
+
     def sums(self, logits_RV: Tensor, targets: TargetTensors) -> dict[str, Tensor]:
         """Sums over the rows for `means`; overwrites `logits_RV`, the student's."""
         ids_RK, exact_RK = targets.ids_NK, targets.exact_NK

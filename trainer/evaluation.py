@@ -79,9 +79,10 @@ def evaluate(
     `temperature` is that of `kl` and `acceptance`. `bounds` says which of them are a "lower" or an
     "upper" bound, and which an unbiased "estimate": KL from drawn targets.
 
-    A store of drawn targets is read at its first draw for `temperature`, and `teacher_entropy` is
-    that of this temperature. Rows without any exact entry are left out of `top1_agreement`; where
-    no row has one, as in a store of `sample`, it and `acceptance` are None.
+    A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
+    at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
+    are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
+    `acceptance` are None.
 
     The result is written to `eval.json` in `out`, or in `model` where that is a run and `logits`
     are given: plain text must not take the place of a comparison with the teacher. Raises
@@ -291,12 +292,15 @@ def _result(
     near: dict[str, float | None] = dict.fromkeys(_OF_A_TEACHER)
     if comparison is not None:
         near |= comparison.means(values, targets=targets)
-        near |= {name: values[name] / targets for name in ("teacher_loss", "teacher_entropy")}
+        near["teacher_loss"] = values["teacher_loss"] / targets
+        if comparison.knows_entropy:
+            near["teacher_entropy"] = values["teacher_entropy"] / targets
     loss = values["loss"] / targets
     confidence_B, correct_B, count_B = sums.bins_3B
     return {
         "parameters": parameters,
         "targets": targets,
+        "temperature": None if comparison is None else comparison.temperature,
         "loss": loss,
         "perplexity": math.exp(loss) if loss < _MOST_NATS else math.inf,
         "kl": near["kl"],

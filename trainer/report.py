@@ -35,8 +35,9 @@ __all__ = ["Report", "print_table", "render_table", "write_report"]
 class Report:
     """The page that was written, and its summary.
 
-    A row's keys are `name`, `reference`, `bounds` and those of `COLUMNS`; None stands where its
-    folder says nothing. `notes` are sentences that belong below the table.
+    A row's keys are `name`, `reference`, `bounds`, `store` and `compared_at` (the temperature of KL
+    and acceptance) and those of `COLUMNS`; None stands where its folder says nothing. `notes` are
+    sentences that belong below the table.
     """
 
     path: Path
@@ -98,6 +99,7 @@ _LEGEND = (
     "loss, KL to the teacher: nats per target; top-1: agreement with the teacher; accepted: share "
     "of proposals that speculative decoding keeps; ECE: calibration error; *: best."
 )
+_AT_A_TEMPERATURE = ("kl", "acceptance")
 _SIGNS = {"lower": "≥", "upper": "≤", "estimate": "≈"}
 
 
@@ -160,18 +162,32 @@ def _row(run: RunFolder) -> dict[str, Any]:
         for key in COLUMNS
         if isinstance(bounds, dict) and isinstance(bounds.get(key), str) and bounds[key] in _SIGNS
     }
-    return {"name": run.name, "reference": run.reference, "bounds": signs, **row}
+    return {
+        "name": run.name,
+        "reference": run.reference,
+        "bounds": signs,
+        "store": words(run.value("eval.store")),
+        "compared_at": run.number("eval.temperature"),
+        **row,
+    }
 
 
 def _best(key: str, rows: Sequence[dict[str, Any]]) -> set[int]:
-    """Numbers of the rows with the best value; none where fewer than two students have one."""
+    """Numbers of the rows with the best value; none where fewer than two students have one.
+
+    None either where they were measured on other stores, or at other temperatures if that matters.
+    """
     sign = COLUMNS[key].better
     values = {
         number: sign * row[key]
         for number, row in enumerate(rows)
         if sign and not row["reference"] and row[key] is not None and math.isfinite(row[key])
     }
-    if len(values) < 2:
+    measured = {
+        (rows[number]["store"], rows[number]["compared_at"] if key in _AT_A_TEMPERATURE else None)
+        for number in values
+    }
+    if len(values) < 2 or len(measured) > 1:
         return set()
     return {number for number, value in values.items() if value == max(values.values())}
 
@@ -199,6 +215,12 @@ def _notes(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple[s
         notes.append("≈ marks an estimate from drawn entries: right on the average.")
     if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
         notes.append("Not all were evaluated on the same store: do not compare across stores.")
+    warm = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
+    if len(warm) > 1:
+        listed = ", ".join(f"{one:g}" for one in warm)
+        notes.append(
+            f"KL and acceptance are at different temperatures ({listed}): compare neither."
+        )
     unfinished = [run.name for run in runs if run.value("run.finished") is False]
     if unfinished:
         notes.append(f"Not finished: {', '.join(unfinished)}.")
@@ -349,6 +371,7 @@ def _provenance(runs: Sequence[RunFolder]) -> list[tuple[str, dict[str, str]]]:
         "Command": "run.command",
         "Model evaluated": "eval.model",
         "Evaluated on": "eval.store",
+        "KL and acceptance at T": "eval.temperature",
     }
     return [
         (
