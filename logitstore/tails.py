@@ -66,15 +66,15 @@ def tail_logmass_at(
 
 def _check_range(nodes: tuple[float, ...], b: float) -> None:
     if not nodes or not 0.1 - _SAME_NODE <= b <= min(1.0, max(nodes)) + _SAME_NODE:
-        stored = ", ".join(f"{1 / node:g}" for node in nodes)
+        least = max(1.0, 1 / max(nodes, default=1.0))
+        stored = [f"{1 / node:g}" for node in nodes if not least <= 1 / node <= 10]
+        others = f", or a stored one: {', '.join(stored)}" if stored else ""
         raise SettingError(
             "this store cannot serve the temperature",
             place="--temperature",
             found=f"{1 / b:g}",
-            allowed=f"{max(1.0, 1 / max(nodes)):g} to 10, or a stored one: {stored}"
-            if nodes
-            else "none: the store keeps no tail's mass",
-            remedy="Take a temperature in that range" if nodes else "Dump with --sparsify topk",
+            allowed=f"{least:g} to 10{others}" if nodes else "none: the store keeps no tail's mass",
+            remedy="Take a temperature in that range" if nodes else "Dump with --sparsify hybrid",
         )
 
 

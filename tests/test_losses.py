@@ -140,7 +140,9 @@ def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
     found = choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
     assert found is View.WEIGHTS
     for other in ("reverse_kl", "renormalised", "residual_to_label"):
-        with pytest.raises(SettingError, match=r"^--loss: .*forward_kl, or dump .*topk or hybrid"):
+        with pytest.raises(
+            SettingError, match=r"^--loss: .*forward_kl, or dump .*hybrid, topk or topp"
+        ):
             choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
 
 

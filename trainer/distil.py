@@ -279,7 +279,7 @@ def _refuse_settings(settings: dict[str, Any]) -> None:
         if not fits(settings[name]):
             option = f"--{name.replace('_', '-')}"
             raise SettingError(
-                "the value is out of range", place=option, found=settings[name], allowed=allowed
+                "the value does not fit", place=option, found=settings[name], allowed=allowed
             )
     if settings["epochs"] is not None and settings["steps"] is not None:
         raise SettingError("--epochs and --steps exclude each other", remedy="Give one of them")

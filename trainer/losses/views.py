@@ -63,7 +63,7 @@ def draw_for(sparsifier: SparsifierSpec, *, temperature: float, epoch: int) -> i
 def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) -> None:
     if temperature not in drawn:
         wanted = ",".join(f"{one:g}" for one in sorted({*drawn, temperature}))
-        others = ", or with --sparsify topk or hybrid" if 1 <= temperature <= 10 else ""
+        others = ", or with --sparsify hybrid, topk or topp" if 1 <= temperature <= 10 else ""
         raise SettingError(
             "the store's targets were not drawn at this temperature",
             place="--temperature",
@@ -77,5 +77,5 @@ def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) ->
             if loss.tail == "bucket"
             else "the loss needs a head of exact entries, and drawn targets have none for sure",
             place="--loss",
-            remedy="Take --loss forward_kl, or dump with --sparsify topk or hybrid",
+            remedy="Take --loss forward_kl, or dump with --sparsify hybrid, topk or topp",
         )
