@@ -181,6 +181,9 @@ def tune(
         else:
             given = given_options(context, but=("seconds", "max_bytes", "max_error", *own))
             print_trade_off(found, command=f"logitstore dump {given} --out STORE")
+        if found.unmet is not None:
+            typer.echo(f"error: {found.unmet}", err=True)
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from logitstore.errors import SettingError
-
-__all__ = ["Setting", "TradeOff", "recommend"]
+__all__ = ["Choice", "Setting", "TradeOff", "recommend"]
 
 # Without a bound the choice is among settings that nobody would call large, and the last third of
 # the error is left where it is: on `teacher/` unbiased with 16, 24, 32 entries takes 24, 32, 40
@@ -45,6 +43,7 @@ class TradeOff:
     settings: tuple[Setting, ...]
     recommended: Setting
     reason: str
+    unmet: str | None  # where no setting is within the bound: what was asked and what there is
     sample_documents: int
     sample_targets: int
     picture: str | None  # the file with the picture
@@ -59,29 +58,33 @@ class TradeOff:
             "sample_documents": self.sample_documents,
             "sample_targets": self.sample_targets,
             "picture": self.picture,
-        }
+        } | ({} if self.unmet is None else {"error": self.unmet})
+
+
+class Choice(NamedTuple):
+    """The setting to take, why, and what stands against it: None, or a bound that none keeps."""
+
+    setting: Setting
+    reason: str
+    unmet: str | None
 
 
 def recommend(
     settings: Sequence[Setting], *, max_bytes: float | None, max_error: float | None
-) -> tuple[Setting, str]:
+) -> Choice:
     """The setting to take, and why.
 
     With `max_bytes` (of a target) the least error within it; with `max_error` the fewest bytes
     within it. With neither, the fewest bytes whose error is at most 1.5 times the least that 40
-    bytes a target buy, or of all where none is so small. Raises SettingError where nothing is
-    within the bound, with the nearest that there is.
+    bytes a target buy, or of all where none is so small. Where nothing is within the bound, the
+    nearest that there is.
     """
     if max_bytes is not None:
-        within = [one for one in settings if one.bytes_per_target <= max_bytes]
-        if not within:
-            _refuse("--max-bytes", max_bytes, min(settings, key=_bytes), _bytes)
-        return min(within, key=_error), f"least error within {max_bytes:g} bytes a target"
+        reason = f"least error within {max_bytes:g} bytes a target"
+        return _bounded(settings, "--max-bytes", max_bytes, _bytes, _error, reason)
     if max_error is not None:
-        within = [one for one in settings if one.error <= max_error]
-        if not within:
-            _refuse("--max-error", max_error, min(settings, key=_error), _error)
-        return min(within, key=_bytes), f"fewest bytes with an error within {max_error:g}"
+        reason = f"fewest bytes with an error within {max_error:g}"
+        return _bounded(settings, "--max-error", max_error, _error, _bytes, reason)
     modest = [one for one in settings if one.bytes_per_target <= _MODEST_BYTES] or settings
     least = min(one.error for one in modest)
     near = [one for one in modest if one.error <= _NEAR * least]
@@ -89,15 +92,26 @@ def recommend(
         f"fewest bytes with an error within {_NEAR:g} times the least that "
         f"{_MODEST_BYTES:g} bytes a target buy"
     )
-    return min(near, key=_bytes), reason
+    return Choice(min(near, key=_bytes), reason, None)
 
 
-def _refuse(option: str, bound: float, nearest: Setting, measure: Any) -> None:
-    raise SettingError(
-        f"no setting is within {option}",
-        found=f"{bound:g}",
-        allowed=f"{measure(nearest):.3g} or more, which is {nearest.command}",
+def _bounded(
+    settings: Sequence[Setting],
+    option: str,
+    bound: float,
+    bounded: Callable[[Setting], float],
+    wanted: Callable[[Setting], float],
+    reason: str,
+) -> Choice:
+    """The least of what is wanted among the settings within the bound."""
+    within = [one for one in settings if bounded(one) <= bound]
+    if within:
+        return Choice(min(within, key=wanted), reason, None)
+    nearest = min(settings, key=bounded)
+    unmet = (
+        f"no setting is within {option} (found {bound:g}; allowed: {bounded(nearest):.3g} or more)"
     )
+    return Choice(nearest, f"nearest to {option} {bound:g}", unmet)
 
 
 def _bytes(one: Setting) -> float:

@@ -71,7 +71,7 @@ def tune(
     Takes about `seconds` beside loading, or less: 32,768 targets are enough. `max_bytes` (of a
     target) and `max_error` bound the choice as `recommend` says. `picture` is a file, .png or .svg,
     to draw error over bytes in; `options` are those of `logitstore.dump`, but for what is compared.
-    Raises CorpusError, ModelError, and SettingError where no setting is within the bound.
+    Raises CorpusError, ModelError or SettingError.
     """
     refuse_unknown("tune", options, TeachingOptions)
     if max_bytes is not None and max_error is not None:
@@ -87,13 +87,14 @@ def tune(
         comparison = _Comparison(job, Path(folder))
         comparison.run(seconds, on_fraction or (lambda _: None))
         settings = comparison.settings()
-    recommended, reason = recommend(settings, max_bytes=max_bytes, max_error=max_error)
+    choice = recommend(settings, max_bytes=max_bytes, max_error=max_error)
     if picture is not None:
-        draw(settings, recommended, Path(picture))
+        draw(settings, choice.setting, Path(picture))
     return TradeOff(
         settings=settings,
-        recommended=recommended,
-        reason=reason,
+        recommended=choice.setting,
+        reason=choice.reason,
+        unmet=choice.unmet,
         sample_documents=comparison.documents,
         sample_targets=comparison.targets,
         picture=None if picture is None else str(picture),
