@@ -53,7 +53,7 @@ DrawsOption = Annotated[
     int | None, typer.Option(help="Draws with replacement of sample. Default: 50.")
 ]
 TailDrawsOption = Annotated[
-    int | None, typer.Option(help="Entries that hybrid draws from the tail. Default: 16.")
+    int | None, typer.Option(help="Entries that hybrid draws from the tail. Default: 8.")
 ]
 TemperatureOption = Annotated[
     str | None,

@@ -31,6 +31,7 @@ SPECS = {
     "sample 50": sparsifier_spec("sample", draws=50),
     "unbiased 8": sparsifier_spec("unbiased", k=8),
     "unbiased 16": sparsifier_spec("unbiased", k=16),
+    "hybrid 8 + 8": sparsifier_spec("hybrid", k=8, tail_draws=8),
     "hybrid 8 + 16": sparsifier_spec("hybrid", k=8, tail_draws=16),
 }
 

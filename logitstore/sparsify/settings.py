@@ -21,7 +21,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "topp": {"k": 64, "top_p": 0.98},
     "sample": {"draws": 50, "repeats": 1, "seed": 0},
     "unbiased": {"k": 16, "repeats": 1, "seed": 0},
-    "hybrid": {"k": 8, "tail_draws": 16, "seed": 0},
+    "hybrid": {"k": 8, "tail_draws": 8, "seed": 0},
 }
 _MOST = 4096  # entries of a row, draws of a target
 _MOST_DRAWS = 64  # of one target, over temperatures and repeats
