@@ -80,6 +80,7 @@ def _dump(teacher: Path, data: Path, store: Path, *, container: str) -> float:
         teacher=str(teacher),
         data=str(data),
         out=store,
+        sparsify="topk",
         k=K,
         container=container,
         device="cpu",

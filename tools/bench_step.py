@@ -57,7 +57,7 @@ def main() -> None:
         teacher = teacher_folder(given.teacher, work)
         data = docstrings(work / "docstrings.jsonl", characters=260_000)
         store = work / "store"
-        logitstore.dump(teacher=str(teacher), data=str(data), out=store, k=K)
+        logitstore.dump(teacher=str(teacher), data=str(data), out=store, sparsify="topk", k=K)
         student = work / "student.json"
         size = logitstore.open(store).spec.tokenizer.vocab_size
         config = llama_config(vocab_size=size, width=256, layers=4)
