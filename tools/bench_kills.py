@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _command(teacher: Path, data: Path, out: Path) -> list[str]:
-    options = ["--k", "64", "--unit-tokens", str(UNIT_TOKENS), "--dtype", "float32"]
+    options = ["--unit-tokens", str(UNIT_TOKENS), "--dtype", "float32"]
     places = ["--teacher", str(teacher), "--data", str(data), "--out", str(out)]
     return [sys.executable, "-m", "logitstore.cli", "dump", *places, *options]
 
