@@ -1,10 +1,7 @@
 """The public names of logitstore. Importing it costs no torch: that is loaded on first use."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from logitstore import console, files, order
-from logitstore.documents import Document, DocumentBlock, StoredDocument
 from logitstore.errors import (
     CorpusError,
     CorruptionError,
@@ -16,22 +13,20 @@ from logitstore.errors import (
     StoreError,
     TokenizerError,
 )
-from logitstore.spec import SparsifierSpec, StoreSpec
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.format.spec import SparsifierSpec, StoreSpec
+from logitstore.lazy import lazy_names
+from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
-    from logitstore.auditing.audit import audit
-    from logitstore.corpus import open_corpus
-    from logitstore.dumping import dump
+    from logitstore.dumping.run import dump
+    from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
-    from logitstore.lm_head import LMHead, check_head, hidden_states
-    from logitstore.models import load_model, model_folder
-    from logitstore.reader import Store
-    from logitstore.reader import open_store as open
-    from logitstore.tails import tail_logmass_at
-    from logitstore.text import TextRules, tokenize
-    from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
+    from logitstore.store.inspect import inspect
+    from logitstore.store.reader import Store
+    from logitstore.store.reader import open_store as open
+    from logitstore.store.verify import verify
 
 __all__ = [
     "EMPTY_TAIL",
@@ -39,7 +34,6 @@ __all__ = [
     "CorruptionError",
     "Document",
     "DocumentBlock",
-    "LMHead",
     "LogitStoreError",
     "ModelError",
     "SettingError",
@@ -51,52 +45,26 @@ __all__ = [
     "StoreError",
     "StoreSpec",
     "StoredDocument",
-    "TextRules",
     "TokenizerError",
     "audit",
-    "check_head",
-    "console",
     "dump",
     "estimate",
-    "files",
-    "hidden_states",
-    "load_model",
-    "load_tokenizer",
-    "model_folder",
+    "inspect",
     "open",
-    "open_corpus",
-    "order",
-    "tail_logmass_at",
-    "tokenize",
-    "tokenizer_fingerprint",
     "tune",
-    "vocab_size",
+    "verify",
 ]
 
-_LAZY = {
-    "LMHead": "lm_head",
-    "Store": "reader",
-    "TextRules": "text",
-    "audit": "auditing.audit",
-    "check_head": "lm_head",
-    "dump": "dumping",
-    "estimate": "forecast.estimate",
-    "hidden_states": "lm_head",
-    "load_model": "models",
-    "load_tokenizer": "tokenizer",
-    "model_folder": "models",
-    "open": "reader",
-    "open_corpus": "corpus",
-    "tail_logmass_at": "tails",
-    "tokenize": "text",
-    "tokenizer_fingerprint": "tokenizer",
-    "tune": "forecast.tune",
-    "vocab_size": "tokenizer",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'logitstore' has no attribute {name!r}")
-    attribute = "open_store" if name == "open" else name
-    return getattr(import_module(f"logitstore.{_LAZY[name]}"), attribute)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Store": "logitstore.store.reader",
+        "audit": "logitstore.fidelity.audit",
+        "dump": "logitstore.dumping.run",
+        "estimate": "logitstore.forecast.estimate",
+        "inspect": "logitstore.store.inspect",
+        "open": "logitstore.store.reader:open_store",
+        "tune": "logitstore.forecast.tune",
+        "verify": "logitstore.store.verify",
+    },
+)

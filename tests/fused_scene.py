@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 
-from logitstore import EMPTY_TAIL, LMHead, SparseTargets, SparsifierSpec
-from trainer.fused import TargetTensors, sparse_distillation_loss
+from logitstore import EMPTY_TAIL, SparseTargets, SparsifierSpec
+from logitstore.plumbing import LMHead
 from trainer.losses import forward_kl
+from trainer.losses.fused import TargetTensors, sparse_distillation_loss
 
 N, V, P, D, K = 13, 40, 43, 8, 6
 TOPK = SparsifierSpec(name="topk", k=K, tail_nodes=(1.0, 0.5, 0.2))

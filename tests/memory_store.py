@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from logitstore.documents import Document, DocumentBlock, StoredDocument
 from logitstore.errors import StoreError
+from logitstore.format.manifest import BlockCounts
+from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
-from logitstore.spec import BlockCounts, SparsifierSpec
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 VOCAB = 24
 NODES = (1.0, 0.75, 0.5, 0.25)

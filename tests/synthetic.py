@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from logitstore.codec import new_codec
-from logitstore.commit import StoreWriter
-from logitstore.documents import Document, StoredDocument, document_id
-from logitstore.layout import Layout
-from logitstore.plan import Plan, WorkUnit
-from logitstore.spec import (
+from logitstore.format.plan import Plan, WorkUnit
+from logitstore.format.spec import (
     FORMAT,
     CorpusSpec,
     SparsifierSpec,
@@ -20,8 +17,11 @@ from logitstore.spec import (
     TextSpec,
     TokenizerSpec,
 )
-from logitstore.targets import EMPTY_TAIL, SparseTargets
-from logitstore.writer import UnitWriter
+from logitstore.store.commit import StoreWriter
+from logitstore.store.layout import Layout
+from logitstore.store.writer import UnitWriter
+from logitstore.targets.documents import Document, StoredDocument, document_id
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 NODES = (1.0, 0.75, 0.5, 0.25)
 

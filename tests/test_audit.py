@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from typer.testing import CliRunner, Result
 
 import logitstore
-from logitstore.cli import app
-from logitstore.documents import Document, StoredDocument
+from logitstore.cli.main import app
 from logitstore.errors import ModelError, SettingError
-from logitstore.teacher import Teacher
+from logitstore.targets.documents import Document, StoredDocument
+from logitstore.teacher.transformers import Teacher
 from tests.synthetic import write_store
 
 TEXTS = [

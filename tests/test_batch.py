@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from logitstore.errors import CorruptionError, SettingError, StoreError
-from logitstore.order import Shuffle
 from logitstore.sparsify import sparsifier_spec
 from tests.memory_store import MemoryStore
-from trainer.batch import BatchStream, count_steps
-from trainer.packing import Lengths, Packing
-from trainer.rows import Layout
+from trainer.data.batches import BatchStream, count_steps
+from trainer.data.layout import Layout
+from trainer.data.order import Shuffle
+from trainer.data.packing import Lengths, Packing
 
 
 def packing(*, bins=4, lanes=4, window=2, bin_tokens=24):
@@ -149,7 +149,7 @@ def test_each_epoch_reads_the_next_draw_of_the_temperature_and_nothing_else_chan
     assert [one[:2] + one[3:] for one in found] == [one[:2] + one[3:] for one in plain]
     one_draw = {}
     for draw in (2, 3):
-        monkeypatch.setattr("trainer.batch.draw_for", lambda *_, only=draw, **__: only)
+        monkeypatch.setattr("trainer.data.batches.draw_for", lambda *_, only=draw, **__: only)
         one_draw[draw] = take(stream(store), ends[-1])
     assert one_draw[2] != one_draw[3]
     for epoch in range(4):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from logitstore.codec import CODECS, FIDELITIES, RankDeltaCodec, codec_for, new_codec
-from logitstore.documents import DocumentBlock
 from logitstore.errors import CorruptionError, SettingError
+from logitstore.format.spec import CodecSpec, SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
-from logitstore.spec import CodecSpec, SparsifierSpec
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.documents import DocumentBlock
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 from tests.synthetic import NODES, sparse_targets, store_spec, stored_documents
 
 HEAD = SparsifierSpec(name="topk", k=8, tail_nodes=NODES)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from logitstore.console import print_json, reporting_errors
+from logitstore.cli.console import print_json, reporting_errors
 from logitstore.errors import SettingError
 
 

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logitstore.corpus import Corpus, open_corpus
+from logitstore.corpus.corpus import Corpus, open_corpus
+from logitstore.corpus.records import Record
+from logitstore.corpus.sources import FieldRule, TextFile
+from logitstore.corpus.tables import HubTable, TableSource
 from logitstore.errors import CorpusError, SettingError
-from logitstore.plan import Plan
-from logitstore.records import Record
-from logitstore.sources import FieldRule, TextFile
-from logitstore.tables import HubTable, TableSource
+from logitstore.format.plan import Plan
 
 PARAGRAPH = "A line of some forty characters of text.\nAnother line, no longer than that one.\n\n"
 CHAT = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
@@ -497,7 +497,7 @@ def test_a_damaged_gzip_can_be_read_again_once_mended(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logitstore.sources._LINE_LIMIT_BYTES", 100)
+    monkeypatch.setattr("logitstore.corpus.sources._LINE_LIMIT_BYTES", 100)
     path = write_lines(tmp_path / "a.jsonl", [{"text": "short"}, {"text": "x" * 200}])
     with pytest.raises(CorpusError, match=r"a\.jsonl:2: a line is too long .*100 bytes"):
         open_corpus(path).plan(unit_bytes=1, limit=None)

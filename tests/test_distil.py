@@ -21,7 +21,7 @@ from logitstore.errors import ModelError, SettingError, SpecError, StoreError
 from logitstore.sparsify import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import CONFIGS, tiny
-from trainer.loop import Objective, learning_inside_forward
+from trainer.training.loop import Objective, learning_inside_forward
 
 SETTINGS = {"batch_tokens": 64, "micro_tokens": 16, "lr": 1e-3, "save_steps": 3, "log_steps": 1}
 

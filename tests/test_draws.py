@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from logitstore.documents import Document, document_id
-from logitstore.draws import row_keys, uniforms
+from logitstore.targets.documents import Document, document_id
+from logitstore.targets.draws import row_keys, uniforms
 
 
 def _document(record: int, counted: list[bool]) -> Document:

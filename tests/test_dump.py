@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import logitstore
+from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import (
     CorpusError,
     LogitStoreError,
@@ -24,7 +25,7 @@ from logitstore.errors import (
     SpecError,
     StoreError,
 )
-from logitstore.verify import verify
+from logitstore.store.verify import verify
 
 TEXTS = [
     "The teacher reads the text once.",
@@ -160,7 +161,7 @@ def test_another_teacher_is_refused_on_resume(
     model = AutoModelForCausalLM.from_pretrained(teacher_folder)
     model.lm_head.weight.data.mul_(1.01)
     model.save_pretrained(tmp_path / "other")
-    logitstore.load_tokenizer(str(teacher_folder)).save_pretrained(tmp_path / "other")
+    load_tokenizer(str(teacher_folder)).save_pretrained(tmp_path / "other")
     with pytest.raises(SpecError, match=r"teacher\.fingerprint"):
         logitstore.dump(**settings | {"teacher": str(tmp_path / "other")})
 
@@ -190,7 +191,7 @@ def test_a_changed_corpus_is_noticed_on_resume(settings: dict[str, Any], tmp_pat
 
 def _command(settings: dict[str, Any], *more: str) -> list[str]:
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "logitstore.cli", "dump", *options, *more]
+    return [sys.executable, "-m", "logitstore", "dump", *options, *more]
 
 
 def _run(settings: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
@@ -321,7 +322,7 @@ def test_an_output_folder_that_holds_something_else(settings: dict[str, Any]) ->
 def test_masked_tokens_cost_nothing(
     settings: dict[str, Any], teacher_folder: Path, tmp_path: Path
 ) -> None:
-    tokenizer = logitstore.load_tokenizer(str(teacher_folder))
+    tokenizer = load_tokenizer(str(teacher_folder))
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -354,7 +355,7 @@ def test_the_command_line_tells_what_it_did(settings: dict[str, Any]) -> None:
     assert "fingerprint" in done.stdout
     assert "left as it is" in _run(settings).stdout
     store = str(settings["out"])
-    call = [sys.executable, "-m", "logitstore.cli"]
+    call = [sys.executable, "-m", "logitstore"]
     shown = subprocess.run([*call, "inspect", store, "--json"], capture_output=True, check=True)
     content = json.loads(shown.stdout)
     assert content["targets"] == logitstore.open(store).targets

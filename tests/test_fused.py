@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from logitstore import LMHead, SettingError
+from logitstore import SettingError
+from logitstore.plumbing import LMHead
 from tests.fused_scene import D, K, N, P, V, as_double, dense_logits, fused, make_targets, scene
 from trainer.losses import LOSSES
 
@@ -234,7 +235,8 @@ def test_a_frozen_head_gets_no_gradient():
 
 @pytest.mark.parametrize("how", ["bfloat16", "autocast"])
 def test_low_precision_comes_near(how, monkeypatch):
-    monkeypatch.setattr("trainer.fused._CHUNK_BYTES", 4 * D * 7)  # outer products in several parts
+    # Outer products in several parts.
+    monkeypatch.setattr("trainer.losses.fused._CHUNK_BYTES", 4 * D * 7)
     hidden, head, teacher, labels, counts = scene()
     targets = make_targets(teacher, counts=counts)
     settings = {"alpha": 0.5, "temperature": 2.0, "chunk_rows": 5}

@@ -9,8 +9,8 @@ import torch
 from logitstore import SettingError, SparseTargets, SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
 from tests.fused_scene import K, N, V, as_double, dense_logits, fused, make_targets, scene
-from trainer.fused import TargetTensors
 from trainer.losses import LOSSES
+from trainer.losses.fused import TargetTensors
 
 SPECS = {
     "sample": sparsifier_spec("sample", draws=8, temperatures=(1.0, 2.0)),

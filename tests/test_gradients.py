@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from logitstore.auditing.gradients import GradientComparison
+from logitstore.fidelity.gradients import GradientComparison
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
-from logitstore.targets import SparseTargets
+from logitstore.targets.targets import SparseTargets
 
 ROWS, VOCAB, WIDTH = 40, 50, 6
 

@@ -25,7 +25,8 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
-from logitstore import LMHead, ModelError, check_head, hidden_states
+from logitstore import ModelError
+from logitstore.plumbing import LMHead, check_head, hidden_states
 
 COLUMNS, VOCAB = 48, 40
 LLAMA = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitstore.errors import SettingError
-from logitstore.order import Shuffle, deal, default_window, interleave, lane_count, taken
+from trainer.data.order import Shuffle, deal, default_window, interleave, lane_count, taken
 
 DOCUMENTS_B = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2])
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from logitstore.errors import SettingError
-from logitstore.order import Shuffle
 from tests.memory_store import MemoryStore
-from trainer.packing import Lengths, Packing, Position, choose_packing, steps
+from trainer.data.order import Shuffle
+from trainer.data.packing import Lengths, Packing, Position, choose_packing, steps
 
 
 def packing(*, bins=2, bin_tokens=32, lanes=4, window=2, seed=0):

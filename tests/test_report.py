@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from logitstore import SettingError, StorageError, StoreError
-from trainer.report import COLUMNS, Report, print_table, render_table, write_report
+from trainer.report.page import COLUMNS, Report, print_table, render_table, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

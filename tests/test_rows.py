@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore import hidden_states
+from logitstore.plumbing import hidden_states
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import tiny
-from trainer.rows import Layout, choose_layout, lay_out
+from trainer.data.layout import Layout, choose_layout, lay_out
 
 KINDS = [
     ("llama", "sdpa", Layout.ROWS),

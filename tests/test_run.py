@@ -3,7 +3,7 @@
 import pytest
 
 from logitstore.errors import SpecError, StoreError
-from trainer import run
+from trainer.training import run
 
 WANTED = {"alpha": 0.9, "lr": 1e-3}
 

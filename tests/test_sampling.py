@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
-from logitstore.targets import SparseTargets
+from logitstore.targets.targets import SparseTargets
 
 V = 400
 # Scales of normal logits, and the entropies that they give: 0.01 to 6 nats.

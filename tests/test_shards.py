@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from logitstore.codec import new_codec
-from logitstore.columns import Columns, planes_needed
-from logitstore.documents import DocumentBlock
 from logitstore.errors import CorruptionError
-from logitstore.files import sha256_of
-from logitstore.shards import CONTAINERS, ShardReader
+from logitstore.format.columns import Columns, planes_needed
+from logitstore.format.manifest import BlockCounts, StoredObject
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
-from logitstore.spec import BlockCounts, StoredObject
+from logitstore.store.containers import CONTAINERS, ShardReader
+from logitstore.store.files import sha256_of
+from logitstore.targets.documents import DocumentBlock
 from tests.synthetic import store_spec, stored_documents
 
 BLOCKS = [

@@ -9,7 +9,7 @@ import torch
 
 from logitstore.errors import ModelError, SettingError
 from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, check_k, sparsifier_spec
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 V = 1000
 LABELS = torch.arange(50) * 7

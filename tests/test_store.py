@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import logitstore
-from logitstore.commit import Lease, StoreWriter, refuse_foreign_folder
 from logitstore.errors import CorruptionError, SpecError, StorageError, StoreError
-from logitstore.files import explain_io, put_if_absent
-from logitstore.layout import Layout
-from logitstore.spec import canonical_json
-from logitstore.summary import inspect
-from logitstore.verify import verify
-from logitstore.writer import UnitWriter
+from logitstore.format.json import canonical_json
+from logitstore.store.commit import StoreWriter, refuse_foreign_folder
+from logitstore.store.files import explain_io, put_if_absent
+from logitstore.store.inspect import inspect
+from logitstore.store.layout import Layout
+from logitstore.store.lease import Lease
+from logitstore.store.verify import verify
+from logitstore.store.writer import UnitWriter
 from tests.synthetic import NoTokenizer, plan_of, store_spec, stored_documents, write_store
 
 UNITS = [

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from logitstore.corpus.tokenizer import tokenizer_fingerprint
 from logitstore.errors import ModelError, TokenizerError
-from logitstore.tokenizer import tokenizer_fingerprint
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import CONFIGS, tiny
-from trainer.student import load_student
+from trainer.training.student import load_student
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from logitstore import CorruptionError, SparseTargets
-from logitstore.documents import Document, DocumentBlock, StoredDocument, document_id
+from logitstore.targets.documents import Document, DocumentBlock, StoredDocument, document_id
 from tests.synthetic import sparse_targets, stored_documents
 
 

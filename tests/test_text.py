@@ -14,10 +14,10 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 from transformers.utils import logging
 
-from logitstore.documents import Document, document_id
+from logitstore.corpus.records import Record
+from logitstore.corpus.text import TextRules, tokenize
 from logitstore.errors import CorpusError, ModelError, SettingError
-from logitstore.records import Record
-from logitstore.text import TextRules, tokenize
+from logitstore.targets.documents import Document, document_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
 from logitstore.errors import ModelError
-from logitstore.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import logitstore
-from logitstore.auditing.gradients import GradientComparison
 from logitstore.errors import CorpusError, SettingError
-from logitstore.forecast.pulls import PullSum, compare, relative_error
+from logitstore.fidelity.gradients import GradientComparison
+from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
 from logitstore.forecast.tune import SETTINGS
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
@@ -211,7 +211,7 @@ def test_options_of_what_is_compared_are_none_of_tunes(option: str) -> None:
 
 
 def test_the_command_line(teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "logitstore.cli", "tune", f"--data={corpus}", "--limit=9"]
+    call = [sys.executable, "-m", "logitstore", "tune", f"--data={corpus}", "--limit=9"]
     call += [f"--teacher={teacher_folder}", "--seconds=2"]
     run = {"capture_output": True, "text": True, "cwd": tmp_path}
     told = subprocess.run(call, check=True, **run)

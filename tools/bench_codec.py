@@ -25,12 +25,12 @@ import torch
 from numcodecs.zstd import Zstd
 from pcodec import ChunkConfig, standalone
 
-from logitstore.documents import Document, document_id
-from logitstore.draws import row_keys
+from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
-from logitstore.targets import SparseTargets
-from logitstore.teacher import Teacher
-from logitstore.tokenizer import load_tokenizer, vocab_size
+from logitstore.targets.documents import Document, document_id
+from logitstore.targets.draws import row_keys
+from logitstore.targets.targets import SparseTargets
+from logitstore.teacher.transformers import Teacher
 from tools.bench_corpus import sources, teacher_folder, wide_teacher
 
 WINDOW = 256

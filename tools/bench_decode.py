@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from logitstore.codec import new_codec
-from logitstore.documents import Document, DocumentBlock, StoredDocument, document_id
-from logitstore.shards import CONTAINERS
+from logitstore.format.manifest import BlockCounts
 from logitstore.sparsify import TAIL_NODES, sparsifier_spec
-from logitstore.spec import BlockCounts
-from logitstore.targets import SparseTargets
+from logitstore.store.containers import CONTAINERS
+from logitstore.targets.documents import Document, DocumentBlock, StoredDocument, document_id
+from logitstore.targets.targets import SparseTargets
 
 K = 64
 ROWS_OF_A_BLOCK = 65_536

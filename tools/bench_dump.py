@@ -20,15 +20,16 @@ import numpy as np
 import torch
 
 import logitstore
-from logitstore.corpus import open_corpus
-from logitstore.documents import Document, StoredDocument
-from logitstore.layout import Layout
+from logitstore.corpus.corpus import open_corpus
+from logitstore.corpus.text import TextRules, tokenize
+from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
 from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, sparsifier_spec
-from logitstore.summary import inspect
-from logitstore.targets import SparseTargets
-from logitstore.teacher import Teacher, batches
-from logitstore.text import TextRules, tokenize
-from logitstore.tokenizer import load_tokenizer, vocab_size
+from logitstore.store.inspect import inspect
+from logitstore.store.layout import Layout
+from logitstore.targets.documents import Document, StoredDocument
+from logitstore.targets.targets import SparseTargets
+from logitstore.teacher.base import batches
+from logitstore.teacher.transformers import Teacher
 from tools.bench_corpus import docstrings, teacher_folder
 from trainer.losses import TargetTensors, teacher_head_tail
 

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 from scipy import stats
 
 import logitstore
+from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
 from logitstore.sparsify import sparsifier_spec
-from logitstore.teacher import Teacher
-from logitstore.tokenizer import load_tokenizer, vocab_size
+from logitstore.teacher.transformers import Teacher
 from tools.bench_corpus import sources, teacher_folder
 from tools.fidelity_students import Corpus, Setting, train
 
 if TYPE_CHECKING:
-    from logitstore.spec import SparsifierSpec
+    from logitstore.format.spec import SparsifierSpec
 
 CHARACTERS = 3_000_000
 BYTES_CHARACTERS = 300_000  # of the text whose stores are weighed

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import logitstore
-from logitstore.layout import Layout
-from logitstore.verify import verify
+from logitstore.store.layout import Layout
+from logitstore.store.verify import verify
 from tools.bench_corpus import docstrings, teacher_folder
 
 UNIT_TOKENS = 20_000
@@ -47,7 +47,7 @@ def main() -> int:
 def _command(teacher: Path, data: Path, out: Path) -> list[str]:
     options = ["--unit-tokens", str(UNIT_TOKENS), "--dtype", "float32"]
     places = ["--teacher", str(teacher), "--data", str(data), "--out", str(out)]
-    return [sys.executable, "-m", "logitstore.cli", "dump", *places, *options]
+    return [sys.executable, "-m", "logitstore", "dump", *places, *options]
 
 
 def _killed_dump(command: list[str], kills: int, whole: float) -> int:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from logitstore import LMHead, SparsifierSpec
-from trainer.fused import TargetTensors, sparse_distillation_loss
+from logitstore import SparsifierSpec
+from logitstore.plumbing import LMHead
 from trainer.losses import forward_kl
+from trainer.losses.fused import TargetTensors, sparse_distillation_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

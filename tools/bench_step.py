@@ -24,8 +24,8 @@ import logitstore
 import trainer
 from tools.bench_corpus import docstrings, teacher_folder
 from tools.demo_teacher import llama_config
-from trainer.rows import Layout, lay_out
-from trainer.student import load_student
+from trainer.data.layout import Layout, lay_out
+from trainer.training.student import load_student
 
 K = 64
 TOKENS = 4096

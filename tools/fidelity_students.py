@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from logitstore import LMHead, SparseTargets, hidden_states
+from logitstore import SparseTargets
 from logitstore.codec import new_codec
-from logitstore.documents import Document, DocumentBlock, document_id
-from logitstore.draws import row_keys
+from logitstore.corpus.tokenizer import load_tokenizer
+from logitstore.plumbing import LMHead, hidden_states
 from logitstore.sparsify import SPARSIFIERS
-from logitstore.tokenizer import load_tokenizer
-from trainer.fused import TargetTensors, sparse_distillation_loss
+from logitstore.targets.documents import Document, DocumentBlock, document_id
+from logitstore.targets.draws import row_keys
 from trainer.losses import LOSSES
+from trainer.losses.fused import TargetTensors, sparse_distillation_loss
 
 if TYPE_CHECKING:
     import argparse
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from logitstore.spec import SparsifierSpec
-    from logitstore.teacher import Teacher
+    from logitstore.format.spec import SparsifierSpec
+    from logitstore.teacher.transformers import Teacher
 
 __all__ = ["Corpus", "Setting", "train"]
 

@@ -1,18 +1,15 @@
 """Distil student language models from a store of a teacher's distributions."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from logitstore.plumbing import lazy_names
 
 if TYPE_CHECKING:
-    from trainer.distil import fit
-    from trainer.evaluation import evaluate
+    from trainer.evaluation.measure import evaluate
+    from trainer.training.fit import fit
 
 __all__ = ["evaluate", "fit"]
 
-_LAZY = {"evaluate": "evaluation", "fit": "distil"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'trainer' has no attribute {name!r}")
-    return getattr(import_module(f"trainer.{_LAZY[name]}"), name)
+__getattr__ = lazy_names(
+    __name__, {"evaluate": "trainer.evaluation.measure", "fit": "trainer.training.fit"}
+)

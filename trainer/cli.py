@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from logitstore.console import print_json, quiet_libraries, reporting_errors
+from logitstore.plumbing import print_json, quiet_libraries, reporting_errors
 
 __all__ = ["app", "main"]
 
@@ -70,7 +70,7 @@ def fit(
     settings = {name: value for name, value in locals().items() if name not in ("out", "json")}
     with reporting_errors(json=json, again="Run the same command with --resume to go on"):
         quiet_libraries()
-        from trainer.distil import fit as run
+        from trainer.training.fit import fit as run
 
         reports: list[dict[str, float]] = []
         result = run(out=out, report=lambda one: _report(one, reports), **settings)
@@ -105,7 +105,7 @@ def evaluate(
     settings = {name: value for name, value in locals().items() if name not in ("model", "json")}
     with reporting_errors(json=json, again="Run the same command again"):
         quiet_libraries()
-        from trainer.evaluation import evaluate as run
+        from trainer.evaluation.measure import evaluate as run
 
         result = run(model, **settings)
         if json:
@@ -122,7 +122,7 @@ def report(
 ) -> None:
     """Compare runs on one page."""
     with reporting_errors(json=json, again="Run the same command again"):
-        from trainer.report import print_table, write_report
+        from trainer.report.page import print_table, write_report
 
         page = write_report(dirs, out=out)
         if json:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from logitstore.codec.rank_delta import RankDeltaCodec
 from logitstore.codec.values import CountedValues, ExactValues, WeightedValues
 from logitstore.errors import CorruptionError, SettingError
-from logitstore.spec import CodecSpec
+from logitstore.format.spec import CodecSpec
 
 if TYPE_CHECKING:
-    from logitstore.spec import SparsifierSpec, StoreSpec
+    from logitstore.format.spec import SparsifierSpec, StoreSpec
 
 __all__ = ["CODECS", "FIDELITIES", "RankDeltaCodec", "build_codec", "codec_for", "new_codec"]
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitstore.columns import DOCUMENT_COLUMNS
 from logitstore.errors import CorruptionError, SettingError
-from logitstore.targets import EMPTY_TAIL
+from logitstore.format.columns import DOCUMENT_COLUMNS
+from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitstore.documents import DocumentBlock
+    from logitstore.targets.documents import DocumentBlock
 
 __all__ = [
     "decode_documents",

@@ -27,16 +27,16 @@ from logitstore.codec.integers import (
     scalar,
     whole_steps,
 )
-from logitstore.columns import Columns
-from logitstore.documents import DocumentBlock
 from logitstore.errors import CorruptionError
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.format.columns import Columns
+from logitstore.targets.documents import DocumentBlock
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from logitstore.codec.values import Values
-    from logitstore.spec import CodecSpec, SparsifierSpec
+    from logitstore.format.spec import CodecSpec, SparsifierSpec
 
 __all__ = ["RankDeltaCodec"]
 

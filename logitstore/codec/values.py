@@ -13,13 +13,13 @@ import numpy as np
 
 from logitstore.codec.integers import from_steps, logsumexp, scalar, whole_steps
 from logitstore.errors import SettingError
-from logitstore.targets import EMPTY_TAIL
+from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitstore.spec import SparsifierSpec
-    from logitstore.targets import SparseTargets
+    from logitstore.format.spec import SparsifierSpec
+    from logitstore.targets.targets import SparseTargets
 
 __all__ = ["CountedValues", "Decoded", "ExactValues", "Values", "WeightedValues"]
 

@@ -17,13 +17,13 @@ from typing import Unpack
 
 import torch
 
-from logitstore.documents import StoredDocument
+from logitstore.dumping.job import Job, TargetOptions, refuse_unknown
 from logitstore.errors import SettingError
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
-from logitstore.job import Job, TargetOptions, refuse_unknown
-from logitstore.targets import SparseTargets
-from logitstore.teacher import batches
+from logitstore.targets.documents import StoredDocument
+from logitstore.targets.targets import SparseTargets
+from logitstore.teacher.base import batches
 
 __all__ = ["Estimate", "estimate"]
 

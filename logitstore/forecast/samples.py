@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
+from logitstore.dumping.job import BYTES_PER_TOKEN
 from logitstore.errors import CorpusError
-from logitstore.job import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
-    from logitstore.corpus import Slice
-    from logitstore.documents import Document
-    from logitstore.job import Job
+    from logitstore.corpus.corpus import Slice
+    from logitstore.dumping.job import Job
+    from logitstore.targets.documents import Document
 
 __all__ = ["Sample", "Sampled", "Slices"]
 

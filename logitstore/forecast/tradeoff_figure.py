@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from logitstore.errors import SettingError
-from logitstore.files import explain_io
+from logitstore.store.files import explain_io
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,19 +17,19 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from logitstore.commit import StoreWriter
-from logitstore.files import explain_io
-from logitstore.layout import Layout
-from logitstore.plan import Plan, WorkUnit
-from logitstore.writer import UnitWriter
+from logitstore.format.plan import Plan, WorkUnit
+from logitstore.store.commit import StoreWriter
+from logitstore.store.files import explain_io
+from logitstore.store.layout import Layout
+from logitstore.store.writer import UnitWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from logitstore.documents import StoredDocument
-    from logitstore.job import Job
-    from logitstore.spec import Commit
+    from logitstore.dumping.job import Job
+    from logitstore.format.manifest import Commit
+    from logitstore.targets.documents import StoredDocument
 
 __all__ = ["StoreCosts", "TrialStore"]
 

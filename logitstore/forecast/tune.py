@@ -25,17 +25,17 @@ from typing import Any, Unpack
 
 import torch
 
-from logitstore.documents import StoredDocument
+from logitstore.dumping.job import Job, TeachingOptions, by_document, refuse_unknown
 from logitstore.errors import SettingError
-from logitstore.forecast.pulls import PullSum, compare, relative_error
+from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import check_picture, draw
 from logitstore.forecast.trials import TrialStore
-from logitstore.job import Job, TeachingOptions, by_document, refuse_unknown
 from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
-from logitstore.targets import SparseTargets
-from logitstore.teacher import batches
+from logitstore.targets.documents import StoredDocument
+from logitstore.targets.targets import SparseTargets
+from logitstore.teacher.base import batches
 
 __all__ = ["tune"]
 

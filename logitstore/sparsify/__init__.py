@@ -16,7 +16,7 @@ from logitstore.sparsify.settings import sparsifier_spec
 from logitstore.sparsify.tail import TAIL_NODES
 
 if TYPE_CHECKING:
-    from logitstore.spec import SparsifierSpec
+    from logitstore.format.spec import SparsifierSpec
 
 __all__ = ["SPARSIFIERS", "TAIL_NODES", "Sparsifier", "check_k", "sparsifier_spec"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from logitstore.errors import ModelError
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
-    from logitstore.spec import SparsifierSpec
+    from logitstore.format.spec import SparsifierSpec
 
 __all__ = ["NOTHING", "Sparsifier", "check_finite", "targets_of"]
 

@@ -11,12 +11,12 @@ import torch
 
 from logitstore.sparsify.distribution import targets_of
 from logitstore.sparsify.split import Split
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from logitstore.spec import SparsifierSpec
+    from logitstore.format.spec import SparsifierSpec
 
 __all__ = ["topk", "topp"]
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from logitstore.draws import uniforms
 from logitstore.sparsify.distribution import targets_of
 from logitstore.sparsify.split import Split
-from logitstore.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.draws import uniforms
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
-    from logitstore.spec import SparsifierSpec
+    from logitstore.format.spec import SparsifierSpec
 
 __all__ = ["hybrid", "sample", "unbiased"]
 

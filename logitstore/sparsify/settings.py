@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import SettingError
-from logitstore.settings import real, reals, whole
+from logitstore.format.numbers import real, reals, whole
+from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify.tail import TAIL_NODES
-from logitstore.spec import SparsifierSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from logitstore.sparsify.distribution import NOTHING
-from logitstore.targets import EMPTY_TAIL
+from logitstore.targets.targets import EMPTY_TAIL
 
 __all__ = ["TAIL_NODES", "TailSums", "tail_sums"]
 

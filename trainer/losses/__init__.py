@@ -5,9 +5,9 @@ from trainer.losses.forward_kl import forward_kl
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
-from trainer.losses.rows import RowLoss
-from trainer.losses.targets import TargetTensors
+from trainer.losses.row_loss import RowLoss
 from trainer.losses.teacher import exact_teacher, teacher_head_tail, weighted_teacher
+from trainer.losses.tensors import TargetTensors
 from trainer.losses.views import View, choose_view, draw_for
 
 __all__ = [

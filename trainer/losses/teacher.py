@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from logitstore import EMPTY_TAIL, tail_logmass_at
+from logitstore import EMPTY_TAIL
+from logitstore.plumbing import tail_logmass_at
 from trainer.losses.base import HeadTail, bucketed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainer.losses.targets import TargetTensors
+    from trainer.losses.tensors import TargetTensors
 
 __all__ = [
     "exact_teacher",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from logitstore import SettingError, tail_logmass_at
+from logitstore import SettingError
+from logitstore.plumbing import tail_logmass_at
 
 if TYPE_CHECKING:
     from logitstore import SparsifierSpec

@@ -1,0 +1,192 @@
+"""What commands show people: progress on standard error, what was found on standard output."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, Task
+
+    from logitstore.dumping.progress import DumpProgress
+    from logitstore.dumping.run import DumpSummary
+    from logitstore.forecast.estimate import Estimate
+    from logitstore.forecast.tradeoff import Setting, TradeOff
+
+__all__ = [
+    "dump_bar",
+    "given_options",
+    "print_estimate",
+    "print_summary",
+    "print_table",
+    "print_trade_off",
+    "sample_bar",
+    "show_progress",
+]
+
+
+def dump_bar() -> Progress:
+    """Targets a second, bytes a target, time left; on standard error, and silent when piped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _rate_column(),
+        TextColumn("{task.fields[bytes_per_target]:.1f} bytes/target"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _rate_column() -> ProgressColumn:
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Targets of this run over its elapsed time."""
+
+        def render(self, task: Task) -> Text:
+            rate = task.fields["targets"] / max(task.elapsed or 0.0, 1e-3)
+            return Text(f"{rate:,.0f} targets/s")
+
+    return RateColumn()
+
+
+def show_progress(bar: Progress, task: Any, now: DumpProgress) -> None:
+    """Put how far a dump is on its bar."""
+    bar.update(
+        task,
+        completed=now.fraction,
+        description=f"unit {min(now.units_done + 1, now.units)} of {now.units}",
+        targets=now.targets,
+        bytes_per_target=now.stored_bytes / max(1, now.stored_targets),
+    )
+
+
+def print_summary(summary: DumpSummary) -> None:
+    """What a dump left behind."""
+    per_target = summary.bytes / max(1, summary.targets)
+    if summary.new_targets == 0:
+        typer.echo(f"{summary.folder}: finished already, left as it is")
+    typer.echo(
+        f"{summary.folder}: {summary.documents:,} documents, {summary.targets:,} targets, "
+        f"{summary.bytes:,} bytes ({per_target:.1f} per target)"
+    )
+    if summary.skipped:
+        typer.echo(f"skipped {summary.skipped:,} records that could not be used")
+    if summary.new_targets:
+        rate = summary.new_targets / summary.seconds
+        typer.echo(f"{summary.seconds:.1f} s, {rate:,.0f} targets/s")
+    typer.echo(f"fingerprint {summary.fingerprint}")
+
+
+def print_table(content: dict[str, Any]) -> None:
+    """A JSON object as a table of its fields."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in content.items():
+        table.add_row(name.replace("_", " "), _shown(value))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name} {_shown(one)}" for name, one in value.items())
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def sample_bar() -> Iterator[Callable[[float], None]]:
+    """A bar for work of known length, on standard error; what it gives takes the fraction done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("loading the teacher", total=1.0)
+        yield lambda done: bar.update(task, completed=done, description="sampling")
+
+
+def given_options(context: typer.Context, *, but: Collection[str]) -> str:
+    """The options that the user gave, as the shell takes them, without those of the names `but`."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in but or source is None or source.name != "COMMANDLINE":
+            continue
+        words.append(parameter.opts[0])
+        value = context.params[parameter.name or ""]
+        if not isinstance(value, bool):
+            words.append(str(value))
+    return shlex.join(words)
+
+
+def print_estimate(estimate: Estimate) -> None:
+    """What a dump would take."""
+    hours, rest = divmod(round(estimate.seconds), 3600)
+    typer.echo(
+        f"{estimate.documents:,} documents, {estimate.targets:,} targets, "
+        f"{estimate.bytes:,} bytes ({estimate.bytes_per_target:.1f} per target)"
+    )
+    typer.echo(
+        f"{hours}:{rest // 60:02}:{rest % 60:02} (h:mm:ss), units of work: {estimate.units:,}"
+    )
+    typer.echo(f"mass retained in exact entries: {estimate.retained_mass:.3f}")
+    typer.echo(
+        f"by a sample of {estimate.sample_documents:,} documents, "
+        f"{estimate.sample_targets:,} targets"
+    )
+
+
+def print_trade_off(found: TradeOff, *, command: str) -> None:
+    """The table, the setting to take, and `command` with that setting's options."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="")
+    for name in ("", "setting"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bytes", "error", "angle", "norm", "mass"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in found.settings:
+        mark = ">" if one is found.recommended else ""
+        table.add_row(mark, one.command.removeprefix("--sparsify "), *_figures(one))
+    Console().print(table)
+    typer.echo(
+        "\nbytes: stored, a target. error: of a gradient over 2,048 targets. angle (degrees)\n"
+        f"and norm (ratio): of the gradient over the sample of {found.sample_targets:,} targets.\n"
+        "mass: of a target, in exact entries."
+    )
+    typer.echo(f"\n{found.reason}:\n  {command} {found.recommended.command}")
+    if found.picture is not None:
+        typer.echo(f"picture: {found.picture}")
+
+
+def _figures(one: Setting) -> list[str]:
+    return [
+        f"{one.bytes_per_target:.1f}",
+        f"{one.error:.1%}",
+        f"{one.angle:.2f}",
+        f"{one.norm_ratio:.3f}",
+        f"{one.retained_mass:.3f}",
+    ]

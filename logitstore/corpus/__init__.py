@@ -1,0 +1,1 @@
+"""The corpus: files and data sets, cut into work units, as records and as documents."""

@@ -1,0 +1,1 @@
+"""The dump: a teacher over a corpus into a store."""

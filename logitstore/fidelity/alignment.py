@@ -1,0 +1,119 @@
+"""Whether rows stand beside the token they predict: what each costs that token and its neighbours.
+
+Row t is the distribution of token t + 1. Shift s asks what it gives to token t + 1 + s instead; of
+a teacher that knows its language, rows in line cost least at 0.
+
+Shapes: R targets, K entries, V vocabulary, L tokens of a document, P >= V logit columns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from logitstore.targets.documents import Document, StoredDocument
+    from logitstore.targets.targets import SparseTargets
+    from logitstore.teacher.transformers import Teacher
+
+__all__ = ["SHIFTS", "mean_and_error", "shift_faults", "shift_losses"]
+
+SHIFTS = (-1, 0, 1)
+# Of the probability by which shifts are compared: the part that is spread over the vocabulary, so
+# that a token that is no entry costs log(V / 0.1) and not infinity.
+_SMOOTHING = 0.1
+_STANDARD_ERRORS = 3
+# Of a document, for which the model's own logits are formed all at once.
+_PROBED_TOKENS = 512
+
+
+def shift_losses(stored: StoredDocument, *, vocab_size: int) -> dict[int, np.ndarray]:
+    """nats [R] at each of SHIFTS: what row t costs token t + 1 + shift; NaN where there is none.
+
+    -log of the stored probability, smoothed: 0.9 of it and 0.1 / V.
+    """
+    return {
+        shift: _smoothed_loss(
+            _probability(stored.targets, tokens_R, vocab_size=vocab_size), there_R, vocab_size
+        )
+        for shift, tokens_R, there_R in _shifted(stored.document)
+    }
+
+
+def shift_faults(
+    losses: dict[int, np.ndarray], teacher: Teacher, documents: Sequence[Document]
+) -> Iterator[str]:
+    """What is wrong where the `losses` of all rows are less at another shift than at 0.
+
+    Not where chance may have it so, nor where the teacher itself fits the neighbour better, as one
+    with random weights may: that is asked of the model's own forward, by another way than the one
+    by which rows are dumped. At least some of the rows' `documents` are needed for it.
+    """
+    shift = min(SHIFTS, key=lambda one: np.nansum(losses[one] - losses[0]))
+    apart_R = losses[shift] - losses[0]
+    apart, error = mean_and_error(apart_R[~np.isnan(apart_R)])
+    if apart < -_STANDARD_ERRORS * error and _live_apart(teacher, documents, shift) >= 0:
+        yield (
+            f"shift_loss is {-apart:.3g} nats lower at {shift} than at 0: rows fit a neighbour "
+            "of the token they should predict, tokens and targets are out of line"
+        )
+
+
+def mean_and_error(values_R: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error, which is infinite for fewer than two values."""
+    if len(values_R) < 2:
+        return float(values_R.sum()), math.inf
+    return float(values_R.mean()), float(values_R.std(ddof=1)) / math.sqrt(len(values_R))
+
+
+def _live_apart(teacher: Teacher, documents: Sequence[Document], shift: int) -> float:
+    """nats: the mean loss of the model's own logits at `shift`, less that at 0."""
+    vocab_size, device = teacher.head.vocab_size, teacher.model.device
+    parts = []
+    for document in documents:
+        ids_L = torch.from_numpy(document.input_ids_L[:_PROBED_TOKENS].astype(np.int64))
+        with torch.inference_mode():
+            logits_LP = teacher.model(input_ids=ids_L[None].to(device), use_cache=False).logits[0]
+        p_LV = logits_LP[:, :vocab_size].float().softmax(-1).cpu()
+        losses = []
+        for place in (shift, 0):
+            # Row t is what the model says after token t.
+            row_R = torch.from_numpy(np.flatnonzero(document.counted_L[: len(ids_L) - 1]))
+            p_R = p_LV[row_R - 1, ids_L[row_R + place]].numpy()
+            losses.append(_smoothed_loss(p_R, np.ones(len(p_R), dtype=bool), vocab_size))
+        parts.append(losses[0] - losses[1])
+    apart_R = np.concatenate(parts)
+    return float(apart_R.mean()) if len(apart_R) else 0.0
+
+
+def _shifted(document: Document) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Each shift, the token it sets beside each row, and whether there is one."""
+    ids_L = document.input_ids_L
+    for shift in SHIFTS:
+        place_R = np.flatnonzero(document.counted_L) + shift
+        yield shift, ids_L[np.minimum(place_R, len(ids_L) - 1)], place_R < len(ids_L)
+
+
+def _smoothed_loss(p_R: np.ndarray, there_R: np.ndarray, vocab_size: int) -> np.ndarray:
+    loss_R = -np.log((1 - _SMOOTHING) * p_R.astype(np.float64) + _SMOOTHING / vocab_size)
+    return np.where(there_R, loss_R, np.nan)
+
+
+def _probability(targets: SparseTargets, tokens_R: np.ndarray, *, vocab_size: int) -> np.ndarray:
+    """float64 [R]: what each stored target gives to one token.
+
+    That is its weight as an entry, and 0 where it is none; a head with a bucket gives each token
+    outside the head an equal part of the bucket.
+    """
+    found_RK = (targets.ids_RK == tokens_R[:, None]) & targets.used_RK()
+    weight_R = (targets.weights_RK.astype(np.float64) * found_RK).sum(axis=1)
+    if targets.sampled_RK is not None:
+        return weight_R
+    tail_R = np.exp(targets.tail_logmass_RB[:, 0].astype(np.float64))
+    outside_R = np.maximum(vocab_size - targets.count_R, 1)
+    return np.where(found_RK.any(axis=1), weight_R, tail_R / outside_R)

@@ -1,0 +1,1 @@
+"""The written form: JSON objects of a store, its plan, its columns."""

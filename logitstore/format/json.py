@@ -1,0 +1,90 @@
+"""JSON of a store: one canonical form, caps on size and depth, and typed objects made from it.
+
+Equal content is equal bytes, so a hash of the bytes is a hash of the content. What is read may come
+from anywhere: its size, depth, names and plain types are checked before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from logitstore.errors import CorruptionError
+
+__all__ = ["build", "canonical_json", "fingerprint", "parse_json"]
+
+# plan.json is the largest object: about 250 bytes a unit of a million tokens, so 64 MiB of it
+# plans 250 billion tokens.
+_MAX_JSON_BYTES = 64 << 20
+
+_MAX_JSON_DEPTH = 16
+
+T = TypeVar("T")
+
+_JSON_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "dict": (dict,),
+    "tuple": (list, tuple),
+    "float | None": (int, float, type(None)),
+}
+
+
+def canonical_json(content: Any) -> bytes:
+    """UTF-8 JSON with sorted keys, two-space indents and a final newline: one content, one form."""
+    text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def fingerprint(content: Any) -> str:
+    """sha256, in hex, of the canonical JSON of `content`."""
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def parse_json(data: bytes, *, place: str) -> Any:
+    """The JSON in `data`, refused when it is too large, too deep or no JSON."""
+    if len(data) > _MAX_JSON_BYTES:
+        raise CorruptionError(
+            "file is too large", place=place, found=f"{len(data)} bytes", allowed=_MAX_JSON_BYTES
+        )
+    try:
+        content = json.loads(data)
+        canonical_json(content)  # refuses NaN, infinities and halves of surrogate pairs
+    except (ValueError, RecursionError) as error:
+        raise CorruptionError(f"file is no JSON: {error}", place=place) from error
+    if _depth(content, limit=_MAX_JSON_DEPTH) > _MAX_JSON_DEPTH:
+        raise CorruptionError("JSON is nested too deep", place=place, allowed=_MAX_JSON_DEPTH)
+    return content
+
+
+def _depth(content: Any, *, limit: int) -> int:
+    children = content.values() if isinstance(content, dict) else content
+    if not isinstance(content, dict | list) or limit < 0:
+        return 0
+    return 1 + max((_depth(child, limit=limit - 1) for child in children), default=0)
+
+
+def build(kind: type[T], content: Any, *, place: str) -> T:
+    """`kind(**content)`, after a check of the names and the plain types of its fields."""
+    if not isinstance(content, dict):
+        raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
+    wanted = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
+    required = {one.name for one in fields(kind) if one.default is MISSING}  # type: ignore[arg-type]
+    if not required <= set(content) <= set(wanted):
+        odd = sorted((required - set(content)) | (set(content) - set(wanted)))
+        raise CorruptionError("fields missing or unknown", place=place, found=", ".join(odd))
+    for name, value in content.items():
+        allowed = _JSON_KINDS.get(wanted[name].split("[")[0])
+        negative = isinstance(value, int) and not 0 <= value < 1 << 53
+        if allowed and (not isinstance(value, allowed) or isinstance(value, bool) or negative):
+            raise CorruptionError(
+                f"field {name} is of another type",
+                place=place,
+                found=repr(value)[:80],
+                allowed=wanted[name],
+            )
+    return kind(**content)

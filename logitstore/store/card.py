@@ -1,0 +1,58 @@
+"""The dataset card: README.md of a store, made from its manifest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from logitstore.format.manifest import Commit, Manifest
+    from logitstore.format.spec import StoreSpec
+
+__all__ = ["store_card"]
+
+
+def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *, name: str) -> str:
+    """Markdown with the front matter that dataset hubs read."""
+    targets = max(1, manifest.targets)
+    mass = sum(commit.sums.get("head_mass", 0.0) for commit in commits) / targets
+    rows = {
+        "teacher": f"{spec.teacher.name} ({spec.teacher.architecture}, "
+        f"{spec.teacher.parameters:,} parameters, {spec.teacher.dtype})",
+        "corpus": spec.corpus.name,
+        "documents": f"{manifest.documents:,}",
+        "targets": f"{manifest.targets:,}",
+        "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
+        "sparsifier": f"{spec.sparsifier.name}, {spec.sparsifier.k} entries a target; "
+        f"exact ones hold {mass:.3f} of the mass",
+        "temperatures": spec.sparsifier.served,
+        "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",
+        "container": spec.container,
+        "fingerprint": f"`{manifest.fingerprint}`",
+    }
+    table = "\n".join(f"| {label} | {value} |" for label, value in rows.items())
+    return f"""---
+tags:
+- knowledge-distillation
+- logitstore
+---
+# {name}
+
+Next-token distributions of a teacher language model, stored once to distil students from.
+
+| what | value |
+|---|---|
+{table}
+
+Use it:
+
+    logitstore verify {name}
+    trainer fit --logits {name} --student MODEL --out RUN
+
+or from Python:
+
+    import logitstore
+    store = logitstore.open("{name}")
+    store[0].targets.ids_RK, store[0].targets.logprobs_RK
+"""

@@ -1,0 +1,91 @@
+"""Inspect: what a store holds and where it comes from, read from its small objects alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from logitstore.format.spec import SparsifierSpec
+from logitstore.store.reader import Store, open_store
+
+__all__ = ["inspect"]
+
+
+def inspect(uri: str | Path) -> dict[str, Any]:
+    """The store at `uri`, sealed or not, as one JSON object. Losses and entropies in nats."""
+    store = open_store(uri, allow_partial=True)
+    spec = store.spec
+    targets = store.targets
+    per_target = 1 / max(1, targets)
+    size = _bytes(store)
+    sums = _added(commit.sums for commit in store.commits)
+    columns = _added(commit.column_bytes for commit in store.commits)
+    columns["store"] = size - sum(columns.values())
+    return {
+        "documents": len(store),
+        "tokens": sum(block.tokens for block in store.blocks),
+        "targets": targets,
+        "bytes": size,
+        "bytes_per_target": size * per_target,
+        "column_bytes_per_target": {
+            name: value * per_target for name, value in sorted(columns.items())
+        },
+        "vocab_size": spec.tokenizer.vocab_size,
+        "k": spec.sparsifier.head,
+        "sparsifier": spec.sparsifier.name,
+        "sparsifier_options": _options(spec.sparsifier),
+        "serves_temperatures": spec.sparsifier.served,
+        "format": spec.container,
+        "codec": {"id": spec.codec.id, **spec.codec.parameters},
+        "fingerprint": store.fingerprint,
+        "teacher": {
+            "name": spec.teacher.name,
+            "fingerprint": spec.teacher.fingerprint,
+            "architecture": spec.teacher.architecture,
+            "parameters": spec.teacher.parameters,
+            "dtype": spec.teacher.dtype,
+        },
+        "tokenizer": {
+            "fingerprint": spec.tokenizer.fingerprint,
+            "bos_token_id": spec.tokenizer.bos_token_id,
+            "eos_token_id": spec.tokenizer.eos_token_id,
+        },
+        "corpus": {
+            "name": spec.corpus.name,
+            "fingerprint": spec.corpus.fingerprint,
+            "max_length": spec.text.max_length,
+            "skipped": sum(commit.skipped for commit in store.commits),
+        },
+        "retained_mass": sums.get("head_mass", 0.0) * per_target,
+        "teacher_loss": -sums.get("label_logprob", 0.0) * per_target,
+        "teacher_entropy": sums.get("entropy", 0.0) * per_target,
+        "units": len(store.layout.read_plan().units),
+        "units_done": len(store.commits),
+        "blocks": len(store.blocks),
+        "sealed": store.manifest is not None,
+        "created": spec.provenance.get("created"),
+    }
+
+
+def _options(spec: SparsifierSpec) -> dict[str, Any]:
+    """The rest of what dump was asked for, by the names of its options."""
+    options = {name: value for name, value in spec.to_json().items() if name not in ("name", "k")}
+    return options | ({"draws": spec.k} if spec.name == "sample" else {})
+
+
+def _bytes(store: Store) -> int:
+    """Every object of the store but the tokenizer and the README."""
+    layout = store.layout
+    small = [layout.spec_path, layout.plan_path, *layout.commits.glob("*.json")]
+    if store.manifest is not None:
+        small.append(layout.manifest_path)
+    shards = sum(one.size for commit in store.commits for one in commit.objects)
+    return shards + sum(path.stat().st_size for path in small)
+
+
+def _added(parts: Any) -> dict[str, Any]:
+    total: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total

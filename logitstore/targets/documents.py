@@ -1,0 +1,144 @@
+"""Documents: one training sequence, and a block of them with the targets that belong to them.
+
+Row `t` of a document is the distribution of token `t + 1`, so a target belongs to the token it
+predicts: a document of L tokens has at most L - 1 targets, and its first token never counts.
+
+Shapes: L tokens of one document, N tokens of a block, D documents, R targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitstore.errors import CorruptionError
+from logitstore.targets.targets import SparseTargets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Document", "DocumentBlock", "StoredDocument", "document_id"]
+
+
+def document_id(*, source: str, record: int, piece: int) -> bytes:
+    """16 bytes that name piece `piece` of record `record` of the corpus file `source`.
+
+    The name depends on where a document stands, not on its text, so two equal texts are drawn
+    independently by a sampling sparsifier.
+    """
+    name = f"{source}\0{record}\0{piece}".encode()
+    return hashlib.blake2b(name, digest_size=16).digest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Document:
+    """One training sequence: its tokens and which of them count as targets."""
+
+    id: bytes  # 16 bytes, see `document_id`
+    record: int  # number of the record in its corpus file, from 0
+    piece: int  # number of the piece of that record, from 0
+    input_ids_L: np.ndarray  # uint32
+    counted_L: np.ndarray  # bool; the first is False, for nothing predicts it
+
+    def __post_init__(self) -> None:
+        if self.input_ids_L.shape != self.counted_L.shape or self.counted_L[:1].any():
+            raise CorruptionError(
+                "the mask of counted tokens must match the tokens and leave out the first",
+                place=f"document {self.id.hex()}",
+                found=f"{self.input_ids_L.shape} tokens, mask {self.counted_L.shape}",
+            )
+
+    def __len__(self) -> int:
+        return len(self.input_ids_L)
+
+    @property
+    def targets(self) -> int:
+        """How many of its tokens count."""
+        return int(self.counted_L.sum())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoredDocument:
+    """A document with the teacher's distribution of each of its counted tokens, in order."""
+
+    document: Document
+    targets: SparseTargets  # row r belongs to the r-th counted token
+    further: tuple[SparseTargets, ...] = ()  # where there are more draws, those after the first
+
+    def __post_init__(self) -> None:
+        if any(len(one) != self.document.targets for one in (self.targets, *self.further)):
+            raise CorruptionError(
+                "a document's targets do not match its counted tokens",
+                place=f"document {self.document.id.hex()}",
+                found=f"{len(self.targets)} targets",
+                allowed=f"{self.document.targets}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DocumentBlock:
+    """A run of whole documents, laid end to end, with their targets: the unit of I/O."""
+
+    ids: tuple[bytes, ...]  # D ids of 16 bytes
+    records_D: np.ndarray  # int64
+    pieces_D: np.ndarray  # int64
+    token_lengths_D: np.ndarray  # int64, tokens of each document
+    target_lengths_D: np.ndarray  # int64, targets of each document
+    input_ids_N: np.ndarray  # uint32
+    counted_N: np.ndarray  # bool
+    targets: SparseTargets
+    further: tuple[SparseTargets, ...] = ()  # as in StoredDocument; a reader takes one draw alone
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def draws(self) -> tuple[SparseTargets, ...]:
+        """All draws of its targets."""
+        return (self.targets, *self.further)
+
+    @staticmethod
+    def join(stored: Sequence[StoredDocument]) -> DocumentBlock:
+        """`stored`, laid end to end."""
+        documents = [one.document for one in stored]
+        return DocumentBlock(
+            ids=tuple(document.id for document in documents),
+            records_D=np.array([document.record for document in documents], dtype=np.int64),
+            pieces_D=np.array([document.piece for document in documents], dtype=np.int64),
+            token_lengths_D=np.array([len(document) for document in documents], dtype=np.int64),
+            target_lengths_D=np.array([len(one.targets) for one in stored], dtype=np.int64),
+            input_ids_N=np.concatenate([document.input_ids_L for document in documents]),
+            counted_N=np.concatenate([document.counted_L for document in documents]),
+            targets=SparseTargets.concatenate([one.targets for one in stored]),
+            further=tuple(
+                SparseTargets.concatenate(parts)
+                for parts in zip(*(one.further for one in stored), strict=True)
+            ),
+        )
+
+    def split(self) -> Iterator[StoredDocument]:
+        """Its documents, in order, as views."""
+        return (self.document(number) for number in range(len(self)))
+
+    def document(self, number: int) -> StoredDocument:
+        """Document `number` of the block, as views."""
+        tokens = _span(self.token_lengths_D, number)
+        return StoredDocument(
+            document=Document(
+                id=self.ids[number],
+                record=int(self.records_D[number]),
+                piece=int(self.pieces_D[number]),
+                input_ids_L=self.input_ids_N[tokens],
+                counted_L=self.counted_N[tokens],
+            ),
+            targets=self.targets.rows(_span(self.target_lengths_D, number)),
+            further=tuple(one.rows(_span(self.target_lengths_D, number)) for one in self.further),
+        )
+
+
+def _span(lengths_D: np.ndarray, number: int) -> slice:
+    start = int(lengths_D[:number].sum())
+    return slice(start, start + int(lengths_D[number]))

@@ -1,0 +1,45 @@
+"""Random numbers that depend on (seed, document, position, draw) and on nothing else.
+
+A counter-based generator: SplitMix64 (Steele, Lea, Flood 2014), its state taken from what it draws
+for. So a draw is the same in any batch, order, worker or restart, and rows need no state.
+
+Shapes: R targets, N numbers of a target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from logitstore.targets.documents import Document
+
+__all__ = ["row_keys", "uniforms"]
+
+_GAMMA = 0x9E3779B97F4A7C15  # the odd integer nearest to 2^64 over the golden ratio
+_DOUBLE_BITS = 53
+
+
+def row_keys(document: Document, *, seed: int) -> np.ndarray:
+    """uint64 [R]: one key for each counted token of `document`, in their order."""
+    name = f"{seed}\0".encode() + document.id
+    start = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
+    positions_R = np.flatnonzero(document.counted_L).astype(np.uint64)
+    return _mix(np.uint64(start) + np.uint64(_GAMMA) * (positions_R + np.uint64(1)))
+
+
+def uniforms(keys_R: np.ndarray, *, count: int, draw: int) -> np.ndarray:
+    """float64 [R, count] in [0, 1): the stream that each key gives draw number `draw`."""
+    state_R = keys_R if draw == 0 else _mix(keys_R ^ _mix(np.array([draw], dtype=np.uint64)))
+    steps_N = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    bits_RN = _mix(state_R[:, None] + steps_N)
+    return (bits_RN >> np.uint64(64 - _DOUBLE_BITS)) * 2.0**-_DOUBLE_BITS
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64: a bijection of 64 bits that leaves no structure."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,92 @@
+"""The mass of a tail at any temperature, interpolated between the nodes at which it is stored.
+
+A target keeps `f(b) = log sum_{i in tail} p_i^b` at a few nodes b = 1/T. f is smooth and convex,
+and `f(0) = log(V - n)` needs no storing. Between the nodes f is the polynomial through them, less
+those too close to another. Measured for T = 1.25 ... 10, V = 8,192, K = 64 on a real teacher and
+its sharpened logits, as the error of the tail's mass at the worst of these T:
+
+    nodes 1, 3/4, 1/2, 1/4         mean 3.0e-4, largest 1.0e-3 from 6.0 down to 2.8 nats,
+                                   mean 1.6e-3, largest 4.7e-3 (at T = 3) at 1.7 nats
+    nodes 1, 3/4, 1/2, 1/3, 1/5    mean 1.9e-4, largest 1.4e-3 from 6.0 down to 1.7 nats
+
+Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) did no better on
+the whole: up to 22 times worse on flat rows, at best 3 times better on sharp ones.
+
+Shapes: R targets, B stored temperatures, X interpolation points.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitstore.errors import SettingError
+from logitstore.targets.targets import EMPTY_TAIL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["tail_logmass_at"]
+
+# Nodes closer than this say nothing new but magnify each other's rounding: with T = 1, 2, ... 10
+# stored to 1e-4, the six nearest missed the tail's mass at T = 1.25 by 1e-2, these by under 1e-3.
+_APART = 0.125
+_SAME_NODE = 1e-6
+
+
+def tail_logmass_at(
+    temperature: float,
+    tail_logmass_RB: Tensor,
+    *,
+    nodes: tuple[float, ...],
+    vocab_size: int,
+    count_R: Tensor,
+) -> Tensor:
+    """float32 [R]: `log sum over the tail of p^(1/T)`, exact where 1/T is one of the `nodes`.
+
+    `count_R` are the entries that are not of the tail. Raises SettingError for a temperature that
+    is neither a node's nor between 1 and 10.
+    """
+    b = 1.0 / temperature
+    for column, node in enumerate(nodes):
+        if abs(node - b) < _SAME_NODE:
+            return tail_logmass_RB[:, column].float()
+    _check_range(nodes, b)
+    left_R = (vocab_size - count_R).clamp(min=1)
+    points_RX = torch.cat((tail_logmass_RB.float(), left_R.float().log().unsqueeze(-1)), dim=-1)
+    weights_X = torch.tensor(
+        _lagrange_weights((*nodes, 0.0), b), dtype=torch.float32, device=points_RX.device
+    )
+    tail_R = (points_RX * weights_X).sum(dim=-1)
+    empty_R = (tail_logmass_RB <= EMPTY_TAIL / 2).any(dim=-1) | (count_R >= vocab_size)
+    return tail_R.masked_fill(empty_R, EMPTY_TAIL)
+
+
+def _check_range(nodes: tuple[float, ...], b: float) -> None:
+    if not nodes or not 0.1 - _SAME_NODE <= b <= min(1.0, max(nodes)) + _SAME_NODE:
+        least = max(1.0, 1 / max(nodes, default=1.0))
+        stored = [f"{1 / node:g}" for node in nodes if not least <= 1 / node <= 10]
+        others = f", or a stored one: {', '.join(stored)}" if stored else ""
+        raise SettingError(
+            "this store cannot serve the temperature",
+            place="--temperature",
+            found=f"{1 / b:g}",
+            allowed=f"{least:g} to 10{others}" if nodes else "none: the store keeps no tail's mass",
+            remedy="Take a temperature in that range" if nodes else "Dump with --sparsify hybrid",
+        )
+
+
+def _lagrange_weights(points_X: tuple[float, ...], b: float) -> list[float]:
+    """The weight of each point's value in the polynomial through the chosen points, at b."""
+    chosen: list[float] = []
+    for point in sorted(points_X, key=lambda point: abs(point - b)):
+        if all(abs(point - other) > _APART - _SAME_NODE for other in chosen):
+            chosen.append(point)
+    return [
+        math.prod((b - other) / (point - other) for other in chosen if other != point)
+        if point in chosen
+        else 0.0
+        for point in points_X
+    ]

@@ -1,0 +1,1 @@
+"""The teacher: a causal language model, as logits of counted rows."""

@@ -1,0 +1,163 @@
+"""A causal language model -> full-vocabulary logits of counted rows, chunk by chunk.
+
+Only hidden states of a whole batch ever exist. The head is applied to counted rows alone and to a
+few of them at a time, so the logits of a masked prompt are never computed and `[B, L, V]` never
+stands in memory.
+
+Shapes: B documents of a batch, L tokens, D width, R counted rows of a chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from logitstore.errors import SettingError
+from logitstore.format.json import fingerprint
+from logitstore.format.spec import TeacherSpec
+from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
+from logitstore.teacher.models import load_model, model_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from logitstore.targets.documents import Document
+
+__all__ = ["Teacher"]
+
+# On a CPU a chunk's logits should stay near the cache, yet feed the product: beside a forward of
+# 111 us a row (V = 8,192) chunks of 64, 128, 256, 1,024 rows cost 175, 150, 137, 200 with top-k.
+_CPU_CHUNK_BYTES = 8 << 20
+_GPU_CHUNK_BYTES = 512 << 20
+_LEAST_ROWS = 128
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Teacher:
+    """A loaded teacher: who it is, how long its context is, and its logits."""
+
+    model: Any  # a transformers causal LM, in evaluation mode
+    head: LMHead
+    spec: TeacherSpec
+    context: int | None  # tokens; None where the configuration states none
+
+    @staticmethod
+    def load(name: str, *, vocab_size: int, device: str, dtype: str) -> Teacher:
+        """The model `name` (a folder or a Hub id), checked to be one that this program can serve.
+
+        `device` and `dtype` may be "auto": a GPU where there is one; float32 on a CPU, elsewhere
+        the type of the checkpoint.
+        """
+        folder = model_folder(name)
+        device = _device(device)
+        model = load_model(folder, dtype=_dtype(dtype, device)).to(device).requires_grad_(False)
+        head = LMHead.of(model, vocab_size=vocab_size)
+        probe_BL = torch.arange(min(8, vocab_size), device=device)[None, :]
+        with torch.inference_mode():
+            check_head(model, head, probe_BL)
+        config = model.config.get_text_config()
+        return Teacher(
+            model=model,
+            head=head,
+            context=getattr(config, "max_position_embeddings", None),
+            spec=TeacherSpec(
+                name=Path(name).name if Path(name).is_dir() else name,
+                fingerprint=_fingerprint(folder),
+                architecture=type(model).__name__,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                dtype=str(model.dtype).removeprefix("torch."),
+                device=torch.device(device).type,
+            ),
+        )
+
+    def logits(self, batch: Sequence[Document]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Chunks `(logits_RV, labels_R)` of the batch's counted rows, document after document.
+
+        `logits_RV` is float32, not yet a distribution, the caller's to overwrite, and valid until
+        the next chunk. `labels_R` are the tokens that really follow.
+        """
+        hidden_RD, labels_R = self.hidden(batch)
+        rows = self._chunk_rows()
+        # One buffer for all chunks: its pages are touched once.
+        shape = (min(rows, len(labels_R)), self.head.vocab_size)
+        buffer_RV = torch.empty(shape, device=hidden_RD.device)
+        for start in range(0, len(labels_R), rows):
+            chunk = slice(start, start + rows)
+            out_RV = buffer_RV[: len(labels_R[chunk])]
+            yield self.head.logits(hidden_RD[chunk], out_NV=out_RV), labels_R[chunk]
+
+    def hidden(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head sees of the batch's counted rows, [R, D], and the tokens that follow."""
+        device = self.model.device
+        input_ids_BL, counted_BL = _pad(batch)
+        # Padding stands to the right, where a causal model cannot see it: no mask is needed.
+        hidden_BLD = hidden_states(self.model, torch.from_numpy(input_ids_BL).to(device))
+        document_R, position_R = np.nonzero(counted_BL)
+        labels_R = torch.from_numpy(input_ids_BL[document_R, position_R]).to(device)
+        rows_R = (
+            torch.from_numpy(document_R).to(device),
+            torch.from_numpy(position_R - 1).to(device),
+        )
+        return hidden_BLD[rows_R], labels_R
+
+    def _chunk_rows(self) -> int:
+        size = _CPU_CHUNK_BYTES if self.spec.device == "cpu" else _GPU_CHUNK_BYTES
+        return max(_LEAST_ROWS, size // (4 * self.head.vocab_size))
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+        if torch.device(device).type == "meta":
+            raise RuntimeError("the meta device computes nothing")
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            "--device is not to be had here", found=device, remedy="Leave it out, or say cpu"
+        ) from error
+    return device
+
+
+def _dtype(dtype: str, device: str) -> torch.dtype | str:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else "auto"
+    if dtype not in known:
+        allowed = ", ".join(["auto", *known])
+        raise SettingError("--dtype is unknown", found=dtype, allowed=allowed)
+    return known[dtype]
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash that names the teacher: its configuration and the bytes of its weights."""
+    files = [path for pattern in _WEIGHT_FILES for path in sorted(folder.glob(pattern))]
+    hashes = {path.name: _sha256(path) for path in [folder / "config.json", *files]}
+    return fingerprint(hashes)
+
+
+def _sha256(path: Path) -> str:
+    # The Hub's cache names a file's blob by its sha256, so 140 GB need not be read for it.
+    blob = path.resolve().name
+    if path.is_symlink() and len(blob) == 64:
+        return blob
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pad(batch: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [B, L] token ids, padded to the right with id 0, and bool [B, L] of counted ones."""
+    length = max(len(document) for document in batch)
+    input_ids_BL = np.zeros((len(batch), length), dtype=np.int64)
+    counted_BL = np.zeros((len(batch), length), dtype=bool)
+    for row, document in enumerate(batch):
+        input_ids_BL[row, : len(document)] = document.input_ids_L
+        counted_BL[row, : len(document)] = document.counted_L
+    return input_ids_BL, counted_BL

@@ -1,0 +1,1 @@
+"""Data of a training run: order, packing, batches and their layout."""

@@ -1,0 +1,157 @@
+"""Rows: the documents of a bin laid out as the rows of one forward pass.
+
+Documents share rows, kept apart by position ids that start again at 0, with no attention mask and
+no cache (with either, transformers lets them see each other). A row is as wide as the bin's longest
+document: attention over one row of 4,096 tokens costs eight times that over eight rows of 512, so
+only flash attention, which knows where documents end, gets a single row. A model that does not keep
+documents of a row apart, such as a recurrent one, gets a row for each.
+
+Shapes: B rows, W tokens of a row, D documents of a bin, R targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from logitstore import SparseTargets
+from logitstore.plumbing import hidden_states
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from logitstore import Document
+
+__all__ = ["Batch", "Layout", "choose_layout", "lay_out"]
+
+
+class Layout(Enum):
+    """How documents share the rows of a forward pass."""
+
+    ROWS = "rows"  # several in a row as wide as the longest
+    ONE_ROW = "one row"
+    PADDED = "padded"  # one in a row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """One forward pass: what the model reads, which rows of its output count, and their targets.
+
+    `at_R` points into the hidden states laid flat: target r is predicted from the token before it,
+    so a document's last token predicts nothing.
+    """
+
+    input_ids_BW: torch.Tensor  # int64; padding stands at the right, where no token sees it
+    position_ids_BW: torch.Tensor | None  # None where no two documents share a row
+    at_R: torch.Tensor  # int64
+    labels_R: torch.Tensor  # int64, the token that really follows
+    targets: SparseTargets | None  # R rows; None where nothing counts, or no teacher was asked
+    step_targets: int  # counted targets of the whole optimiser step, over all bins and ranks
+    tokens: int  # of its documents, padding left out
+
+    @property
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """What goes to the model's forward, by name."""
+        inputs = {"input_ids": self.input_ids_BW}
+        if self.position_ids_BW is not None:
+            inputs["position_ids"] = self.position_ids_BW
+        return inputs
+
+
+def lay_out(
+    documents: Sequence[Document],
+    *,
+    layout: Layout,
+    targets: Sequence[SparseTargets] = (),
+    step_targets: int | None = None,
+) -> Batch:
+    """`documents`, and the targets of each, as one batch.
+
+    No documents give a batch of one uncounted token: every rank has to take part in every backward
+    pass, also with nothing to learn from.
+    """
+    lengths = [len(document) for document in documents]
+    rows = _rows(lengths, layout)
+    width = max((sum(lengths[one] for one in row) for row in rows), default=1)
+    input_ids_BW = np.zeros((max(1, len(rows)), max(1, width)), dtype=np.int64)
+    # Padding goes on counting, so a row of one document looks like what it is: no packing.
+    position_ids_BW = np.tile(np.arange(input_ids_BW.shape[1]), (len(input_ids_BW), 1))
+    flat_D = np.zeros(len(documents), dtype=np.int64)
+    for number, row in enumerate(rows):
+        start = 0
+        for one in row:
+            input_ids_BW[number, start : start + lengths[one]] = documents[one].input_ids_L
+            position_ids_BW[number, start:] = np.arange(input_ids_BW.shape[1] - start)
+            flat_D[one] = number * input_ids_BW.shape[1] + start
+            start += lengths[one]
+    counted = [np.flatnonzero(document.counted_L) for document in documents]
+    at_R = _concatenate([start + at - 1 for start, at in zip(flat_D, counted, strict=True)])
+    labels_R = _concatenate(
+        [one.input_ids_L[at].astype(np.int64) for one, at in zip(documents, counted, strict=True)]
+    )
+    return Batch(
+        input_ids_BW=torch.from_numpy(input_ids_BW),
+        position_ids_BW=None if layout is Layout.PADDED else torch.from_numpy(position_ids_BW),
+        at_R=torch.from_numpy(at_R),
+        labels_R=torch.from_numpy(labels_R),
+        targets=SparseTargets.concatenate(targets) if targets and len(at_R) else None,
+        step_targets=len(at_R) if step_targets is None else step_targets,
+        tokens=sum(lengths),
+    )
+
+
+def _rows(lengths: list[int], layout: Layout) -> list[list[int]]:
+    """Which documents stand in each row: longest first, each in the first row with room for it."""
+    numbers = list(range(len(lengths)))
+    if layout is Layout.ONE_ROW:
+        return [numbers] if numbers else []
+    if layout is Layout.PADDED:
+        return [[number] for number in numbers]
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(numbers, key=lambda number: -lengths[number]):
+        place = next((row for row, free in enumerate(room) if free >= lengths[number]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(max(lengths))
+        rows[place].append(number)
+        room[place] -= lengths[number]
+    return rows
+
+
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> Layout:
+    """The cheapest layout in which a document's hidden states are the same as when it is alone.
+
+    Measured, not looked up: a recurrent model carries its state on, some models ignore position
+    ids, others refuse them.
+    """
+    first, second = torch.arange(9) % vocab_size, torch.arange(3, 14) % vocab_size
+    together = torch.cat([first, second])[None].to(model.device)
+    positions = torch.cat([torch.arange(9), torch.arange(11)])[None].to(model.device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            packed = hidden_states(model, together, position_ids=positions)[0, 9:].float()
+            alone = hidden_states(model, together[:, 9:])[0].float()
+    except (TypeError, ValueError):  # a forward without position ids
+        return Layout.PADDED
+    finally:
+        model.train(was_training)
+    # Packed and alone differ by rounding, 1e-6 of the largest value in float32 and 1e-2 in
+    # bfloat16; a leak moves them by 1e-3 even in a model with fresh weights.
+    slack = 1e-4 if model.dtype == torch.float32 else 3e-2
+    if not (packed - alone).abs().max() <= slack * alone.abs().max():
+        return Layout.PADDED
+    attention = getattr(model.config, "_attn_implementation", None) or ""
+    return Layout.ONE_ROW if "flash" in attention else Layout.ROWS

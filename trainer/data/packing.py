@@ -1,0 +1,226 @@
+"""Packing: which documents share a forward pass, and which forward passes share an optimiser step.
+
+A step has S bins of C tokens, whatever the number of ranks. Bins are filled in order by whole
+documents. In a large store slot s of every step owns the lanes l with l % S == s, so that the rank
+that owns the slot reads those blocks alone; a store of few lanes fills its bins from one stream.
+Only the lengths of documents are looked at here, never their content.
+
+Shapes: B blocks of a store, D documents of a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitstore import SettingError
+from trainer.data import order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from logitstore import Store
+
+__all__ = ["Bin", "Lengths", "Packing", "Position", "Step", "choose_packing", "steps"]
+
+# Tokens of a bin where nobody asks for another number: 4,096 keep a GPU busy and the activations of
+# a model of a few hundred million parameters under some GiB.
+_MICRO_TOKENS = 4096
+
+
+class Lengths:
+    """Tokens and targets of every document, read block by block and kept as 8 bytes a document."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.documents_B = np.array([one.documents for one in store.blocks], dtype=np.int64)
+
+    def of(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """int32 tokens_D and targets_D of a block."""
+        if block not in self._blocks:
+            tokens_D, targets_D = self._store.document_lengths(block)
+            self._blocks[block] = (tokens_D.astype(np.int32), targets_D.astype(np.int32))
+        return self._blocks[block]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packing:
+    """How a store becomes steps. The same for every rank, and part of a run's identity."""
+
+    shuffle: order.Shuffle
+    bins: int  # S, forward passes of a step
+    bin_tokens: int  # C, tokens of one at most
+
+    @property
+    def pooled(self) -> bool:
+        """Whether one stream fills all bins, because there are too few lanes to share out."""
+        return self.shuffle.lanes % self.bins != 0
+
+    @property
+    def streams(self) -> list[list[int]]:
+        """The lanes of each stream: one stream a slot, or one for all."""
+        lanes = list(range(self.shuffle.lanes))
+        return [lanes] if self.pooled else [lanes[slot :: self.bins] for slot in range(self.bins)]
+
+    def bins_of_a_rank(self, ranks: int) -> int:
+        """Bins that each of `ranks` ranks works through in a step."""
+        if self.bins % ranks:
+            raise SettingError(
+                "the bins of a step cannot be shared evenly by the ranks",
+                found=f"{self.bins} bins of {self.bin_tokens} tokens for {ranks} ranks",
+                remedy="Choose --micro-tokens so that --batch-tokens / --micro-tokens is a "
+                "multiple of the number of ranks",
+            )
+        return self.bins // ranks
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in run.json."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> Packing:
+        """The packing that `to_json` gave."""
+        return Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
+
+
+def choose_packing(
+    *, shuffle: order.Shuffle, max_length: int, batch_tokens: int, micro_tokens: int | None
+) -> Packing:
+    """S bins of C tokens such that S * C is about `batch_tokens` and any document fits into a bin.
+
+    S does not depend on the number of ranks, so neither does any weight of the result.
+    """
+    if batch_tokens < 1:
+        raise SettingError("a step needs tokens", place="--batch-tokens", found=batch_tokens)
+    if micro_tokens is None:
+        bins = -(-batch_tokens // max(_MICRO_TOKENS, max_length))
+        micro_tokens = max(max_length, -(-batch_tokens // bins))
+    if micro_tokens < max_length:
+        raise SettingError(
+            "a document of the store would not fit into one forward pass",
+            place="--micro-tokens",
+            found=micro_tokens,
+            allowed=f"{max_length} or more",
+        )
+    return Packing(shuffle=shuffle, bins=-(-batch_tokens // micro_tokens), bin_tokens=micro_tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """Where a run stands: what was consumed, never what was prefetched."""
+
+    epoch: int
+    step: int  # steps done in this epoch
+    consumed: tuple[int, ...]  # documents taken from each stream in this epoch
+
+    @staticmethod
+    def start(packing: Packing, *, epoch: int = 0) -> Position:
+        """The beginning of an epoch."""
+        return Position(epoch=epoch, step=0, consumed=(0,) * len(packing.streams))
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a checkpoint."""
+        return {"epoch": self.epoch, "step": self.step, "consumed": list(self.consumed)}
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> Position:
+        """The position that `to_json` gave."""
+        return Position(**content | {"consumed": tuple(content["consumed"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """The documents of one forward pass. Empty where a slot ran out before the others did."""
+
+    places: tuple[order.Place, ...]
+    tokens: int
+    targets: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """The bins of one optimiser step, of all ranks, in slot order."""
+
+    bins: tuple[Bin, ...]
+    after: Position
+
+    @property
+    def targets(self) -> int:
+        """Counted targets of the whole step: what its loss is divided by."""
+        return sum(one.targets for one in self.bins)
+
+
+def steps(packing: Packing, lengths: Lengths, *, start: Position) -> Iterator[Step]:
+    """The steps from `start` to the end of its epoch; the last one's `after` opens the next epoch.
+
+    Every document of the store is in exactly one bin of the epoch. Documents without tokens are
+    carried along, for they cost nothing and keep the count simple.
+    """
+    streams = [
+        _Stream(packing, lengths, lanes=lanes, epoch=start.epoch, consumed=consumed)
+        for lanes, consumed in zip(packing.streams, start.consumed, strict=True)
+    ]
+    share = packing.bins // len(streams)
+    done = start.step
+    while any(stream.more for stream in streams):
+        bins = tuple(stream.fill() for stream in streams for _ in range(share))
+        done += 1
+        position = Position(
+            epoch=start.epoch, step=done, consumed=tuple(stream.consumed for stream in streams)
+        )
+        if not any(stream.more for stream in streams):
+            position = Position.start(packing, epoch=start.epoch + 1)
+        yield Step(bins=bins, after=position)
+
+
+class _Stream:
+    """The documents of some lanes, handed out in bins."""
+
+    def __init__(
+        self, packing: Packing, lengths: Lengths, *, lanes: list[int], epoch: int, consumed: int
+    ) -> None:
+        self.consumed = consumed
+        self._room = packing.bin_tokens
+        self._lengths = lengths
+        self._places = order.interleave(
+            packing.shuffle,
+            epoch=epoch,
+            lanes=lanes,
+            documents_B=lengths.documents_B,
+            consumed=consumed,
+        )
+        self._next = next(self._places, None)
+
+    @property
+    def more(self) -> bool:
+        return self._next is not None
+
+    def fill(self) -> Bin:
+        """The next documents, in order, as many as fit."""
+        places: list[order.Place] = []
+        tokens = targets = 0
+        while self._next is not None:
+            tokens_D, targets_D = self._lengths.of(self._next.block)
+            length = int(tokens_D[self._next.document])
+            if tokens + length > self._room:
+                self._refuse_giant(length)
+                break
+            places.append(self._next)
+            tokens += length
+            targets += int(targets_D[self._next.document])
+            self._next = next(self._places, None)
+        self.consumed += len(places)
+        return Bin(places=tuple(places), tokens=tokens, targets=targets)
+
+    def _refuse_giant(self, length: int) -> None:
+        if length > self._room:
+            raise SettingError(
+                "a document of the store does not fit into one forward pass",
+                place="--micro-tokens",
+                found=f"{length} tokens",
+                allowed=f"{self._room}",
+                remedy="Raise --micro-tokens",
+            )

@@ -1,0 +1,322 @@
+"""`evaluate`: how good a model is on held-out text, and how near to the teacher of a store.
+
+Everything is summed in float64 over chunks of rows; no `[targets, V]` exists beyond a chunk. What
+a store knows of the teacher decides which figures are exact, which are bounds or estimates, and
+which it cannot give.
+
+Shapes: R rows of a chunk, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import logitstore
+from logitstore import SettingError, StoreError
+from logitstore.plumbing import (
+    LMHead,
+    TextRules,
+    check_head,
+    hidden_states,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    open_corpus,
+    tokenize,
+    vocab_size,
+)
+from trainer.data.layout import Layout, choose_layout, lay_out
+from trainer.evaluation.comparison import Comparison
+from trainer.losses import TargetTensors, draw_for
+from trainer.training import run
+from trainer.training.student import refuse_misfits, refuse_other_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from transformers import PreTrainedModel
+
+    from logitstore import Document, SparseTargets, StoreSpec
+    from trainer.data.layout import Batch
+
+__all__ = ["evaluate"]
+
+_CHUNK_BYTES = 256 << 20  # of one float32 [R, V]; three of them are alive at a time
+_BINS = 15  # of confidence, equal in width: Guo et al. 2017
+_UNIT_BYTES = 4 << 20
+_LONGEST = 1024
+_OF_A_TEACHER = ("kl", "top1_agreement", "acceptance", "teacher_loss", "teacher_entropy")
+_MOST_NATS = 700.0  # e^710 is more than a float holds
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    logits: str | Path | None = None,
+    data: str | None = None,
+    temperature: float = 1.0,
+    batch_tokens: int = 4096,
+    max_length: int | None = None,
+    text_field: str | None = None,
+    messages_field: str | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure `model` (a run, a transformers folder or a Hub id) on a store or on plain text.
+
+    Losses and KL are in nats per target; `kl`, `top1_agreement` (of the most probable token with
+    the teacher's) and `acceptance` (`sum_i min(p_i, q_i)`, the chance that speculative decoding
+    keeps a drafted token, Leviathan et al. 2023) are None with `data`, where there is no teacher.
+    `ece` is the expected calibration error of the most probable token in 15 equal bins.
+    `temperature` is that of `kl` and `acceptance`. `bounds` says which of them are a "lower" or an
+    "upper" bound, and which an unbiased "estimate": KL from drawn targets.
+
+    A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
+    at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
+    are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
+    `acceptance` are None.
+
+    The result is written to `eval.json` in `out`, or in `model` where that is a run and `logits`
+    are given: plain text must not take the place of a comparison with the teacher. Raises
+    SettingError, StoreError, ModelError; TokenizerError where model and store do not match.
+    """
+    if (logits is None) == (data is None):
+        raise SettingError("name one of --logits and --data: the text to measure on")
+    if batch_tokens < 1 or not 0 < temperature < math.inf:
+        raise SettingError(
+            "--batch-tokens and --temperature must be more than 0",
+            found=f"{batch_tokens} and {temperature}",
+        )
+    # What the store cannot serve is refused before a model may have to be fetched.
+    stored = None if logits is None else _from_store(logits, temperature=temperature)
+    folder = model_folder(str(model))
+    source = stored or _from_text(
+        str(data), folder, max_length, text_field=text_field, messages_field=messages_field
+    )
+    if source.spec is not None:
+        refuse_other_tokenizer(folder, spec=source.spec)
+    loaded = load_model(folder, dtype=torch.float32)
+    if source.spec is not None:
+        refuse_misfits(loaded, folder, spec=source.spec)
+    result = _measure(
+        loaded.to(_device(device)).eval(),
+        source,
+        batch_tokens=batch_tokens,
+    )
+    result |= {"model": str(model), "store": source.fingerprint, "data": data}
+    if out is None and logits is not None and (folder / "run.json").is_file():
+        out = folder
+    if out is not None:
+        run.write_json(Path(out) / "eval.json", result)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Source:
+    """Documents, with targets where there is a teacher."""
+
+    documents: Iterable[tuple[Document, SparseTargets | None]]
+    vocab_size: int
+    spec: StoreSpec | None
+    comparison: Comparison | None
+    fingerprint: str | None
+
+
+def _from_store(logits: str | Path, *, temperature: float) -> _Source:
+    store = logitstore.open(logits)
+    sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
+    comparison = Comparison(sparsifier=sparsifier, temperature=temperature, vocab_size=size)
+    if not sum(one.targets for one in store.blocks):
+        raise StoreError("the store holds no targets to measure on", place=store.folder)
+    draw = draw_for(sparsifier, temperature=temperature, epoch=0)
+    if draw != store.draw:
+        store = store.with_draw(draw)
+    return _Source(
+        documents=((stored.document, stored.targets) for stored in store),
+        vocab_size=size,
+        spec=store.spec,
+        comparison=comparison,
+        fingerprint=store.fingerprint,
+    )
+
+
+def _from_text(
+    data: str,
+    folder: Path,
+    max_length: int | None,
+    *,
+    text_field: str | None,
+    messages_field: str | None,
+) -> _Source:
+    tokenizer = load_tokenizer(str(folder))
+    corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
+    records = (
+        record
+        for unit in corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
+        for record in corpus.read(unit, skip_bad=False)
+    )
+    rules = TextRules(max_length=_LONGEST if max_length is None else max_length)
+    return _Source(
+        documents=(
+            (one, None) for one in tokenize(records, tokenizer, rules=rules, skip_bad=False)
+        ),
+        vocab_size=vocab_size(tokenizer),
+        spec=None,
+        comparison=None,
+        fingerprint=None,
+    )
+
+
+def _device(device: str) -> str:
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingError("unknown value", place="--device", found=device, allowed="cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("there is no GPU here", place="--device", found=device, allowed="cpu")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+@dataclass(kw_only=True, slots=True)
+class _Sums:
+    """What has been counted so far."""
+
+    values: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bins_3B: torch.Tensor = field(
+        default_factory=lambda: torch.zeros(3, _BINS, dtype=torch.float64)
+    )  # confidence, correct, count of each bin
+
+    def add(self, **sums: torch.Tensor | float) -> None:
+        for name, value in sums.items():
+            self.values[name] += float(value)
+
+
+def _measure(model: PreTrainedModel, source: _Source, *, batch_tokens: int) -> dict[str, Any]:
+    head = LMHead.of(model, vocab_size=source.vocab_size)
+    probe = torch.arange(min(8, source.vocab_size), device=model.device)[None]
+    check_head(model, head, probe)
+    layout = choose_layout(model, vocab_size=source.vocab_size)
+    sums = _Sums()
+    began = time.perf_counter()
+    with torch.inference_mode():
+        for batch in _batches(source.documents, batch_tokens=batch_tokens, layout=layout):
+            inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
+            hidden_ND = hidden_states(model, inputs.pop("input_ids"), **inputs).flatten(0, 1)
+            rows = _Rows(head=head, comparison=source.comparison)
+            rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
+            sums.add(tokens=batch.tokens)
+    return _result(
+        sums,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        seconds=time.perf_counter() - began,
+        comparison=source.comparison,
+    )
+
+
+def _batches(
+    documents: Iterable[tuple[Document, SparseTargets | None]], *, batch_tokens: int, layout: Layout
+) -> Iterator[Batch]:
+    """Documents in their order, as many to a forward pass as fit, at least one."""
+    waiting: list[tuple[Document, SparseTargets | None]] = []
+    tokens = 0
+    for document, targets in documents:
+        if waiting and tokens + len(document) > batch_tokens:
+            yield _batch(waiting, layout)
+            waiting, tokens = [], 0
+        waiting.append((document, targets))
+        tokens += len(document)
+    if waiting:
+        yield _batch(waiting, layout)
+
+
+def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: Layout) -> Batch:
+    return lay_out(
+        [document for document, _ in pairs],
+        layout=layout,
+        targets=[targets for _, targets in pairs if targets is not None],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Rows:
+    """A model's distributions, beside the teacher's where there is one."""
+
+    head: LMHead
+    comparison: Comparison | None
+
+    def add(self, hidden_RD: torch.Tensor, batch: Batch, sums: _Sums) -> None:
+        """Count every target of a batch, a chunk of rows at a time."""
+        rows = max(1, _CHUNK_BYTES // (4 * self.head.vocab_size))
+        labels_R = batch.labels_R.to(hidden_RD.device)
+        teacher = None if batch.targets is None else TargetTensors.of(batch.targets)
+        if batch.targets is not None:
+            sums.add(
+                teacher_loss=-batch.targets.label_logprob_R.sum(dtype="float64"),
+                teacher_entropy=batch.targets.entropy_R.sum(dtype="float64"),
+            )
+        for start in range(0, len(labels_R), rows):
+            chunk = slice(start, start + rows)
+            logits_RV = self.head.logits(hidden_RD[chunk])
+            self._add_labels(logits_RV, labels_R[chunk], sums)
+            if teacher is not None and self.comparison is not None:
+                targets = teacher.rows(chunk).to(logits_RV.device)
+                sums.add(**self.comparison.sums(logits_RV, targets))
+
+    def _add_labels(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Sums) -> None:
+        log_total_R = logits_RV.logsumexp(dim=-1)
+        label_R = logits_RV.gather(1, labels_R[:, None])[:, 0] - log_total_R
+        top_R, id_R = logits_RV.max(dim=-1)
+        confidence_R = (top_R - log_total_R).exp().double().cpu()
+        correct_R = (id_R == labels_R).double().cpu()
+        sums.add(targets=len(labels_R), loss=-label_R.double().sum())
+        bin_R = (confidence_R * _BINS).long().clamp(max=_BINS - 1)
+        for row, value_R in zip(
+            sums.bins_3B, (confidence_R, correct_R, torch.ones_like(correct_R)), strict=True
+        ):
+            row.index_add_(0, bin_R, value_R)
+
+
+def _result(
+    sums: _Sums, *, parameters: int, seconds: float, comparison: Comparison | None
+) -> dict[str, Any]:
+    values = sums.values
+    targets = int(values["targets"])
+    if not targets:
+        raise SettingError("the text holds no token to predict", place="--data")
+    near: dict[str, float | None] = dict.fromkeys(_OF_A_TEACHER)
+    if comparison is not None:
+        near |= comparison.means(values, targets=targets)
+        near["teacher_loss"] = values["teacher_loss"] / targets
+        if comparison.knows_entropy:
+            near["teacher_entropy"] = values["teacher_entropy"] / targets
+    loss = values["loss"] / targets
+    confidence_B, correct_B, count_B = sums.bins_3B
+    return {
+        "parameters": parameters,
+        "targets": targets,
+        "temperature": None if comparison is None else comparison.temperature,
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < _MOST_NATS else math.inf,
+        "kl": near["kl"],
+        "top1_agreement": near["top1_agreement"],
+        "ece": float((confidence_B - correct_B).abs().sum()) / targets,
+        "acceptance": near["acceptance"],
+        "tokens_per_second": values["tokens"] / seconds,
+        "teacher_loss": near["teacher_loss"],
+        "teacher_entropy": near["teacher_entropy"],
+        "bounds": {} if comparison is None else comparison.bounds(values),
+        "reliability": [
+            {
+                "confidence": float(confidence_B[place] / count_B[place]),
+                "accuracy": float(correct_B[place] / count_B[place]),
+                "count": int(count_B[place]),
+            }
+            for place in range(_BINS)
+            if count_B[place]
+        ],
+    }

@@ -1,0 +1,159 @@
+"""A run's folder: what was asked for, how far it got, and which checkpoints are whole.
+
+    run.json           settings, store, packing; rewritten once more when the run has finished
+    history.json       one object for each report of the loss
+    checkpoint-N/      what transformers writes after step N, and complete.json, written last
+    model.safetensors  with config.json and the tokenizer: the result
+
+A checkpoint counts only with a complete.json that gives every file of it its hash: transformers
+writes a dozen files with no order among them, so a killed run leaves folders that look like one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from logitstore import SpecError, StorageError, StoreError
+from logitstore.plumbing import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = [
+    "begin",
+    "complete_checkpoint",
+    "explain_full_disk",
+    "newest_checkpoint",
+    "read_json",
+    "refuse_other_settings",
+    "remove_torn_checkpoints",
+    "write_json",
+]
+
+FORMAT = "trainer-run/1"
+MARKER = "complete.json"
+_PREFIX = "checkpoint-"
+_OBJECTS = ("wanted", "settings", "packing")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`content` at `path`, whole or not at all."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with files.explain_io(path):
+        files.replace(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; None where there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError("cannot be read as JSON", place=path, found=error) from error
+
+
+def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+    """What run.json says of a run that was begun with the settings `wanted`; None for a new one.
+
+    Raises SpecError where the run in `out` was begun with other settings, StoreError where the
+    folder holds something else, or an unfinished run that nobody asked to resume.
+    """
+    found = read_json(out / "run.json") if out.is_dir() else None
+    if found is None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise StoreError(
+                "holds something else than a run",
+                place=out,
+                remedy="Name another folder with --out",
+            )
+        return None
+    whole = isinstance(found, dict) and found.get("format") == FORMAT
+    if not whole or not all(isinstance(found.get(name), dict) for name in _OBJECTS):
+        raise StoreError("is no run of this program", place=out / "run.json", allowed=FORMAT)
+    refuse_other_settings(found["wanted"], wanted, place=out / "run.json")
+    if not found["finished"] and not resume:
+        raise StoreError(
+            "holds an unfinished run",
+            place=out,
+            remedy="Add --resume to go on with it, or name another folder with --out",
+        )
+    return found
+
+
+def refuse_other_settings(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], *, place: Path
+) -> None:
+    """Raise SpecError, naming every setting that differs."""
+    different = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    if different:
+        listed = ", ".join(
+            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} here" for key in different
+        )
+        raise SpecError(
+            f"the run was begun with other settings: {listed}",
+            place=place,
+            remedy="Repeat the settings it was begun with, or name another folder with --out",
+        )
+
+
+def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
+    """Declare the checkpoint in `folder` whole: every file on disk, then complete.json."""
+    with files.explain_io(folder):
+        files.fsync_tree(folder)
+        paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MARKER]
+        hashes = {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}
+    write_json(folder / MARKER, {"files": hashes, "state": dict(state)})
+
+
+def newest_checkpoint(out: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The whole checkpoint of the latest step and the state it was completed with."""
+    for folder in sorted(out.glob(f"{_PREFIX}*"), key=_step, reverse=True):
+        state = _state(folder)
+        if state is not None:
+            return folder, state
+    return None
+
+
+def remove_torn_checkpoints(out: Path) -> None:
+    """Delete what an interrupted run left of checkpoints that it did not complete."""
+    for folder in out.glob(f"{_PREFIX}*"):
+        if _state(folder) is None:
+            shutil.rmtree(folder)
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint was completed with; None unless every file is as it was then."""
+    try:
+        marker = read_json(folder / MARKER)
+    except StoreError:  # no JSON: as good as not there
+        marker = None
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+        return None
+    for name, sha256 in marker["files"].items():
+        path = folder / name
+        if not path.is_file() or files.sha256_of(path) != sha256:
+            return None
+    state = marker.get("state")
+    return state if isinstance(state, dict) and isinstance(state.get("stream"), dict) else None
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() else -1
+
+
+@contextmanager
+def explain_full_disk(place: Path) -> Iterator[None]:
+    """safetensors tells of a full disk in an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        remedy = "Make room, then add --resume to the command to go on"
+        raise StorageError(f"cannot be written: {error}", place=place, remedy=remedy) from error

@@ -1,0 +1,162 @@
+"""The student: a folder, a Hub id, or a configuration to start from nothing; checked for fit.
+
+What fits: the store's tokenizer or none, an output row for every id of it (more are padding, which
+is no mismatch), and a context as long as the longest document.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from logitstore import ModelError, TokenizerError
+from logitstore.plumbing import load_model, load_tokenizer, model_folder, tokenizer_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from logitstore import StoreSpec
+
+__all__ = ["Student", "load_student", "refuse_misfits", "refuse_other_tokenizer"]
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Student:
+    """A model that fits the store, with its weights in float32."""
+
+    model: PreTrainedModel
+    name: str  # as the user wrote it
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that training changes or keeps, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_student(name: str | Path, *, spec: StoreSpec, seed: int) -> Student:
+    """The student called `name`, or a ModelError that says why it cannot learn from this store.
+
+    A path that ends in .json is a transformers configuration: the student starts from weights drawn
+    with `seed`, and with the store's vocabulary where the file names none.
+    """
+    name = str(name)
+    if name.endswith(".json"):
+        model = _from_config(Path(name), spec=spec, seed=seed)
+    else:
+        folder = model_folder(name)
+        refuse_other_tokenizer(folder, spec=spec)
+        model = load_model(folder, dtype=torch.float32)
+    refuse_misfits(model, Path(name), spec=spec)
+    return Student(model=model, name=name)
+
+
+def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:
+    content = _read_config(path)
+    defaults = {
+        "vocab_size": spec.tokenizer.vocab_size,
+        "bos_token_id": spec.tokenizer.bos_token_id,
+        "eos_token_id": spec.tokenizer.eos_token_id,
+    }
+    settings = defaults | {key: value for key, value in content.items() if key != "model_type"}
+    found = settings["vocab_size"]
+    if not isinstance(found, int) or found < spec.tokenizer.vocab_size:
+        raise ModelError(
+            "vocab_size is smaller than the store's vocabulary",
+            place=path,
+            found=found,
+            allowed=f"{spec.tokenizer.vocab_size} or more, or no vocab_size at all",
+        )
+    try:
+        config = AutoConfig.for_model(content["model_type"], **settings)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # configurations check themselves, with errors of many kinds
+        raise ModelError(
+            f"no causal language model can be built from it: {_in_short(error)}", place=path
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot be read as JSON: {_in_short(error)}",
+            place=path,
+            allowed="a transformers configuration",
+        ) from error
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise ModelError(
+            "is no transformers configuration: model_type is missing",
+            place=path,
+            allowed='an object such as {"model_type": "llama", "hidden_size": 256, ...}',
+        )
+    return content
+
+
+def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> None:
+    """Raise ModelError where the model cannot tell the store's ids or read its documents."""
+    _refuse_small_vocabulary(model, place=place, vocab_size=spec.tokenizer.vocab_size)
+    _refuse_short_context(model, place=place, max_length=spec.text.max_length)
+
+
+def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
+    """Raise TokenizerError where the model's folder holds a tokenizer that is not the store's."""
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        return
+    found = tokenizer_fingerprint(load_tokenizer(str(folder)))
+    if found != spec.tokenizer.fingerprint:
+        raise TokenizerError(
+            "the student's tokenizer is another than the store's, so ids would mean other tokens",
+            place=folder,
+            found=found[:12],
+            allowed=spec.tokenizer.fingerprint[:12],
+            remedy="Take a student with the teacher's tokenizer, or its config.json to start from "
+            "nothing",
+        )
+
+
+def _refuse_small_vocabulary(model: PreTrainedModel, *, place: Path, vocab_size: int) -> None:
+    for what, embeddings in (
+        ("input", model.get_input_embeddings()),
+        ("output", model.get_output_embeddings()),
+    ):
+        rows = 0 if embeddings is None else embeddings.weight.shape[0]
+        if rows < vocab_size:
+            raise ModelError(
+                f"the student has fewer {what} embeddings than the store's vocabulary has ids",
+                place=place,
+                found=rows,
+                allowed=f"{vocab_size} or more",
+            )
+
+
+def _refuse_short_context(model: PreTrainedModel, *, place: Path, max_length: int) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and context < max_length:
+        raise ModelError(
+            "the student's context is shorter than the store's documents may be",
+            place=place,
+            found=f"max_position_embeddings {context}",
+            allowed=f"{max_length} or more",
+            remedy="Dump with a smaller --max-length, or take another student",
+        )
+
+
+def _in_short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
