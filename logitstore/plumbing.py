@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
+    from logitstore.options import Option, checked_options, option, options_of, signature_of
     from logitstore.store import files
     from logitstore.targets.tails import tail_logmass_at
     from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LMHead",
+    "Option",
     "TextRules",
     "check_head",
+    "checked_options",
     "files",
     "hidden_states",
     "lazy_names",
@@ -28,9 +31,12 @@ __all__ = [
     "load_tokenizer",
     "model_folder",
     "open_corpus",
+    "option",
+    "options_of",
     "print_json",
     "quiet_libraries",
     "reporting_errors",
+    "signature_of",
     "tail_logmass_at",
     "tokenize",
     "tokenizer_fingerprint",
@@ -41,17 +47,22 @@ __getattr__ = lazy_names(
     __name__,
     {
         "LMHead": "logitstore.teacher.lm_head",
+        "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",
         "check_head": "logitstore.teacher.lm_head",
+        "checked_options": "logitstore.options",
         "files": "logitstore.store.files:*",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
         "model_folder": "logitstore.teacher.models",
         "open_corpus": "logitstore.corpus.corpus",
+        "option": "logitstore.options",
+        "options_of": "logitstore.options",
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
         "reporting_errors": "logitstore.cli.console",
+        "signature_of": "logitstore.options",
         "tail_logmass_at": "logitstore.targets.tails",
         "tokenize": "logitstore.corpus.text",
         "tokenizer_fingerprint": "logitstore.corpus.tokenizer",

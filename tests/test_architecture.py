@@ -21,6 +21,7 @@ RANKS = [
     "logitstore.errors",
     "logitstore.lazy",
     "logitstore.format",
+    "logitstore.options",
     "logitstore.targets",
     "logitstore.corpus",
     "logitstore.teacher",
