@@ -11,6 +11,7 @@ import inspect
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["REQUIRED", "Option", "checked_options", "option", "options_of", "signature_of"]
 
-REQUIRED = MISSING  # the default of an option that must be given
+
+class _Required(Enum):
+    REQUIRED = "required"
+
+
+REQUIRED = _Required.REQUIRED  # the default of an option that must be given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,14 +115,20 @@ class Option:
 
 def option(default: Any = REQUIRED, **declared: Any) -> Any:
     """A field of a dataclass of options; `declared` are the other fields of its `Option`."""
-    return field(default=default, metadata={"option": declared})
+    missing = MISSING if default is REQUIRED else default
+    return field(default=missing, metadata={"option": declared})
 
 
 def options_of(kind: type) -> tuple[Option, ...]:
     """The options that the dataclass `kind` declares, in its order; fields without one are none."""
     hints = typing.get_type_hints(kind)
     return tuple(
-        Option(name=one.name, default=one.default, **_type_of(hints[one.name]), **declared)
+        Option(
+            name=one.name,
+            default=REQUIRED if one.default is MISSING else one.default,
+            **_type_of(hints[one.name]),
+            **declared,
+        )
         for one in fields(kind)
         if (declared := one.metadata.get("option")) is not None
     )

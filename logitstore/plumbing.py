@@ -13,14 +13,21 @@ if TYPE_CHECKING:
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
     from logitstore.options import Option, checked_options, option, options_of, signature_of
+    from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store import files
+    from logitstore.targets.kinds import Entries, TargetKind
+    from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import tail_logmass_at
     from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
     from logitstore.teacher.models import load_model, model_folder
 
 __all__ = [
+    "SPARSIFIERS",
+    "Entries",
     "LMHead",
     "Option",
+    "Sparsifier",
+    "TargetKind",
     "TextRules",
     "check_head",
     "checked_options",
@@ -37,6 +44,7 @@ __all__ = [
     "quiet_libraries",
     "reporting_errors",
     "signature_of",
+    "sparsifier_of",
     "tail_logmass_at",
     "tokenize",
     "tokenizer_fingerprint",
@@ -46,6 +54,11 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "SPARSIFIERS": "logitstore.sparsify",
+        "Entries": "logitstore.targets.kinds",
+        "Sparsifier": "logitstore.targets.sparsifier",
+        "TargetKind": "logitstore.targets.kinds",
+        "sparsifier_of": "logitstore.sparsify",
         "LMHead": "logitstore.teacher.lm_head",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from logitstore import EMPTY_TAIL, SparseTargets, SparsifierSpec
-from logitstore.plumbing import LMHead
+from logitstore.plumbing import SPARSIFIERS, LMHead
 from trainer.losses import forward_kl
 from trainer.losses.fused import TargetTensors, sparse_distillation_loss
 
@@ -35,7 +35,8 @@ def make_targets(
         SparseTargets(
             ids_RK=ids_NV[:, :k].masked_fill(~used_NK, 0).numpy().astype(np.uint32),
             logprobs_RK=sorted_NV[:, :k].masked_fill(~used_NK, EMPTY_TAIL).float().numpy(),
-            sampled_RK=None,
+            kind=SPARSIFIERS["topk"].targets,
+            sampled_RK=np.zeros(used_NK.shape, dtype=bool),
             count_R=count_N.numpy().astype(np.int32),
             tail_logmass_RB=torch.stack(tails, -1).float().numpy(),
             label_logprob_R=logp_NV[:, 0].float().numpy(),

@@ -13,7 +13,7 @@ from logitstore.format.manifest import BlockCounts
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 VOCAB = 24
 NODES = (1.0, 0.75, 0.5, 0.25)
@@ -35,7 +35,8 @@ def targets_of(logprobs_RV, labels_R, *, k):
     return SparseTargets(
         ids_RK=order_RK.astype(np.uint32),
         logprobs_RK=np.take_along_axis(logprobs_RV, order_RK, axis=1).astype(np.float32),
-        sampled_RK=None,
+        kind=SPARSIFIERS["topk"].targets,
+        sampled_RK=none_sampled(*order_RK.shape),
         count_R=np.full(len(labels_R), order_RK.shape[1], dtype=np.int32),
         tail_logmass_RB=np.maximum(tail_RB, EMPTY_TAIL).astype(np.float32),
         label_logprob_R=logprobs_RV[np.arange(len(labels_R)), labels_R].astype(np.float32),
@@ -157,7 +158,7 @@ def _draws(logprobs_RV, labels_R, sparsifier, *, number):
     """Each draw of the targets; the top k in float64, all others as a dump makes them."""
     if sparsifier.name == "topk":
         return (targets_of(logprobs_RV, labels_R, k=sparsifier.k),)
-    return SPARSIFIERS[sparsifier.name](
+    return SPARSIFIERS[sparsifier.name].draw(
         torch.from_numpy(logprobs_RV.astype(np.float32)),
         torch.from_numpy(labels_R.astype(np.int64)),
         1000 * np.uint64(number) + np.arange(len(labels_R), dtype=np.uint64),

@@ -17,11 +17,12 @@ from logitstore.format.spec import (
     TextSpec,
     TokenizerSpec,
 )
+from logitstore.sparsify import SPARSIFIERS
 from logitstore.store.commit import StoreWriter
 from logitstore.store.layout import Layout
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument, document_id
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 NODES = (1.0, 0.75, 0.5, 0.25)
 
@@ -45,7 +46,8 @@ def sparse_targets(
     return SparseTargets(
         ids_RK=ids_RK.astype(np.uint32),
         logprobs_RK=np.take_along_axis(logp_RV, ids_RK, axis=1).astype(np.float32),
-        sampled_RK=None,
+        kind=SPARSIFIERS["topk"].targets,
+        sampled_RK=none_sampled(rows, k),
         count_R=np.full(rows, k, dtype=np.int32),
         tail_logmass_RB=np.stack(tails, axis=1).astype(np.float32),
         label_logprob_R=logp_RV[np.arange(rows), labels_R].astype(np.float32),

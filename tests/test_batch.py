@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from logitstore.errors import CorruptionError, SettingError, StoreError
-from logitstore.sparsify import sparsifier_spec
+from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import MemoryStore
 from trainer.data.batches import BatchStream, count_steps
 from trainer.data.layout import Layout

@@ -9,9 +9,10 @@ import torch
 from logitstore.codec import CODECS, FIDELITIES, RankDeltaCodec, codec_for, new_codec
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec, SparsifierSpec
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.documents import DocumentBlock
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 from tests.synthetic import NODES, sparse_targets, store_spec, stored_documents
 
 HEAD = SparsifierSpec(name="topk", k=8, tail_nodes=NODES)
@@ -158,7 +159,7 @@ def _sampled(spec: SparsifierSpec, *, sharpness: float, rows: int = 200) -> Spar
     logits_RV = sharpness * torch.randn(rows, 300, generator=generator)
     keys_R = np.random.default_rng(0).integers(1 << 63, size=rows, dtype=np.uint64)
     labels_R = torch.zeros(rows, dtype=torch.int64)
-    return SPARSIFIERS[spec.name](logits_RV, labels_R, keys_R, spec)[0]
+    return SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys_R, spec)[0]
 
 
 @pytest.mark.parametrize("fidelity", sorted(FIDELITIES))
@@ -170,8 +171,6 @@ def test_weights_of_sampled_rows_come_back(
     codec = new_codec(spec, vocab_size=300, fidelity=fidelity)
     before = _sampled(spec, sharpness=sharpness)
     after = _round_trip(codec, _block(before)).targets
-    assert after.sampled_RK is not None
-    assert before.sampled_RK is not None
     assert np.abs(after.weights_RK.sum(axis=1) - 1).max() < 1e-5
     assert np.array_equal(after.count_R, before.count_R)
     assert np.array_equal(after.sampled_RK.sum(axis=1), before.sampled_RK.sum(axis=1))
@@ -190,19 +189,33 @@ def test_weights_of_sampled_rows_come_back(
         np.testing.assert_allclose(*tails, atol=0.51 * step, rtol=1e-4)
 
 
+def _drawn(name: str, sampled_RK: np.ndarray) -> SparseTargets:
+    """A head that says of itself that some of it was drawn by sparsifier `name`."""
+    return replace(
+        sparse_targets(1, k=4),
+        kind=SPARSIFIERS[name].targets,
+        sampled_RK=sampled_RK,
+        tail_logmass_RB=np.zeros((1, 0), dtype=np.float32),
+    )
+
+
+def test_targets_of_another_kind_are_refused() -> None:
+    codec = new_codec(sparsifier_spec("sample", draws=4), vocab_size=300)
+    with pytest.raises(SettingError, match="another kind"):
+        _round_trip(codec, _block(sparse_targets(1, k=4)))
+
+
 def test_unequal_sampled_weights_are_refused() -> None:
     spec = sparsifier_spec("unbiased", k=4)
-    targets = sparse_targets(1, k=4)
     sampled_RK = np.array([[False, False, True, True]])
+    targets = _drawn("unbiased", sampled_RK)
     with pytest.raises(SettingError, match="share one weight"):
-        _round_trip(
-            new_codec(spec, vocab_size=300), _block(replace(targets, sampled_RK=sampled_RK))
-        )
+        _round_trip(new_codec(spec, vocab_size=300), _block(targets))
 
 
 def test_weights_that_are_no_share_of_the_draws_are_refused() -> None:
     spec = sparsifier_spec("sample", draws=4)
-    targets = replace(sparse_targets(1, k=4), sampled_RK=np.ones((1, 4), dtype=bool))
+    targets = _drawn("sample", np.ones((1, 4), dtype=bool))
     with pytest.raises(SettingError, match="no share of the draws"):
         _round_trip(new_codec(spec, vocab_size=300), _block(targets))
 
@@ -212,7 +225,9 @@ def test_several_draws_are_decoded_one_at_a_time() -> None:
     generator = torch.Generator().manual_seed(0)
     logits_RV = 2 * torch.randn(50, 300, generator=generator)
     keys_R = np.arange(50, dtype=np.uint64)
-    draws = SPARSIFIERS["unbiased"](logits_RV, torch.zeros(50, dtype=torch.int64), keys_R, spec)
+    draws = SPARSIFIERS["unbiased"].draw(
+        logits_RV, torch.zeros(50, dtype=torch.int64), keys_R, spec
+    )
     codec = new_codec(spec, vocab_size=300)
     block = replace(_block(draws[0]), further=draws[1:])
     ranking_V = codec.rank([block])
@@ -314,7 +329,8 @@ def test_bytes_are_frozen() -> None:
     targets = SparseTargets(
         ids_RK=ids,
         logprobs_RK=logprobs.astype(np.float32),
-        sampled_RK=None,
+        kind=SPARSIFIERS["topk"].targets,
+        sampled_RK=none_sampled(2, 3),
         count_R=np.array([3, 2], dtype=np.int32),
         tail_logmass_RB=np.array([[-1.4, 0.5, 2.0, 4.0], [-3.0] * 4], dtype=np.float32),
         label_logprob_R=np.array([-0.69, -2.3], dtype=np.float32),
@@ -349,6 +365,7 @@ def test_bytes_of_sampled_rows_are_frozen() -> None:
         logprobs_RK=np.log(
             np.array([[0.5, 0.25, 0.125, 0.125], [0.75, 0.25, 1, 1]], dtype=np.float32)
         ),
+        kind=SPARSIFIERS["hybrid"].targets,
         sampled_RK=np.array([[False, False, True, True], [False] * 4]),
         count_R=np.array([4, 2], dtype=np.int32),
         tail_logmass_RB=np.array([[np.log(0.25), 3.0], [EMPTY_TAIL] * 2], dtype=np.float32),
@@ -378,6 +395,7 @@ def test_bytes_of_counted_rows_are_frozen() -> None:
     targets = SparseTargets(
         ids_RK=np.array([[5, 9, 0, 0], [9, 1, 0, 0]], dtype=np.uint32),
         logprobs_RK=np.log(np.array([[0.75, 0.25, 1, 1], [0.5, 0.5, 1, 1]], dtype=np.float32)),
+        kind=SPARSIFIERS["sample"].targets,
         sampled_RK=np.array([[True, True, False, False]] * 2),
         count_R=np.array([2, 2], dtype=np.int32),
         tail_logmass_RB=np.zeros((2, 0), dtype=np.float32),

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import logitstore
 import trainer
 from logitstore.errors import ModelError, SettingError, SpecError, StoreError
-from logitstore.sparsify import sparsifier_spec
+from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.training.loop import Objective, learning_inside_forward

@@ -10,7 +10,7 @@ import torch
 import logitstore
 import trainer
 from logitstore.errors import ModelError, SettingError, StoreError, TokenizerError
-from logitstore.sparsify import sparsifier_spec
+from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
 from tests.tiny_models import tiny
 

@@ -275,5 +275,5 @@ def test_targets_move_whole():
     _, _, teacher, _, _ = scene()
     moved = make_targets(teacher).to("meta")
     assert {moved.ids_NK.device.type, moved.entropy_N.device.type} == {"meta"}
-    assert moved.sampled_NK is None
+    assert moved.sampled_NK.device.type == "meta"
     assert len(moved) == N

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from logitstore import SettingError, SparseTargets, SparsifierSpec
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from tests.fused_scene import K, N, V, as_double, dense_logits, fused, make_targets, scene
 from trainer.losses import LOSSES
 from trainer.losses.fused import TargetTensors
@@ -27,9 +28,8 @@ def sparse(
     Padding names id V - 1, which may be an entry of the row as well as one of its tail.
     """
     keys_N = np.arange(len(labels_N), dtype=np.uint64)
-    draws = SPARSIFIERS[spec.name](teacher_NV.float().clone(), labels_N, keys_N, spec)
-    drawn = spec.temperatures is not None
-    one = draws[spec.draw_number(temperature=temperature, repeat=0) if drawn else 0]
+    draws = SPARSIFIERS[spec.name].draw(teacher_NV.float().clone(), labels_N, keys_N, spec)
+    one = draws[spec.draw_number(temperature=temperature, repeat=0)]
     order_NK = np.argsort(np.where(one.used_RK(), one.ids_RK, V), axis=1)
     columns = {
         name: np.take_along_axis(getattr(one, name), order_NK, axis=1)
@@ -37,7 +37,7 @@ def sparse(
     }
     columns["ids_RK"] = np.where(one.used_RK(), columns["ids_RK"], V - 1)
     scalars = ("count_R", "tail_logmass_RB", "label_logprob_R", "entropy_R")
-    return SparseTargets(**columns, **{name: getattr(one, name) for name in scalars})
+    return SparseTargets(kind=one.kind, **columns, **{name: getattr(one, name) for name in scalars})
 
 
 def reference(

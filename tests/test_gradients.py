@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from logitstore.fidelity.gradients import GradientComparison
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.targets import SparseTargets
 
 ROWS, VOCAB, WIDTH = 40, 50, 6
@@ -19,7 +20,7 @@ def _sparse(logits_RV: Tensor, sparsify: str, **options: Any) -> SparseTargets:
     keys_R = np.arange(len(logits_RV), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     labels_R = torch.zeros(len(logits_RV), dtype=torch.long)
     spec = sparsifier_spec(sparsify, **options)
-    return SPARSIFIERS[sparsify](logits_RV.clone(), labels_R, keys_R, spec)[0]
+    return SPARSIFIERS[sparsify].draw(logits_RV.clone(), labels_R, keys_R, spec)[0]
 
 
 def _sparse_loss(targets: SparseTargets, logq_RV: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def _sparse_loss(targets: SparseTargets, logq_RV: Tensor) -> Tensor:
         loss = loss - (p_K * logq_RV[row, ids_K]).sum()
         rest_V = torch.ones(VOCAB, dtype=torch.bool)
         rest_V[ids_K] = False
-        if targets.sampled_RK is None and rest_V.any():
+        if not targets.kind.drawn and rest_V.any():
             mass = math.exp(targets.tail_logmass_RB[row, 0])
             loss = loss - mass * logq_RV[row, rest_V].logsumexp(0)
     return loss

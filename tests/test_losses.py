@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from logitstore import EMPTY_TAIL, SettingError
-from logitstore.sparsify import sparsifier_spec
+from logitstore.sparsify.build import sparsifier_spec
 from trainer.losses import (
     LOSSES,
     HeadTail,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.targets import SparseTargets
 
 V = 400
@@ -38,7 +39,9 @@ def _draw(
 ) -> tuple[SparseTargets, ...]:
     labels_R = torch.zeros(len(logits_RV), dtype=torch.int64)
     spec = sparsifier_spec(name, **options)
-    return SPARSIFIERS[name](logits_RV.clone(), labels_R, _keys(len(logits_RV), seed=seed), spec)
+    return SPARSIFIERS[name].draw(
+        logits_RV.clone(), labels_R, _keys(len(logits_RV), seed=seed), spec
+    )
 
 
 def _dense(targets: SparseTargets, *, vocab_size: int = V) -> np.ndarray:

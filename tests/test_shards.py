@@ -12,7 +12,8 @@ from logitstore.codec import new_codec
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import Columns, planes_needed
 from logitstore.format.manifest import BlockCounts, StoredObject
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS, ShardReader
 from logitstore.store.files import sha256_of
 from logitstore.targets.documents import DocumentBlock
@@ -58,7 +59,7 @@ def _drawn_columns() -> tuple[list[Columns], np.ndarray]:
     for block in BLOCKS:
         rows = len(block.targets)
         logits_RV = 2 * torch.randn(rows, 300, generator=torch.Generator().manual_seed(rows))
-        draws = SPARSIFIERS["unbiased"](
+        draws = SPARSIFIERS["unbiased"].draw(
             logits_RV,
             torch.zeros(rows, dtype=torch.int64),
             np.arange(rows, dtype=np.uint64),

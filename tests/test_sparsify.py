@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from logitstore.errors import ModelError, SettingError
-from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, check_k, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 V = 1000
@@ -39,7 +40,7 @@ def _run(
     rows = len(logits_RV)
     labels_R = LABELS[:rows] if labels_R is None else labels_R
     spec = sparsifier_spec(name, **options)
-    return SPARSIFIERS[name](logits_RV.clone(), labels_R, KEYS[:rows], spec)[0]
+    return SPARSIFIERS[name].draw(logits_RV.clone(), labels_R, KEYS[:rows], spec)[0]
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
@@ -100,7 +101,7 @@ def test_nodes_of_chosen_temperatures() -> None:
     tail_RV = np.sort(_reference(logits_RV), axis=1)[:, :-16]
     spec = sparsifier_spec("topk", k=16, temperatures=[1.25, 10])
     assert spec.tail_nodes == (1.0, 0.8, 0.1)
-    found = SPARSIFIERS["topk"](logits_RV.clone(), LABELS, KEYS, spec)[0]
+    found = SPARSIFIERS["topk"].draw(logits_RV.clone(), LABELS, KEYS, spec)[0]
     for column, node in enumerate(spec.tail_nodes):
         wanted_R = np.log(np.exp(node * tail_RV).sum(axis=1))
         np.testing.assert_allclose(found.tail_logmass_RB[:, column], wanted_R, atol=2e-4)
@@ -172,9 +173,9 @@ def test_logits_that_are_no_distribution_are_refused(name: str, value: float) ->
 def test_rows_do_not_depend_on_their_neighbours(name: str) -> None:
     logits_RV = _logits(2.0)
     spec = sparsifier_spec(name, **SMALL[name])
-    whole = SPARSIFIERS[name](logits_RV.clone(), LABELS, KEYS, spec)[0]
+    whole = SPARSIFIERS[name].draw(logits_RV.clone(), LABELS, KEYS, spec)[0]
     chosen = torch.tensor([12, 3, 41])
-    part = SPARSIFIERS[name](logits_RV[chosen], LABELS[chosen], KEYS[chosen.numpy()], spec)[0]
+    part = SPARSIFIERS[name].draw(logits_RV[chosen], LABELS[chosen], KEYS[chosen.numpy()], spec)[0]
     assert np.array_equal(whole.ids_RK[chosen.numpy()], part.ids_RK)
     np.testing.assert_allclose(whole.logprobs_RK[chosen.numpy()], part.logprobs_RK, rtol=1e-5)
 
@@ -186,7 +187,7 @@ def test_rows_do_not_depend_on_their_neighbours(name: str) -> None:
         ({"name": "topk", "k": 0}, "found 0"),
         ({"name": "topk", "draws": 5}, "means nothing to --sparsify topk"),
         ({"name": "sample", "k": 5}, "means nothing to --sparsify sample"),
-        ({"name": "topk", "repeats": 2}, "sample or unbiased"),
+        ({"name": "topk", "repeats": 2}, "unbiased or sample"),
         ({"name": "topp", "top_p": 1.5}, "found 1.5"),
         ({"name": "topp", "top_p": float("nan")}, "--top-p"),
         ({"name": "unbiased", "temperatures": [1.0, 1.0]}, "different values"),
@@ -206,12 +207,17 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
         sparsifier_spec(**options)
 
 
+def _check(name: str, **options: Any) -> None:
+    spec = sparsifier_spec(name, **options)
+    SPARSIFIERS[name].check_vocabulary(spec, vocab_size=V)
+
+
 def test_a_row_has_no_more_entries_than_there_are_tokens() -> None:
-    check_k(sparsifier_spec("topk", k=V), vocab_size=V)
-    check_k(sparsifier_spec("sample", draws=V + 1), vocab_size=V)
+    _check("topk", k=V)
+    _check("sample", draws=V + 1)
     for name, k in (("topk", V + 1), ("unbiased", V + 1), ("hybrid", V - 5)):
         with pytest.raises(SettingError, match=f"allowed: 1..{V}"):
-            check_k(sparsifier_spec(name, k=k), vocab_size=V)
+            _check(name, k=k)
 
 
 def test_options_of_any_library_make_one_spec() -> None:

@@ -21,7 +21,7 @@ def test_concatenate_undoes_rows() -> None:
     joined = SparseTargets.concatenate(parts)
     assert np.array_equal(joined.ids_RK, targets.ids_RK)
     assert np.array_equal(joined.tail_logmass_RB, targets.tail_logmass_RB)
-    assert joined.sampled_RK is None
+    assert not joined.sampled_RK.any()
 
 
 def test_used_entries_are_the_first_of_each_row() -> None:

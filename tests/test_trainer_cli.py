@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import logitstore
-from logitstore.sparsify import sparsifier_spec
+from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app

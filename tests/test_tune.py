@@ -16,7 +16,8 @@ from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
 from logitstore.forecast.tune import SETTINGS
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from tests.test_dump import TEXTS
 
 
@@ -159,7 +160,7 @@ def test_pulls_are_the_gradients_of_a_uniform_student(name: str) -> None:
     labels_R = torch.zeros(64, dtype=torch.long)
     spec = sparsifier_spec(name)
     keys_R = np.arange(64, dtype=np.uint64)
-    (targets,) = SPARSIFIERS[name](logits_RV.clone(), labels_R, keys_R, spec)
+    (targets,) = SPARSIFIERS[name].draw(logits_RV.clone(), labels_R, keys_R, spec)
     one_by_one = GradientComparison(vocab_size)
     one_by_one.add(logits_RV.double().log_softmax(-1), targets)
     dense, sparse = PullSum(vocab_size), PullSum(vocab_size)

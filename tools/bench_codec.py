@@ -26,7 +26,8 @@ from numcodecs.zstd import Zstd
 from pcodec import ChunkConfig, standalone
 
 from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.documents import Document, document_id
 from logitstore.targets.draws import row_keys
 from logitstore.targets.targets import SparseTargets
@@ -63,7 +64,7 @@ def rows_of(teacher: Teacher, documents: list[Document], name: str) -> SparseTar
         with torch.inference_mode():
             for logits_RV, labels_R in teacher.logits([document]):
                 keys = keys_R[start : start + len(labels_R)]
-                parts.append(SPARSIFIERS[spec.name](logits_RV, labels_R, keys, spec)[0])
+                parts.append(SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys, spec)[0])
                 start += len(labels_R)
     return SparseTargets.concatenate(parts)
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from logitstore.codec import new_codec
 from logitstore.format.manifest import BlockCounts
-from logitstore.sparsify import TAIL_NODES, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.store.containers import CONTAINERS
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument, document_id
-from logitstore.targets.targets import SparseTargets
+from logitstore.targets.targets import SparseTargets, none_sampled
 
 K = 64
 ROWS_OF_A_BLOCK = 65_536
@@ -100,7 +101,8 @@ def _targets(rows: int, vocab_size: int, generator: np.random.Generator) -> Spar
     return SparseTargets(
         ids_RK=ids_RK.astype(np.uint32),
         logprobs_RK=logprobs_RK.astype(np.float32),
-        sampled_RK=None,
+        kind=SPARSIFIERS["topk"].targets,
+        sampled_RK=none_sampled(rows, K),
         count_R=np.full(rows, K, dtype=np.int32),
         tail_logmass_RB=generator.normal(-1, 0.3, size=(rows, len(TAIL_NODES))).astype(np.float32),
         label_logprob_R=-generator.exponential(4, size=rows).astype(np.float32),

@@ -23,7 +23,8 @@ import logitstore
 from logitstore.corpus.corpus import open_corpus
 from logitstore.corpus.text import TextRules, tokenize
 from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
-from logitstore.sparsify import SPARSIFIERS, TAIL_NODES, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.store.inspect import inspect
 from logitstore.store.layout import Layout
 from logitstore.targets.documents import Document, StoredDocument
@@ -183,7 +184,9 @@ def _sharpened(factor: float) -> Callable[[StoredDocument, torch.Tensor], Sparse
     def sparsify(stored: StoredDocument, logits_RV: torch.Tensor) -> SparseTargets:
         labels_R = stored.document.input_ids_L[stored.document.counted_L].astype(np.int64)
         spec, keys_R = sparsifier_spec("topk", k=K), np.zeros(len(labels_R), dtype=np.uint64)
-        return SPARSIFIERS["topk"](logits_RV * factor, torch.from_numpy(labels_R), keys_R, spec)[0]
+        return SPARSIFIERS["topk"].draw(
+            logits_RV * factor, torch.from_numpy(labels_R), keys_R, spec
+        )[0]
 
     return sparsify
 

@@ -23,7 +23,8 @@ from scipy import stats
 
 import logitstore
 from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
-from logitstore.sparsify import sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.teacher.transformers import Teacher
 from tools.bench_corpus import sources, teacher_folder
 from tools.fidelity_students import Corpus, Setting, train
@@ -72,18 +73,10 @@ def weigh(teacher: Path, chosen: list[Setting]) -> dict[str, float]:
                 data=str(text),
                 out=Path(folder) / f"store{number}",
                 sparsify=spec.name,
-                **_options(spec),
+                **SPARSIFIERS[spec.name].asked(spec),
             )
             sizes[spec] = summary.bytes / summary.targets
     return {one.name: sizes[one.spec] for one in chosen if one.spec is not None}
-
-
-def _options(spec: SparsifierSpec) -> dict[str, Any]:
-    if spec.name == "sample":
-        return {"draws": spec.k}
-    if spec.name == "hybrid":
-        return {"k": spec.k - (spec.tail_draws or 0), "tail_draws": spec.tail_draws}
-    return {"k": spec.k}
 
 
 def table(results: list[dict[str, Any]], bytes_of: dict[str, float]) -> str:

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from logitstore import SparsifierSpec
-from logitstore.plumbing import LMHead
+from logitstore.plumbing import SPARSIFIERS, LMHead
 from trainer.losses import forward_kl
 from trainer.losses.fused import TargetTensors, sparse_distillation_loss
 
@@ -139,7 +139,8 @@ def _targets(shape: Shape) -> TargetTensors:
     return TargetTensors(
         ids_NK=ids_NK,
         logprobs_NK=logprobs_NK,
-        sampled_NK=None,
+        kind=SPARSIFIERS["topk"].targets,
+        sampled_NK=torch.zeros(ids_NK.shape, dtype=torch.bool),
         count_N=torch.full((shape.rows,), shape.k),
         tail_logmass_NB=torch.tensor([-2.3, 0.0, 2.0, 5.0]).repeat(shape.rows, 1),
         entropy_N=torch.full((shape.rows,), 3.0),

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from tools.bench_corpus import teacher_folder
 
 TOKENS = 512
@@ -79,7 +80,7 @@ def _sparsify(name: str, logits_RV: torch.Tensor) -> float:
         labels_R = torch.zeros(len(chunk_RV), dtype=torch.int64)
         keys_R = np.arange(start, start + len(chunk_RV), dtype=np.uint64)
         began = time.perf_counter()
-        SPARSIFIERS[spec.name](chunk_RV, labels_R, keys_R, spec)
+        SPARSIFIERS[spec.name].draw(chunk_RV, labels_R, keys_R, spec)
         seconds += time.perf_counter() - began
     return seconds
 

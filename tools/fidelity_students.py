@@ -114,7 +114,7 @@ def sparse(logits_RV: Tensor, batch: list[Document], spec: SparsifierSpec) -> Sp
     """What a reader of a store would see: sparsified, encoded, decoded."""
     keys_R = np.concatenate([row_keys(one, seed=0) for one in batch])
     with torch.inference_mode():
-        (targets,) = SPARSIFIERS[spec.name](logits_RV.clone(), labels_of(batch), keys_R, spec)
+        (targets,) = SPARSIFIERS[spec.name].draw(logits_RV.clone(), labels_of(batch), keys_R, spec)
     codec = new_codec(spec, vocab_size=logits_RV.shape[1])
     lengths_D = np.array([one.targets for one in batch])
     block = DocumentBlock(

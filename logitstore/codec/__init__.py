@@ -18,6 +18,7 @@ from logitstore.codec.rank_delta import RankDeltaCodec
 from logitstore.codec.values import CountedValues, ExactValues, WeightedValues
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec
+from logitstore.sparsify import sparsifier_of
 
 if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec, StoreSpec
@@ -37,14 +38,6 @@ CODECS: dict[str, tuple[Any, tuple[str, ...]]] = {
         ("value_steps", "odds_steps", "tail_steps", "scalar_steps"),
     ),
     "rank-delta-counted/1": (CountedValues.of, ("scalar_steps",)),
-}
-
-_CODEC_OF = {
-    "topk": "rank-delta/1",
-    "topp": "rank-delta/1",
-    "unbiased": "rank-delta-weighted/1",
-    "hybrid": "rank-delta-weighted/1",
-    "sample": "rank-delta-counted/1",
 }
 
 # preset -> steps per nat. KL of a row that is all head: 2.6e-3, 2.9e-4, 1.0e-5 nats.
@@ -80,7 +73,7 @@ def new_codec(
     if fidelity not in FIDELITIES:
         allowed = ", ".join(FIDELITIES)
         raise SettingError("--fidelity is unknown", found=fidelity, allowed=allowed)
-    name = _CODEC_OF[sparsifier.name]
+    name = sparsifier_of(sparsifier).codec
     parameters = {step: FIDELITIES[fidelity][step] for step in CODECS[name][1]}
     return build_codec(CodecSpec(id=name, parameters=parameters), sparsifier, vocab_size=vocab_size)
 
@@ -95,12 +88,13 @@ def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int
             allowed=", ".join(CODECS),
             remedy="Install a newer version of logitstore",
         )
-    if _CODEC_OF.get(sparsifier.name) != codec.id:
+    declared = sparsifier_of(sparsifier)
+    if declared.codec != codec.id:
         raise CorruptionError(
             "the codec does not serve the sparsifier",
             place="store.json: sparsifier",
             found=f"{sparsifier.name} with {codec.id}",
-            allowed=", ".join(f"{name} with {codec}" for name, codec in _CODEC_OF.items()),
+            allowed=f"{sparsifier.name} with {declared.codec}",
         )
     values_of, names = CODECS[codec.id]
     if set(codec.parameters) != set(names) or not all(
@@ -117,6 +111,7 @@ def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int
         values_of=values_of,
         vocab_size=vocab_size,
         sparsifier=sparsifier,
+        kind=declared.targets,
     )
 
 

@@ -9,7 +9,7 @@ numbers, which zstd packs to 3-4 bits. How values become codes depends on the ki
 
 Where targets have several draws, these lie side by side: draw d has entries d K .. (d + 1) K, and
 scalars of its own, of the name `<scalar>_draw<d>` from the second draw on. Repeats at one
-temperature share what does not hang on chance.
+temperature share what does not depend on random numbers.
 
 Shapes: R targets, K entries of a draw, V vocabulary, N tokens, D documents.
 """
@@ -27,22 +27,23 @@ from logitstore.codec.integers import (
     scalar,
     whole_steps,
 )
-from logitstore.errors import CorruptionError
+from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.columns import Columns
 from logitstore.targets.documents import DocumentBlock
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from logitstore.codec.values import Values
     from logitstore.format.spec import CodecSpec, SparsifierSpec
+    from logitstore.targets.kinds import TargetKind
 
 __all__ = ["RankDeltaCodec"]
 
 # 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
 _SLAB_ROWS = 4096
-# Scalars that do not hang on chance: repeats of a draw share them.
+# Scalars that do not depend on random numbers: repeats of a draw share them.
 _SHARED = ("odds", "entropy")
 
 
@@ -62,13 +63,15 @@ class RankDeltaCodec:
         values_of: Callable[[SparsifierSpec, int, Mapping[str, int]], Values],
         vocab_size: int,
         sparsifier: SparsifierSpec,
+        kind: TargetKind,
     ) -> None:
         self.spec = codec  # what a store writes down to build this codec again
         self.parameters = codec.parameters
         self.vocab_size = vocab_size
         self.sparsifier = sparsifier
-        # Most entries are drawn without replacement, so rows have little in common.
-        self.weighted = sparsifier.name in ("unbiased", "hybrid")
+        self.kind = kind
+        # Most entries that are drawn without replacement occur in one row alone.
+        self.weighted = not kind.rows_alike
         self._values = values_of(sparsifier, vocab_size, codec.parameters)
 
     def rank(self, blocks: Sequence[DocumentBlock]) -> np.ndarray:
@@ -84,6 +87,14 @@ class RankDeltaCodec:
 
     def encode(self, block: DocumentBlock, ranking_V: np.ndarray) -> Columns:
         """`block`, all its draws, as integers, its ids by their place in `ranking_V`."""
+        if any(targets.kind != self.kind for targets in block.draws):
+            raise SettingError(
+                "targets are of another kind than their sparsifier declares",
+                place=f"--sparsify {self.sparsifier.name}",
+                found=block.targets.kind,
+                allowed=self.kind,
+                remedy="Mend the sparsifier: its declaration and its targets must agree",
+            )
         scalars: dict[str, np.ndarray] = {}
         parts = []
         for number, targets in enumerate(block.draws):
@@ -184,10 +195,14 @@ class RankDeltaCodec:
             logprobs_RK[slab] = decoded.logprobs_RK
             sampled.append(decoded.sampled_RK)
             tails.append(decoded.tail_logmass_RB)
+        sampled_RK = none_sampled(rows, k)
+        if self.kind.drawn:
+            sampled_RK = np.concatenate(sampled) if sampled else np.zeros((0, k), dtype=bool)
         targets = SparseTargets(
+            kind=self.kind,
             ids_RK=ids_RK,
             logprobs_RK=logprobs_RK,
-            sampled_RK=_joined(sampled),
+            sampled_RK=sampled_RK,
             count_R=count_R,
             tail_logmass_RB=np.concatenate(tails),
             label_logprob_R=-self._nats(columns.scalars, "label_logprob"),
@@ -197,13 +212,13 @@ class RankDeltaCodec:
             padding_RK = ~targets.used_RK()
             targets.ids_RK[padding_RK] = 0
             targets.logprobs_RK[padding_RK] = EMPTY_TAIL
-            if targets.sampled_RK is not None:
+            if self.kind.drawn:
                 targets.sampled_RK[padding_RK] = False
         return targets
 
     def _first(self, draw: int) -> int:
         """The first draw at the temperature of `draw`."""
-        return draw - draw % (self.sparsifier.repeats or 1)
+        return draw - draw % self.sparsifier.repeats
 
     def _entries_of(self, columns: Columns, draw: int) -> tuple[np.ndarray, np.ndarray]:
         """Deltas and codes [R, K] of one draw."""
@@ -251,11 +266,6 @@ def _name(name: str, draw: int) -> str:
 
 def _names_of(scalars: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name in scalars if "_draw" not in name]
-
-
-def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
-    arrays = [part for part in parts if part is not None]
-    return np.concatenate(arrays) if arrays else None
 
 
 def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:

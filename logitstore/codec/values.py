@@ -13,7 +13,7 @@ import numpy as np
 
 from logitstore.codec.integers import from_steps, logsumexp, scalar, whole_steps
 from logitstore.errors import SettingError
-from logitstore.targets.targets import EMPTY_TAIL
+from logitstore.targets.targets import EMPTY_TAIL, none_sampled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Decoded:
     """What codes and scalars say; values of padding mean nothing."""
 
     logprobs_RK: np.ndarray  # float32
-    sampled_RK: np.ndarray | None  # bool
+    sampled_RK: np.ndarray  # bool
     tail_logmass_RB: np.ndarray  # float32
 
 
@@ -57,12 +57,14 @@ class ExactValues:
     """
 
     parameters: Mapping[str, int]
-    tails: _Tails
+    tails: _TailSteps
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
         """For targets of `spec`, in the steps of `parameters`."""
-        tails = _Tails(nodes=spec.tail_nodes, vocab_size=vocab_size, steps=parameters["tail_steps"])
+        tails = _TailSteps(
+            nodes=spec.tail_nodes, vocab_size=vocab_size, steps=parameters["tail_steps"]
+        )
         return ExactValues(parameters=parameters, tails=tails)
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -84,7 +86,11 @@ class ExactValues:
         logprobs_RK = codes_RK * step
         logprobs_RK += base_R[:, None]
         tails_RB = self.tails.decode(scalars)
-        return Decoded(logprobs_RK=logprobs_RK, sampled_RK=None, tail_logmass_RB=tails_RB)
+        return Decoded(
+            logprobs_RK=logprobs_RK,
+            sampled_RK=none_sampled(*codes_RK.shape),
+            tail_logmass_RB=tails_RB,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +103,7 @@ class WeightedValues:
     """
 
     parameters: Mapping[str, int]
-    tails: _Tails  # at the nodes below 1
+    tails: _TailSteps  # at the nodes below 1
     has_tail: bool
     top: int  # of the log-odds
 
@@ -106,7 +112,7 @@ class WeightedValues:
         """For targets of `spec`, in the steps of `parameters`."""
         return WeightedValues(
             parameters=parameters,
-            tails=_Tails(
+            tails=_TailSteps(
                 nodes=spec.tail_nodes[1:], vocab_size=vocab_size, steps=parameters["tail_steps"]
             ),
             has_tail=bool(spec.tail_nodes),
@@ -196,7 +202,7 @@ class CountedValues:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Tails:
+class _TailSteps:
     """Log-masses in steps below the largest that any tail can have; 0 says that it is empty."""
 
     nodes: tuple[float, ...]

@@ -36,7 +36,8 @@ from logitstore.format.spec import (
     TextSpec,
     TokenizerSpec,
 )
-from logitstore.sparsify import SPARSIFIERS, check_k, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS
 from logitstore.targets.draws import row_keys
 from logitstore.targets.targets import SparseTargets
@@ -163,7 +164,7 @@ class Job:
         corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
         tokenizer = load_tokenizer(str(model_folder(teacher)))
         size = vocab_size(tokenizer)
-        check_k(sparsifier, vocab_size=size)
+        SPARSIFIERS[sparsify].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=fidelity)
         model = Teacher.load(teacher, vocab_size=size, device=device, dtype=dtype)
         return Job(
@@ -189,7 +190,8 @@ class Job:
 
     def with_sparsifier(self, sparsifier: SparsifierSpec) -> Job:
         """The same job with other targets. Raises SettingError where they have too many entries."""
-        check_k(sparsifier, vocab_size=self.vocab_size)
+        declared = SPARSIFIERS[sparsifier.name]
+        declared.check_vocabulary(sparsifier, vocab_size=self.vocab_size)
         codec = new_codec(sparsifier, vocab_size=self.vocab_size, fidelity=self.fidelity)
         return replace(self, sparsifier=sparsifier, codec=codec)
 
@@ -247,14 +249,14 @@ class Job:
         with torch.inference_mode():
             for logits_RV, labels_R in self.teacher.logits(batch):
                 chunk = slice(start, start + len(labels_R))
-                parts.append(SPARSIFIERS[spec.name](logits_RV, labels_R, keys_R[chunk], spec))
+                parts.append(SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys_R[chunk], spec))
                 start = chunk.stop
         joined = [SparseTargets.concatenate(draw) for draw in zip(*parts, strict=True)]
         return by_document(batch, joined)
 
     def keys(self, batch: Sequence[Document]) -> np.ndarray:
-        """uint64 [R]: what the draws of each target of the batch hang on, document by document."""
-        seed = self.sparsifier.seed or 0
+        """uint64 [R]: the key of the random numbers of each target, document by document."""
+        seed = self.sparsifier.seed
         return np.concatenate([row_keys(document, seed=seed) for document in batch])
 
 

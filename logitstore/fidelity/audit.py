@@ -22,6 +22,7 @@ from logitstore.errors import ModelError, SettingError
 from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, shift_losses
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
+from logitstore.sparsify import sparsifier_of
 from logitstore.store.reader import Store, open_store
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.tails import tail_logmass_at
@@ -119,7 +120,7 @@ class _Sums:
             teacher=models[0],
             student=models[1] if len(models) > 1 else None,
             store=store,
-            temperature=(store.spec.sparsifier.temperatures or (1.0,))[0],
+            temperature=store.spec.sparsifier.drawn_at[0],
             served=_served(store.spec.sparsifier, vocab_size),
             gradients=GradientComparison(vocab_size),
         )
@@ -162,7 +163,7 @@ class _Sums:
             "exact": stored.exact_RK.any(-1),
             "mass": stored.exact_mass_R(),
         }
-        if targets.sampled_RK is not None:
+        if targets.kind.drawn:
             measured["drawn_kl"] = stored.drawn_kl_R()
         for temperature in self.served:
             measured[f"tail {temperature:g}"] = stored.tail_error_R(temperature)
@@ -190,7 +191,7 @@ class _Sums:
         if "drawn_kl" in rows:
             mean, error = mean_and_error(rows["drawn_kl"])
             drawn = {"mean": mean, "standard_error": error}
-        only_drawn = self.store.spec.sparsifier.name == "sample"
+        has_exact = sparsifier_of(self.store.spec.sparsifier).targets.has_exact
         tail_error = {
             f"{one:g}": {
                 "mean": float(rows[f"tail {one:g}"].mean()),
@@ -200,7 +201,7 @@ class _Sums:
         }
         error_R = rows["logprob_error"][rows["exact"]]
         numbers: dict[str, Any] = {
-            "kl": drawn["mean"] if drawn and only_drawn else float(rows["head_kl"].mean()),
+            "kl": drawn["mean"] if drawn and not has_exact else float(rows["head_kl"].mean()),
             "noise_kl": float(rows["noise_kl"].mean()),
             "stated_kl": _stated_kl(self.store),
             "drawn_kl": drawn,
@@ -225,7 +226,8 @@ class _Sums:
 def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
     stated, noise, drawn = numbers["stated_kl"], numbers["noise_kl"], numbers["drawn_kl"]
     allowed = stated + _NOISE_FLOORS * noise
-    if store.spec.sparsifier.name != "sample" and not numbers["kl"] <= allowed:
+    has_exact = sparsifier_of(store.spec.sparsifier).targets.has_exact
+    if has_exact and not numbers["kl"] <= allowed:
         yield (
             f"kl is {numbers['kl']:.3g}, above {allowed:.3g} (stated {stated:.3g} + "
             f"{_NOISE_FLOORS} x noise {noise:.3g}): the stored probabilities are not this teacher's"

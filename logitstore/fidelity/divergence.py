@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from logitstore.sparsify.distribution import NOTHING, check_finite
+from logitstore.sparsify.distribution import LOWEST_NATS, check_finite
 from logitstore.targets.tails import tail_logmass_at
 from logitstore.targets.targets import EMPTY_TAIL
 
@@ -36,7 +36,7 @@ def live_logprobs(logits_RV: Tensor, *, temperature: float) -> Tensor:
     wide_RV = logits_RV.to(wide) / temperature
     log_z_R = wide_RV.logsumexp(-1)
     check_finite(log_z_R)
-    return wide_RV.sub_(log_z_R[:, None]).clamp_(min=NOTHING)
+    return wide_RV.sub_(log_z_R[:, None]).clamp_(min=LOWEST_NATS)
 
 
 def divergence(live: Tensor, stored: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class StoredRows:
         """
         head_RK = divergence(self._live_RK(), self.stored_RK) * self.exact_RK
         _, tail_R = self._split(self.live_RV.exp())
-        tail_R = tail_R.log().clamp(min=NOTHING)
+        tail_R = tail_R.log().clamp(min=LOWEST_NATS)
         return head_RK.sum(-1) + divergence(tail_R, self._stored_tail_R())
 
     def logprob_error_R(self) -> Tensor:

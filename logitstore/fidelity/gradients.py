@@ -114,7 +114,7 @@ def _pulled_towards(targets: SparseTargets, student_RV: Tensor) -> Tensor:
     """[R, V]: what each sparse target puts in the place of the teacher's distribution."""
     ids_RK = torch.from_numpy(targets.ids_RK.astype(np.int64)).to(student_RV.device)
     weights_RK = torch.from_numpy(targets.weights_RK).to(student_RV)  # 0 where it is padding
-    if targets.sampled_RK is not None:
+    if targets.kind.drawn:
         return torch.zeros_like(student_RV).scatter_add_(1, ids_RK, weights_RK)
     used_RK = torch.from_numpy(targets.used_RK()).to(student_RV.device)
     # x - x is exactly 0, so the tail is what is left, summed without cancellation.

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from logitstore.fidelity.gradients import GradientComparison
+from logitstore.targets.kinds import Entries, TargetKind
 from logitstore.targets.targets import SparseTargets
 
 __all__ = ["PullSum", "compare", "relative_error"]
 
-_NOTHING = 1e-30  # its logarithm is finite, and it weighs nothing beside 1/V
+_TINY = 1e-30  # its logarithm is finite, and it weighs nothing compared with 1/V
+_DENSE = TargetKind(entries=Entries.WEIGHTED, keeps_tail=False, weights_sum_to_one=True)
 
 
 class PullSum:
@@ -47,7 +49,7 @@ class PullSum:
         """Add sparse targets."""
         vocab_size = len(self._sum_V)
         used_RK, pull_RK = targets.used_RK(), targets.weights_RK.astype(np.float64)
-        if targets.sampled_RK is None:
+        if not targets.kind.drawn:
             mass_R = np.exp(targets.tail_logmass_RB[:, 0].astype(np.float64))
             share_R = mass_R / np.maximum(1, vocab_size - targets.count_R)
             self._sum_V += share_R.sum()
@@ -65,7 +67,7 @@ class PullSum:
 def compare(dense: PullSum, sparse: PullSum) -> GradientComparison:
     """The mean gradients of both, on the logits of a uniform student."""
     comparison = GradientComparison(len(dense.mean_V))
-    logs_1V = np.log(np.maximum(dense.mean_V, _NOTHING)).astype(np.float32)[None, :]
+    logs_1V = np.log(np.maximum(dense.mean_V, _TINY)).astype(np.float32)[None, :]
     comparison.add(torch.from_numpy(logs_1V), _as_targets(sparse.mean_V))
     return comparison
 
@@ -80,8 +82,9 @@ def _as_targets(mean_V: np.ndarray) -> SparseTargets:
     """One target that pulls towards `mean_V`."""
     return SparseTargets(
         ids_RK=np.arange(len(mean_V), dtype=np.uint32)[None, :],
-        logprobs_RK=np.log(np.maximum(mean_V, _NOTHING)).astype(np.float32)[None, :],
+        logprobs_RK=np.log(np.maximum(mean_V, _TINY)).astype(np.float32)[None, :],
         sampled_RK=np.ones((1, len(mean_V)), dtype=bool),
+        kind=_DENSE,
         count_R=np.array([len(mean_V)], dtype=np.int32),
         tail_logmass_RB=np.zeros((1, 0), dtype=np.float32),
         label_logprob_R=np.zeros(1, dtype=np.float32),

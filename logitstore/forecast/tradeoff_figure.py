@@ -52,8 +52,8 @@ def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
         axes = figure.add_subplot()
         by_name = sorted(settings, key=lambda one: (one.sparsify, one.bytes_per_target))
         groups = groupby(by_name, key=lambda one: one.sparsify)
-        for marker, (name, group) in zip(_MARKERS, groups, strict=False):
-            line = list(group)
+        for number, (name, group) in enumerate(groups):
+            line, marker = list(group), _MARKERS[number % len(_MARKERS)]
             bytes_N, error_N = (
                 [one.bytes_per_target for one in line],
                 [one.error for one in line],
@@ -61,9 +61,10 @@ def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
             axes.plot(bytes_N, error_N, marker=marker, markersize=5, label=name)
             for one in line:
                 axes.annotate(
-                    _short(one),
+                    _short(one, among=line),
                     (one.bytes_per_target, one.error),
-                    (5, -11 if name == "topp" else 4),  # topp lies on topk's line
+                    # Lines that lie on each other are told apart by where their labels stand.
+                    (5, -11 if number % 2 else 4),
                     textcoords="offset points",
                     fontsize=8,
                     color="0.35",
@@ -98,8 +99,9 @@ def _metadata(path: Path) -> dict[str, None]:
     }.get(path.suffix.lower(), {})
 
 
-def _short(one: Setting) -> str:
-    """What tells the settings of one sparsifier apart."""
-    if one.sparsify == "topp":
-        return f"{one.options['top_p']:g}"
-    return "+".join(f"{value:g}" for value in one.options.values())
+def _short(one: Setting, *, among: Sequence[Setting]) -> str:
+    """What tells a setting from others of its sparsifier: the options that are not all equal."""
+    varied = [
+        name for name in one.options if len({other.options[name] for other in among}) > 1
+    ] or list(one.options)
+    return "+".join(f"{one.options[name]:g}" for name in varied)

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -32,20 +32,20 @@ from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import check_picture, draw
 from logitstore.forecast.trials import TrialStore
-from logitstore.sparsify import SPARSIFIERS, sparsifier_spec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
 
+if TYPE_CHECKING:
+    from logitstore.format.spec import SparsifierSpec
+
 __all__ = ["tune"]
 
 # What is tried, as options of `logitstore dump`.
-SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    *(("topk", {"k": k}) for k in (12, 25, 50, 64, 100)),
-    *(("topp", {"k": 64, "top_p": top_p}) for top_p in (0.9, 0.98)),
-    *(("sample", {"draws": draws}) for draws in (13, 50, 150)),
-    *(("unbiased", {"k": k}) for k in (8, 12, 16, 24, 32)),
-    *(("hybrid", {"k": k, "tail_draws": m}) for k, m in ((8, 8), (8, 16), (16, 16))),
+SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = tuple(
+    (name, options) for name, one in SPARSIFIERS.items() for options in one.compared
 )
 
 _BATCH_TARGETS = 2048
@@ -101,6 +101,15 @@ def tune(
     )
 
 
+def _fits(spec: SparsifierSpec, *, vocab_size: int) -> bool:
+    """Whether the vocabulary has room for the entries of such targets."""
+    try:
+        SPARSIFIERS[spec.name].check_vocabulary(spec, vocab_size=vocab_size)
+    except SettingError:
+        return False
+    return True
+
+
 class _Candidate:
     """One setting: its targets, to be stored, and its gradients."""
 
@@ -114,7 +123,7 @@ class _Candidate:
     def targets(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: Any) -> Any:
         """The targets that it makes of logits, which it leaves alone."""
         spec = self.job.sparsifier
-        (targets,) = SPARSIFIERS[spec.name](logits_RV.clone(), labels_R, keys_R, spec)
+        (targets,) = SPARSIFIERS[spec.name].draw(logits_RV.clone(), labels_R, keys_R, spec)
         return targets
 
     def setting(self, dense: PullSum, *, targets: int, shards: int) -> Setting:
@@ -143,7 +152,7 @@ class _Comparison:
         self._candidates: list[_Candidate] = []
         for number, (name, options) in enumerate(SETTINGS):
             spec = sparsifier_spec(name, **options)
-            if name == "sample" or spec.k <= job.vocab_size:
+            if _fits(spec, vocab_size=job.vocab_size):
                 own = job.with_sparsifier(spec)
                 self._candidates.append(_Candidate(name, options, own, folder / str(number)))
         self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)

@@ -29,6 +29,7 @@ _JSON_KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "int | None": (int, type(None)),
     "dict": (dict,),
+    "Mapping": (dict,),
     "tuple": (list, tuple),
     "float | None": (int, float, type(None)),
 }

@@ -76,78 +76,91 @@ class TextSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparsifierSpec:
-    """How a distribution becomes entries. Fields that a sparsifier does not use are None.
+    """How a distribution becomes entries, as a store writes it down.
 
+    What it means is for the sparsifier of that name to say, whose own options stand in `options`.
     A target that is sampled anew for several temperatures or repeats has several draws, numbered
     with the repeats of one temperature side by side.
     """
 
     name: str
     k: int  # entries a row has room for, of every kind
-    tail_nodes: tuple[float, ...]  # b = 1/T at which the tail's log-mass is stored, falling
-    top_p: float | None = None  # mass of a head at least
-    tail_draws: int | None = None  # how many of the k entries are drawn from the tail
-    temperatures: tuple[float, ...] | None = None  # at which draws were made
-    repeats: int | None = None  # draws at each temperature
-    seed: int | None = None  # of the draws
+    tail_nodes: tuple[float, ...] = ()  # b = 1/T at which the tail's log-mass is stored, falling
+    temperatures: tuple[float, ...] = ()  # at which draws were made, where no tail is kept
+    options: Mapping[str, float] = field(default_factory=dict)  # of the sparsifier, by name
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.k, self.tail_nodes, self.temperatures, *self.options.items()))
+
+    @property
+    def drawn_at(self) -> tuple[float, ...]:
+        """The temperatures of its draws: those that were asked for, else 1 alone."""
+        return self.temperatures or (1.0,)
+
+    @property
+    def repeats(self) -> int:
+        """Draws at each temperature."""
+        return int(self.options.get("repeats", 1))
+
+    @property
+    def seed(self) -> int:
+        """Of the draws; 0 where nothing is drawn."""
+        return int(self.options.get("seed", 0))
 
     @property
     def draws(self) -> int:
         """How many draws of each target the store holds."""
-        temperatures = 1 if self.temperatures is None else len(self.temperatures)
-        return temperatures * (1 if self.repeats is None else self.repeats)
+        return len(self.drawn_at) * self.repeats
 
     def draw_number(self, *, temperature: float, repeat: int) -> int:
-        """Which draw serves `temperature` in repetition `repeat`, counted round and round."""
-        temperatures, repeats = self.temperatures or (1.0,), self.repeats or 1
-        return temperatures.index(temperature) * repeats + repeat % repeats
+        """Which draw serves `temperature` in repetition `repeat`, counted round and round.
 
-    @property
-    def head(self) -> int:
-        """What `--k` asked for: entries of a hybrid's head, else all that a row has room for."""
-        return self.k - (self.tail_draws or 0)
-
-    @property
-    def served(self) -> str:
-        """The temperatures that targets serve, in words."""
-        if self.temperatures is not None:
-            return ", ".join(f"{one:g}" for one in self.temperatures)
-        highest = max(10.0, *(1 / node for node in self.tail_nodes))
-        return "1 to 10" if highest == 10.0 else f"1 to 10, {highest:g}"
+        Where targets are not drawn at given temperatures there is one draw, which serves any.
+        """
+        place = self.temperatures.index(temperature) if self.temperatures else 0
+        return place * self.repeats + repeat % self.repeats
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that are used."""
-        content = {name: value for name, value in asdict(self).items() if value is not None}
-        return {key: list(one) if isinstance(one, tuple) else one for key, one in content.items()}
+        """As the object that stands in store.json: its options beside its own fields."""
+        content = {"name": self.name, "k": self.k, "tail_nodes": list(self.tail_nodes)}
+        drawn = {"temperatures": list(self.temperatures)} if self.temperatures else {}
+        return {**content, **drawn, **self.options}
 
     @staticmethod
     def from_json(content: Any, *, place: str) -> SparsifierSpec:
-        """The spec that `to_json` gave, every number in its range."""
-        spec = build(SparsifierSpec, content, place=place)
+        """The spec that `to_json` gave. Options are numbers; their ranges are the sparsifier's."""
+        if not isinstance(content, dict):
+            raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
+        own = {name: content[name] for name in _OWN_FIELDS if name in content}
+        options = {name: value for name, value in content.items() if name not in _OWN_FIELDS}
+        spec = build(SparsifierSpec, {**own, "options": options}, place=place)
+        for name, value in options.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise CorruptionError(
+                    f"option {name} is no number", place=place, found=repr(value)[:80]
+                )
         for name in ("tail_nodes", "temperatures"):
             numbers = getattr(spec, name)
-            if numbers is not None and not all(_above_zero(one) for one in numbers):
+            if not all(_above_zero(one) for one in numbers):
                 raise CorruptionError(
                     f"{name} are no list of numbers above 0", place=place, found=numbers
                 )
-            if numbers is not None:
-                object.__setattr__(spec, name, tuple(map(float, numbers)))
-        nodes, drawn = spec.tail_nodes, spec.temperatures
-        if (drawn is None) != bool(nodes) or (drawn is not None and len(set(drawn)) != len(drawn)):
-            raise CorruptionError(
-                "a store keeps the tail's mass at some nodes, or draws at different temperatures",
-                place=place,
-                found=f"tail_nodes {nodes}, temperatures {drawn}",
-            )
-        if nodes and (nodes[0] != 1.0 or sorted(set(nodes), reverse=True) != list(nodes)):
-            raise CorruptionError("tail_nodes do not fall from 1", place=place, found=nodes)
-        if spec.tail_draws is not None and not 1 <= spec.tail_draws < spec.k:
-            raise CorruptionError("tail_draws fits no row", place=place, found=spec.tail_draws)
-        if spec.top_p is not None and not (_above_zero(spec.top_p) and spec.top_p <= 1):
-            raise CorruptionError("top_p is out of range", place=place, found=spec.top_p)
-        if not 1 <= spec.draws <= _MAX_DRAWS:
-            raise CorruptionError("too many draws", place=place, found=spec.draws)
+            object.__setattr__(spec, name, tuple(map(float, numbers)))
+        _check_numbers(spec, place=place)
         return spec
+
+
+_OWN_FIELDS = ("name", "k", "tail_nodes", "temperatures")
+
+
+def _check_numbers(spec: SparsifierSpec, *, place: str) -> None:
+    nodes, drawn = spec.tail_nodes, spec.temperatures
+    if len(set(drawn)) != len(drawn):
+        raise CorruptionError("temperatures are not different", place=place, found=drawn)
+    if nodes and (nodes[0] != 1.0 or sorted(set(nodes), reverse=True) != list(nodes)):
+        raise CorruptionError("tail_nodes do not fall from 1", place=place, found=nodes)
+    if not 1 <= spec.draws <= _MAX_DRAWS:
+        raise CorruptionError("too many draws", place=place, found=spec.draws)
 
 
 def _above_zero(number: Any) -> bool:

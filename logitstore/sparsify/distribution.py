@@ -5,30 +5,22 @@ Shapes: R targets, K entries, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from logitstore.errors import ModelError
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 if TYPE_CHECKING:
-    from logitstore.format.spec import SparsifierSpec
+    from logitstore.targets.kinds import TargetKind
 
-__all__ = ["NOTHING", "Sparsifier", "check_finite", "targets_of"]
+__all__ = ["LOWEST_NATS", "check_finite", "targets_of"]
 
-# A token this far below the row's highest weighs e^-4000, which is 0; and 0 * -4000 is 0 where
-# 0 * -inf would be NaN.
-NOTHING = -4000.0
-
-# (logits_RV, labels_R, keys_R, spec) -> one SparseTargets for each draw that the spec names.
-# `logits_RV` (float32) is the sparsifier's to overwrite. `keys_R` (uint64) are what its draws hang
-# on. Raises ModelError where the logits are no distribution.
-Sparsifier: TypeAlias = Callable[
-    [torch.Tensor, torch.Tensor, np.ndarray, "SparsifierSpec"], tuple[SparseTargets, ...]
-]
+# Nats below the row's highest: a token this far down weighs e^-4000, which is 0; and 0 * -4000 is 0
+# where 0 * -inf would be NaN.
+LOWEST_NATS = -4000.0
 
 
 def check_finite(log_z_R: torch.Tensor) -> None:
@@ -47,16 +39,25 @@ def targets_of(
     ids_RK: torch.Tensor,
     logprobs_RK: torch.Tensor,
     *,
+    kind: TargetKind,
     used_RK: torch.Tensor,
-    sampled_RK: torch.Tensor | None = None,
+    exact_RK: torch.Tensor,
     **scalars: torch.Tensor,
 ) -> SparseTargets:
-    """The columns as numpy arrays, the entries in use first in each row, the rest padding."""
+    """Targets of `kind` as numpy arrays, the entries in use first in each row, the rest padding.
+
+    `exact_RK` says which entries have the teacher's probability; `scalars` are the other columns
+    of `SparseTargets` by name.
+    """
     ids_RK = torch.where(used_RK, ids_RK, 0)
+    sampled_RK = none_sampled(*ids_RK.shape)
+    if kind.drawn:
+        sampled_RK = (used_RK & ~exact_RK).cpu().numpy()
     return SparseTargets(
+        kind=kind,
         ids_RK=ids_RK.cpu().numpy().astype(np.uint32),
         logprobs_RK=torch.where(used_RK, logprobs_RK, EMPTY_TAIL).float().cpu().numpy(),
-        sampled_RK=None if sampled_RK is None else (sampled_RK & used_RK).cpu().numpy(),
+        sampled_RK=sampled_RK,
         count_R=used_RK.sum(-1).cpu().numpy().astype(np.int32),
         **{name: value.float().cpu().numpy() for name, value in scalars.items()},
     )

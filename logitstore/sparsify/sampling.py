@@ -1,12 +1,12 @@
-"""sample, unbiased, hybrid: sparse targets whose mean over draws is the distribution itself.
+"""Drawn targets: sparse targets whose mean over draws is the distribution itself.
 
-`unbiased` and `hybrid` keep the largest probabilities exactly and draw the rest without
+`Thresholded` keeps the largest probabilities exactly and draws the rest without
 replacement, each with a chance proportional to its probability, so that every drawn entry weighs
 the same (priority sampling with a fixed threshold: VarOpt, Cohen et al. 2009; "Efficient Unbiased
-Sparsification", arXiv 2402.14925). The draw is systematic (Madow 1949): one uniform number sets a
-comb of m equal steps over the cumulated tail in the order of ids. That gives exactly m distinct
-entries with the wanted chances, and spreads them over the vocabulary, which is ordered by
-frequency.
+Sparsification", arXiv 2402.14925). The draw is systematic sampling (Madow 1949): one uniform number
+sets m points at equal distances on the cumulated weights of the tail, in the order of ids. That
+gives exactly m distinct entries with the wanted probabilities, and spreads them over the
+vocabulary, which is ordered by frequency. `WithReplacement` draws independently instead.
 
 Shapes: R targets, K entries, V vocabulary, C cells of the vocabulary, W tokens of a cell.
 """
@@ -23,12 +23,14 @@ import torch
 from logitstore.sparsify.distribution import targets_of
 from logitstore.sparsify.split import Split
 from logitstore.targets.draws import uniforms
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec
+    from logitstore.targets.kinds import TargetKind
+    from logitstore.targets.targets import SparseTargets
 
-__all__ = ["hybrid", "sample", "unbiased"]
+__all__ = ["Thresholded", "WithReplacement", "all_draws"]
 
 # A cumulated sum over the whole vocabulary is slow and, in float32, coarse: sums of cells are
 # cumulated in float64, and only the cells that a draw falls into are looked at closer.
@@ -40,34 +42,6 @@ _HIGHEST = 80.0  # nats above the rest's highest: e^80 is near the end of float3
 
 # How many uniform numbers a row needs -> them, float64 [R, count], on the CPU.
 _Uniform: TypeAlias = Callable[[int], torch.Tensor]
-
-
-def sample(
-    logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
-) -> tuple[SparseTargets, ...]:
-    """`spec.k` independent draws with replacement; an entry weighs its share of them.
-
-    "Sparse Logit Sampling" (arXiv 2503.16870) with the teacher as its own proposal. A row has as
-    many entries as distinct ids were drawn.
-    """
-    return _all_draws(logits_RV, labels_R, keys_R, spec, _WithReplacement.of)
-
-
-def unbiased(
-    logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
-) -> tuple[SparseTargets, ...]:
-    """`spec.k` entries: those above a threshold exactly, the rest drawn at one common weight."""
-    return _all_draws(logits_RV, labels_R, keys_R, spec, _Thresholded.of)
-
-
-def hybrid(
-    logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
-) -> tuple[SparseTargets, ...]:
-    """Like `unbiased` with all but `spec.tail_draws` entries exact for sure, and a tail's log-mass.
-
-    The tail is everything that is not kept exactly, the drawn entries included.
-    """
-    return _all_draws(logits_RV, labels_R, keys_R, spec, _Thresholded.of)
 
 
 class _Entries(NamedTuple):
@@ -84,54 +58,68 @@ class _Draw(Protocol):
     def entries(self, uniform: _Uniform) -> _Entries: ...
 
 
-def _all_draws(
+def all_draws(
     logits_RV: torch.Tensor,
     labels_R: torch.Tensor,
     keys_R: np.ndarray,
     spec: SparsifierSpec,
-    draw_of: Callable[[torch.Tensor, SparsifierSpec], _Draw],
+    *,
+    kind: TargetKind,
+    draw_of: Callable[[torch.Tensor], _Draw],
 ) -> tuple[SparseTargets, ...]:
-    """One SparseTargets for each draw of `spec`."""
-    temperatures = spec.temperatures or (1.0,)
+    """One SparseTargets of `kind` for each draw of `spec`.
+
+    `draw_of` prepares the draws of one temperature from logits that are divided by it, which it may
+    overwrite. Random numbers depend on `keys_R` (uint64) and the draw's number alone. Raises
+    ModelError where a row is no distribution.
+    """
+    temperatures = spec.drawn_at
     # Counted from each row's highest, lest dividing by T rounds what lies far from 0.
     x_RV = logits_RV.sub_(logits_RV.amax(-1, keepdim=True)) if temperatures != (1.0,) else logits_RV
     label_R = x_RV.gather(1, labels_R[:, None])[:, 0]
-    # That of T = 1, drawn at or not.
-    label_logprob_R = None if 1.0 in temperatures else label_R - x_RV.logsumexp(-1)
+    # That of T = 1, whether targets are drawn there or not.
+    label_logprob_R = label_R if 1.0 in temperatures else label_R - x_RV.logsumexp(-1)
     drawn: list[tuple[_Draw, _Entries]] = []
     for number, temperature in enumerate(temperatures, start=1):
         own_RV = x_RV if number == len(temperatures) else x_RV.clone()
-        draw = draw_of(own_RV.div_(temperature) if temperature != 1.0 else own_RV, spec)
+        draw = draw_of(own_RV.div_(temperature) if temperature != 1.0 else own_RV)
         if temperature == 1.0:
             label_logprob_R = label_R - draw.split.top_R - draw.split.log_z_R
-        for _ in range(spec.repeats or 1):
+        for _ in range(spec.repeats):
             drawn.append((draw, draw.entries(_numbers(keys_R, len(drawn)))))
-    assert label_logprob_R is not None
-    return tuple(_targets(draw, entries, label_logprob_R, spec) for draw, entries in drawn)
+    return tuple(
+        _targets(draw, entries, label_logprob_R, spec=spec, kind=kind) for draw, entries in drawn
+    )
 
 
 def _targets(
-    draw: _Draw, entries: _Entries, label_logprob_R: torch.Tensor, spec: SparsifierSpec
+    draw: _Draw,
+    entries: _Entries,
+    label_logprob_R: torch.Tensor,
+    *,
+    spec: SparsifierSpec,
+    kind: TargetKind,
 ) -> SparseTargets:
     split = draw.split
     log_z_R = split.log_z_R
     tail = split.rest
-    if spec.tail_nodes:
+    if kind.keeps_tail:
         drawn_from_RK = split.values_RK.masked_fill(entries.exact_RK, -torch.inf)
         tail = tail.joined(drawn_from_RK, spec.tail_nodes)
     return targets_of(
         entries.ids_RK,
         entries.logits_RK - log_z_R[:, None],
+        kind=kind,
         used_RK=entries.used_RK,
-        sampled_RK=~entries.exact_RK,
+        exact_RK=entries.exact_RK,
         tail_logmass_RB=tail.logmass_RB(log_z_R, spec.tail_nodes),
         label_logprob_R=label_logprob_R.clamp(min=EMPTY_TAIL),
         entropy_R=split.entropy_R(log_z_R),
     )
 
 
-def _without_dust(weights: torch.Tensor) -> torch.Tensor:
-    """In place: below the normal numbers of float32 sums round to nothing and to too much."""
+def _without_negligible(weights: torch.Tensor) -> torch.Tensor:
+    """`weights`, in place, 0 where float32 could not sum them: below its normal numbers."""
     return torch.threshold_(weights, _LIGHTEST, 0.0)
 
 
@@ -148,8 +136,8 @@ class _Cells:
 
     @staticmethod
     def of(weights_RV: torch.Tensor) -> _Cells:
-        """Takes `weights_RV` over."""
-        _without_dust(weights_RV)
+        """Of these weights, which are overwritten."""
+        _without_negligible(weights_RV)
         rows, vocab_size = weights_RV.shape
         if vocab_size % _CELL:
             weights_RV = torch.nn.functional.pad(weights_RV, (0, -vocab_size % _CELL))
@@ -184,20 +172,21 @@ class _Cells:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _WithReplacement:
+class WithReplacement:
     """Independent draws; equal ids are one entry."""
 
-    split: Split  # nothing kept, all is rest
+    split: Split  # nothing is kept, all is rest
     cells: _Cells
     draws: int
 
     @staticmethod
-    def of(logits_RV: torch.Tensor, spec: SparsifierSpec) -> _WithReplacement:
-        """Takes `logits_RV` over."""
+    def of(logits_RV: torch.Tensor, *, draws: int) -> WithReplacement:
+        """For `draws` draws from each row; overwrites `logits_RV`."""
         split = Split.of(logits_RV, 0)
-        return _WithReplacement(split=split, cells=_Cells.of(split.weights_RV), draws=spec.k)
+        return WithReplacement(split=split, cells=_Cells.of(split.weights_RV), draws=draws)
 
     def entries(self, uniform: _Uniform) -> _Entries:
+        """The distinct tokens of a draw, each weighing its share."""
         total_R1 = self.cells.total_R1
         # Sorted marks give sorted ids, and equal ids side by side.
         ids_RN = self.cells.at((uniform(self.draws).to(total_R1) * total_R1).sort(-1).values)
@@ -214,8 +203,8 @@ class _WithReplacement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Thresholded:
-    """The largest exactly, then a comb of equal steps over the others, for any number of draws.
+class Thresholded:
+    """The largest exactly, then systematic sampling of the others, for any number of draws.
 
     Weights count in units of the row's highest, those of `others` in units of the rest's highest.
     """
@@ -229,16 +218,20 @@ class _Thresholded:
     unit_R1: torch.Tensor  # float64, of the weights of `others`
 
     @staticmethod
-    def of(logits_RV: torch.Tensor, spec: SparsifierSpec) -> _Thresholded:
-        """Takes `logits_RV` over."""
-        k, least_exact = spec.k, 0 if spec.tail_draws is None else spec.k - spec.tail_draws
-        split = Split.of(logits_RV, k, nodes=spec.tail_nodes)
+    def of(
+        logits_RV: torch.Tensor, *, k: int, nodes: tuple[float, ...] = (), least_exact: int = 0
+    ) -> Thresholded:
+        """For `k` entries of each row, `least_exact` of them exact for sure.
+
+        The tail is summed at `nodes`; overwrites `logits_RV`.
+        """
+        split = Split.of(logits_RV, k, nodes=nodes)
         others = _Cells.of(split.weights_RV)
         unit_R1 = split.rest.top_R[:, None].to(others.sums_RC).exp()
-        top_RK = _without_dust(split.values_RK.to(unit_R1).exp())
+        top_RK = _without_negligible(split.values_RK.to(unit_R1).exp())
         # The mass that would be left for drawing if the first j entries were exact: summed from the
         # smallest up over the rest itself, since 1 - head would be noise for a sharp row.
-        beyond_R1 = _without_dust(others.total_R1 * unit_R1)
+        beyond_R1 = _without_negligible(others.total_R1 * unit_R1)
         left_RK = top_RK.flip(-1).cumsum(-1).flip(-1) + beyond_R1
         places_K = torch.arange(k, device=top_RK.device)
         # The threshold of VarOpt: the fewest exact entries with all others below the step. Where
@@ -252,7 +245,7 @@ class _Thresholded:
         drawing_R1 = (exact_R1 < k) & (left_RK.gather(1, last_R1) > 0)
         above_RK = (split.values_RK - split.rest.top_R[:, None]).clamp(max=_HIGHEST).exp()
         others.put(split.ids_RK, torch.where(places_K < exact_R1, 0.0, above_RK))
-        return _Thresholded(
+        return Thresholded(
             split=split,
             exact_R1=exact_R1,
             drawn_R1=torch.where(drawing_R1, k - exact_R1, 0),
@@ -263,12 +256,13 @@ class _Thresholded:
         )
 
     def entries(self, uniform: _Uniform) -> _Entries:
+        """The exact entries and those of a draw."""
         ids_RK, values_RK = self.split.ids_RK, self.split.values_RK
         places_K = torch.arange(ids_RK.shape[1], device=ids_RK.device)
         exact_RK = places_K < self.exact_R1
-        tooth_RN = (places_K[self.least_exact :] - self.exact_R1).clamp(min=0)
+        step_number_RN = (places_K[self.least_exact :] - self.exact_R1).clamp(min=0)
         step_R1 = self.step_R1 / self.unit_R1
-        ids_RN = self.others.at((uniform(1).to(step_R1) + tooth_RN) * step_R1)
+        ids_RN = self.others.at((uniform(1).to(step_R1) + step_number_RN) * step_R1)
         drawn_RK = torch.cat((ids_RK[:, : self.least_exact], ids_RN), dim=1)
         return _Entries(
             ids_RK=torch.where(exact_RK, ids_RK, drawn_RK),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from logitstore.sparsify.distribution import NOTHING, check_finite
+from logitstore.sparsify.distribution import LOWEST_NATS, check_finite
 from logitstore.sparsify.tail import TailSums, tail_sums
 
 __all__ = ["Split", "largest"]
@@ -43,7 +43,7 @@ class Split:
         values_RK = highest_RN[:, :k] - top_R1
         return Split(
             top_R=top_R1[:, 0],
-            values_RK=values_RK.masked_fill(values_RK <= NOTHING, -torch.inf),
+            values_RK=values_RK.masked_fill(values_RK <= LOWEST_NATS, -torch.inf),
             ids_RK=ids_RK,
             rest=tail_sums(logits_RV, highest_RN[:, k], base_R=top_R1[:, 0], nodes=nodes),
             weights_RV=logits_RV,
@@ -56,7 +56,7 @@ class Split:
 
     def entropy_R(self, log_z_R: torch.Tensor) -> torch.Tensor:
         """-sum p log p over the whole row, in nats."""
-        logprobs_RK = (self.values_RK - log_z_R[:, None]).clamp(min=NOTHING)
+        logprobs_RK = (self.values_RK - log_z_R[:, None]).clamp(min=LOWEST_NATS)
         head_R = -torch.linalg.vecdot(logprobs_RK.exp(), logprobs_RK)
         return (head_R + self.rest.entropy_R(log_z_R)).clamp_(min=0)
 

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from logitstore.sparsify.distribution import NOTHING
+from logitstore.sparsify.distribution import LOWEST_NATS
 from logitstore.targets.targets import EMPTY_TAIL
 
-__all__ = ["TAIL_NODES", "TailSums", "tail_sums"]
-
-# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. Between them its mass
-# is interpolated to 4e-4 (largest 4e-3) for any T in [1, 10], on teachers of 6 to 1.5 nats; without
-# 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
-TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
+__all__ = ["TailSums", "tail_sums"]
 
 _EIGHTHS = (1, 2, 4, 6, 8)
 _PIECE = 1 << 18  # numbers
@@ -65,7 +60,7 @@ class TailSums:
             top_R=top_R,
             sum_R=self.sum_R * scale_R + exp_RK.sum(-1),
             weighted_R=(self.weighted_R + shift_R * self.sum_R) * scale_R
-            + torch.linalg.vecdot(exp_RK, y_RK.clamp(min=NOTHING)),
+            + torch.linalg.vecdot(exp_RK, y_RK.clamp(min=LOWEST_NATS)),
             sums_RB=self.sums_RB * (nodes_B * shift_R[:, None]).exp()
             + (nodes_B * y_RK[..., None]).exp().sum(1),
         )
@@ -84,10 +79,10 @@ def tail_sums(
     in its own scale: a mass of 1 - head would be noise for a row sharper than 1e-6.
     """
     # Nothing but impossible tokens is an empty tail, too.
-    empty_R = highest_R - base_R <= NOTHING
+    empty_R = highest_R - base_R <= LOWEST_NATS
     highest_R = torch.where(empty_R, base_R, highest_R)
     top_R = highest_R - base_R
-    tail_RV.sub_(highest_R[:, None]).clamp_(min=NOTHING)
+    tail_RV.sub_(highest_R[:, None]).clamp_(min=LOWEST_NATS)
     eighths = tuple(node * 8 for node in nodes)
     usual = all(eighth in _EIGHTHS for eighth in eighths) and len(nodes) > 0
     # On a CPU a few rows at a time and always in the same two buffers, so that what is computed of

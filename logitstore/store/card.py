@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logitstore.sparsify import sparsifier_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,7 +28,7 @@ def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
         "sparsifier": f"{spec.sparsifier.name}, {spec.sparsifier.k} entries a target; "
         f"exact ones hold {mass:.3f} of the mass",
-        "temperatures": spec.sparsifier.served,
+        "temperatures": sparsifier_of(spec.sparsifier).served(spec.sparsifier),
         "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",
         "container": spec.container,
         "fingerprint": f"`{manifest.fingerprint}`",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore.format.spec import SparsifierSpec
+from logitstore.sparsify import sparsifier_of
 from logitstore.store.reader import Store, open_store
 
 __all__ = ["inspect"]
@@ -14,7 +15,7 @@ __all__ = ["inspect"]
 def inspect(uri: str | Path) -> dict[str, Any]:
     """The store at `uri`, sealed or not, as one JSON object. Losses and entropies in nats."""
     store = open_store(uri, allow_partial=True)
-    spec = store.spec
+    spec, declared = store.spec, sparsifier_of(store.spec.sparsifier)
     targets = store.targets
     per_target = 1 / max(1, targets)
     size = _bytes(store)
@@ -31,10 +32,10 @@ def inspect(uri: str | Path) -> dict[str, Any]:
             name: value * per_target for name, value in sorted(columns.items())
         },
         "vocab_size": spec.tokenizer.vocab_size,
-        "k": spec.sparsifier.head,
+        "k": next(iter(declared.asked(spec.sparsifier).values())),
         "sparsifier": spec.sparsifier.name,
         "sparsifier_options": _options(spec.sparsifier),
-        "serves_temperatures": spec.sparsifier.served,
+        "serves_temperatures": declared.served(spec.sparsifier),
         "format": spec.container,
         "codec": {"id": spec.codec.id, **spec.codec.parameters},
         "fingerprint": store.fingerprint,
@@ -69,8 +70,9 @@ def inspect(uri: str | Path) -> dict[str, Any]:
 
 def _options(spec: SparsifierSpec) -> dict[str, Any]:
     """The rest of what dump was asked for, by the names of its options."""
-    options = {name: value for name, value in spec.to_json().items() if name not in ("name", "k")}
-    return options | ({"draws": spec.k} if spec.name == "sample" else {})
+    stored = {name: value for name, value in spec.to_json().items() if name not in ("name", "k")}
+    asked = sparsifier_of(spec).asked(spec)
+    return stored | {name: value for name, value in asked.items() if name != "k"}
 
 
 def _bytes(store: Store) -> int:

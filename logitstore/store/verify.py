@@ -16,6 +16,7 @@ from logitstore.store.reader import Store, load_store, seal_faults
 if TYPE_CHECKING:
     from logitstore.format.manifest import Commit
     from logitstore.targets.documents import DocumentBlock
+    from logitstore.targets.targets import SparseTargets
 
 __all__ = ["Depth", "verify"]
 
@@ -98,9 +99,7 @@ def _row_faults(block: DocumentBlock) -> Iterator[str]:
     used_RK = targets.used_RK()
     sorted_RK = np.sort(np.where(used_RK, targets.ids_RK.astype(np.int64), -1), axis=1)
     twice_R = ((sorted_RK[:, 1:] == sorted_RK[:, :-1]) & (sorted_RK[:, 1:] >= 0)).any(axis=1)
-    mass_R = targets.weights_RK.sum(axis=1)
-    if targets.sampled_RK is None:
-        mass_R = mass_R + np.exp(targets.tail_logmass_RB[:, 0])  # at b = 1
+    mass_R = _mass_R(targets)
     for name, bad_R, value_R, allowed in (
         ("a row holds an id twice", twice_R, sorted_RK[:, -1], "each id once"),
         (
@@ -114,6 +113,20 @@ def _row_faults(block: DocumentBlock) -> Iterator[str]:
         if bad_R.any():
             row = int(np.argmax(bad_R))
             yield f"target {row}: {name} (found {value_R[row]}; allowed: {allowed})"
+
+
+def _mass_R(targets: SparseTargets) -> np.ndarray:
+    """[R]: what should be 1: the weights where they are a distribution, else the head and its tail.
+
+    Drawn weights that are no distribution sum to 1 on average alone, and tell nothing of one row.
+    """
+    if targets.kind.weights_sum_to_one:
+        return targets.weights_RK.sum(axis=1)
+    if not targets.kind.keeps_tail:
+        return np.ones(len(targets))
+    exact_RK = targets.exact_RK()
+    head_R = targets.weights_RK.sum(axis=1, where=exact_RK)
+    return head_R + np.exp(targets.tail_logmass_RB[:, 0])  # at b = 1
 
 
 def _fault(place: object, what: str, found: object, allowed: object) -> str:

@@ -8,7 +8,7 @@ Shapes: R targets (rows), K entries, B stored temperatures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from logitstore.errors import CorruptionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["EMPTY_TAIL", "SparseTargets"]
+    from logitstore.targets.kinds import TargetKind
+
+__all__ = ["EMPTY_TAIL", "SparseTargets", "none_sampled"]
 
 # The log-mass of an empty tail. Finite, so that no arithmetic ever meets -inf; e^-1e4 is 0 in any
 # floating-point format, so a mass computed from it is exactly 0.
@@ -38,9 +40,10 @@ class SparseTargets:
     entry is not known; the logarithm of its weight stands in its place.
     """
 
+    kind: TargetKind  # what its entries are, and whether it has a tail
     ids_RK: np.ndarray  # uint32, < vocabulary size
     logprobs_RK: np.ndarray  # float32, nats, of the full-vocabulary softmax; the log of the weight
-    sampled_RK: np.ndarray | None  # bool, which entries were sampled; None: every entry is exact
+    sampled_RK: np.ndarray  # bool, which entries were sampled; see `none_sampled`
     count_R: np.ndarray  # int32, entries in use, 1..K
     tail_logmass_RB: np.ndarray  # float32, log of the sum over the tail of p^b; EMPTY_TAIL if none
     label_logprob_R: np.ndarray  # float32, nats, of the token that really follows
@@ -50,19 +53,25 @@ class SparseTargets:
         rows, entries = self.ids_RK.shape
         expected = {
             "logprobs_RK": (rows, entries),
+            "sampled_RK": (rows, entries),
             "count_R": (rows,),
             "tail_logmass_RB": (rows, self.tail_logmass_RB.shape[-1]),
             "label_logprob_R": (rows,),
             "entropy_R": (rows,),
         }
-        if self.sampled_RK is not None:
-            expected["sampled_RK"] = (rows, entries)
         for name, shape in expected.items():
             found = getattr(self, name).shape
             if found != shape:
                 raise CorruptionError(
                     "columns of one target disagree", place=name, found=found, allowed=shape
                 )
+        if self.kind.keeps_tail != bool(self.tail_logmass_RB.shape[-1]):
+            raise CorruptionError(
+                "targets have a tail's log-mass where their kind keeps none, or lack it",
+                place="tail_logmass_RB",
+                found=f"{self.tail_logmass_RB.shape[-1]} columns",
+                allowed="1 or more" if self.kind.keeps_tail else "0",
+            )
 
     def __len__(self) -> int:
         return len(self.ids_RK)
@@ -80,12 +89,11 @@ class SparseTargets:
     def exact_RK(self) -> np.ndarray:
         """bool [R, K]: which entries are in use and hold the teacher's own probability."""
         used_RK = self.used_RK()
-        return used_RK if self.sampled_RK is None else used_RK & ~self.sampled_RK
+        return used_RK & ~self.sampled_RK if self.kind.drawn else used_RK
 
     def rows(self, index: slice | np.ndarray) -> SparseTargets:
         """The targets at `index`, as views where numpy gives views."""
-        columns: dict[str, Any] = {name: _at(value, index) for name, value in self._columns()}
-        return SparseTargets(**columns)
+        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
 
     def used_RK(self) -> np.ndarray:
         """bool [R, K]: which entries are in use."""
@@ -93,16 +101,23 @@ class SparseTargets:
 
     @staticmethod
     def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
-        """The rows of `parts` one after another; all have the same K and B."""
-        columns: dict[str, Any] = {}
-        for field in fields(SparseTargets):
-            values = [getattr(part, field.name) for part in parts]
-            columns[field.name] = None if values[0] is None else np.concatenate(values)
-        return SparseTargets(**columns)
+        """The rows of `parts` one after another; all have the same kind, K and B."""
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in _COLUMNS
+            if name != "sampled_RK"
+        }
+        kind, shape = parts[0].kind, columns["ids_RK"].shape
+        if kind.drawn:
+            sampled_RK = np.concatenate([part.sampled_RK for part in parts])
+        else:
+            sampled_RK = none_sampled(*shape)
+        return SparseTargets(kind=kind, sampled_RK=sampled_RK, **columns)
 
-    def _columns(self) -> list[tuple[str, np.ndarray | None]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+_COLUMNS = tuple(field.name for field in fields(SparseTargets) if field.name != "kind")
 
 
-def _at(value: np.ndarray | None, index: slice | np.ndarray) -> np.ndarray | None:
-    return None if value is None else value[index]
+def none_sampled(rows: int, entries: int) -> np.ndarray:
+    """bool [R, K], all False, read-only and in one byte: for targets whose entries are exact."""
+    return np.broadcast_to(np.False_, (rows, entries))

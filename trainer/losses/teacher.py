@@ -36,11 +36,11 @@ def exact_teacher(
 ) -> HeadTail:
     """The teacher over its exact entries; a drawn one belongs to the bucket, as all others do.
 
-    Without `nodes` the bucket's mass is what the drawn entries weigh together, and `temperature`
-    must be the one at which they were drawn.
+    Where no tail is kept the bucket's mass is what the drawn entries weigh together, and
+    `temperature` must be the one at which they were drawn.
     """
     exact_NK = targets.exact_NK
-    if nodes:
+    if targets.kind.keeps_tail:
         return teacher_head_tail(
             logprobs_NK=targets.logprobs_NK,
             used_NK=exact_NK,
@@ -48,7 +48,7 @@ def exact_teacher(
             nodes=nodes,
             temperature=temperature,
             vocab_size=vocab_size,
-            count_N=targets.count_N if targets.sampled_NK is None else exact_NK.sum(dim=1),
+            count_N=exact_NK.sum(dim=1),
         )
     drawn_NK = targets.used_NK & ~exact_NK
     drawn_N = targets.logprobs_NK.masked_fill(~drawn_NK, EMPTY_TAIL).logsumexp(dim=1)

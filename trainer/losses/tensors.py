@@ -6,7 +6,7 @@ Shapes: N packed tokens (rows), K entries, B stored temperatures.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore import SparseTargets
+    from logitstore.plumbing import TargetKind
 
 __all__ = ["TargetTensors"]
 
@@ -28,9 +29,10 @@ class TargetTensors:
     Padding may hold any id below V: it is never looked at.
     """
 
+    kind: TargetKind  # what its entries are, and whether it has a tail
     ids_NK: Tensor  # int64, < V
     logprobs_NK: Tensor  # float32, nats; of a drawn entry the log of its weight
-    sampled_NK: Tensor | None  # bool, which entries were drawn; None: every entry is exact
+    sampled_NK: Tensor  # bool, which entries were drawn
     count_N: Tensor  # int64, 1..K
     tail_logmass_NB: Tensor  # float32
     entropy_N: Tensor  # float32, nats
@@ -38,11 +40,11 @@ class TargetTensors:
     @staticmethod
     def of(targets: SparseTargets) -> TargetTensors:
         """`targets` on the CPU."""
-        sampled = targets.sampled_RK
         return TargetTensors(
+            kind=targets.kind,
             ids_NK=torch.from_numpy(targets.ids_RK.astype(np.int64)),
             logprobs_NK=_float32(targets.logprobs_RK),
-            sampled_NK=None if sampled is None else torch.tensor(sampled, dtype=torch.bool),
+            sampled_NK=torch.tensor(targets.sampled_RK, dtype=torch.bool),
             count_N=torch.from_numpy(targets.count_R.astype(np.int64)),
             tail_logmass_NB=_float32(targets.tail_logmass_RB),
             entropy_N=_float32(targets.entropy_R),
@@ -59,7 +61,7 @@ class TargetTensors:
     @property
     def exact_NK(self) -> Tensor:
         """bool [N, K]: which entries are in use and hold the teacher's own probability."""
-        return self.used_NK if self.sampled_NK is None else self.used_NK & ~self.sampled_NK
+        return self.used_NK & ~self.sampled_NK if self.kind.drawn else self.used_NK
 
     def to(self, device: torch.device | str) -> TargetTensors:
         """The same targets on `device`."""
@@ -71,7 +73,7 @@ class TargetTensors:
         """The targets at `index`, as views."""
         return replace(self, **{name: value[index] for name, value in self._tensors()})
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _tensors(self) -> Iterator[tuple[str, Any]]:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, torch.Tensor):

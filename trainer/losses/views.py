@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitstore import SettingError
-from logitstore.plumbing import tail_logmass_at
+from logitstore.plumbing import sparsifier_of, tail_logmass_at
 
 if TYPE_CHECKING:
     from logitstore import SparsifierSpec
@@ -34,10 +34,11 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
 
     Raises SettingError, with the reason and what to do instead, where they cannot serve it.
     """
-    if sparsifier.temperatures is not None:
+    kind = sparsifier_of(sparsifier).targets
+    if not kind.keeps_tail:
         _check_drawn(sparsifier.temperatures, loss=loss, temperature=temperature)
         return View.WEIGHTS
-    if sparsifier.tail_draws is not None and temperature == 1.0 and loss.linear:
+    if kind.drawn and temperature == 1.0 and loss.linear:
         return View.WEIGHTS
     # Asked for a tail of no rows, which refuses as it would for one of many.
     none_RB = torch.zeros(0, len(sparsifier.tail_nodes))
@@ -56,8 +57,6 @@ def draw_for(sparsifier: SparsifierSpec, *, temperature: float, epoch: int) -> i
 
     `temperature` is one that `choose_view` lets pass.
     """
-    if sparsifier.temperatures is None:
-        return 0
     return sparsifier.draw_number(temperature=temperature, repeat=epoch)
 
 

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 import logitstore
 from logitstore import LogitStoreError, ModelError, SettingError
-from logitstore.plumbing import LMHead, check_head, files
+from logitstore.plumbing import LMHead, check_head, files, sparsifier_of
 from trainer.data import order
 from trainer.data.batches import BatchStream, count_steps
 from trainer.data.layout import choose_layout
@@ -341,7 +341,7 @@ def _packing(store: Store, wanted: dict[str, Any]) -> Packing:
     lanes = order.lane_count(len(store.blocks))
     # An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
     # bool.
-    entry = 8 if spec.sparsifier.seed is None else 9
+    entry = 9 if sparsifier_of(spec.sparsifier).targets.drawn else 8
     window = wanted["window"] or order.default_window(
         blocks=len(store.blocks),
         lanes=lanes,

@@ -1,0 +1,108 @@
+"""The options of a sparsifier -> the spec that a store writes down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logitstore.errors import SettingError
+from logitstore.format.spec import SparsifierSpec
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.options import TEMPERATURE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from logitstore.options import Option
+    from logitstore.targets.sparsifier import Sparsifier
+
+__all__ = ["TAIL_NODES", "kind_options", "sparsifier_spec"]
+
+# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. Between them its mass
+# is interpolated to 4e-4 (largest 4e-3) for any T in [1, 10], on teachers of 6 to 1.5 nats; without
+# 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
+TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
+
+_MOST_DRAWS = 64  # of one target, over temperatures and repeats
+
+
+def kind_options() -> dict[str, dict[str, Option]]:
+    """Every option that some sparsifier takes: its name -> the takers' names -> its declaration."""
+    found: dict[str, dict[str, Option]] = {}
+    for name, sparsifier in SPARSIFIERS.items():
+        for one in sparsifier.options:
+            found.setdefault(one.name, {})[name] = one
+    return found
+
+
+def sparsifier_spec(
+    name: str, *, temperatures: Sequence[float] | None = None, **options: Any
+) -> SparsifierSpec:
+    """The spec of sparsifier `name`; `options` that are left out or None take its defaults.
+
+    `temperatures` are those at which draws are made (1 where None); for a sparsifier that keeps the
+    tail's mass, those at which it is kept, where None says: enough of them to serve 1 to 10.
+    Raises SettingError for a name, an option or a value that does not fit.
+    """
+    if name not in SPARSIFIERS:
+        raise SettingError("--sparsify is unknown", found=name, allowed=", ".join(SPARSIFIERS))
+    sparsifier = SPARSIFIERS[name]
+    values = sparsifier.defaults | _checked(sparsifier, options)
+    chosen = _checked_temperatures(temperatures)
+    keeps_tail = sparsifier.targets.keeps_tail
+    spec = SparsifierSpec(
+        name=name,
+        k=sum(values[one] for one in sparsifier.room),
+        tail_nodes=_tail_nodes(chosen) if keeps_tail else (),
+        temperatures=() if keeps_tail else chosen or (1.0,),
+        options={one: values[one] for one in sorted(sparsifier.stored_options)},
+    )
+    if spec.draws > _MOST_DRAWS:
+        raise SettingError(
+            "too many draws of one target",
+            found=f"{spec.draws}, temperatures times --repeats",
+            allowed=f"up to {_MOST_DRAWS}",
+        )
+    return spec
+
+
+def _checked(sparsifier: Sparsifier, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that are given, each of a kind and within the bounds it declares."""
+    declared = kind_options()
+    found = {}
+    for option, value in options.items():
+        if option not in declared:
+            raise TypeError(f"no sparsifier takes an option {option!r}")
+        if value is None:
+            continue
+        takers = declared[option]
+        if sparsifier.name not in takers:
+            raise SettingError(
+                f"--{option.replace('_', '-')} means nothing to --sparsify {sparsifier.name}",
+                allowed=f"with --sparsify {' or '.join(takers)}",
+                remedy="Leave it out, or choose another sparsifier",
+            )
+        found[option] = takers[sparsifier.name].check(value)
+    return found
+
+
+def _checked_temperatures(temperatures: Sequence[float] | None) -> tuple[float, ...]:
+    """Empty where none are given."""
+    values: tuple[float, ...] | None = TEMPERATURE.check(temperatures)
+    if values is not None and (not values or len(set(values)) != len(values)):
+        raise SettingError("--temperature needs different values", found=list(values))
+    return values or ()
+
+
+def _tail_nodes(temperatures: tuple[float, ...]) -> tuple[float, ...]:
+    """b = 1/T of each temperature, and always b = 1: that is what head and tail add up to 1 at."""
+    if not temperatures:
+        return TAIL_NODES
+    if min(temperatures) < 1:
+        raise SettingError(
+            "a tail's mass is kept for temperatures from 1 up",
+            place="--temperature",
+            found=f"{min(temperatures):g}",
+            allowed="1 or more",
+            remedy="Dump with --sparsify unbiased for lower ones",
+        )
+    return tuple(sorted({1.0, *(1 / one for one in temperatures)}, reverse=True))

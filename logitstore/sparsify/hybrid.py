@@ -1,0 +1,62 @@
+"""hybrid: a head that is exact for sure, tokens drawn from the rest, and the tail's log-mass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitstore.options import Option
+from logitstore.sparsify.options import MOST_ENTRIES, SEED, K
+from logitstore.targets.kinds import Entries, TargetKind
+from logitstore.targets.sparsifier import Sparsifier
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from logitstore.format.spec import SparsifierSpec
+    from logitstore.targets.targets import SparseTargets
+
+__all__ = ["HYBRID"]
+
+_KIND = TargetKind(entries=Entries.WEIGHTED, keeps_tail=True, weights_sum_to_one=True)
+_TAIL_DRAWS = Option(
+    name="tail_draws",
+    kind=int,
+    help="Number of entries that hybrid draws from the tail.",
+    least=1,
+    most=MOST_ENTRIES,
+)
+
+
+def _draw(
+    logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
+) -> tuple[SparseTargets, ...]:
+    """Like `unbiased`, with all but `tail_draws` entries exact for sure, and a tail's log-mass.
+
+    The tail is everything that is not kept exactly, the drawn entries included.
+    """
+    from logitstore.sparsify.sampling import Thresholded, all_draws
+
+    nodes, least_exact = spec.tail_nodes, spec.k - int(spec.options["tail_draws"])
+    return all_draws(
+        logits_RV,
+        labels_R,
+        keys_R,
+        spec,
+        kind=_KIND,
+        draw_of=lambda own_RV: Thresholded.of(
+            own_RV, k=spec.k, nodes=nodes, least_exact=least_exact
+        ),
+    )
+
+
+HYBRID = Sparsifier(
+    name="hybrid",
+    summary="the K most probable tokens, others drawn from the rest, and the mass of the tail",
+    targets=_KIND,
+    options={K: 8, _TAIL_DRAWS: 8, SEED: 0},
+    room=("k", "tail_draws"),
+    codec="rank-delta-weighted/1",
+    draw=_draw,
+    compared=tuple({"k": k, "tail_draws": m} for k, m in ((8, 8), (8, 16), (16, 16))),
+)

@@ -1,0 +1,59 @@
+"""What a target is: the kind of its entries, and whether it has a tail.
+
+Everything that depends on how a target came to be asks its kind: losses, verification, audits,
+codecs. Every `SparseTargets` carries one; the sparsifier that made it declares it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Entries", "TargetKind"]
+
+
+class Entries(Enum):
+    """What the entries of a target are."""
+
+    EXACT = "exact"  # each has the teacher's probability
+    WEIGHTED = "weighted"  # some have; the others were drawn, and their weights are unbiased
+    COUNTED = "counted"  # all were drawn, with replacement; the weight is the share of the draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetKind:
+    """What can be known of a target, whatever made it.
+
+    Of a target whose entries were drawn, the mean over draws of an entry's weight is the teacher's
+    probability: losses that are linear in the teacher are unbiased from the weights. Of a target
+    with a tail, every token that is no exact entry is pooled in one bucket, whose mass is known at
+    several temperatures: any loss can use that, as a bound.
+
+    TypeError where neither holds: no loss could be computed from such targets.
+    """
+
+    entries: Entries
+    keeps_tail: bool  # the log-mass of all that is not exact is kept, at several temperatures
+    weights_sum_to_one: bool  # the weights of a row's entries are a distribution by themselves
+
+    def __post_init__(self) -> None:
+        if not (self.drawn or self.keeps_tail):
+            raise TypeError("targets of exact entries must keep their tail's mass")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether some entries were drawn, so that the weights of all are an unbiased target."""
+        return self.entries is not Entries.EXACT
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether some entries have the teacher's own probability."""
+        return self.entries is not Entries.COUNTED
+
+    @property
+    def rows_alike(self) -> bool:
+        """Whether neighbouring rows tend to have the same ids.
+
+        Heads do, and so do many draws with replacement. A codec may lay out entries accordingly.
+        """
+        return self.entries is not Entries.WEIGHTED

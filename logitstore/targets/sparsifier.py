@@ -1,0 +1,128 @@
+"""What a sparsifier declares of itself, once: its targets, its options, its codec, its draw.
+
+Help texts, Python signatures, the documentation's tables, `tune` and the tests are made from these
+declarations, which stand in `logitstore/sparsify/`. Neither module imports torch.
+
+Shapes: R targets, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from logitstore.errors import CorruptionError, SettingError
+from logitstore.targets.kinds import Entries, TargetKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from logitstore.format.spec import SparsifierSpec
+    from logitstore.options import Option
+    from logitstore.targets.targets import SparseTargets
+
+__all__ = ["Draw", "Sparsifier"]
+
+# (logits_RV, labels_R, keys_R, spec) -> one SparseTargets for each draw that the spec names.
+# `logits_RV` (float32) may be overwritten. Random numbers depend on `keys_R` (uint64) and the spec
+# alone. Raises ModelError where the logits are no distribution.
+Draw: TypeAlias = Callable[
+    ["torch.Tensor", "torch.Tensor", "np.ndarray", "SparsifierSpec"], "tuple[SparseTargets, ...]"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sparsifier:
+    """One way to make sparse targets of dense distributions, declared once.
+
+    To add one: a module in `logitstore/sparsify/` that makes a `Sparsifier`, and a line in the
+    table `SPARSIFIERS`. Its options then stand in the command lines and Python signatures, it is
+    tested from end to end, and `tune` compares it.
+    """
+
+    name: str  # as `--sparsify` takes it
+    summary: str  # what is kept of a distribution, in a few words, for help texts and tables
+    targets: TargetKind
+    options: Mapping[Option, Any]  # those that it takes, each with its default here
+    room: tuple[str, ...]  # the options whose sum is K, the entries that a row has room for
+    codec: str  # id of the codec that stores its targets
+    draw: Draw
+    compared: tuple[Mapping[str, Any], ...] = ()  # settings that `tune` tries, as options
+
+    def __post_init__(self) -> None:
+        names = {one.name for one in self.options}
+        wrong = [
+            name
+            for name in (*self.room, *(n for one in self.compared for n in one))
+            if name not in names
+        ]
+        if wrong or not self.room:
+            raise TypeError(f"sparsifier {self.name} takes no option {', '.join(wrong) or 'for K'}")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The options that it takes, and what they are where nothing is said."""
+        return {one.name: default for one, default in self.options.items()}
+
+    @property
+    def stored_options(self) -> set[str]:
+        """Those that a spec holds by name; the first of `room` is what K leaves for it."""
+        return set(self.defaults) - {self.room[0]}
+
+    def asked(self, spec: SparsifierSpec) -> dict[str, Any]:
+        """The values of its options that led to `spec`, one of this sparsifier's."""
+        first = spec.k - sum(int(spec.options[name]) for name in self.room[1:])
+        return {self.room[0]: first, **spec.options}
+
+    def served(self, spec: SparsifierSpec) -> str:
+        """The temperatures that targets of `spec` serve, in words."""
+        if not self.targets.keeps_tail:
+            return ", ".join(f"{one:g}" for one in spec.temperatures)
+        highest = max(10.0, *(1 / node for node in spec.tail_nodes))
+        return "1 to 10" if highest == 10.0 else f"1 to 10, {highest:g}"
+
+    def check_vocabulary(self, spec: SparsifierSpec, *, vocab_size: int) -> None:
+        """Raise SettingError where a row of `spec` has more entries than there are tokens.
+
+        Drawn with replacement, a target may have more draws than tokens.
+        """
+        if spec.k > vocab_size and self.targets.entries is not Entries.COUNTED:
+            raise SettingError(
+                "a row cannot have more entries than the tokenizer has tokens",
+                found=spec.k,
+                allowed=f"1..{vocab_size}",
+                remedy=f"Give a smaller --{self.room[0].replace('_', '-')}",
+            )
+
+    def check_spec(self, spec: SparsifierSpec, *, place: str) -> None:
+        """Raise CorruptionError where `spec`, read from a store, is none of this sparsifier's."""
+        if set(spec.options) != self.stored_options:
+            raise CorruptionError(
+                f"options of sparsifier {self.name} are missing or unknown",
+                place=place,
+                found=", ".join(sorted(spec.options)) or "none",
+                allowed=", ".join(sorted(self.stored_options)) or "none",
+            )
+        if self.targets.keeps_tail != bool(spec.tail_nodes) or (
+            self.targets.keeps_tail == bool(spec.temperatures)
+        ):
+            raise CorruptionError(
+                f"sparsifier {self.name} keeps the tail's mass at some nodes"
+                if self.targets.keeps_tail
+                else f"sparsifier {self.name} draws at some temperatures",
+                place=place,
+                found=f"tail_nodes {spec.tail_nodes}, temperatures {spec.temperatures}",
+            )
+        asked = self.asked(spec)
+        for one in self.options:
+            try:
+                one.check(asked[one.name])
+            except SettingError as error:
+                raise CorruptionError(
+                    f"{one.name} is out of range",
+                    place=place,
+                    found=asked[one.name],
+                    allowed=error.allowed,
+                ) from error
