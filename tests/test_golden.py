@@ -1,0 +1,292 @@
+"""Stores and a run as version 0.1.0 wrote them: later versions read them, and write the same bytes.
+
+The files of `golden/` are frozen; tools/make_golden.py says what they are and how they were made.
+"""
+
+import hashlib
+import json
+import shutil
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import logitstore
+import trainer
+from logitstore.codec import codec_for
+from logitstore.documents import DocumentBlock
+from logitstore.shards import CONTAINERS
+from logitstore.verify import verify
+
+# --- Inside: all that this module knows of what is not public, and what it asks of the rest. When
+# --- a name moves, adapt the functions up to the next such line, and nothing else.
+
+# Of SparseTargets, apart from what tells exact entries from sampled ones.
+FIELDS = ("ids_RK", "logprobs_RK", "count_R", "tail_logmass_RB", "label_logprob_R", "entropy_R")
+
+
+class Encoded(NamedTuple):
+    """A unit of work after the codec."""
+
+    blocks: list[Any]
+    ranking_V: np.ndarray
+
+
+def faults(folder: Path) -> list[str]:
+    """Every fault of the store."""
+    return list(verify(folder))
+
+
+def decoded(folder: Path) -> dict[str, np.ndarray]:
+    """All documents and all draws of the store, in the form of decoded.npz."""
+    store = logitstore.open(folder)
+    draws = [list(store.with_draw(draw)) for draw in range(store.spec.sparsifier.draws)]
+    own = [stored.document for stored in draws[0]]
+    arrays = {
+        "id_D16": np.frombuffer(b"".join(one.id for one in own), dtype=np.uint8).reshape(-1, 16),
+        "record_D": np.array([one.record for one in own]),
+        "piece_D": np.array([one.piece for one in own]),
+        "tokens_D": np.array([len(one) for one in own]),
+        "input_ids_N": np.concatenate([one.input_ids_L for one in own]),
+        "counted_N": np.concatenate([one.counted_L for one in own]),
+    }
+    for draw, stored in enumerate(draws):
+        parts = [one.targets for one in stored]
+        for name in FIELDS:
+            arrays[f"draw{draw}.{name}"] = np.concatenate([getattr(one, name) for one in parts])
+        arrays[f"draw{draw}.exact_RK"] = np.concatenate([one.exact_RK() for one in parts])
+    return arrays
+
+
+def encode(folder: Path, documents: list["Stored"], cuts: list[int]) -> Encoded:
+    """The documents of a unit as the codec of the store in `folder` makes them, cut into blocks."""
+    codec = codec_for(logitstore.open(folder).spec)
+    stored = [
+        logitstore.StoredDocument(
+            document=logitstore.Document(**one.document),
+            targets=logitstore.SparseTargets(**one.draws[0]),
+            further=tuple(logitstore.SparseTargets(**draw) for draw in one.draws[1:]),
+        )
+        for one in documents
+    ]
+    stops = np.cumsum(cuts)
+    blocks = [
+        DocumentBlock.join(stored[stop - cut : stop]) for cut, stop in zip(cuts, stops, strict=True)
+    ]
+    ranking_V = codec.rank(blocks)
+    return Encoded([codec.encode(block, ranking_V) for block in blocks], ranking_V)
+
+
+def columns_of(unit: Encoded) -> dict[str, np.ndarray]:
+    """The unit's integers, block after block, by their names in docs/format.md."""
+    fields = {
+        "id_delta": "id_deltas_RK",
+        "code": "codes_RK",
+        "tokens": "tokens_N",
+        "counted": "counted_N",
+        "documents": "documents_DC",
+    }
+    named = [
+        {name: getattr(block, field) for name, field in fields.items()} | dict(block.scalars)
+        for block in unit.blocks
+    ]
+    joined = {name: np.concatenate([block[name] for block in named]) for name in named[0]}
+    return joined | {"ranking": unit.ranking_V}
+
+
+def write_shard(folder: Path, unit: Encoded, *, store: Path) -> None:
+    """Lay the unit out in `folder` by the container and for the sparsifier of `store`."""
+    spec = logitstore.open(store).spec
+    CONTAINERS[spec.container].write(
+        folder,
+        unit.blocks,
+        unit.ranking_V,
+        draws=spec.sparsifier.draws,
+        sampled=codec_for(spec).weighted,
+    )
+
+
+# --- What is recorded
+
+
+GOLDEN = Path(__file__).parent / "golden"
+FINGERPRINTS: dict[str, str] = json.loads((GOLDEN / "fingerprints.json").read_text())
+STORES = sorted(FINGERPRINTS)
+LOGARITHMS = ("logprobs_RK", "tail_logmass_RB")
+# What the bytes of a shard depend on besides this project.
+WRITERS = ("numcodecs", "numpy", "pyarrow", "zarr")
+
+
+class Stored(NamedTuple):
+    """A document of targets.npz: the fields of a Document, and of SparseTargets for each draw."""
+
+    document: dict[str, Any]
+    draws: list[dict[str, Any]]
+
+
+def load(folder: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def spec_of(store: Path) -> dict[str, Any]:
+    return json.loads((store / "store.json").read_text())
+
+
+def commits(folder: Path) -> list[dict[str, Any]]:
+    """The commits of the store's units that have a shard, in order."""
+    found = [json.loads(path.read_text()) for path in sorted((folder / "commits").iterdir())]
+    return [commit for commit in found if commit["attempt"] is not None]
+
+
+def original_documents(case: Path) -> list[Stored]:
+    arrays = load(case, "targets")
+    tokens_D = arrays["tokens_D"]
+    draws = [_draw(arrays, draw) for draw in range(sum("count_R" in name for name in arrays))]
+    documents, start, row = [], 0, 0
+    for place, length in enumerate(tokens_D):
+        tokens = slice(start, start + length)
+        rows = slice(row, row + int(arrays["counted_N"][tokens].sum()))
+        document = {
+            "id": arrays["id_D16"][place].tobytes(),
+            "record": int(arrays["record_D"][place]),
+            "piece": int(arrays["piece_D"][place]),
+            "input_ids_L": arrays["input_ids_N"][tokens],
+            "counted_L": arrays["counted_N"][tokens],
+        }
+        own = [
+            {name: None if values is None else values[rows] for name, values in draw.items()}
+            for draw in draws
+        ]
+        documents.append(Stored(document, own))
+        start, row = tokens.stop, rows.stop
+    return documents
+
+
+def _draw(arrays: dict[str, np.ndarray], draw: int) -> dict[str, np.ndarray | None]:
+    fields = {name: arrays[f"draw{draw}.{name}"] for name in FIELDS}
+    used_RK = np.arange(fields["ids_RK"].shape[1]) < fields["count_R"][:, None]
+    sampled_RK = used_RK & ~arrays[f"draw{draw}.exact_RK"]
+    return fields | {"sampled_RK": sampled_RK if sampled_RK.any() else None}
+
+
+def encoded_units(store: Path) -> dict[str, Encoded]:
+    """Each unit of the store, encoded once more from its original targets."""
+    documents, units = original_documents(store.parent), {}
+    for commit in commits(store):
+        cuts = [block["documents"] for block in commit["blocks"]]
+        units[commit["unit"]] = encode(store, documents[: sum(cuts)], cuts)
+        del documents[: sum(cuts)]
+    assert not documents
+    return units
+
+
+@cache
+def same_functions() -> bool:
+    """Whether numpy has the exp, log and logaddexp here that it had where the record was made."""
+    digest = hashlib.sha256()
+    for kind in (np.float32, np.float64):
+        x_N = (np.arange(-20_000, 20_001) / 1000).astype(kind)
+        for values_N in (np.exp(x_N), np.log(np.exp2(x_N)), np.logaddexp(kind(0), x_N)):
+            digest.update(values_N.tobytes())
+    return digest.hexdigest() == json.loads((GOLDEN / "functions.json").read_text())["sha256"]
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> Path:
+    return GOLDEN / request.param
+
+
+# --- Tests
+
+
+def test_every_sparsifier_and_container_is_there() -> None:
+    specs = [spec_of(GOLDEN / one) for one in STORES]
+    assert {spec["format"] for spec in specs} == {"logitstore/1"}
+    assert {(spec["sparsifier"]["name"], spec["container"]) for spec in specs} == {
+        (sparsifier, container)
+        for sparsifier in ("hybrid", "sample", "topk", "topp", "unbiased")
+        for container in ("parquet", "zarr")
+    }
+
+
+def test_a_store_is_sound_and_the_one_that_was_recorded(store: Path) -> None:
+    assert faults(store) == []
+    name = store.relative_to(GOLDEN).as_posix()
+    assert logitstore.open(store).fingerprint == FINGERPRINTS[name]
+
+
+def test_a_store_decodes_to_its_record_bit_by_bit(store: Path) -> None:
+    """Weights of drawn targets go through exp and log, whose last bit is that of a machine."""
+    found, wanted = decoded(store), load(store.parent, "decoded")
+    drawn = spec_of(store)["sparsifier"]["name"] not in ("topk", "topp")
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert found[name].dtype == values.dtype, name
+        assert found[name].shape == values.shape, name
+        if drawn and name.endswith(LOGARITHMS) and not same_functions():
+            np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
+        else:
+            assert found[name].tobytes() == values.tobytes(), name
+
+
+def test_encoding_gives_the_recorded_columns(store: Path) -> None:
+    found = {
+        f"{unit}.{name}": values
+        for unit, encoded in encoded_units(store).items()
+        for name, values in columns_of(encoded).items()
+    }
+    wanted = load(store.parent, "columns")
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_bytes_are_frozen(store: Path, tmp_path: Path) -> None:
+    """If this fails, give the codec a new id, not the test new bytes."""
+    skip_with_other_writers()
+    encoded = encoded_units(store)
+    for commit in commits(store):
+        folder = tmp_path / commit["unit"]
+        write_shard(folder, encoded[commit["unit"]], store=store)
+        found = {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        assert found == {one["path"]: one["sha256"] for one in commit["objects"]}
+
+
+def skip_with_other_writers() -> None:
+    """Compressors may change between versions: the bytes are those of constraints.txt."""
+    lines = (GOLDEN.parent.parent / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    other = [f"{one} {version(one)}" for one in WRITERS if version(one) != pinned[one]]
+    if other:
+        pytest.skip(f"not the versions of constraints.txt: {', '.join(other)}")
+
+
+def test_an_unfinished_run_goes_on_to_the_recorded_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run compares its settings as they were given: the student is named by a relative path.
+
+    The store is named by its fingerprint, so it may lie anywhere.
+    """
+    monkeypatch.chdir(GOLDEN)
+    shutil.copytree("run", tmp_path / "run")
+    wanted = json.loads(Path("finished_run.json").read_text())
+    heard: list[dict[str, float]] = []
+    result = trainer.fit(
+        **wanted["settings"], out=tmp_path / "run", resume=True, report=heard.append
+    )
+    assert result["finished"]
+    assert [one["step"] for one in heard] == [5, 6, 7, 8]  # the checkpoint is that of step 4
+    reports = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert len(reports) == len(wanted["reports"])
+    for found, report in zip(reports, wanted["reports"], strict=True):
+        # Kernels of different instruction sets were seen to differ by 1.5e-7.
+        assert {name: found[name] for name in report} == pytest.approx(report, rel=1e-6)
