@@ -40,8 +40,8 @@ def _of_width(codec: RankDeltaCodec, k: int) -> RankDeltaCodec:
 def _round_trip(codec: RankDeltaCodec, block: DocumentBlock) -> DocumentBlock:
     if codec.sparsifier.name == "topk":
         codec = _of_width(codec, block.targets.k)
-    ranking_V = codec.rank([block])
-    return codec.decode(codec.encode(block, ranking_V), ranking_V)
+    tables = codec.tables([block])
+    return codec.decode(codec.encode(block, tables), tables)
 
 
 def _block(targets: SparseTargets) -> DocumentBlock:
@@ -230,11 +230,11 @@ def test_several_draws_are_decoded_one_at_a_time() -> None:
     )
     codec = new_codec(spec, vocab_size=300)
     block = replace(_block(draws[0]), further=draws[1:])
-    ranking_V = codec.rank([block])
-    columns = codec.encode(block, ranking_V)
-    assert columns.id_deltas_RK.shape == (50, 24)
+    tables = codec.tables([block])
+    columns = codec.encode(block, tables)
+    assert columns.entries["id_delta"].shape == (50, 24)
     for number, wanted in enumerate(draws):
-        found = codec.decode(columns, ranking_V, draw=number).targets
+        found = codec.decode(columns, tables, draw=number).targets
         assert [set(_by_id(found, row)) for row in range(50)] == [
             set(_by_id(wanted, row)) for row in range(50)
         ]
@@ -250,10 +250,10 @@ def test_values_that_are_no_numbers_are_refused(codec: RankDeltaCodec) -> None:
 
 def test_the_same_block_twice_gives_the_same_columns(codec: RankDeltaCodec) -> None:
     block = _block(sparse_targets(50))
-    ranking_V = codec.rank([block])
-    one, two = codec.encode(block, ranking_V), codec.encode(block, ranking_V)
-    assert np.array_equal(one.id_deltas_RK, two.id_deltas_RK)
-    assert np.array_equal(one.codes_RK, two.codes_RK)
+    tables = codec.tables([block])
+    one, two = codec.encode(block, tables), codec.encode(block, tables)
+    assert np.array_equal(one.entries["id_delta"], two.entries["id_delta"])
+    assert np.array_equal(one.entries["code"], two.entries["code"])
 
 
 def test_order_of_the_entries_carries_no_meaning(codec: RankDeltaCodec) -> None:
@@ -262,16 +262,16 @@ def test_order_of_the_entries_carries_no_meaning(codec: RankDeltaCodec) -> None:
         targets, ids_RK=targets.ids_RK[:, ::-1], logprobs_RK=targets.logprobs_RK[:, ::-1]
     )
     block = _block(targets)
-    ranking_V = codec.rank([block])
-    one, two = codec.encode(block, ranking_V), codec.encode(_block(turned), ranking_V)
-    assert np.array_equal(one.id_deltas_RK, two.id_deltas_RK)
-    assert np.array_equal(one.codes_RK, two.codes_RK)
+    tables = codec.tables([block])
+    one, two = codec.encode(block, tables), codec.encode(_block(turned), tables)
+    assert np.array_equal(one.entries["id_delta"], two.entries["id_delta"])
+    assert np.array_equal(one.entries["code"], two.entries["code"])
 
 
 def test_frequent_ids_come_first_in_the_ranking(codec: RankDeltaCodec) -> None:
     targets = sparse_targets(100)
     counts_V = np.bincount(targets.ids_RK.ravel(), minlength=300)
-    ranking_V = codec.rank([_block(targets)])
+    ranking_V = codec.tables([_block(targets)])["ranking"]
     assert (np.diff(counts_V[ranking_V]) <= 0).all()
     assert sorted(ranking_V.tolist()) == list(range(300))
 
@@ -279,9 +279,9 @@ def test_frequent_ids_come_first_in_the_ranking(codec: RankDeltaCodec) -> None:
 def test_the_spec_rebuilds_a_twin(codec: RankDeltaCodec) -> None:
     twin = codec_for(replace(store_spec(sparsifier=HEAD), codec=codec.spec))
     block = _block(sparse_targets(20))
-    ranking_V = codec.rank([block])
-    columns = codec.encode(block, ranking_V)
-    mine, theirs = codec.decode(columns, ranking_V), twin.decode(columns, ranking_V)
+    tables = codec.tables([block])
+    columns = codec.encode(block, tables)
+    mine, theirs = codec.decode(columns, tables), twin.decode(columns, tables)
     assert np.array_equal(mine.targets.logprobs_RK, theirs.targets.logprobs_RK)
 
 
@@ -306,19 +306,37 @@ def test_every_sparsifier_has_a_codec_and_every_codec_a_sparsifier() -> None:
         new_codec(HEAD, vocab_size=300, fidelity="best")
 
 
-@pytest.mark.parametrize("column", ["id_deltas_RK", "tokens_N", "count", "documents_DC"])
+@pytest.mark.parametrize("column", ["id_delta", "tokens_N", "count", "documents_DC"])
 def test_hostile_columns_are_refused(codec: RankDeltaCodec, column: str) -> None:
     block = _block(sparse_targets(4))
-    ranking_V = codec.rank([block])
-    columns = codec.encode(block, ranking_V)
+    tables = codec.tables([block])
+    columns = codec.encode(block, tables)
     if column == "count":
         hostile = replace(columns, scalars={**columns.scalars, "count": np.full(4, 9)})
+    elif column == "id_delta":
+        array = columns.entries[column].copy()
+        array.flat[-1] = 1 << 20
+        hostile = replace(columns, entries={**columns.entries, column: array})
     else:
         array = getattr(columns, column).copy()
         array.flat[-1] = 1 << 20
         hostile = replace(columns, **{column: array})
     with pytest.raises(CorruptionError):
-        codec.decode(hostile, ranking_V)
+        codec.decode(hostile, tables)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {},
+        {"ranking": np.arange(299, dtype=np.uint32)},
+        {"ranking": np.zeros(300, dtype=np.uint32)},
+        {"ranking": np.arange(300, dtype=np.uint32), "other": np.arange(3, dtype=np.uint32)},
+    ],
+)
+def test_hostile_tables_are_refused(codec: RankDeltaCodec, tables: dict[str, np.ndarray]) -> None:
+    with pytest.raises(CorruptionError):
+        codec.check_tables(tables)
 
 
 def test_bytes_are_frozen() -> None:
@@ -337,11 +355,11 @@ def test_bytes_are_frozen() -> None:
         entropy_R=np.array([1.5, 0.4], dtype=np.float32),
     )
     block = _block(targets)
-    columns = codec.encode(block, codec.rank([block]))
+    columns = codec.encode(block, codec.tables([block]))
     # Ranks by falling count, ties by id: 9, 1, 5, 250, then the ids that never occur.
-    assert columns.id_deltas_RK.tolist() == [[0, 2, 1], [0, 1, 0]]
+    assert columns.entries["id_delta"].tolist() == [[0, 2, 1], [0, 1, 0]]
     # log(0.25 / 0.01) and log(0.5 / 0.01) are 38.6 and 46.9 steps of 1/12 nat, log(18) is 34.7.
-    assert columns.codes_RK.tolist() == [[40, 48, 1], [36, 1, 0]]
+    assert columns.entries["code"].tolist() == [[40, 48, 1], [36, 1, 0]]
     # 1024 steps a nat for floor and tails, the latter below ceil((1 - b) log 300) = 0, 2, 3, 5.
     assert {name: one.tolist() for name, one in columns.scalars.items()} == {
         "floor": [4729, 3093],
@@ -373,11 +391,11 @@ def test_bytes_of_sampled_rows_are_frozen() -> None:
         entropy_R=np.array([1.5, 0.4], dtype=np.float32),
     )
     codec = new_codec(spec, vocab_size=300)
-    columns = codec.encode(_block(targets), codec.rank([_block(targets)]))
+    columns = codec.encode(_block(targets), codec.tables([_block(targets)]))
     # Ranks by falling count, ties by id: 9, 1, 3, 5, 250.
-    assert columns.id_deltas_RK.tolist() == [[0, 2, 1, 1], [0, 1, 0, 0]]
+    assert columns.entries["id_delta"].tolist() == [[0, 2, 1, 1], [0, 1, 0, 0]]
     # 0 is drawn; log 2 is 8.3 steps of 1/12 nat, log 3 is 13.2.
-    assert columns.codes_RK.tolist() == [[1, 0, 9, 0], [14, 1, 0, 0]]
+    assert columns.entries["code"].tolist() == [[1, 0, 9, 0], [14, 1, 0, 0]]
     # 512 steps a nat for the log-odds of the drawn, log(1/3), below ceil(log 300) = 6; 1024 for the
     # tail at b = 1/4, below ceil(3/4 log 300) = 5.
     assert {name: one.tolist() for name, one in columns.scalars.items()} == {
@@ -403,9 +421,9 @@ def test_bytes_of_counted_rows_are_frozen() -> None:
         entropy_R=np.array([1.5, 0.4], dtype=np.float32),
     )
     codec = new_codec(spec, vocab_size=300)
-    columns = codec.encode(_block(targets), codec.rank([_block(targets)]))
-    assert columns.id_deltas_RK.tolist() == [[0, 2, 0, 0], [0, 1, 0, 0]]
-    assert columns.codes_RK.tolist() == [[1, 3, 0, 0], [2, 2, 0, 0]]
+    columns = codec.encode(_block(targets), codec.tables([_block(targets)]))
+    assert columns.entries["id_delta"].tolist() == [[0, 2, 0, 0], [0, 1, 0, 0]]
+    assert columns.entries["code"].tolist() == [[1, 3, 0, 0], [2, 2, 0, 0]]
     assert {name: one.tolist() for name, one in columns.scalars.items()} == {
         "label_logprob": [177, 589],
         "entropy": [384, 102],

@@ -1,6 +1,6 @@
 """Stores and a run as version 0.1.0 wrote them: later versions read them, and write the same bytes.
 
-The files of `golden/` are frozen; tools/make_golden.py says what they are and how they were made.
+The files of `golden/` are frozen; golden/README.md says what they are and how they were made.
 """
 
 import hashlib
@@ -17,9 +17,11 @@ import pytest
 import logitstore
 import trainer
 from logitstore.codec import codec_for
-from logitstore.documents import DocumentBlock
-from logitstore.shards import CONTAINERS
-from logitstore.verify import verify
+from logitstore.sparsify import sparsifier_of
+from logitstore.store.containers import CONTAINERS
+from logitstore.store.verify import verify
+from logitstore.targets.documents import DocumentBlock
+from logitstore.targets.targets import none_sampled
 
 # --- Inside: all that this module knows of what is not public, and what it asks of the rest. When
 # --- a name moves, adapt the functions up to the next such line, and nothing else.
@@ -32,7 +34,7 @@ class Encoded(NamedTuple):
     """A unit of work after the codec."""
 
     blocks: list[Any]
-    ranking_V: np.ndarray
+    tables: dict[str, np.ndarray]
 
 
 def faults(folder: Path) -> list[str]:
@@ -63,38 +65,48 @@ def decoded(folder: Path) -> dict[str, np.ndarray]:
 
 def encode(folder: Path, documents: list["Stored"], cuts: list[int]) -> Encoded:
     """The documents of a unit as the codec of the store in `folder` makes them, cut into blocks."""
-    codec = codec_for(logitstore.open(folder).spec)
-    stored = [
-        logitstore.StoredDocument(
-            document=logitstore.Document(**one.document),
-            targets=logitstore.SparseTargets(**one.draws[0]),
-            further=tuple(logitstore.SparseTargets(**draw) for draw in one.draws[1:]),
+    spec = logitstore.open(folder).spec
+    codec, kind = codec_for(spec), sparsifier_of(spec.sparsifier).targets
+    stored = []
+    for one in documents:
+        draws = [
+            logitstore.SparseTargets(
+                **draw
+                | {"kind": kind}
+                | ({} if kind.drawn else {"sampled_RK": none_sampled(*draw["ids_RK"].shape)})
+            )
+            for draw in one.draws
+        ]
+        stored.append(
+            logitstore.StoredDocument(
+                document=logitstore.Document(**one.document),
+                targets=draws[0],
+                further=tuple(draws[1:]),
+            )
         )
-        for one in documents
-    ]
     stops = np.cumsum(cuts)
     blocks = [
         DocumentBlock.join(stored[stop - cut : stop]) for cut, stop in zip(cuts, stops, strict=True)
     ]
-    ranking_V = codec.rank(blocks)
-    return Encoded([codec.encode(block, ranking_V) for block in blocks], ranking_V)
+    tables = codec.tables(blocks)
+    return Encoded([codec.encode(block, tables) for block in blocks], tables)
 
 
 def columns_of(unit: Encoded) -> dict[str, np.ndarray]:
     """The unit's integers, block after block, by their names in docs/format.md."""
     fields = {
-        "id_delta": "id_deltas_RK",
-        "code": "codes_RK",
         "tokens": "tokens_N",
         "counted": "counted_N",
         "documents": "documents_DC",
     }
     named = [
-        {name: getattr(block, field) for name, field in fields.items()} | dict(block.scalars)
+        {name: getattr(block, field) for name, field in fields.items()}
+        | dict(block.entries)
+        | dict(block.scalars)
         for block in unit.blocks
     ]
     joined = {name: np.concatenate([block[name] for block in named]) for name in named[0]}
-    return joined | {"ranking": unit.ranking_V}
+    return joined | unit.tables
 
 
 def write_shard(folder: Path, unit: Encoded, *, store: Path) -> None:
@@ -103,9 +115,9 @@ def write_shard(folder: Path, unit: Encoded, *, store: Path) -> None:
     CONTAINERS[spec.container].write(
         folder,
         unit.blocks,
-        unit.ranking_V,
+        unit.tables,
         draws=spec.sparsifier.draws,
-        sampled=codec_for(spec).weighted,
+        by_entry=codec_for(spec).by_entry,
     )
 
 

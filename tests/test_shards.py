@@ -1,6 +1,7 @@
 """Containers: equal values from each, every flipped bit noticed, formats readable by others."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +20,18 @@ from logitstore.store.files import sha256_of
 from logitstore.targets.documents import DocumentBlock
 from tests.synthetic import store_spec, stored_documents
 
+Tables = dict[str, np.ndarray]
+ENTRIES = ("id_delta", "code")
 BLOCKS = [
     DocumentBlock.join(stored_documents([9, 30, 2], masked=True)),
     DocumentBlock.join(stored_documents([50], seed=1)),
 ]
 
 
-def _columns() -> tuple[list[Columns], np.ndarray]:
+def _columns() -> tuple[list[Columns], Tables]:
     codec = new_codec(store_spec().sparsifier, vocab_size=300)
-    ranking_V = codec.rank(BLOCKS)
-    return [codec.encode(block, ranking_V) for block in BLOCKS], ranking_V
+    tables = codec.tables(BLOCKS)
+    return [codec.encode(block, tables) for block in BLOCKS], tables
 
 
 def _counts() -> list[BlockCounts]:
@@ -53,7 +56,7 @@ def _objects(folder: Path) -> list[StoredObject]:
 DRAWN = sparsifier_spec("unbiased", k=6, temperatures=[1, 2])
 
 
-def _drawn_columns() -> tuple[list[Columns], np.ndarray]:
+def _drawn_columns() -> tuple[list[Columns], Tables]:
     """The same documents with two draws of each target."""
     blocks = []
     for block in BLOCKS:
@@ -67,19 +70,27 @@ def _drawn_columns() -> tuple[list[Columns], np.ndarray]:
         )
         blocks.append(replace(block, targets=draws[0], further=draws[1:]))
     codec = new_codec(DRAWN, vocab_size=300)
-    ranking_V = codec.rank(blocks)
-    return [codec.encode(block, ranking_V) for block in blocks], ranking_V
+    tables = codec.tables(blocks)
+    return [codec.encode(block, tables) for block in blocks], tables
 
 
 def _open(container: str, folder: Path, objects: list[StoredObject]) -> ShardReader:
-    return CONTAINERS[container].open(folder, blocks=_counts(), objects=objects)
+    return CONTAINERS[container].open(folder, blocks=_counts(), objects=objects, entries=ENTRIES)
 
 
 def _same(found: Columns, wanted: Columns) -> bool:
-    arrays = ("id_deltas_RK", "codes_RK", "tokens_N", "counted_N", "documents_DC")
-    return all(
-        np.array_equal(getattr(found, name), getattr(wanted, name)) for name in arrays
-    ) and all(np.array_equal(found.scalars[name], wanted.scalars[name]) for name in wanted.scalars)
+    arrays = ("tokens_N", "counted_N", "documents_DC")
+    return (
+        all(np.array_equal(getattr(found, name), getattr(wanted, name)) for name in arrays)
+        and _same_arrays(found.entries, wanted.entries)
+        and _same_arrays(found.scalars, wanted.scalars)
+    )
+
+
+def _same_arrays(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> bool:
+    return set(found) == set(wanted) and all(
+        np.array_equal(found[name], wanted[name]) for name in wanted
+    )
 
 
 @pytest.fixture(params=sorted(CONTAINERS))
@@ -89,39 +100,39 @@ def container(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def folder(container: str, tmp_path: Path) -> Path:
-    columns, ranking_V = _columns()
+    columns, tables = _columns()
     shard = tmp_path / "shard"
     shard.mkdir()
-    CONTAINERS[container].write(shard, columns, ranking_V)
+    CONTAINERS[container].write(shard, columns, tables)
     return shard
 
 
 def test_columns_come_back_equal(container: str, folder: Path) -> None:
-    columns, ranking_V = _columns()
+    columns, tables = _columns()
     shard = _open(container, folder, _objects(folder))
-    assert np.array_equal(shard.ranking_V, ranking_V)
+    assert _same_arrays(shard.tables, tables)
     for number, wanted in enumerate(columns):
         assert _same(shard.block(number), wanted)
         assert np.array_equal(shard.documents(number), wanted.documents_DC)
 
 
 def test_equal_columns_give_equal_bytes(container: str, folder: Path, tmp_path: Path) -> None:
-    columns, ranking_V = _columns()
+    columns, tables = _columns()
     again = tmp_path / "again"
     again.mkdir()
-    CONTAINERS[container].write(again, columns, ranking_V)
+    CONTAINERS[container].write(again, columns, tables)
     assert _objects(again) == _objects(folder)
 
 
 def test_every_byte_belongs_to_a_column(container: str, folder: Path) -> None:
-    sizes = CONTAINERS[container].column_bytes(folder)
+    sizes = _open(container, folder, _objects(folder)).column_bytes()
     assert sum(sizes.values()) == sum(one.size for one in _objects(folder))
     assert {"id_delta", "code", "floor", "tail_0", "token_id", "documents"} <= set(sizes)
 
 
 def test_no_flipped_bit_changes_a_value(container: str, folder: Path) -> None:
     """Every file, spread over its bytes: each flip is refused or harmless, none is silent."""
-    columns, ranking_V = _columns()
+    columns, tables = _columns()
     objects = _objects(folder)
     generator = np.random.default_rng(0)
     noticed = tried = 0
@@ -135,7 +146,7 @@ def test_no_flipped_bit_changes_a_value(container: str, folder: Path) -> None:
             tried += 1
             try:
                 shard = _open(container, folder, objects)
-                assert np.array_equal(shard.ranking_V, ranking_V)
+                assert _same_arrays(shard.tables, tables)
                 assert all(_same(shard.block(n), wanted) for n, wanted in enumerate(columns))
             except CorruptionError:
                 noticed += 1
@@ -175,26 +186,27 @@ def test_wide_integers_need_as_many_planes_as_bytes() -> None:
     ]
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_draws_lie_side_by_side(container: str, sampled: bool, tmp_path: Path) -> None:
-    columns, ranking_V = _drawn_columns()
+@pytest.mark.parametrize("by_entry", [False, True])
+def test_draws_lie_side_by_side(container: str, by_entry: bool, tmp_path: Path) -> None:
+    columns, tables = _drawn_columns()
     shard = tmp_path / "shard"
-    CONTAINERS[container].write(shard, columns, ranking_V, draws=2, sampled=sampled)
+    CONTAINERS[container].write(shard, columns, tables, draws=2, by_entry=by_entry)
     opened = _open(container, shard, _objects(shard))
     for number, wanted in enumerate(columns):
         assert _same(opened.block(number), wanted)
         for draw in range(2):
             found = opened.block(number, draw=draw)
             own = slice(6 * draw, 6 * draw + 6)
-            wide = found.id_deltas_RK.shape[1] > 6  # a container may give the others as well
-            deltas_RK = found.id_deltas_RK[:, own] if wide else found.id_deltas_RK
-            assert np.array_equal(deltas_RK, wanted.id_deltas_RK[:, own])
+            for name, found_RK in found.entries.items():
+                wide = found_RK.shape[1] > 6  # a container may give the others as well
+                own_RK = found_RK[:, own] if wide else found_RK
+                assert np.array_equal(own_RK, wanted.entries[name][:, own])
 
 
 def test_another_order_of_axes_is_refused(tmp_path: Path) -> None:
-    columns, ranking_V = _drawn_columns()
+    columns, tables = _drawn_columns()
     shard = tmp_path / "shard"
-    CONTAINERS["zarr"].write(shard, columns, ranking_V, draws=2, sampled=True)
+    CONTAINERS["zarr"].write(shard, columns, tables, draws=2, by_entry=True)
     metadata = shard / "entries" / "zarr.json"
     text = metadata.read_text()
     content = json.loads(text)
@@ -202,3 +214,24 @@ def test_another_order_of_axes_is_refused(tmp_path: Path) -> None:
     metadata.write_text(json.dumps(content))
     with pytest.raises(CorruptionError, match="other codecs"):
         _open("zarr", shard, _objects(shard)).block(0)
+
+
+def test_tables_and_entries_are_whatever_the_codec_makes(container: str, tmp_path: Path) -> None:
+    """Three columns of entries, a scalar whose name ends in s, and two tables or none."""
+    columns, _ = _columns()
+    odd = []
+    for one in columns:
+        code_RK, delta_RK = one.entries["code"], one.entries["id_delta"]
+        entries = {"id": code_RK, "mass": delta_RK, "x_1": code_RK}
+        odd.append(replace(one, entries=entries, scalars={"odds": one.scalars["count"]}))
+    some = {"first": np.arange(7, dtype=np.uint32), "second": np.array([1 << 31], dtype=np.uint32)}
+    for name, tables in (("some", some), ("none", {})):
+        shard = tmp_path / name
+        CONTAINERS[container].write(shard, odd, tables)
+        opened = CONTAINERS[container].open(
+            shard, blocks=_counts(), objects=_objects(shard), entries=("id", "mass", "x_1")
+        )
+        assert _same_arrays(opened.tables, tables)
+        assert all(_same(opened.block(n), wanted) for n, wanted in enumerate(odd))
+        sizes = opened.column_bytes()
+        assert {"id", "mass", "x_1", "odds", *(f"{one}_id" for one in tables)} <= set(sizes)

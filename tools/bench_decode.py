@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from logitstore.codec import new_codec
-from logitstore.format.manifest import BlockCounts
+from logitstore.format.manifest import BlockCounts, StoredObject
+from logitstore.plumbing import files
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.store.containers import CONTAINERS
@@ -51,24 +52,33 @@ def _measure(
     container: str, blocks: list[DocumentBlock], vocab_size: int, folder: Path
 ) -> tuple[float, float]:
     codec = new_codec(sparsifier_spec("topk", k=K), vocab_size=vocab_size)
-    ranking_V = codec.rank(blocks)
-    columns = [codec.encode(block, ranking_V) for block in blocks]
-    CONTAINERS[container].write(folder, columns, ranking_V)
+    tables = codec.tables(blocks)
+    columns = [codec.encode(block, tables) for block in blocks]
+    CONTAINERS[container].write(folder, columns, tables)
+    objects = [
+        StoredObject(
+            path=path.relative_to(folder).as_posix(),
+            size=path.stat().st_size,
+            sha256=files.sha256_of(path),
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     counts = [
         BlockCounts(documents=len(one), tokens=len(one.input_ids_N), targets=len(one.targets))
         for one in blocks
     ]
-    shard = CONTAINERS[container].open(folder, blocks=counts, objects=())
-    ranking_V = shard.ranking_V
+    shard = CONTAINERS[container].open(
+        folder, blocks=counts, objects=objects, entries=codec.entries
+    )
     targets = sum(one.targets for one in counts)
     best = float("inf")
     for _ in range(ROUNDS):
         started = time.process_time()
         for number in range(len(blocks)):
-            codec.decode(shard.block(number), ranking_V)
+            codec.decode(shard.block(number), shard.tables)
         best = min(best, time.process_time() - started)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return targets / best, size / targets
+    return targets / best, sum(one.size for one in objects) / targets
 
 
 def _block(rows: int, vocab_size: int, *, seed: int) -> DocumentBlock:

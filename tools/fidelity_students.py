@@ -127,8 +127,8 @@ def sparse(logits_RV: Tensor, batch: list[Document], spec: SparsifierSpec) -> Sp
         counted_N=np.concatenate([one.counted_L for one in batch]),
         targets=targets,
     )
-    ranking_V = np.arange(logits_RV.shape[1], dtype=np.uint32)
-    return codec.decode(codec.encode(block, ranking_V), ranking_V).targets
+    tables = {"ranking": np.arange(logits_RV.shape[1], dtype=np.uint32)}
+    return codec.decode(codec.encode(block, tables), tables).targets
 
 
 class Student:

@@ -5,7 +5,7 @@ occurs as an entry of the shard, sorted by that rank within a row and stored as 
 numbers, which zstd packs to 3-4 bits. How values become codes depends on the kind of target
 (`values.py`); code and id of an entry stand at the same place.
 
-    id = ranking[cumsum(id_delta)]          ranking: [V] per shard, rank -> id
+    id = ranking[cumsum(id_delta)]          ranking: [V], a table of the shard, rank -> id
 
 Where targets have several draws, these lie side by side: draw d has entries d K .. (d + 1) K, and
 scalars of its own, of the name `<scalar>_draw<d>` from the second draw on. Repeats at one
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RankDeltaCodec"]
 
+_RANKING = "ranking"
+
 # 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
 _SLAB_ROWS = 4096
 # Scalars that do not depend on random numbers: repeats of a draw share them.
@@ -56,6 +58,8 @@ class RankDeltaCodec:
     the scalars within half their step. Equal blocks give equal columns.
     """
 
+    entries = ("id_delta", "code")  # names of the columns [R, K]
+
     def __init__(
         self,
         *,
@@ -70,23 +74,38 @@ class RankDeltaCodec:
         self.vocab_size = vocab_size
         self.sparsifier = sparsifier
         self.kind = kind
-        # Most entries that are drawn without replacement occur in one row alone.
-        self.weighted = not kind.rows_alike
+        # Most entries that are drawn without replacement occur in one row alone: a container had
+        # better lay the n-th entries of all rows side by side.
+        self.by_entry = not kind.rows_alike
         self._values = values_of(sparsifier, vocab_size, codec.parameters)
 
-    def rank(self, blocks: Sequence[DocumentBlock]) -> np.ndarray:
-        """uint32 [V]: the ids by falling count as entries of `blocks`, ties by id."""
+    def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
+        """A shard's ranking, uint32 [V]: ids by falling count as entries, ties by id."""
         counts_V = np.zeros(self.vocab_size, dtype=np.int64)
         for block in blocks:
             for targets in block.draws:
                 used = targets.ids_RK[targets.used_RK()]
                 counts_V += np.bincount(used, minlength=self.vocab_size)
-        return np.argsort(-counts_V, kind="stable").astype(np.uint32)
+        return {_RANKING: np.argsort(-counts_V, kind="stable").astype(np.uint32)}
+
+    def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
+        """CorruptionError unless a shard's tables are a ranking that holds each id once."""
+        if set(tables) != {_RANKING}:
+            raise CorruptionError(
+                "tables missing or unknown", found=", ".join(sorted(tables)), allowed=_RANKING
+            )
+        ranking_V = tables[_RANKING]
+        if not np.array_equal(np.sort(ranking_V), np.arange(self.vocab_size)):
+            raise CorruptionError(
+                "the table of ids is no order of the vocabulary",
+                found=f"{len(ranking_V)} ids",
+                allowed=f"each of {self.vocab_size} ids once",
+            )
 
     # --- a block ----------------------------------------------------------------------------
 
-    def encode(self, block: DocumentBlock, ranking_V: np.ndarray) -> Columns:
-        """`block`, all its draws, as integers, its ids by their place in `ranking_V`."""
+    def encode(self, block: DocumentBlock, tables: Mapping[str, np.ndarray]) -> Columns:
+        """`block`, all its draws, as integers, its ids by their place in the ranking."""
         if any(targets.kind != self.kind for targets in block.draws):
             raise SettingError(
                 "targets are of another kind than their sparsifier declares",
@@ -98,7 +117,7 @@ class RankDeltaCodec:
         scalars: dict[str, np.ndarray] = {}
         parts = []
         for number, targets in enumerate(block.draws):
-            deltas_RK, codes_RK, own = self._encode_draw(targets, ranking_V)
+            deltas_RK, codes_RK, own = self._encode_draw(targets, tables[_RANKING])
             parts.append((deltas_RK, codes_RK))
             if number != self._first(number):
                 own = {name: values_R for name, values_R in own.items() if name not in _SHARED}
@@ -109,26 +128,32 @@ class RankDeltaCodec:
             scalars |= {_name(name, number): values_R for name, values_R in own.items()}
         deltas, codes = zip(*parts, strict=True)
         return Columns(
-            id_deltas_RK=np.concatenate(deltas, axis=1),
-            codes_RK=np.concatenate(codes, axis=1),
+            entries={
+                "id_delta": np.concatenate(deltas, axis=1),
+                "code": np.concatenate(codes, axis=1),
+            },
             scalars=scalars,
             tokens_N=block.input_ids_N.astype(np.uint32),
             counted_N=block.counted_N.astype(np.uint8),
             documents_DC=encode_documents(block),
         )
 
-    def decode(self, columns: Columns, ranking_V: np.ndarray, *, draw: int = 0) -> DocumentBlock:
+    def decode(
+        self, columns: Columns, tables: Mapping[str, np.ndarray], *, draw: int = 0
+    ) -> DocumentBlock:
         """The block that `encode` was given, to within the steps; refused if it cannot be one.
 
-        Of its draws only number `draw` is decoded, and `columns` may hold the entries of that draw
-        alone.
+        `tables` have passed `check_tables`. Of the draws only number `draw` is decoded, and
+        `columns` may hold the entries of that draw alone.
         """
+        if missing := [name for name in self.entries if name not in columns.entries]:
+            raise CorruptionError("a column is missing", place=missing[0])
         _check_lengths(columns)
         return DocumentBlock(
             **decode_documents(columns.documents_DC),
             input_ids_N=self._checked_ids(columns.tokens_N),
             counted_N=columns.counted_N.astype(bool),
-            targets=self._decode_draw(columns, ranking_V, draw),
+            targets=self._decode_draw(columns, tables[_RANKING], draw),
         )
 
     # --- a draw -----------------------------------------------------------------------------
@@ -191,7 +216,8 @@ class RankDeltaCodec:
             slab = slice(start, start + _SLAB_ROWS)
             ids_RK[slab] = ranking_V[self._checked_ranks(deltas_RK[slab])]
             part = {name: values_R[slab] for name, values_R in own.items()}
-            decoded = self._values.decode(codes_RK[slab], part)
+            codes_SK = codes_RK[slab].astype(np.uint16, copy=False)
+            decoded = self._values.decode(codes_SK, part)
             logprobs_RK[slab] = decoded.logprobs_RK
             sampled.append(decoded.sampled_RK)
             tails.append(decoded.tail_logmass_RB)
@@ -222,10 +248,11 @@ class RankDeltaCodec:
 
     def _entries_of(self, columns: Columns, draw: int) -> tuple[np.ndarray, np.ndarray]:
         """Deltas and codes [R, K] of one draw."""
-        k, wide = self.sparsifier.k, columns.id_deltas_RK.shape[1]
+        deltas_RK, codes_RK = (columns.entries[name] for name in self.entries)
+        k, wide = self.sparsifier.k, deltas_RK.shape[1]
         draws = self.sparsifier.draws
         if wide == k:  # the entries of the wanted draw alone
-            return columns.id_deltas_RK, columns.codes_RK
+            return deltas_RK, codes_RK
         if wide != k * draws:
             raise CorruptionError(
                 "rows have another number of entries than the spec says",
@@ -234,7 +261,7 @@ class RankDeltaCodec:
                 allowed=f"{k} for each of {draws} draws",
             )
         own = slice(draw * k, (draw + 1) * k)
-        return columns.id_deltas_RK[:, own], columns.codes_RK[:, own]
+        return deltas_RK[:, own], codes_RK[:, own]
 
     def _nats(self, scalars: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         return from_steps(scalar(scalars, name), self.parameters["scalar_steps"])
@@ -283,7 +310,7 @@ def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:
 def _check_lengths(columns: Columns) -> None:
     """The table of documents, the tokens and the targets must tell of the same block."""
     tokens, targets = (int(columns.documents_DC[:, column].sum()) for column in (4, 5))
-    found = (len(columns.tokens_N), len(columns.id_deltas_RK), int(columns.counted_N.sum()))
+    found = (len(columns.tokens_N), len(columns.entries["id_delta"]), int(columns.counted_N.sum()))
     if found != (tokens, targets, targets):
         raise CorruptionError(
             "the table of documents does not add up",

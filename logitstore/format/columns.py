@@ -1,7 +1,9 @@
 """Columns: one block as integers, which is all that a container has to hold.
 
-The codec decides what the integers mean, the container decides how they lie in files.
-Shapes: R targets, K entries, N tokens, D documents.
+The codec decides what the integers mean, the container decides how they lie in files. Beside its
+blocks a shard has tables, which the codec makes once for all of them: each a name and one array of
+uint32, such as the order in which `rank-delta` counts the token ids.
+Shapes: R targets, K entries (of all draws), N tokens, D documents, C columns of their table.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ DOCUMENT_COLUMNS = ("id_high", "id_low", "record", "piece", "tokens", "targets")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Columns:
-    """One block of documents as unsigned integers, exactly as the codec made them."""
+    """One block of documents as unsigned integers, exactly as the codec made them.
 
-    id_deltas_RK: np.ndarray  # uint32; where targets have several draws, these side by side
-    codes_RK: np.ndarray  # uint16
+    All entries are of one shape; where targets have several draws, these lie side by side. A name
+    is made of lower-case letters, digits and underscores. What a container gives back may have a
+    wider type than what it was given: values are equal.
+    """
+
+    entries: Mapping[str, np.ndarray]  # name -> up to uint32 [R, K], in the codec's order
     scalars: Mapping[str, np.ndarray]  # name -> uint32 [R], in the codec's order
     tokens_N: np.ndarray  # uint32
     counted_N: np.ndarray  # uint8, 0 or 1

@@ -195,7 +195,7 @@ class Store(Sequence[StoredDocument]):
         try:
             shard = self._shard(commit)
             columns = shard.block(within, draw=self.draw)
-            return self._codec.decode(columns, shard.ranking_V, draw=self.draw)
+            return self._codec.decode(columns, shard.tables, draw=self.draw)
         except MALFORMED as error:
             place = f"{self.layout.shard(commit)}, block {within}"
             raise CorruptionError(f"block is malformed: {error!r}", place=place) from error
@@ -257,22 +257,14 @@ class Store(Sequence[StoredDocument]):
         if commit.unit not in self._shards:
             container = CONTAINERS[self.spec.container]
             shard = container.open(
-                self.layout.shard(commit), blocks=commit.blocks, objects=commit.objects
+                self.layout.shard(commit),
+                blocks=commit.blocks,
+                objects=commit.objects,
+                entries=self._codec.entries,
             )
-            self._check_ranking(shard, commit)
+            self._codec.check_tables(shard.tables)
             self._shards[commit.unit] = shard
         return self._shards[commit.unit]
-
-    def _check_ranking(self, shard: ShardReader, commit: Commit) -> None:
-        vocab_size = self.spec.tokenizer.vocab_size
-        ranking_V = shard.ranking_V
-        if not np.array_equal(np.sort(ranking_V), np.arange(vocab_size)):
-            raise CorruptionError(
-                "the table of ids is no order of the vocabulary",
-                place=self.layout.shard(commit),
-                found=f"{len(ranking_V)} ids",
-                allowed=f"each of {vocab_size} ids once",
-            )
 
     def _place(self, number: int) -> tuple[Commit, int]:
         """The commit that holds block `number` of the store, and the block's number in it."""

@@ -7,8 +7,9 @@ back and compared, and only then committed.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from logitstore.store.containers import Container
 
 __all__ = ["UnitWriter"]
+
+_Written: TypeAlias = tuple[tuple[StoredObject, ...], dict[str, int]]  # and bytes of each column
 
 # Where few tokens count, a block is bounded by its tokens: a long prompt with a short answer has
 # dozens of tokens a target.
@@ -67,14 +70,14 @@ class UnitWriter:
         attempt, folder = self.store.new_attempt(unit)
         try:
             with explain_io(folder):
-                objects = self._lay_out(folder, blocks)
+                objects, column_bytes = self._lay_out(folder, blocks)
                 commit = Commit(
                     unit=unit.name,
                     attempt=attempt,
                     objects=objects,
                     blocks=tuple(_counts(block) for block in blocks),
                     skipped=skipped,
-                    column_bytes=self.container.column_bytes(folder),
+                    column_bytes=column_bytes,
                     sums=_sums(blocks),
                 )
                 return self.store.commit(commit)
@@ -84,29 +87,31 @@ class UnitWriter:
                 return False  # another worker committed this unit and swept our attempt away
             raise
 
-    def _lay_out(self, folder: Path, blocks: list[DocumentBlock]) -> tuple[StoredObject, ...]:
-        ranking_V = self.codec.rank(blocks)
-        columns = [self.codec.encode(block, ranking_V) for block in blocks]
+    def _lay_out(self, folder: Path, blocks: list[DocumentBlock]) -> _Written:
+        tables = self.codec.tables(blocks)
+        columns = [self.codec.encode(block, tables) for block in blocks]
         folder.mkdir(parents=True)
         self.container.write(
             folder,
             columns,
-            ranking_V,
+            tables,
             draws=self.codec.sparsifier.draws,
-            sampled=self.codec.weighted,
+            by_entry=self.codec.by_entry,
         )
         fsync_tree(folder)
         objects = tuple(_objects(folder))
         counts = [_counts(block) for block in blocks]
-        shard = self.container.open(folder, blocks=counts, objects=objects)
-        same = np.array_equal(shard.ranking_V, ranking_V)
-        if not same or not all(_equal(shard.block(n), one) for n, one in enumerate(columns)):
+        shard = self.container.open(
+            folder, blocks=counts, objects=objects, entries=self.codec.entries
+        )
+        same = [_equal(shard.block(number), one) for number, one in enumerate(columns)]
+        if not all(same) or not _equal_arrays(shard.tables, tables):
             raise CorruptionError(
                 "what was read back is not what was written",
                 place=folder,
                 remedy="Suspect the disk or the memory of this machine",
             )
-        return objects
+        return objects, shard.column_bytes()
 
     def _cut(self, documents: Sequence[StoredDocument]) -> Iterator[list[StoredDocument]]:
         """Runs of whole documents of about `block_targets` targets, at least one document each."""
@@ -162,9 +167,14 @@ def _empty(unit: WorkUnit, skipped: int) -> Commit:
 
 
 def _equal(found: Columns, written: Columns) -> bool:
-    arrays = [field.name for field in fields(Columns) if field.name != "scalars"]
+    pairs = [(getattr(found, one.name), getattr(written, one.name)) for one in fields(Columns)]
     return all(
-        np.array_equal(getattr(found, name), getattr(written, name)) for name in arrays
-    ) and all(
-        np.array_equal(found.scalars[name], values) for name, values in written.scalars.items()
+        _equal_arrays(one, two) if isinstance(two, Mapping) else np.array_equal(one, two)
+        for one, two in pairs
+    )
+
+
+def _equal_arrays(found: Mapping[str, np.ndarray], written: Mapping[str, np.ndarray]) -> bool:
+    return set(found) == set(written) and all(
+        np.array_equal(found[name], values) for name, values in written.items()
     )

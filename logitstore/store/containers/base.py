@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +22,8 @@ class ShardReader(Protocol):
     """
 
     @property
-    def ranking_V(self) -> np.ndarray:
-        """uint32 [V]: the shard's table of ids by rank."""
+    def tables(self) -> Mapping[str, np.ndarray]:
+        """The shard's tables by name, each uint32 of one axis."""
         ...
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
@@ -35,6 +35,10 @@ class ShardReader(Protocol):
 
     def documents(self, number: int) -> np.ndarray:
         """uint64 [D, C]: the table of documents of block `number` alone."""
+        ...
+
+    def column_bytes(self) -> dict[str, int]:
+        """Stored bytes of each column; what belongs to none of them stands under "container"."""
         ...
 
 
@@ -50,24 +54,28 @@ class Container(Protocol):
         self,
         folder: Path,
         blocks: Sequence[Columns],
-        ranking_V: np.ndarray,
+        tables: Mapping[str, np.ndarray],
         *,
         draws: int = 1,
-        sampled: bool = False,
+        by_entry: bool = False,
     ) -> None:
-        """Lay out `blocks`, whose rows hold the entries of `draws` draws, below `folder`.
+        """Lay out `blocks`, whose rows hold the entries of `draws` draws, and `tables`.
 
-        `sampled` says that rows are more like chance than like their neighbours, for a container
-        that lays such entries out in another way.
+        `by_entry` asks a container that can to lay the n-th entries of all rows side by side, for
+        rows that have little in common with their neighbours.
         """
         ...
 
     def open(
-        self, folder: Path, *, blocks: Sequence[BlockCounts], objects: Sequence[StoredObject]
+        self,
+        folder: Path,
+        *,
+        blocks: Sequence[BlockCounts],
+        objects: Sequence[StoredObject],
+        entries: Sequence[str],
     ) -> ShardReader:
-        """The shard in `folder`, which must hold what the commit says of it."""
-        ...
+        """The shard in `folder`, which must hold what the commit says of it.
 
-    def column_bytes(self, folder: Path) -> dict[str, int]:
-        """Stored bytes of each column; what belongs to none of them stands under "container"."""
+        `entries` names the columns of entries, which not every container can tell from scalars.
+        """
         ...

@@ -1,8 +1,9 @@
 """The Parquet container: one row a document, one row group a block, lists for what repeats.
 
-    documents.parquet   id, record, piece, tokens, targets, input_ids, counted, id_deltas, codes and
-                        a list for each scalar; `id_deltas` and `codes` hold targets x K values
-    ranking.parquet     id: the table of ids by rank
+    documents.parquet   id, record, piece, tokens, targets, input_ids, counted; a list for each
+                        column of entries, with an s behind its name, as in `id_deltas`, of targets
+                        x K values; a list for each scalar
+    ranking.parquet     id; one such file for each table of the shard
 
 Opens in datasets, DuckDB, Polars and Spark. Integers are split into byte streams and compressed
 with zstd, and every page has a checksum: Parquet without page checksums missed 591 of 600 flips.
@@ -23,7 +24,7 @@ from logitstore.format.columns import DOCUMENT_COLUMNS, Columns
 from logitstore.store.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from logitstore.format.manifest import BlockCounts, StoredObject
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["ParquetContainer"]
 
 _DOCUMENTS = "documents.parquet"
-_RANKING = "ranking.parquet"
+_SUFFIX = ".parquet"
 _ZSTD_LEVEL = 9
 # A page of a megabyte is what readers fetch at least; larger pages compress no better here.
 _PAGE_BYTES = 1 << 20
-_LISTS = ("input_ids", "counted", "id_deltas", "codes")
+_TOKEN_LISTS = ("input_ids", "counted")
 
 
 class ParquetContainer:
@@ -45,24 +46,31 @@ class ParquetContainer:
         self,
         folder: Path,
         blocks: Sequence[Columns],
-        ranking_V: np.ndarray,
+        tables: Mapping[str, np.ndarray],
         *,
         draws: int = 1,
-        sampled: bool = False,
+        by_entry: bool = False,
     ) -> None:
         """One row group a block, so that a block is read with one request a column."""
         folder.mkdir(parents=True, exist_ok=True)
-        tables = [_table(block) for block in blocks]
-        lists = [*_LISTS, *blocks[0].scalars]
+        parts = [_table(block) for block in blocks]
+        entries = [f"{name}s" for name in blocks[0].entries]
+        lists = [*_TOKEN_LISTS, *entries, *blocks[0].scalars]
         options = _options([f"{name}.list.element" for name in lists])
-        with pq.ParquetWriter(folder / _DOCUMENTS, tables[0].schema, **options) as writer:
-            for table in tables:
+        with pq.ParquetWriter(folder / _DOCUMENTS, parts[0].schema, **options) as writer:
+            for table in parts:
                 writer.write_table(table, row_group_size=max(1, len(table)))
-        ranking = pa.table({"id": pa.array(ranking_V, pa.uint32())})
-        pq.write_table(ranking, folder / _RANKING, **_options(["id"]))
+        for name, ids in tables.items():
+            table = pa.table({"id": pa.array(ids, pa.uint32())})
+            pq.write_table(table, folder / f"{name}{_SUFFIX}", **_options(["id"]))
 
     def open(
-        self, folder: Path, *, blocks: Sequence[BlockCounts], objects: Sequence[StoredObject]
+        self,
+        folder: Path,
+        *,
+        blocks: Sequence[BlockCounts],
+        objects: Sequence[StoredObject],
+        entries: Sequence[str],
     ) -> ParquetShard:
         """The shard in `folder`, its files compared with their hashes."""
         # Page checksums leave the footer out, which says where everything stands: hash it all, at
@@ -77,20 +85,9 @@ class ParquetContainer:
                     found=found or "no file",
                     allowed=one.sha256,
                 )
-        return ParquetShard(folder=folder, blocks=tuple(blocks))
-
-    def column_bytes(self, folder: Path) -> dict[str, int]:
-        """Bytes of each column, from the footers."""
-        sizes: dict[str, int] = {}
-        for name in (_DOCUMENTS, _RANKING):
-            footer = pq.ParquetFile(folder / name).metadata
-            for group in range(footer.num_row_groups):
-                for number in range(footer.num_columns):
-                    column = footer.row_group(group).column(number)
-                    shown = _shown(name, column.path_in_schema.split(".")[0])
-                    sizes[shown] = sizes.get(shown, 0) + column.total_compressed_size
-        total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return sizes | {"container": total - sum(sizes.values())}
+        return ParquetShard(
+            folder=folder, blocks=tuple(blocks), objects=tuple(objects), names=tuple(entries)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,11 +96,17 @@ class ParquetShard:
 
     folder: Path
     blocks: tuple[BlockCounts, ...]
+    objects: tuple[StoredObject, ...]
+    names: tuple[str, ...]  # of the columns of entries
 
     @cached_property
-    def ranking_V(self) -> np.ndarray:
-        """uint32 [V]: id by rank."""
-        path = self.folder / _RANKING
+    def tables(self) -> Mapping[str, np.ndarray]:
+        """Column `id` of every file but that of the documents."""
+        files = [one.path for one in self.objects if one.path != _DOCUMENTS]
+        return {name.removesuffix(_SUFFIX): self._table(name) for name in files}
+
+    def _table(self, name: str) -> np.ndarray:
+        path = self.folder / name
         with _explained(path):
             return pq.read_table(path, page_checksum_verification=True)["id"].to_numpy()
 
@@ -116,18 +119,21 @@ class ParquetShard:
             for name in table.column_names
             if name not in ("id", *DOCUMENT_COLUMNS)
         }
-        missing = [name for name in _LISTS if name not in lists]
-        if missing or len(lists["id_deltas"]) % max(1, counts.targets):
+        wanted = [*_TOKEN_LISTS, *(f"{name}s" for name in self.names)]
+        missing = [name for name in wanted if name not in lists]
+        entries = {name: lists.pop(f"{name}s", np.zeros(0)) for name in self.names}
+        lengths = {len(values) for values in entries.values()}
+        shape = (counts.targets, -1) if counts.targets else (0, 1)
+        if missing or len(lengths) != 1 or lengths.pop() % max(1, counts.targets):
+            found = {name: len(values) for name, values in entries.items()}
             raise CorruptionError(
                 "columns are missing or of the wrong length",
                 place=self.folder / _DOCUMENTS,
-                found=", ".join(missing) or f"{len(lists['id_deltas'])} entries",
+                found=", ".join(missing) or f"{found} entries",
                 allowed=f"a multiple of {counts.targets} targets",
             )
-        shape = (counts.targets, -1) if counts.targets else (0, 1)
         return Columns(
-            id_deltas_RK=lists.pop("id_deltas").reshape(shape),
-            codes_RK=lists.pop("codes").reshape(shape).astype(np.uint16),
+            entries={name: one.reshape(shape) for name, one in entries.items()},
             tokens_N=lists.pop("input_ids"),
             counted_N=lists.pop("counted").astype(np.uint8),
             scalars=lists,
@@ -137,6 +143,19 @@ class ParquetShard:
     def documents(self, number: int) -> np.ndarray:
         """uint64 [D, C] of block `number`."""
         return _documents(self._read(number, ["id", *DOCUMENT_COLUMNS[2:]]))
+
+    def column_bytes(self) -> dict[str, int]:
+        """Bytes of each column, from the footers."""
+        sizes: dict[str, int] = {}
+        for one in self.objects:
+            footer = pq.ParquetFile(self.folder / one.path).metadata
+            for group in range(footer.num_row_groups):
+                for number in range(footer.num_columns):
+                    column = footer.row_group(group).column(number)
+                    shown = _shown(one.path, column.path_in_schema.split(".")[0], self.names)
+                    sizes[shown] = sizes.get(shown, 0) + column.total_compressed_size
+        total = sum(one.size for one in self.objects)
+        return sizes | {"container": total - sum(sizes.values())}
 
     def _read(self, number: int, columns: list[str] | None) -> pa.Table:
         path = self.folder / _DOCUMENTS
@@ -173,14 +192,13 @@ def _table(block: Columns) -> pa.Table:
         pa.binary(16), len(halves_D2), [None, pa.py_buffer(halves_D2.tobytes())]
     )
     tokens_D, targets_D = (documents[name].astype(np.int64) for name in ("tokens", "targets"))
-    k = block.id_deltas_RK.shape[1]
     columns: dict[str, Any] = {"id": identities}
     for name in DOCUMENT_COLUMNS[2:]:
         columns[name] = pa.array(documents[name].astype(np.int64))
     columns["input_ids"] = _lists(block.tokens_N, tokens_D)
     columns["counted"] = _lists(block.counted_N, tokens_D)
-    columns["id_deltas"] = _lists(block.id_deltas_RK.reshape(-1), targets_D * k)
-    columns["codes"] = _lists(block.codes_RK.reshape(-1), targets_D * k)
+    for name, values_RK in block.entries.items():
+        columns[f"{name}s"] = _lists(values_RK.reshape(-1), targets_D * values_RK.shape[1])
     for name, values_R in block.scalars.items():
         columns[name] = _lists(values_R, targets_D)
     return pa.table(columns)
@@ -219,15 +237,10 @@ def _options(split: list[str]) -> dict[str, Any]:
     }
 
 
-def _shown(file: str, column: str) -> str:
-    if file == _RANKING:
-        return "ranking_id"
+def _shown(file: str, column: str, entries: Sequence[str]) -> str:
+    if file != _DOCUMENTS:
+        return f"{file.removesuffix(_SUFFIX)}_{column}"
     if column in ("id", *DOCUMENT_COLUMNS[2:]):
         return "documents"
-    names = {
-        "input_ids": "token_id",
-        "counted": "token_counted",
-        "id_deltas": "id_delta",
-        "codes": "code",
-    }
-    return names.get(column, column)
+    names = {"input_ids": "token_id", "counted": "token_counted"}
+    return (names | {f"{name}s": name for name in entries}).get(column, column)

@@ -11,7 +11,8 @@ Where targets have several draws, each has chunks of its own, K entries wide.
     documents  uint64 [document, 6]
     ranking    uint8  [plane, V]         id.0 ..
 
-Attribute `planes` names the planes: `<column>.<byte>`, least significant byte first.
+There is an array like `ranking` for each table of the shard. Attribute `planes` names the planes:
+`<column>.<byte>`, least significant byte first.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ _ZSTD_LEVEL = 9
 # so there the n-th entries of all rows lie side by side, which are of one size: 18.4 bytes for ids
 # and codes of 16 entries, against 19.9 by row at level 9 and 19.2 at level 17.
 _BY_ENTRY = (0, 2, 1)
-_SAMPLED_ZSTD_LEVEL = 17
-_HASHED = ("ranking", "documents")
+_BY_ENTRY_ZSTD_LEVEL = 17
+_CHUNKED = ("entries", "scalars", "tokens")  # what is not hashed when a shard is opened
+_BLOCKED = (*_CHUNKED, "documents")  # every other array is a table
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
 _CHAIN = ["bytes", "zstd", "crc32c"]
@@ -59,30 +61,33 @@ class ZarrContainer:
         self,
         folder: Path,
         blocks: Sequence[Columns],
-        ranking_V: np.ndarray,
+        tables: Mapping[str, np.ndarray],
         *,
         draws: int = 1,
-        sampled: bool = False,
+        by_entry: bool = False,
     ) -> None:
         """Lay out `blocks` below `folder`, padded to the largest of them."""
         group = zarr.create_group(LocalStore(folder), overwrite=False)
-        entries = {
-            "id_delta": [block.id_deltas_RK for block in blocks],
-            "code": [block.codes_RK for block in blocks],
-        }
+        entries = {name: [block.entries[name] for block in blocks] for name in blocks[0].entries}
         scalars = {name: [block.scalars[name] for block in blocks] for name in blocks[0].scalars}
         tokens = {
             "id": [block.tokens_N for block in blocks],
             "counted": [block.counted_N for block in blocks],
         }
-        _write_planes(group, "entries", entries, draws=draws, sampled=sampled)
+        _write_planes(group, "entries", entries, draws=draws, by_entry=by_entry)
         _write_planes(group, "scalars", scalars)
         _write_planes(group, "tokens", tokens)
-        _write_planes(group, "ranking", {"id": [ranking_V]})
+        for name, ids in tables.items():
+            _write_planes(group, name, {"id": [ids]})
         _write_documents(group, [block.documents_DC for block in blocks])
 
     def open(
-        self, folder: Path, *, blocks: Sequence[BlockCounts], objects: Sequence[StoredObject]
+        self,
+        folder: Path,
+        *,
+        blocks: Sequence[BlockCounts],
+        objects: Sequence[StoredObject],
+        entries: Sequence[str],
     ) -> ZarrShard:
         """The shard in `folder`. A data file that is missing or of another size is refused."""
         # A missing file would read as zeros, silently. Indexes and chunks have checksums of their
@@ -97,22 +102,12 @@ class ZarrContainer:
                     found="no file" if size is None else f"{size} bytes",
                     allowed=f"{one.size} bytes",
                 )
-            small = path.name == "zarr.json" or one.path.split("/")[0] in _HASHED
+            small = path.name == "zarr.json" or one.path.split("/")[0] not in _CHUNKED
             if small and sha256_of(path) != one.sha256:
                 raise CorruptionError("file has changed since it was written", place=path)
-        return ZarrShard(folder=folder, blocks=tuple(blocks))
-
-    def column_bytes(self, folder: Path) -> dict[str, int]:
-        """Bytes of each column, from the indexes of the shard files."""
-        group = zarr.open_group(LocalStore(folder, read_only=True), mode="r")
-        sizes: dict[str, int] = {}
-        for name, array in group.arrays():
-            for plane, size in zip(
-                _columns_of(name, array), _plane_bytes(folder, array), strict=True
-            ):
-                sizes[plane] = sizes.get(plane, 0) + size
-        total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return sizes | {"container": total - sum(sizes.values())}
+        return ZarrShard(
+            folder=folder, blocks=tuple(blocks), objects=tuple(objects), names=tuple(entries)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,22 +116,31 @@ class ZarrShard:
 
     folder: Path
     blocks: tuple[BlockCounts, ...]
+    objects: tuple[StoredObject, ...]
+    names: tuple[str, ...]  # of the columns of entries
 
     @cached_property
-    def ranking_V(self) -> np.ndarray:
-        """uint32 [V]: id by rank."""
-        return self._integers("ranking", slice(None))["id"]
+    def tables(self) -> Mapping[str, np.ndarray]:
+        """Every array that does not go by blocks."""
+        names = [name for name in self._arrays if name not in _BLOCKED]
+        return {name: self._integers(name, slice(None))["id"] for name in names}
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """The columns of block `number`, without the padding; of the entries, those of `draw`."""
         counts = self.blocks[number]
         rows = self._rows("entries", number, counts.targets)
         entries = self._integers("entries", rows, self._own(draw))
+        if set(entries) != set(self.names):
+            raise CorruptionError(
+                "columns are missing or unknown",
+                place=self.folder / "entries",
+                found=", ".join(entries),
+                allowed=", ".join(self.names),
+            )
         scalars = self._integers("scalars", self._rows("scalars", number, counts.targets))
         tokens = self._integers("tokens", self._rows("tokens", number, counts.tokens))
         return Columns(
-            id_deltas_RK=entries["id_delta"],
-            codes_RK=entries["code"].astype(np.uint16, copy=False),
+            entries=entries,
             scalars=scalars,
             tokens_N=tokens["id"],
             counted_N=tokens["counted"].astype(np.uint8, copy=False),
@@ -149,6 +153,16 @@ class ZarrShard:
         start = number * array.chunks[0]
         return self._read("documents", slice(start, start + self.blocks[number].documents))
 
+    def column_bytes(self) -> dict[str, int]:
+        """Bytes of each column, from the indexes of the shard files."""
+        sizes: dict[str, int] = {}
+        for name, array in self._arrays.items():
+            columns, stored = _columns_of(name, array), _plane_bytes(self.folder, array)
+            for column, size in zip(columns, stored, strict=True):
+                sizes[column] = sizes.get(column, 0) + size
+        total = sum(one.size for one in self.objects)
+        return sizes | {"container": total - sum(sizes.values())}
+
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array]:
         try:
@@ -156,13 +170,12 @@ class ZarrShard:
             arrays = dict(group.arrays())
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CorruptionError(f"no Zarr group: {error}", place=self.folder) from error
-        wanted = {"entries", "scalars", "tokens", "documents", "ranking"}
-        if set(arrays) != wanted:
+        if not set(_BLOCKED) <= set(arrays):
             raise CorruptionError(
-                "arrays missing or unknown",
+                "arrays are missing",
                 place=self.folder,
                 found=", ".join(sorted(arrays)),
-                allowed=", ".join(sorted(wanted)),
+                allowed=f"{', '.join(_BLOCKED)} and tables",
             )
         for name, array in arrays.items():
             _check_codecs(array, place=self.folder / name)
@@ -222,7 +235,7 @@ def _write_planes(
     columns: Mapping[str, Sequence[np.ndarray]],
     *,
     draws: int = 1,
-    sampled: bool = False,
+    by_entry: bool = False,
 ) -> None:
     """An array of byte planes [plane, row, ...]; a chunk is one plane of one draw of one block."""
     blocks = next(iter(columns.values()))
@@ -239,7 +252,7 @@ def _write_planes(
             data.append(wide[..., byte])
     stacked = np.ascontiguousarray(np.stack(data))
     chunk = (1, rows, *(size // draws for size in rest))
-    _write(group, name, stacked, chunks=chunk, attributes={"planes": planes}, sampled=sampled)
+    _write(group, name, stacked, chunks=chunk, attributes={"planes": planes}, by_entry=by_entry)
 
 
 def _write_documents(group: zarr.Group, tables: Sequence[np.ndarray]) -> None:
@@ -264,17 +277,17 @@ def _write(
     *,
     chunks: tuple[int, ...],
     attributes: dict[str, Any],
-    sampled: bool = False,
+    by_entry: bool = False,
 ) -> None:
     """One array in one file. crc32c comes last: 300 of 300 flipped bits caught, 1 without it."""
-    level = _SAMPLED_ZSTD_LEVEL if sampled else _ZSTD_LEVEL
+    level = _BY_ENTRY_ZSTD_LEVEL if by_entry else _ZSTD_LEVEL
     array = group.create_array(
         name,
         shape=data.shape,
         dtype=data.dtype,
         chunks=chunks,
         shards=data.shape,
-        filters=[TransposeCodec(order=_BY_ENTRY)] if sampled else None,
+        filters=[TransposeCodec(order=_BY_ENTRY)] if by_entry else None,
         compressors=[ZstdCodec(level=level), Crc32cCodec()],
         fill_value=0,
         attributes=attributes,
@@ -323,7 +336,7 @@ def _check_codecs(array: zarr.Array, *, place: Path) -> None:
 def _columns_of(name: str, array: zarr.Array) -> list[str]:
     if name == "documents":
         return ["documents"]
-    shown = {"tokens": "token_", "ranking": "ranking_"}.get(name, "")
+    shown = {"entries": "", "scalars": "", "tokens": "token_"}.get(name, f"{name}_")
     return [shown + str(plane).partition(".")[0] for plane in array.attrs["planes"]]  # type: ignore[union-attr]
 
 
