@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.codec import CODECS, FIDELITIES, RankDeltaCodec, codec_for, new_codec
+from logitstore.codec import CODECS, FIDELITIES, codec_for, new_codec
+from logitstore.codec.rank_delta import RankDeltaCodec
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec, SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS

@@ -11,6 +11,13 @@ Where targets have several draws, these lie side by side: draw d has entries d K
 scalars of its own, of the name `<scalar>_draw<d>` from the second draw on. Repeats at one
 temperature share what does not depend on random numbers.
 
+    rank-delta/1             a head of exact entries and its tail
+    rank-delta-weighted/1    exact entries, and drawn ones at a common weight
+    rank-delta-counted/1     entries drawn with replacement
+
+Parameters are steps per nat: `value_steps` of log-probabilities, `floor_steps`, `tail_steps` and
+`odds_steps` of a row's masses, `scalar_steps` of the label's log-probability and the entropy.
+
 Shapes: R targets, K entries of a draw, V vocabulary, N tokens, D documents.
 """
 
@@ -20,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from logitstore.codec.base import CodecKind
 from logitstore.codec.integers import (
     decode_documents,
     encode_documents,
@@ -27,6 +35,7 @@ from logitstore.codec.integers import (
     scalar,
     whole_steps,
 )
+from logitstore.codec.values import CountedValues, ExactValues, WeightedValues
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.columns import Columns
 from logitstore.targets.documents import DocumentBlock
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
     from logitstore.format.spec import CodecSpec, SparsifierSpec
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["RankDeltaCodec"]
+__all__ = ["COUNTED", "HEADS", "WEIGHTED", "RankDeltaCodec"]
 
 _RANKING = "ranking"
 
@@ -50,12 +59,11 @@ _SHARED = ("odds", "entropy")
 
 
 class RankDeltaCodec:
-    """Rank-delta ids and values in whole steps. All steps are stated as steps per nat.
+    """Rank-delta ids and values in whole steps: a `Codec`.
 
-    Contract: `decode(encode(block))` gives the same documents, the same set of ids in each row (in
-    rank order), log-probabilities within half a value step of the originals, up to a shift of the
-    row that keeps its mass; weights of sampled entries as they were, to the step of their sum; and
-    the scalars within half their step. Equal blocks give equal columns.
+    What it keeps beyond that contract: ids come back in the order of rank, log-probabilities within
+    half a value step of the originals, up to a shift of the row that keeps its mass, weights of
+    sampled entries as they were, to the step of their sum, and scalars within half their step.
     """
 
     entries = ("id_delta", "code")  # names of the columns [R, K]
@@ -64,7 +72,7 @@ class RankDeltaCodec:
         self,
         *,
         codec: CodecSpec,
-        values_of: Callable[[SparsifierSpec, int, Mapping[str, int]], Values],
+        values: Values,
         vocab_size: int,
         sparsifier: SparsifierSpec,
         kind: TargetKind,
@@ -77,10 +85,20 @@ class RankDeltaCodec:
         # Most entries that are drawn without replacement occur in one row alone: a container had
         # better lay the n-th entries of all rows side by side.
         self.by_entry = not kind.rows_alike
-        self._values = values_of(sparsifier, vocab_size, codec.parameters)
+        self._values = values
+
+    @property
+    def stated_kl(self) -> float:
+        """See `Codec`."""
+        return self._values.stated_kl
+
+    @property
+    def stated_drawn_kl(self) -> float:
+        """See `Codec`: on top of the values, the entropy is rounded by half a step at most."""
+        return self._values.stated_kl + 0.5 / self.parameters["scalar_steps"]
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
-        """A shard's ranking, uint32 [V]: ids by falling count as entries, ties by id."""
+        """The shard's ranking, uint32 [V]: ids by falling count as entries, ties by id."""
         counts_V = np.zeros(self.vocab_size, dtype=np.int64)
         for block in blocks:
             for targets in block.draws:
@@ -285,6 +303,73 @@ class RankDeltaCodec:
                 allowed=f"below {self.vocab_size}",
             )
         return ids
+
+
+def _kind(
+    name: str,
+    summary: str,
+    values_of: Callable[[SparsifierSpec, int, Mapping[str, int]], Values],
+    *parameters: str,
+) -> CodecKind:
+    """The codec `name` with those of the steps that it has use for."""
+
+    def build(
+        codec: CodecSpec, sparsifier: SparsifierSpec, kind: TargetKind, vocab_size: int
+    ) -> RankDeltaCodec:
+        return RankDeltaCodec(
+            codec=codec,
+            values=values_of(sparsifier, vocab_size, codec.parameters),
+            vocab_size=vocab_size,
+            sparsifier=sparsifier,
+            kind=kind,
+        )
+
+    presets = {
+        fidelity: {one: steps[one] for one in parameters} for fidelity, steps in _STEPS.items()
+    }
+    return CodecKind(id=name, summary=summary, presets=presets, build=build)
+
+
+# Preset -> steps per nat. KL of a row that is all head: 2.6e-3, 2.9e-4, 1.0e-5 nats.
+_STEPS: dict[str, dict[str, int]] = {
+    "compact": {
+        "value_steps": 4,
+        "floor_steps": 256,
+        "odds_steps": 128,
+        "tail_steps": 256,
+        "scalar_steps": 64,
+    },
+    "balanced": {
+        "value_steps": 12,
+        "floor_steps": 1024,
+        "odds_steps": 512,
+        "tail_steps": 1024,
+        "scalar_steps": 256,
+    },
+    "exact": {
+        "value_steps": 64,
+        "floor_steps": 8192,
+        "odds_steps": 8192,
+        "tail_steps": 8192,
+        "scalar_steps": 1024,
+    },
+}
+
+HEADS = _kind(
+    "rank-delta/1",
+    "a head of exact entries and its tail",
+    ExactValues.of,
+    *("value_steps", "floor_steps", "tail_steps", "scalar_steps"),
+)
+WEIGHTED = _kind(
+    "rank-delta-weighted/1",
+    "exact entries, and drawn ones at a common weight",
+    WeightedValues.of,
+    *("value_steps", "odds_steps", "tail_steps", "scalar_steps"),
+)
+COUNTED = _kind(
+    "rank-delta-counted/1", "entries drawn with replacement", CountedValues.of, "scalar_steps"
+)
 
 
 def _name(name: str, draw: int) -> str:

@@ -38,6 +38,11 @@ class Decoded:
 class Values(Protocol):
     """How the values of one kind of target become integers."""
 
+    @property
+    def stated_kl(self) -> float:
+        """nats: the mean KL that the steps may cost a target."""
+        ...
+
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Codes uint16 [R, K], 0 for padding, and scalars uint32 [R]."""
         ...
@@ -58,6 +63,11 @@ class ExactValues:
 
     parameters: Mapping[str, int]
     tails: _TailSteps
+
+    @property
+    def stated_kl(self) -> float:
+        """See `Values` and `_rounding_kl`."""
+        return _rounding_kl(self.parameters["value_steps"])
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
@@ -106,6 +116,11 @@ class WeightedValues:
     tails: _TailSteps  # at the nodes below 1
     has_tail: bool
     top: int  # of the log-odds
+
+    @property
+    def stated_kl(self) -> float:
+        """See `Values` and `_rounding_kl`."""
+        return _rounding_kl(self.parameters["value_steps"])
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> WeightedValues:
@@ -171,6 +186,7 @@ class CountedValues:
     """Entries drawn with replacement: the code is how often."""
 
     draws: int
+    stated_kl: float = 0.0  # counts are exact
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> CountedValues:
@@ -228,6 +244,15 @@ class _TailSteps:
             tail_R = np.float32(top) - (code_R.astype(np.float32) - 1) / np.float32(self.steps)
             tails.append(np.where(code_R == 0, np.float32(EMPTY_TAIL), tail_R)[:, None])
         return np.concatenate(tails, axis=1)
+
+
+def _rounding_kl(value_steps: int) -> float:
+    """nats: what rounding to steps costs a row that is all head, at most: (1 / steps)^2 / 24.
+
+    The error of a value is uniform in half a step to either side and the row's mass is kept, so the
+    KL is half the error's variance.
+    """
+    return (1 / value_steps) ** 2 / 24
 
 
 def _codes(logprobs_RK: np.ndarray, exact_RK: np.ndarray, value_steps: int) -> np.ndarray:

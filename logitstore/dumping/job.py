@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 import numpy as np
 import torch
 
-from logitstore.codec import RankDeltaCodec, new_codec
+from logitstore.codec import Codec, new_codec
 from logitstore.corpus.corpus import Corpus, RecordReader, open_corpus
 from logitstore.corpus.text import TextRules, tokenize
 from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
@@ -108,7 +108,7 @@ class Job:
     teacher: Teacher
     text: TextSpec
     sparsifier: SparsifierSpec
-    codec: RankDeltaCodec
+    codec: Codec
     fidelity: str
     container: str
     limit: int | None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from logitstore.codec import codec_for
 from logitstore.errors import ModelError, SettingError
 from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, shift_losses
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
@@ -191,6 +192,7 @@ class _Sums:
         if "drawn_kl" in rows:
             mean, error = mean_and_error(rows["drawn_kl"])
             drawn = {"mean": mean, "standard_error": error}
+        codec = codec_for(self.store.spec)
         has_exact = sparsifier_of(self.store.spec.sparsifier).targets.has_exact
         tail_error = {
             f"{one:g}": {
@@ -203,7 +205,7 @@ class _Sums:
         numbers: dict[str, Any] = {
             "kl": drawn["mean"] if drawn and not has_exact else float(rows["head_kl"].mean()),
             "noise_kl": float(rows["noise_kl"].mean()),
-            "stated_kl": _stated_kl(self.store),
+            "stated_kl": codec.stated_kl if has_exact else codec.stated_drawn_kl,
             "drawn_kl": drawn,
             "max_logprob_error": float(error_R.max()) if len(error_R) else None,
             "tail_error": tail_error or None,
@@ -234,30 +236,14 @@ def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
         )
     if drawn is None:
         return
+    allowed = codec_for(store.spec).stated_drawn_kl + _NOISE_FLOORS * noise
     allowed += _STANDARD_ERRORS * drawn["standard_error"]
-    if "value_steps" in store.spec.codec.parameters:
-        allowed += _entropy_rounding(store)
     if not abs(drawn["mean"]) <= allowed:
         yield (
             f"drawn_kl is {drawn['mean']:.3g}, further from 0 than {allowed:.3g} "
             f"({_STANDARD_ERRORS} standard errors and what steps and noise cost): "
             "the entries were not drawn from this teacher's distributions"
         )
-
-
-def _stated_kl(store: Store) -> float:
-    """nats: the head KL that the codec's steps cost a row that is all head, (1 / steps)^2 / 24.
-
-    Counts of draws cost nothing. There it is what the rounding of the stored entropy, from which
-    the KL is estimated, can shift it by.
-    """
-    steps = store.spec.codec.parameters.get("value_steps")
-    return _entropy_rounding(store) if steps is None else (1 / steps) ** 2 / 24
-
-
-def _entropy_rounding(store: Store) -> float:
-    """nats: half a step."""
-    return 0.5 / store.spec.codec.parameters["scalar_steps"]
 
 
 def _known_mean(values_R: np.ndarray) -> float | None:

@@ -12,7 +12,7 @@ from typing import overload
 
 import numpy as np
 
-from logitstore.codec import RankDeltaCodec, codec_for
+from logitstore.codec import Codec, codec_for
 from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import FORMAT, StoreSpec
@@ -246,7 +246,7 @@ class Store(Sequence[StoredDocument]):
         return lru_cache(_CACHED_BLOCKS)(self.read_block)
 
     @cached_property
-    def _codec(self) -> RankDeltaCodec:
+    def _codec(self) -> Codec:
         return codec_for(self.spec)
 
     @cached_property

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from logitstore.codec import RankDeltaCodec
+    from logitstore.codec import Codec
     from logitstore.format.plan import WorkUnit
     from logitstore.format.spec import StoreSpec
     from logitstore.store.commit import StoreWriter
@@ -45,7 +45,7 @@ class UnitWriter:
     """Writes the units of one store."""
 
     store: StoreWriter
-    codec: RankDeltaCodec
+    codec: Codec
     container: Container
     block_targets: int
 
