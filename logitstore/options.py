@@ -3,17 +3,26 @@
 A job's options are the fields of a frozen dataclass, each made by `option(...)`; what belongs to
 one kind of a table, such as a sparsifier, is an `Option` of its own. Either way a value is checked
 in one place, before anything that costs time is imported or read.
+
+    @dataclass(frozen=True, kw_only=True)
+    class RunOptions:
+        steps: int = option(100, help="Steps of the optimiser.", least=1)
+
+    @takes(options_of(RunOptions))
+    def run(**values: Any) -> None:
+        options = RunOptions(**values)  # checked, defaults filled in
 """
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields
-from enum import Enum
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from logitstore.errors import SettingError
 from logitstore.format.numbers import real, reals, whole
@@ -21,40 +30,63 @@ from logitstore.format.numbers import real, reals, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["REQUIRED", "Option", "checked_options", "option", "options_of", "signature_of"]
+__all__ = [
+    "REQUIRED",
+    "Option",
+    "checked_options",
+    "documented",
+    "option",
+    "options_of",
+    "signature_of",
+    "takes",
+]
 
+REQUIRED: Any = inspect.Parameter.empty  # the default of an option that must be given
 
-class _Required(Enum):
-    REQUIRED = "required"
-
-
-REQUIRED = _Required.REQUIRED  # the default of an option that must be given
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
     """One option of a command and of the Python function that does what the command does.
 
-    `kind` is bool, int, float, str, tuple (numbers; separated by commas on the command line), Path,
-    or object: what Python takes as it is and the command line as a string. Bounds are inclusive but
-    for `above`. `choices` is asked when a value is checked, so that a table may be imported late.
+    `kind` is bool, int, float, str, tuple (different numbers, separated by commas on the command
+    line), Path, list (strings, each an argument of the command line), or object: what Python takes
+    as it is and the command line as a string. Bounds are inclusive but for `above`. `choices` is
+    asked when a value is shown or checked, so that a table may be imported late.
     """
 
     name: str  # in Python
     kind: type
-    help: str  # a sentence; the default is added where it is shown
+    help: str  # a sentence; choices and what None stands for are added where it is shown
     default: Any = REQUIRED
     nullable: bool = False  # None is a value: off, or chosen by what else is known
+    unset: str | None = None  # what None stands for, in words
     least: float | None = None
     above: float | None = None
     most: float | None = None
     choices: Callable[[], Iterable[str]] | None = None
-    spelled: str | None = None  # on the command line, where the name's own spelling is taken
+    spelled: str | None = None  # on the command line, where it has another name there
+    positional: bool = False  # given by its place; on the command line in capital letters
+    python_only: bool = False  # the command line has no such option
 
     @property
     def flag(self) -> str:
-        """Its name on the command line, with the dashes."""
-        return f"--{(self.spelled or self.name).replace('_', '-')}"
+        """Its name in messages: as on the command line, with the dashes."""
+        name = self.spelled or self.name
+        if self.python_only:
+            return name
+        return name.upper() if self.positional else f"--{name.replace('_', '-')}"
+
+    @property
+    def description(self) -> str:
+        """Its help, the choices it has, and what it is where nobody sets it and that is None."""
+        parts = [self.help]
+        if self.choices is not None:
+            parts.append(f"One of {', '.join(self.choices())}.")
+        if self.unset is not None:
+            parts.append(f"Default: {self.unset}.")
+        return " ".join(parts)
 
     @property
     def allowed(self) -> str:
@@ -90,18 +122,23 @@ class Option:
         return value
 
     def _typed(self, value: Any) -> Any:
+        if isinstance(value, bool) and self.kind in (int, float):
+            raise SettingError(f"{self.flag} must be a number", found=value)
         if self.kind is int:
             return whole(self.flag, value)
         if self.kind is float:
             return real(self.flag, value)
         if self.kind is tuple:
-            return reals(self.flag, value)
-        accepted = (str, Path) if self.kind is Path else self.kind
-        if self.kind is not object and not isinstance(value, accepted):
+            numbers = reals(self.flag, value)
+            if not numbers or len(set(numbers)) < len(numbers):
+                raise SettingError(f"{self.flag} needs different values", found=list(numbers))
+            return numbers
+        accepted = _ACCEPTED.get(self.kind, self.kind)
+        if not isinstance(value, accepted):
             raise SettingError(
-                f"{self.flag} must be a {self.kind.__name__}", found=repr(value)[:80]
+                f"{self.flag} must be {_KIND_WORDS[self.kind]}", found=repr(value)[:80]
             )
-        return Path(value) if self.kind is Path else value
+        return value if self.kind is object else self.kind(value)
 
     def _within(self, number: float) -> bool:
         """Whether a number is finite and within the bounds."""
@@ -113,25 +150,46 @@ class Option:
         )
 
 
-def option(default: Any = REQUIRED, **declared: Any) -> Any:
-    """A field of a dataclass of options; `declared` are the other fields of its `Option`."""
-    missing = MISSING if default is REQUIRED else default
-    return field(default=missing, metadata={"option": declared})
+_ACCEPTED: dict[type, Any] = {Path: (str, Path), list: (list, tuple)}
+_KIND_WORDS: dict[type, str] = {
+    bool: "True or False",
+    str: "a string",
+    Path: "a path",
+    list: "a list",
+}
+
+
+def option(default: Any = REQUIRED, *, like: Option | None = None, **declared: Any) -> Any:
+    """A field of a dataclass of options; `declared` are the other fields of its `Option`.
+
+    `like` is an option that several dataclasses share; what is given beside it is changed.
+    """
+    if like is not None:
+        changed = declared if default is REQUIRED else declared | {"default": default}
+        shared = replace(like, **changed)
+        return field(default=_in_field(shared.default), metadata={"option": shared})
+    return field(default=_in_field(default), metadata={"option": declared})
 
 
 def options_of(kind: type) -> tuple[Option, ...]:
     """The options that the dataclass `kind` declares, in its order; fields without one are none."""
     hints = typing.get_type_hints(kind)
     return tuple(
-        Option(
-            name=one.name,
-            default=REQUIRED if one.default is MISSING else one.default,
-            **_type_of(hints[one.name]),
-            **declared,
-        )
+        _option_of(one.name, hints[one.name], one.default, one.metadata["option"])
         for one in fields(kind)
-        if (declared := one.metadata.get("option")) is not None
+        if "option" in one.metadata
     )
+
+
+def _option_of(name: str, hint: Any, default: Any, declared: Option | dict[str, Any]) -> Option:
+    if isinstance(declared, Option):
+        return replace(declared, name=name)
+    default = REQUIRED if default is MISSING else default
+    return Option(name=name, default=default, **_type_of(hint), **declared)
+
+
+def _in_field(default: Any) -> Any:
+    return MISSING if default is REQUIRED else default
 
 
 def checked_options(
@@ -148,24 +206,71 @@ def checked_options(
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
     for name, one in known.items():
         if one.default is REQUIRED and name not in values:
-            raise TypeError(f"{function}() missing 1 required keyword-only argument: {name!r}")
+            raise TypeError(f"{function}() missing 1 required {_how(one)} argument: {name!r}")
     return {name: one.check(values.get(name, one.default)) for name, one in known.items()}
+
+
+def takes(
+    options: Iterable[Option],
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Decorator of a function of keywords, which then takes `options` and is given them checked.
+
+    `inspect.signature` and `help` show each option with its default and its help.
+    """
+    listed = tuple(options)
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        places = [one.name for one in listed if one.positional]
+
+        @wraps(function)
+        def checked(*given: Any, **values: Any) -> Result:
+            if len(given) > len(places):
+                raise TypeError(
+                    f"{function.__name__}() takes {len(places)} positional arguments "
+                    f"but {len(given)} were given"
+                )
+            placed = dict(zip(places, given, strict=False))
+            for name in placed.keys() & values.keys():
+                raise TypeError(f"{function.__name__}() got multiple values for argument {name!r}")
+            return function(**checked_options(function.__name__, listed, placed | values))
+
+        returns = inspect.signature(function).return_annotation
+        checked.__signature__ = signature_of(listed, returns=returns)  # type: ignore[attr-defined]
+        checked.__doc__ = documented(function.__doc__, listed)
+        return checked
+
+    return decorate
+
+
+def documented(text: str | None, options: Iterable[Option]) -> str:
+    """The docstring `text`, and below it a paragraph for each of `options`."""
+    listed = "\n".join(
+        textwrap.fill(
+            f"{one.name}: {one.description}",
+            width=100,
+            initial_indent="    ",
+            subsequent_indent="        ",
+        )
+        for one in options
+    )
+    return f"{inspect.cleandoc(text or '')}\n\nOptions:\n{listed}\n"
 
 
 def signature_of(
     options: Iterable[Option], *, returns: Any = inspect.Signature.empty
 ) -> inspect.Signature:
-    """The signature of a Python function that takes `options` by keyword."""
-    empty = inspect.Parameter.empty
+    """The signature of a Python function that takes `options`: by keyword, or by their place."""
     return inspect.Signature(
         [
             inspect.Parameter(
                 one.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=empty if one.default is REQUIRED else one.default,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD
+                if one.positional
+                else inspect.Parameter.KEYWORD_ONLY,
+                default=one.default,
                 annotation=one.kind | None if one.nullable else one.kind,
             )
-            for one in options
+            for one in sorted(options, key=lambda one: not one.positional)
         ],
         return_annotation=returns,
     )
@@ -177,6 +282,10 @@ def _type_of(hint: Any) -> dict[str, Any]:
     (kind,) = (part for part in parts if part is not type(None))
     plain = typing.get_origin(kind) or kind
     return {"kind": object if plain is Any else plain, "nullable": type(None) in parts}
+
+
+def _how(option: Option) -> str:
+    return "positional" if option.positional else "keyword-only"
 
 
 def _shown(number: float) -> str:

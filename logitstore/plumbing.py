@@ -9,19 +9,33 @@ from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from logitstore.cli.console import print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
-    from logitstore.options import Option, checked_options, option, options_of, signature_of
+    from logitstore.options import (
+        REQUIRED,
+        Option,
+        checked_options,
+        option,
+        options_of,
+        signature_of,
+        takes,
+    )
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store import files
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import tail_logmass_at
+    from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
     from logitstore.teacher.models import load_model, model_folder
 
 __all__ = [
+    "DEVICE",
+    "DTYPE",
+    "JSON",
+    "REQUIRED",
     "SPARSIFIERS",
     "Entries",
     "LMHead",
@@ -31,12 +45,17 @@ __all__ = [
     "TextRules",
     "check_head",
     "checked_options",
+    "choose_device",
+    "choose_dtype",
+    "command",
+    "command_signature",
     "files",
     "hidden_states",
     "lazy_names",
     "load_model",
     "load_tokenizer",
     "model_folder",
+    "new_program",
     "open_corpus",
     "option",
     "options_of",
@@ -46,6 +65,7 @@ __all__ = [
     "signature_of",
     "sparsifier_of",
     "tail_logmass_at",
+    "takes",
     "tokenize",
     "tokenizer_fingerprint",
     "vocab_size",
@@ -54,6 +74,10 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "DEVICE": "logitstore.teacher.devices",
+        "DTYPE": "logitstore.teacher.devices",
+        "JSON": "logitstore.cli.program",
+        "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
         "Entries": "logitstore.targets.kinds",
         "Sparsifier": "logitstore.targets.sparsifier",
@@ -64,11 +88,16 @@ __getattr__ = lazy_names(
         "TextRules": "logitstore.corpus.text",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",
+        "choose_device": "logitstore.teacher.devices",
+        "choose_dtype": "logitstore.teacher.devices",
+        "command": "logitstore.cli.program",
+        "command_signature": "logitstore.cli.program",
         "files": "logitstore.store.files:*",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
         "model_folder": "logitstore.teacher.models",
+        "new_program": "logitstore.cli.program",
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",
         "options_of": "logitstore.options",
@@ -77,6 +106,7 @@ __getattr__ = lazy_names(
         "reporting_errors": "logitstore.cli.console",
         "signature_of": "logitstore.options",
         "tail_logmass_at": "logitstore.targets.tails",
+        "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",
         "tokenizer_fingerprint": "logitstore.corpus.tokenizer",
         "vocab_size": "logitstore.corpus.tokenizer",

@@ -18,14 +18,14 @@ from logitstore.errors import LogitStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["print_json", "quiet_libraries", "reporting_errors"]
+__all__ = ["AGAIN", "print_json", "quiet_libraries", "reporting_errors"]
 
-_AGAIN = "Run the same command again: it resumes"
+AGAIN = "Run the same command again: it resumes"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def reporting_errors(*, json: bool, again: str = _AGAIN) -> Iterator[None]:
+def reporting_errors(*, json: bool, again: str = AGAIN) -> Iterator[None]:
     """Turn expected errors of a command's body into one message and exit code 1.
 
     With `json`, standard output gets `{"error": message}` too. `again` is how an interrupted

@@ -38,6 +38,7 @@ _SOFTCAPS = (
 _TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3}
 _TOLERANCE_FLOAT32 = 2e-4
 _CHECKED_TOKENS = 64
+_PROBE_TOKENS = 8  # the first ids of the vocabulary, where no text is at hand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,6 +91,17 @@ class LMHead:
             softcap=_first(config, _SOFTCAPS),
             vocab_size=vocab_size,
         )
+
+    @staticmethod
+    def checked(model: PreTrainedModel, *, vocab_size: int) -> LMHead:
+        """That of `of`, compared with the model's own logits of a few tokens by `check_head`.
+
+        Raises ModelError where they differ. Leaves the model's mode and its gradients alone.
+        """
+        head = LMHead.of(model, vocab_size=vocab_size)
+        probe_BL = torch.arange(min(_PROBE_TOKENS, vocab_size), device=model.device)[None]
+        check_head(model, head, probe_BL)
+        return head
 
     @property
     def weight_VD(self) -> Tensor:

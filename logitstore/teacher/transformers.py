@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitstore.errors import SettingError
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import TeacherSpec
-from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
+from logitstore.teacher.devices import choose_device, choose_dtype
+from logitstore.teacher.lm_head import LMHead, hidden_states
 from logitstore.teacher.models import load_model, model_folder
 
 if TYPE_CHECKING:
@@ -56,12 +56,9 @@ class Teacher:
         the type of the checkpoint.
         """
         folder = model_folder(name)
-        device = _device(device)
-        model = load_model(folder, dtype=_dtype(dtype, device)).to(device).requires_grad_(False)
-        head = LMHead.of(model, vocab_size=vocab_size)
-        probe_BL = torch.arange(min(8, vocab_size), device=device)[None, :]
-        with torch.inference_mode():
-            check_head(model, head, probe_BL)
+        device = choose_device(device)
+        model = load_model(folder, dtype=choose_dtype(dtype, device=device)).to(device)
+        head = LMHead.checked(model.requires_grad_(False), vocab_size=vocab_size)
         config = model.config.get_text_config()
         return Teacher(
             model=model,
@@ -110,30 +107,6 @@ class Teacher:
     def _chunk_rows(self) -> int:
         size = _CPU_CHUNK_BYTES if self.spec.device == "cpu" else _GPU_CHUNK_BYTES
         return max(_LEAST_ROWS, size // (4 * self.head.vocab_size))
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-        if torch.device(device).type == "meta":
-            raise RuntimeError("the meta device computes nothing")
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(
-            "--device is not to be had here", found=device, remedy="Leave it out, or say cpu"
-        ) from error
-    return device
-
-
-def _dtype(dtype: str, device: str) -> torch.dtype | str:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return torch.float32 if torch.device(device).type == "cpu" else "auto"
-    if dtype not in known:
-        allowed = ", ".join(["auto", *known])
-        raise SettingError("--dtype is unknown", found=dtype, allowed=allowed)
-    return known[dtype]
 
 
 def _fingerprint(folder: Path) -> str:

@@ -1,0 +1,178 @@
+"""Command lines made from options: what a command takes is declared once, in its options.
+
+    program = new_program("logitstore", summary="Run a teacher once.")
+
+    @command(program, options=(STORE, JSON))
+    def inspect(*, store: str, json: bool) -> None:
+        "Show what a store holds."
+
+Every value is checked before the command's body runs, so a wrong one costs no import of torch.
+Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from logitstore.cli.console import AGAIN, print_json, reporting_errors
+from logitstore.errors import SettingError
+from logitstore.options import Option, signature_of
+
+if TYPE_CHECKING:
+    import inspect
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["JSON", "command", "command_signature", "new_program"]
+
+JSON = Option(name="json", kind=bool, default=False, help="Print one JSON object and nothing else.")
+
+# typer's own copy of click, or click itself, by its version: the class is named by its subclass.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+
+def new_program(name: str, *, summary: str) -> typer.Typer:
+    """A program without commands; `--version` prints the version of the installed package."""
+    program = typer.Typer(
+        name=name,
+        cls=_Program,
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    program.callback()(_start)
+    return program
+
+
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{context.command.name} {version('logitstore')}")
+        raise typer.Exit
+
+
+_VersionOption = Annotated[
+    bool,
+    typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
+]
+
+
+def _start(version: _VersionOption = False) -> None:
+    """Options of the program itself."""
+
+
+def command(
+    program: typer.Typer,
+    *,
+    options: Iterable[Option],
+    name: str | None = None,
+    check: Callable[..., Any] | None = None,
+    again: str = AGAIN,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: the function becomes a command of `program` that takes `options` by keyword.
+
+    Its docstring is the command's help, and `name` the command's where it is not the function's.
+    Each option is checked, then all together by `check`, which takes the same keywords; their
+    SettingError is wrong usage. A LogitStoreError of the function itself is one message and exit
+    code 1; `again` is how an interrupted command is taken up again.
+    """
+    listed = tuple(one for one in options if not one.python_only)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            try:
+                values = {one.name: _read(one, given[one.name]) for one in listed}
+                if check is not None:
+                    check(**{name: one for name, one in values.items() if name != JSON.name})
+            except SettingError as error:
+                raise _UsageError(str(error)) from error
+            with reporting_errors(json=values.get(JSON.name, False), again=again):
+                function(**values)
+
+        run.__doc__ = function.__doc__
+        signature = command_signature(listed)
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.__annotations__ = {
+            name: parameter.annotation for name, parameter in signature.parameters.items()
+        }
+        program.command(name=name or function.__name__)(run)
+        return function
+
+    return decorate
+
+
+def command_signature(options: Iterable[Option]) -> inspect.Signature:
+    """The signature from which typer makes the parameters of a command that takes `options`."""
+    listed = tuple(options)
+    signature = signature_of(listed)
+    by_name = {one.name: one for one in listed}
+    return signature.replace(
+        parameters=[
+            parameter.replace(annotation=_annotation(by_name[name]))
+            for name, parameter in signature.parameters.items()
+        ]
+    )
+
+
+def _annotation(option: Option) -> Any:
+    kinds: dict[type, Any] = {object: str, tuple: str, list: list[str]}
+    kind: Any = kinds.get(option.kind, option.kind)
+    if option.nullable:
+        kind = kind | None
+    if option.positional:
+        metavar = f"{option.flag}..." if option.kind is list else option.flag
+        return Annotated[kind, typer.Argument(metavar=metavar, help=option.description)]
+    return Annotated[kind, typer.Option(option.flag, help=option.description)]
+
+
+def _read(option: Option, given: Any) -> Any:
+    """The checked value of what typer has parsed, which leaves lists of numbers as strings."""
+    if option.kind is tuple and isinstance(given, str):
+        try:
+            given = [float(one) for one in given.split(",")]
+        except ValueError as error:
+            raise SettingError(
+                f"{option.flag} must be numbers separated by commas", found=repr(given)
+            ) from error
+    return option.check(given)
+
+
+class _Program(TyperGroup):
+    """Wrong usage is one line on standard error; with `--json` an object on standard output too."""
+
+    def main(  # type: ignore[override]  # typer's own takes more by place
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(words, prog_name, standalone_mode=False, **extra)
+        try:
+            code = super().main(words, prog_name, standalone_mode=False, **extra)
+        except _UsageError as error:
+            if not words:
+                error.show()  # the help
+            else:
+                _show_usage_error(error, as_json=f"--{JSON.name}" in words)
+            sys.exit(error.exit_code)
+        except typer.Abort:
+            code = 1
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_usage_error(error: Any, *, as_json: bool) -> None:
+    message = error.format_message()
+    if as_json:
+        print_json({"error": message})
+    path = "" if error.ctx is None else f" Try '{error.ctx.command_path} --help'."
+    print(f"error: {message.rstrip('.')}.{path}", file=sys.stderr)

@@ -1,0 +1,66 @@
+"""Where a model runs, and in which number type: the options, and what "auto" stands for.
+
+torch is loaded when a choice is made, not when the options are declared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitstore.errors import SettingError
+from logitstore.options import Option
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DEVICE", "DTYPE", "choose_device", "choose_dtype"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+DEVICE = Option(
+    name="device",
+    kind=str,
+    default="auto",
+    help="The device that computes: cpu, cuda, cuda:1, mps, or auto, a GPU where there is one.",
+)
+DTYPE = Option(
+    name="dtype",
+    kind=str,
+    default="auto",
+    choices=lambda: ("auto", *_DTYPES),
+    help="The number type of the forward pass; auto is float32 on a CPU, elsewhere that of the "
+    "checkpoint.",
+)
+
+
+def choose_device(device: str) -> str:
+    """`device` as torch spells it, after a look whether it is there; a GPU or the CPU for "auto".
+
+    Raises SettingError for a device that cannot be used here.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+        if torch.device(device).type == "meta":
+            raise RuntimeError("the meta device computes nothing")
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            "--device is not to be had here", found=device, remedy="Leave it out, or say cpu"
+        ) from error
+    return device
+
+
+def choose_dtype(dtype: str, *, device: str) -> torch.dtype | str:
+    """The torch dtype that `dtype` names; "auto", which is the checkpoint's own, on a GPU only.
+
+    Raises SettingError for a name that is none of DTYPE's choices.
+    """
+    import torch
+
+    if DTYPE.check(dtype) == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else "auto"
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return known[dtype]
