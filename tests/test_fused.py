@@ -8,7 +8,7 @@ import torch
 from logitstore import SettingError
 from logitstore.plumbing import LMHead
 from tests.fused_scene import D, K, N, P, V, as_double, dense_logits, fused, make_targets, scene
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, DenseRows
 
 
 def dense_loss(
@@ -132,10 +132,14 @@ def test_with_all_entries_kept_it_is_the_dense_divergence(name, temperature):
     found = fused(hidden, head, targets, labels, loss=LOSSES[name], temperature=temperature)
     found.loss.backward()
     exact = hidden.detach().double().requires_grad_()
-    log_q = (dense_logits(exact, as_double(head)) / temperature).log_softmax(-1)
-    log_p = (teacher.double() / temperature).log_softmax(-1)
-    first, second = (log_q, log_p) if name == "reverse_kl" else (log_p, log_q)
-    expected = (first.exp() * (first - second)).sum() * temperature**2
+    rows = DenseRows(
+        log_student_RV=(dense_logits(exact, as_double(head)) / temperature).log_softmax(-1),
+        log_teacher_RV=(teacher.double() / temperature).log_softmax(-1),
+        kept_RV=torch.ones(N, V, dtype=torch.bool),
+        label_ids_R=labels,
+    )
+    factor = temperature**2 if LOSSES[name].times_temperature_squared else 1.0
+    expected = LOSSES[name].reference(rows).sum() * factor
     expected.backward()
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=2e-5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ from logitstore import EMPTY_TAIL, SettingError
 from logitstore.sparsify.build import sparsifier_spec
 from trainer.losses import (
     LOSSES,
+    DenseRows,
     HeadTail,
+    Loss,
+    LossInputs,
     View,
     bucketed,
     choose_view,
@@ -38,13 +43,106 @@ def view(logp_NV: torch.Tensor, *, k: int = K) -> HeadTail:
     return bucketed(logp_NV[:, :k].float(), rest, torch.ones(len(logp_NV), k, dtype=torch.bool))
 
 
+def inputs(student: HeadTail, teacher: HeadTail, used: torch.Tensor = USED) -> LossInputs:
+    """What a loss is given; the true token is the last entry in use."""
+    last_N1 = used.sum(-1, keepdim=True) - 1
+    is_label = torch.zeros_like(used).scatter_(1, last_N1, True)
+    log_label_N = student.log_head_NK.gather(1, last_N1).squeeze(1)
+    return LossInputs(
+        student=student,
+        teacher=teacher,
+        used_NK=used,
+        is_label_NK=is_label,
+        log_label_N=log_label_N,
+    )
+
+
+def divergence(name: str, *sides_and_used) -> torch.Tensor:
+    return LOSSES[name].divergence(inputs(*sides_and_used))
+
+
+# --- the table
+
+DECLARED = {
+    "name": "mine",
+    "summary": "Mine.",
+    "divergence": LOSSES["forward_kl"].divergence,
+    "reference": LOSSES["forward_kl"].reference,
+    "linear": True,
+    "tail": "bucket",
+    "times_temperature_squared": True,
+}
+
+
+def test_a_loss_stands_under_its_own_name_and_says_what_it_is():
+    for name, loss in LOSSES.items():
+        assert loss.name == name
+        assert loss.summary[0].isupper()
+    assert len({loss.summary for loss in LOSSES.values()}) == len(LOSSES)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_declaration_that_leaves_something_open_does_not_import(name):
+    with pytest.raises(TypeError, match=name):
+        Loss(**{field: value for field, value in DECLARED.items() if field != name})
+    with pytest.raises(TypeError, match=f"{name} cannot be None"):
+        Loss(**DECLARED | {name: None})
+
+
+def test_the_declarations_cost_no_torch():
+    script = "import sys, trainer.losses as one; sys.exit('torch' in sys.modules or not one.LOSSES)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+# --- every loss of the table
+
+
 # From 5 nats down to 0.01: where the head holds all but 1e-9, differences of masses give NaN.
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("sharpness", [0.5, 3.0, 30.0])
 def test_a_loss_is_zero_against_itself_and_positive_elsewhere(name, sharpness):
-    same, other = view(rows(sharpness=sharpness)), view(rows(sharpness=1.0, seed=1))
-    assert LOSSES[name].divergence(same, same, USED).abs().max() < 1e-6
-    assert (LOSSES[name].divergence(other, same, USED) > 0).all()
+    """A loss that does not compare the two buckets is zero only where they are empty."""
+    k = K if LOSSES[name].tail == "bucket" else V
+    used = torch.ones(N, k, dtype=torch.bool)
+    same, other = view(rows(sharpness=sharpness), k=k), view(rows(sharpness=1.0, seed=1), k=k)
+    assert divergence(name, same, same, used).abs().max() < 1e-6
+    assert (divergence(name, other, same, used) > 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("k", [K, V])
+def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperature, k):
+    """Value and gradient; at K = V and with a bucket, true tokens inside and outside."""
+    p = (rows(sharpness=2.0) / temperature).log_softmax(-1)
+    z = rows(sharpness=1.0, seed=1).flip(-1)
+    kept = torch.zeros(N, V, dtype=torch.bool)
+    kept[:, :k] = True
+    labels = torch.arange(N)  # half of them are entries where K = 16
+
+    ours = z.clone().requires_grad_()
+    log_q = (ours / temperature).log_softmax(-1)
+    given = LossInputs(
+        student=view(log_q, k=k),
+        teacher=view(p, k=k),
+        used_NK=torch.ones(N, k, dtype=torch.bool),
+        is_label_NK=torch.arange(k) == labels[:, None],
+        log_label_N=log_q.gather(1, labels[:, None]).squeeze(1).float(),
+    )
+    found = LOSSES[name].divergence(given)
+    found.sum().backward()
+
+    exact = z.clone().requires_grad_()
+    dense = DenseRows(
+        log_student_RV=(exact / temperature).log_softmax(-1),
+        log_teacher_RV=p,
+        kept_RV=kept,
+        label_ids_R=labels,
+    )
+    expected = LOSSES[name].reference(dense)
+    expected.sum().backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(ours.grad, exact.grad, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -64,9 +162,7 @@ def test_a_loss_ignores_entries_that_are_not_used(name):
         for side, bucket, filler in zip((student, teacher), rest, (5.0, EMPTY_TAIL), strict=True)
     ]
     used = torch.arange(K + 3).expand(N, -1) < K
-    torch.testing.assert_close(
-        LOSSES[name].divergence(*padded, used), LOSSES[name].divergence(*short, USED)
-    )
+    torch.testing.assert_close(divergence(name, *padded, used), divergence(name, *short, USED))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -79,7 +175,7 @@ def test_values_and_gradients_stay_finite_at_the_edges(name, empty):
     logits = far.flip(0).clone().requires_grad_()
     rest = tails[empty in ("student", "both")].clone().requires_grad_()
     teacher = bucketed(far, tails[empty in ("teacher", "both")], used)
-    value = LOSSES[name].divergence(bucketed(logits, rest, used), teacher, used)
+    value = divergence(name, bucketed(logits, rest, used), teacher, used)
     value.sum().backward()
     for found in (value, logits.grad, rest.grad):
         assert torch.isfinite(found).all()
@@ -97,13 +193,13 @@ def test_the_terms_are_those_of_the_divergence(sharpness):
     head = (1 - tail_p) * (inside_p.exp() * (inside_p - inside_q)).sum(-1)
     torch.testing.assert_close(found["kl_binary"].double(), binary, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["kl_head"].double(), head, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found["kl"], LOSSES["forward_kl"].divergence(view(q), view(p), USED))
+    torch.testing.assert_close(found["kl"], divergence("forward_kl", view(q), view(p)))
 
 
 def test_forward_kl_of_whole_rows_is_the_dense_one():
     p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1)
     used = torch.ones(N, V, dtype=torch.bool)
-    found = LOSSES["forward_kl"].divergence(view(q, k=V), view(p, k=V), used)
+    found = divergence("forward_kl", view(q, k=V), view(p, k=V), used)
     expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -113,7 +209,7 @@ def test_a_divergence_over_a_bucket_is_a_lower_bound(name):
     p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1).flip(-1)
     sides = (p, q) if name == "reverse_kl" else (q, p)
     dense = torch.nn.functional.kl_div(*sides, log_target=True, reduction="none").sum(-1)
-    found = LOSSES[name].divergence(view(q), view(p), USED)
+    found = divergence(name, view(q), view(p))
     assert (found.double() < dense).all()
 
 
@@ -129,7 +225,7 @@ SPECS = {name: sparsifier_spec(name) for name in ("topk", "topp", "hybrid")} | {
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
 def test_exact_heads_serve_every_loss(name, temperature, loss):
-    weighted = (name, temperature, loss) == ("hybrid", 1.0, "forward_kl")
+    weighted = (name, temperature) == ("hybrid", 1.0) and LOSSES[loss].linear
     found = choose_view(SPECS[name], loss=LOSSES[loss], temperature=temperature)
     assert found is (View.WEIGHTS if weighted else View.BUCKET)
 
@@ -139,7 +235,7 @@ def test_exact_heads_serve_every_loss(name, temperature, loss):
 def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
     found = choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
     assert found is View.WEIGHTS
-    for other in ("reverse_kl", "renormalised", "residual_to_label"):
+    for other in (one.name for one in LOSSES.values() if not one.linear):
         with pytest.raises(
             SettingError, match=r"^--loss: .*forward_kl, or dump .*hybrid, topk or topp"
         ):

@@ -15,6 +15,7 @@ import torch
 
 from logitstore import EMPTY_TAIL
 from trainer.losses import (
+    MASKED_LOGIT,
     View,
     bucketed,
     choose_view,
@@ -22,7 +23,6 @@ from trainer.losses import (
     forward_kl,
     kl_terms,
 )
-from trainer.losses.base import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +118,7 @@ def _student(warm_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
     first_R1 = exact_RK.int().argmax(dim=-1, keepdim=True)
     inside_RK = torch.where(exact_RK, ids_RK, ids_RK.gather(1, first_R1))
     out_RK = torch.where(
-        exact_RK.any(dim=-1, keepdim=True), NOTHING, entries_RK.gather(1, first_R1)
+        exact_RK.any(dim=-1, keepdim=True), MASKED_LOGIT, entries_RK.gather(1, first_R1)
     )
     rest_R = warm_RV.scatter_(1, inside_RK, out_RK.expand_as(inside_RK)).logsumexp(dim=-1)
     return bucketed(entries_RK, rest_R, exact_RK)

@@ -1,19 +1,28 @@
-"""The losses by name, and what they see."""
+"""The losses by name. Naming them costs no torch: what computes is imported on first use."""
 
-from trainer.losses.base import HeadTail, Loss, bucketed, kl_terms
+from typing import TYPE_CHECKING
+
+from logitstore.plumbing import lazy_names
+from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
-from trainer.losses.row_loss import RowLoss
-from trainer.losses.teacher import exact_teacher, teacher_head_tail, weighted_teacher
-from trainer.losses.tensors import TargetTensors
-from trainer.losses.views import View, choose_view, draw_for
+
+if TYPE_CHECKING:
+    from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
+    from trainer.losses.row_loss import RowLoss
+    from trainer.losses.teacher import exact_teacher, teacher_head_tail, weighted_teacher
+    from trainer.losses.tensors import TargetTensors
+    from trainer.losses.views import View, choose_view, draw_for
 
 __all__ = [
     "LOSSES",
+    "MASKED_LOGIT",
+    "DenseRows",
     "HeadTail",
     "Loss",
+    "LossInputs",
     "RowLoss",
     "TargetTensors",
     "View",
@@ -28,8 +37,28 @@ __all__ = [
 ]
 
 LOSSES: dict[str, Loss] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "renormalised": renormalised,
-    "residual_to_label": residual_to_label,
+    one.name: one
+    for one in (
+        forward_kl,
+        reverse_kl,
+        renormalised,
+        residual_to_label,
+    )
 }
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "MASKED_LOGIT": "trainer.losses.head_tail",
+        "RowLoss": "trainer.losses.row_loss",
+        "TargetTensors": "trainer.losses.tensors",
+        "View": "trainer.losses.views",
+        "bucketed": "trainer.losses.head_tail",
+        "choose_view": "trainer.losses.views",
+        "draw_for": "trainer.losses.views",
+        "exact_teacher": "trainer.losses.teacher",
+        "kl_terms": "trainer.losses.head_tail",
+        "teacher_head_tail": "trainer.losses.teacher",
+        "weighted_teacher": "trainer.losses.teacher",
+    },
+)

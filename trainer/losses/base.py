@@ -1,33 +1,29 @@
-"""What a loss sees: a student and a teacher, summarised over the same entries and one bucket.
+"""What a loss declares, what it is given, and the plain formula that it is compared with.
 
 A distribution over V tokens is seen as the K entries of a stored target and a bucket that pools
 everything else. A divergence between two such views is a lower bound of the divergence between the
 distributions, and equal to it where the bucket is empty. A loss is a plain differentiable function
-of the two views; the fused pass takes its gradient from autograd, so a new loss is one file and one
-line of `LOSSES`.
+of the two views; the fused pass takes its gradient from autograd. A new loss is one file and one
+line of `LOSSES`; the conformance tests run over that table.
 
-Shapes: N packed tokens (rows), K entries.
+Nothing here imports torch, so that a command line can name every loss without the cost of it.
+
+Shapes: N rows, K entries, R rows of whole distributions, V vocabulary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import torch
-
-from logitstore import EMPTY_TAIL
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-__all__ = ["NOTHING", "HeadTail", "Loss", "bucketed", "kl_terms"]
+__all__ = ["DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
 
-# A logit that weighs nothing beside any other. Finite, so that a difference of two of them is 0
-# and not NaN, and far enough out that no model's logits come near it.
-NOTHING = -1.0e30
+TailUse = Literal["bucket", "dropped", "label"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,44 +38,70 @@ class HeadTail:
     log_tail_N: Tensor  # float32, nats
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LossInputs:
+    """Student and teacher of N targets over the same entries, both at the temperature T."""
+
+    student: HeadTail
+    teacher: HeadTail
+    used_NK: Tensor  # bool: which entries are in use; all others are padding, or in the bucket
+    is_label_NK: Tensor  # bool: which entry is the true token; none where that is in the bucket
+    log_label_N: Tensor  # float32, nats: the student's log-probability of the true token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DenseRows:
+    """Student and teacher of R targets as whole distributions, both at the temperature T."""
+
+    log_student_RV: Tensor  # float64, nats
+    log_teacher_RV: Tensor  # float64, nats
+    kept_RV: Tensor  # bool: which tokens a target keeps as entries; all others are its tail
+    label_ids_R: Tensor  # int64: the true token
+
+    def pooled(self, logprobs_RV: Tensor) -> Tensor:
+        """The kept tokens of `logprobs_RV`, and as one more column all others together, [R, V + 1].
+
+        What is not there holds 0, on either side, so that a difference of two such columns is 0.
+        """
+        import torch
+
+        mass_R1 = logprobs_RV.exp().masked_fill(self.kept_RV, 0.0).sum(dim=1, keepdim=True)
+        empty_R1 = self.kept_RV.all(dim=1, keepdim=True)
+        rest_R1 = mass_R1.masked_fill(empty_R1, 1.0).log()
+        return torch.cat((logprobs_RV.masked_fill(~self.kept_RV, 0.0), rest_R1), dim=1)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """A divergence between teacher and student, per row.
+    """A divergence between teacher and student, and all that the rest of the program asks of it.
 
-    `divergence(student, teacher, used_NK)` gives float32 [N] in nats, at least 0 and 0 for equal
-    sides, and must be differentiable in the student. `linear` says that its gradient is linear in
-    the teacher's probabilities: only such a loss is unbiased from drawn targets.
+    `divergence` gives float32 [N] in nats, at least 0 and 0 for equal sides, and must be
+    differentiable in the student. `reference` is the same in the plainest form, over whole
+    distributions in float64, [R]: written from the definition, not from `divergence`.
 
-    `tail` says what becomes of the teacher's bucket before the loss sees it: it stays, it is
-    dropped and the head renormalised, or its mass goes to the true token.
+    `tail` says what the loss makes of the teacher's bucket: it is compared with the student's
+    ("bucket"), it is left out and the head renormalised ("dropped"), or its mass is given to the
+    true token ("label").
     """
 
-    divergence: Callable[[HeadTail, HeadTail, Tensor], Tensor]
-    linear: bool
-    tail: Literal["bucket", "dropped", "label"] = "bucket"
+    name: str  # on the command line and in run.json
+    summary: str  # a sentence, for help texts and docs
+    divergence: Callable[[LossInputs], Tensor]
+    reference: Callable[[DenseRows], Tensor]
+    linear: bool  # its gradient is linear in the teacher: only then is it unbiased from draws
+    tail: TailUse
+    times_temperature_squared: bool  # it is weighed by T^2, so that its gradient keeps its size
 
-
-def bucketed(logits_NK: Tensor, log_rest_N: Tensor, used_NK: Tensor) -> HeadTail:
-    """Entries and bucket normalised to one; inputs are log-masses up to a constant per row."""
-    masses_NK1 = torch.cat(
-        (logits_NK.masked_fill(~used_NK, NOTHING), log_rest_N.unsqueeze(-1)), dim=-1
-    )
-    logprobs_NK1 = masses_NK1.log_softmax(dim=-1).clamp(min=EMPTY_TAIL)
-    return HeadTail(log_head_NK=logprobs_NK1[:, :-1], log_tail_N=logprobs_NK1[:, -1])
-
-
-def kl_terms(student: HeadTail, teacher: HeadTail) -> dict[str, Tensor]:
-    """Forward KL per row, and its two parts: of head against bucket, and inside the head.
-
-    `KL = KL_bin(M || Q) + (1 - M) KL(head)` with M and Q the two tail masses. The third part of
-    the full divergence, `M KL(tail)`, is what a bucket cannot see.
-    """
-    p_NK = teacher.log_head_NK.exp()
-    gap_NK = teacher.log_head_NK - student.log_head_NK
-    tail_gap_N = teacher.log_tail_N - student.log_tail_N
-    teacher_log_in_N = teacher.log_head_NK.logsumexp(dim=-1)
-    log_in_gap_N = teacher_log_in_N - student.log_head_NK.logsumexp(dim=-1)
-    tail_N = teacher.log_tail_N.exp() * tail_gap_N
-    binary_N = tail_N + teacher_log_in_N.exp() * log_in_gap_N
-    head_N = (p_NK * (gap_NK - log_in_gap_N.unsqueeze(-1))).sum(dim=-1)
-    return {"kl": binary_N + head_N, "kl_binary": binary_N, "kl_head": head_N}
+    def __post_init__(self) -> None:
+        """Raise TypeError for a declaration that leaves something open."""
+        for field, fits in (
+            ("name", isinstance(self.name, str) and self.name.isidentifier()),
+            ("summary", isinstance(self.summary, str) and self.summary.endswith(".")),
+            ("divergence", callable(self.divergence)),
+            ("reference", callable(self.reference)),
+            ("linear", isinstance(self.linear, bool)),
+            ("tail", self.tail in get_args(TailUse)),
+            ("times_temperature_squared", isinstance(self.times_temperature_squared, bool)),
+        ):
+            if not fits:
+                raise TypeError(f"loss {self.name!r}: {field} cannot be {getattr(self, field)!r}")

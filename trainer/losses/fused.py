@@ -1,11 +1,12 @@
 """Hidden states, an output layer and sparse targets in; a loss and its gradient out, no [N, V].
 
-`L = (1 - alpha) CE + alpha T^2 D_T`, summed over rows. Rows go through in chunks of about 64 MiB of
-logits: each chunk is projected once, the logits at the target's entries and at the label are picked
-out, and what is left becomes one log-sum-exp of the tail. The loss is a small differentiable
-function of those few numbers, so autograd gives its gradient on them; the gradient on every tail
-logit is that of the log-sum-exp times a softmax that already stands in the buffer. So the chunk is
-turned into its own gradient in place, and one projection serves both directions.
+`L = (1 - alpha) CE + alpha T^2 D_T`, summed over rows; T^2 where the loss declares it. Rows go
+through in chunks of about 64 MiB of logits: each chunk is projected once, the logits at the
+target's entries and at the label are picked out, and what is left becomes one log-sum-exp of the
+tail. The loss is a small differentiable function of those few numbers, so autograd gives its
+gradient on them; the gradient on every tail logit is that of the log-sum-exp times a softmax that
+already stands in the buffer. So the chunk is turned into its own gradient in place, and one
+projection serves both directions.
 
 The tail's log-sum-exp is taken over the tail alone: as `log(1 - head)` it would be NaN in float32
 wherever the head holds all but 1e-8 of the mass.
@@ -24,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from logitstore import SettingError
 from logitstore.plumbing import LMHead
-from trainer.losses.base import NOTHING, Loss
+from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
 from trainer.losses.tensors import TargetTensors
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore import SparsifierSpec
+    from trainer.losses.base import Loss
 
 __all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss"]
 
@@ -179,9 +181,9 @@ class _Run:
         return sums
 
     def _one_chunk(
-        self, chunk: slice, z_CV: Tensor, warm_CV: Tensor | None = None
+        self, chunk: slice, z_CV: Tensor, scaled_CV: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The chunk's sums. `z_CV` ends as its gradient; `warm_CV` is room for logits over T."""
+        """The chunk's sums. `z_CV` ends as its gradient; `scaled_CV` is room for logits / T."""
         targets = self._job.targets.rows(chunk)
         # What is no entry stands in for the row's first one: what is written to its place is
         # written once more, and what is added there is 0.
@@ -192,20 +194,20 @@ class _Run:
         self._head.logits(self._hidden_ND[chunk], out_NV=z_CV)
         slope_CV = self._slope(z_CV)
         head_CK, label_C = z_CV.gather(1, ids_CK), z_CV.gather(1, labels_C1).squeeze(1)
-        z_CV.scatter_(1, ids_CK, NOTHING)
+        z_CV.scatter_(1, ids_CK, MASKED_LOGIT)
         top_C = z_CV.amax(dim=1)
         temperature = self._job.row_loss.temperature
-        warm = None if warm_CV is None else _exponentiate(z_CV, top_C, warm_CV, temperature)
+        scaled = None if scaled_CV is None else _exponentiate(z_CV, top_C, scaled_CV, temperature)
         tail = _exponentiate(z_CV, top_C, z_CV, 1.0)
         leaves = {"head_CK": head_CK, "label_C": label_C, "rest_C": tail.log_sum_C}
-        if warm is not None:
-            leaves["warm_rest_C"] = warm.log_sum_C
+        if scaled is not None:
+            leaves["scaled_rest_C"] = scaled.log_sum_C
         sums, grads = self._rows(targets, leaves, top_C=top_C, label_ids_C=labels_C1.squeeze(1))
         if grads:
             z_CV.mul_((grads["rest_C"] / tail.sum_C)[:, None])
-            if warm is not None:
-                warm_C = grads["warm_rest_C"] / (temperature * warm.sum_C)
-                z_CV.addcmul_(warm.exp_CV, warm_C[:, None])
+            if scaled is not None:
+                scaled_C = grads["scaled_rest_C"] / (temperature * scaled.sum_C)
+                z_CV.addcmul_(scaled.exp_CV, scaled_C[:, None])
             z_CV.scatter_add_(1, ids_CK, grads["head_CK"])
             z_CV.scatter_add_(1, labels_C1, grads["label_C"][:, None])
             self._add_products(chunk, z_CV if slope_CV is None else z_CV.mul_(slope_CV))

@@ -1,7 +1,7 @@
 """The loss of a row, from the few logits and log-sum-exps that it depends on.
 
-`L = (1 - alpha) CE + alpha T^2 D_T`, with every metric that a report shows beside it. Nothing here
-is as wide as the vocabulary, and the gradient is left to autograd.
+`L = (1 - alpha) CE + alpha T^2 D_T`, and every metric that a report shows. Nothing here is as wide
+as the vocabulary, and the gradient is left to autograd.
 
 Shapes: C rows of a chunk, K entries.
 """
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trainer.losses.base import NOTHING, HeadTail, Loss, bucketed, kl_terms
-from trainer.losses.teacher import exact_teacher, tail_dropped, tail_to_label, weighted_teacher
+from trainer.losses.base import LossInputs
+from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
+from trainer.losses.teacher import exact_teacher, weighted_teacher
 from trainer.losses.views import View, choose_view
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore import SparsifierSpec
+    from trainer.losses.base import HeadTail, Loss
     from trainer.losses.tensors import TargetTensors
 
 __all__ = ["RowLoss"]
@@ -45,6 +47,11 @@ class RowLoss:
         object.__setattr__(self, "view", view)
 
     @property
+    def factor(self) -> float:
+        """T^2 for a loss that asks for it: what its divergence is multiplied by, alpha apart."""
+        return self.temperature**2 if self.loss.times_temperature_squared else 1.0
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What is summed; the parts of the divergence only where there is a bucket."""
         parts = ("kl_binary", "kl_head") if self.view is View.BUCKET else ()
@@ -63,37 +70,34 @@ class RowLoss:
         label_C: Tensor,
         rest_C: Tensor,
         top_C: Tensor,
-        warm_rest_C: Tensor | None = None,
+        scaled_rest_C: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every metric of every row, float32 [C]; "loss" is the one to differentiate.
 
         `head_CK` and `label_C` are logits, `rest_C` the log-sum-exp of all that are no entries,
-        `top_C` the largest of them, and `warm_rest_C` their log-sum-exp at T where T is not 1.
+        `top_C` the largest of them, and `scaled_rest_C` the log-sum-exp of the same logits over T,
+        given where T is not 1.
         """
         entries_CK = self.entries(targets)
-        warm_rest_C = rest_C if warm_rest_C is None else warm_rest_C
-        student = bucketed(head_CK / self.temperature, warm_rest_C, entries_CK)
+        scaled_rest_C = rest_C if scaled_rest_C is None else scaled_rest_C
+        student = bucketed(head_CK / self.temperature, scaled_rest_C, entries_CK)
         teacher, constant_C = self._teacher(targets)
         ce_C = _log_total(head_CK, rest_C, entries_CK) - label_C
-        if self.loss.tail == "label":
-            warm_CK = head_CK / self.temperature
-            divergence_C = self._divergence_to_label(
-                student,
-                teacher,
-                entries_CK=entries_CK,
-                is_label_CK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
-                log_label_C=label_C / self.temperature
-                - _log_total(warm_CK, warm_rest_C, entries_CK),
-            )
-        else:
-            seen = tail_dropped(teacher) if self.loss.tail == "dropped" else teacher
-            divergence_C = self.loss.divergence(student, seen, entries_CK) + constant_C
+        inputs = LossInputs(
+            student=student,
+            teacher=teacher,
+            used_NK=entries_CK,
+            is_label_NK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
+            log_label_N=label_C / self.temperature
+            - _log_total(head_CK / self.temperature, scaled_rest_C, entries_CK),
+        )
+        divergence_C = self.loss.divergence(inputs) + constant_C
         with torch.no_grad():
             parts = kl_terms(student, teacher)
             parts["kl"] += constant_C
             agreement_C, judged_C = _agreement(targets, head_CK, top_C, entries_CK)
         values = parts | {
-            "loss": (1.0 - self.alpha) * ce_C + self.alpha * self.temperature**2 * divergence_C,
+            "loss": (1.0 - self.alpha) * ce_C + self.alpha * self.factor * divergence_C,
             "ce": ce_C,
             "divergence": divergence_C,
             "agreement": agreement_C,
@@ -113,26 +117,10 @@ class RowLoss:
         )
         return view, torch.zeros_like(targets.entropy_N)
 
-    def _divergence_to_label(
-        self,
-        student: HeadTail,
-        teacher: HeadTail,
-        *,
-        entries_CK: Tensor,
-        is_label_CK: Tensor,
-        log_label_C: Tensor,
-    ) -> Tensor:
-        """The divergence over one entry more, the true token, in use where it is no other."""
-        student, teacher = tail_to_label(
-            student, teacher, is_label_NK=is_label_CK, log_label_N=log_label_C
-        )
-        outside_C1 = ~is_label_CK.any(dim=1, keepdim=True)
-        return self.loss.divergence(student, teacher, torch.cat((entries_CK, outside_C1), dim=1))
-
 
 def _log_total(head_CK: Tensor, rest_C: Tensor, entries_CK: Tensor) -> Tensor:
     """The log-sum-exp over the whole vocabulary."""
-    return torch.logaddexp(head_CK.masked_fill(~entries_CK, NOTHING).logsumexp(dim=1), rest_C)
+    return torch.logaddexp(head_CK.masked_fill(~entries_CK, MASKED_LOGIT).logsumexp(dim=1), rest_C)
 
 
 def _agreement(
@@ -144,7 +132,7 @@ def _agreement(
     """
     exact_CK = targets.exact_NK
     judged_C = exact_CK.any(dim=1)
-    best_C1 = targets.logprobs_NK.masked_fill(~exact_CK, NOTHING).argmax(dim=1, keepdim=True)
-    likeliest_C = head_CK.detach().masked_fill(~entries_CK, NOTHING).amax(dim=1).maximum(top_C)
+    best_C1 = targets.logprobs_NK.masked_fill(~exact_CK, MASKED_LOGIT).argmax(dim=1, keepdim=True)
+    likeliest_C = head_CK.detach().masked_fill(~entries_CK, MASKED_LOGIT).amax(dim=1).maximum(top_C)
     agreement_C = (head_CK.detach().gather(1, best_C1).squeeze(1) >= likeliest_C) & judged_C
     return agreement_C.float(), judged_C.float()

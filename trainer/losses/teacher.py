@@ -1,8 +1,7 @@
 """The teacher that a stored target stands for, as a loss sees it.
 
 Its exact entries come by their log-probabilities at any temperature, everything else as one bucket
-by its interpolated mass; drawn entries come by their weights, which have no bucket beside them. A
-loss may then ask for the bucket's mass to be dropped, or to go to the true token.
+by its interpolated mass; drawn entries come by their weights, which have no bucket beside them.
 
 Shapes: N packed tokens (rows), K entries, B stored temperatures.
 """
@@ -15,7 +14,8 @@ import torch
 
 from logitstore import EMPTY_TAIL
 from logitstore.plumbing import tail_logmass_at
-from trainer.losses.base import HeadTail, bucketed
+from trainer.losses.base import HeadTail
+from trainer.losses.head_tail import bucketed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "exact_teacher",
-    "tail_dropped",
-    "tail_to_label",
     "teacher_head_tail",
     "weighted_teacher",
 ]
@@ -64,40 +62,6 @@ def weighted_teacher(targets: TargetTensors) -> tuple[HeadTail, Tensor]:
     log_NK = targets.logprobs_NK.masked_fill(~targets.used_NK, EMPTY_TAIL)
     view = HeadTail(log_head_NK=log_NK, log_tail_N=torch.full_like(log_NK[:, 0], EMPTY_TAIL))
     return view, -targets.entropy_N - (log_NK.exp() * log_NK).sum(dim=1)
-
-
-def tail_dropped(teacher: HeadTail) -> HeadTail:
-    """The head renormalised to a mass of 1, and nothing beside it."""
-    log_mass_N1 = teacher.log_head_NK.logsumexp(dim=1, keepdim=True)
-    return HeadTail(
-        log_head_NK=(teacher.log_head_NK - log_mass_N1).clamp(min=EMPTY_TAIL),
-        log_tail_N=torch.full_like(teacher.log_tail_N, EMPTY_TAIL),
-    )
-
-
-def tail_to_label(
-    student: HeadTail, teacher: HeadTail, *, is_label_NK: Tensor, log_label_N: Tensor
-) -> tuple[HeadTail, HeadTail]:
-    """Student and teacher over K + 1 entries, the bucket's mass added to the true token's.
-
-    `is_label_NK` says which entry is that token: it grows; where none is, the last entry stands for
-    it. `log_label_N` is what the student gives it. The student's bucket still holds a token that
-    became an entry; the teacher's is empty, so a forward divergence does not look there.
-    """
-    inside_N = is_label_NK.any(dim=1)
-    grown_NK = torch.logaddexp(teacher.log_head_NK, teacher.log_tail_N[:, None])
-    head_NK = torch.where(is_label_NK, grown_NK, teacher.log_head_NK)
-    sides = ((student.log_head_NK, log_label_N), (head_NK, teacher.log_tail_N))
-    student_NK1, teacher_NK1 = (
-        torch.cat((entries_NK, label_N.masked_fill(inside_N, EMPTY_TAIL)[:, None]), dim=1)
-        for entries_NK, label_N in sides
-    )
-    return (
-        HeadTail(log_head_NK=student_NK1, log_tail_N=student.log_tail_N),
-        HeadTail(
-            log_head_NK=teacher_NK1, log_tail_N=torch.full_like(teacher.log_tail_N, EMPTY_TAIL)
-        ),
-    )
 
 
 def teacher_head_tail(

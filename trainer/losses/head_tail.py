@@ -1,0 +1,48 @@
+"""Views of a distribution over entries and one bucket: how they are normalised and compared.
+
+Shapes: N packed tokens (rows), K entries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitstore import EMPTY_TAIL
+from trainer.losses.base import HeadTail
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["MASKED_LOGIT", "bucketed", "kl_terms"]
+
+# The logit of what must weigh nothing. Finite, so that a difference of two of them is 0 and not
+# NaN, and far enough out that no model's logits come near it.
+MASKED_LOGIT = -1.0e30
+
+
+def bucketed(logits_NK: Tensor, log_rest_N: Tensor, used_NK: Tensor) -> HeadTail:
+    """Entries and bucket normalised to one; inputs are log-masses up to a constant per row."""
+    masses_NK1 = torch.cat(
+        (logits_NK.masked_fill(~used_NK, MASKED_LOGIT), log_rest_N.unsqueeze(-1)), dim=-1
+    )
+    logprobs_NK1 = masses_NK1.log_softmax(dim=-1).clamp(min=EMPTY_TAIL)
+    return HeadTail(log_head_NK=logprobs_NK1[:, :-1], log_tail_N=logprobs_NK1[:, -1])
+
+
+def kl_terms(student: HeadTail, teacher: HeadTail) -> dict[str, Tensor]:
+    """Forward KL per row, and its two parts: of head against bucket, and inside the head.
+
+    `KL = KL_bin(M || Q) + (1 - M) KL(head)` with M and Q the two tail masses. The third part of
+    the full divergence, `M KL(tail)`, is what a bucket cannot see.
+    """
+    p_NK = teacher.log_head_NK.exp()
+    gap_NK = teacher.log_head_NK - student.log_head_NK
+    tail_gap_N = teacher.log_tail_N - student.log_tail_N
+    teacher_log_in_N = teacher.log_head_NK.logsumexp(dim=-1)
+    log_in_gap_N = teacher_log_in_N - student.log_head_NK.logsumexp(dim=-1)
+    tail_N = teacher.log_tail_N.exp() * tail_gap_N
+    binary_N = tail_N + teacher_log_in_N.exp() * log_in_gap_N
+    head_N = (p_NK * (gap_NK - log_in_gap_N.unsqueeze(-1))).sum(dim=-1)
+    return {"kl": binary_N + head_N, "kl_binary": binary_N, "kl_head": head_N}
