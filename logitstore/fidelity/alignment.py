@@ -112,8 +112,5 @@ def _probability(targets: SparseTargets, tokens_R: np.ndarray, *, vocab_size: in
     """
     found_RK = (targets.ids_RK == tokens_R[:, None]) & targets.used_RK()
     weight_R = (targets.weights_RK.astype(np.float64) * found_RK).sum(axis=1)
-    if targets.kind.drawn:
-        return weight_R
-    tail_R = np.exp(targets.tail_logmass_RB[:, 0].astype(np.float64))
-    outside_R = np.maximum(vocab_size - targets.count_R, 1)
-    return np.where(found_RK.any(axis=1), weight_R, tail_R / outside_R)
+    share_R = targets.tail_share_R(vocab_size=vocab_size)
+    return np.where(found_RK.any(axis=1), weight_R, share_R)

@@ -49,11 +49,9 @@ class PullSum:
         """Add sparse targets."""
         vocab_size = len(self._sum_V)
         used_RK, pull_RK = targets.used_RK(), targets.weights_RK.astype(np.float64)
-        if not targets.kind.drawn:
-            mass_R = np.exp(targets.tail_logmass_RB[:, 0].astype(np.float64))
-            share_R = mass_R / np.maximum(1, vocab_size - targets.count_R)
-            self._sum_V += share_R.sum()
-            pull_RK -= share_R[:, None]
+        share_R = targets.tail_share_R(vocab_size=vocab_size)
+        self._sum_V += share_R.sum()
+        pull_RK -= share_R[:, None]
         ids, pulls = targets.ids_RK[used_RK], pull_RK[used_RK]
         self._sum_V += np.bincount(ids, weights=pulls, minlength=vocab_size)
         self._rows += len(targets)

@@ -99,6 +99,16 @@ class SparseTargets:
         """bool [R, K]: which entries are in use."""
         return np.arange(self.k)[None, :] < self.count_R[:, None]
 
+    def tail_share_R(self, *, vocab_size: int) -> np.ndarray:
+        """float64 [R]: what each token that is no entry gets where the tail is shared out equally.
+
+        At b = 1. It is 0 where entries were drawn, for their weights stand for the tail.
+        """
+        if self.kind.drawn:
+            return np.zeros(len(self))
+        mass_R = np.exp(self.tail_logmass_RB[:, 0].astype(np.float64))
+        return mass_R / np.maximum(vocab_size - self.count_R, 1)
+
     @staticmethod
     def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
         """The rows of `parts` one after another; all have the same kind, K and B."""
