@@ -29,8 +29,9 @@ check: $(STAMP)  ## lint, format, types
 bench: $(STAMP)  ## the figures of docs/benchmarks.md; TEACHER=folder takes a model of your own
 	$(BIN)/python -m tools.bench $(if $(TEACHER),--teacher $(TEACHER))
 
-docs: $(STAMP)  ## write docs/cli.md from the program
+docs: $(STAMP)  ## write docs/cli.md and docs/kinds.md from the program
 	$(BIN)/python -m tools.cli_docs
+	$(BIN)/python -m tools.kinds_docs
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -22,9 +22,12 @@ __all__ = ["CODECS", "FIDELITIES", "Codec", "CodecKind", "build_codec", "codec_f
 _MOST = 1 << 16  # value of a parameter
 
 CODECS: dict[str, CodecKind] = {
-    "rank-delta/1": HEADS,
-    "rank-delta-weighted/1": WEIGHTED,
-    "rank-delta-counted/1": COUNTED,
+    one.id: one
+    for one in (
+        HEADS,
+        WEIGHTED,
+        COUNTED,
+    )
 }
 
 

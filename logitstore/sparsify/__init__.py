@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SPARSIFIER", "SPARSIFIERS", "sparsifier_of"]
 
 SPARSIFIERS: dict[str, Sparsifier] = {
-    "hybrid": HYBRID,
-    "unbiased": UNBIASED,
-    "sample": SAMPLE,
-    "topk": TOPK,
-    "topp": TOPP,
+    one.name: one
+    for one in (
+        HYBRID,
+        UNBIASED,
+        SAMPLE,
+        TOPK,
+        TOPP,
+    )
 }
 
 # The smallest record with a head that trains as the live teacher does, within the noise of six

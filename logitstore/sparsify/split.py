@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from logitstore.sparsify.distribution import LOWEST_NATS, check_finite
-from logitstore.sparsify.tail import TailSums, tail_sums
+from logitstore.sparsify.tail_sums import TailSums, tail_sums
 
 __all__ = ["Split", "largest"]
 

@@ -51,6 +51,15 @@ class TargetKind:
         return self.entries is not Entries.COUNTED
 
     @property
+    def serves(self) -> str:
+        """Which losses at which temperatures, in words."""
+        linear = "losses that are linear in the teacher, without bias"
+        if not self.keeps_tail:
+            return f"{linear}, at the temperatures drawn"
+        bounded = "any loss at T from 1 to 10, from the exact entries and one bucket"
+        return f"{linear}, at T = 1; {bounded}" if self.drawn else bounded
+
+    @property
     def rows_alike(self) -> bool:
         """Whether neighbouring rows tend to have the same ids.
 
