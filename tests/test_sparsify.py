@@ -221,7 +221,7 @@ def test_a_row_has_no_more_entries_than_there_are_tokens() -> None:
 
 
 def test_options_of_any_library_make_one_spec() -> None:
-    found = sparsifier_spec("unbiased", k=np.int64(4), seed=np.uint8(3), repeats=True)
+    found = sparsifier_spec("unbiased", k=np.int64(4), seed=np.uint8(3), repeats=np.int32(1))
     assert found == sparsifier_spec("unbiased", k=4, seed=3, repeats=1)
     assert json.dumps(found.to_json()) == json.dumps(
         sparsifier_spec("unbiased", k=4, seed=3).to_json()
