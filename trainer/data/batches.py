@@ -172,7 +172,7 @@ class Batches(IterableDataset[Batch]):
             [stored.document for stored in documents],
             layout=self._layout,
             targets=[stored.targets for stored in documents],
-            step_targets=step.targets,
+            step_targets=max(1, step.targets),  # what losses are divided by
         )
         return replace(
             batch,

@@ -52,7 +52,7 @@ class Batch:
     at_R: torch.Tensor  # int64
     labels_R: torch.Tensor  # int64, the token that really follows
     targets: SparseTargets | None  # R rows; None where nothing counts, or no teacher was asked
-    step_targets: int  # counted targets of the whole optimiser step, over all bins and ranks
+    step_targets: int  # counted targets of the optimiser step, over all its batches and ranks
     tokens: int  # of its documents, padding left out
     spec: StoreSpec | None = None  # of the store that the targets stand in
     temperature: float = 1.0  # targets that were drawn are those of this temperature

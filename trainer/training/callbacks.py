@@ -67,7 +67,7 @@ class ReportToFolder(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
-        """What is known so far, beside the checkpoint."""
+        """The reports up to this checkpoint."""
         if args.should_save:
             path = Path(args.output_dir) / "history.json"
             run.write_json(path, history_of(state.log_history))

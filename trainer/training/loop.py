@@ -106,7 +106,7 @@ class DistillationTrainer(Trainer):
         return _Inputs(self)
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """The batches, each beside the ids that transformers counts."""
+        """The batches, each with the ids that transformers counts."""
         self._batch_thread = iter(self._batches)
         for batch in self._batch_thread:
             yield {"input_ids": batch.input_ids_BW, "batch": batch}
@@ -139,7 +139,7 @@ class DistillationTrainer(Trainer):
         )
         self._sums.add(result)
         targets = num_items_in_batch if num_items_in_batch is not None else batch.step_targets
-        loss = result.loss * (self.args.world_size / max(1, int(targets)))
+        loss = result.loss * (self.args.world_size / int(targets))
         self._step_loss = self._step_loss + loss.detach()
         return (loss, result) if return_outputs else loss
 
