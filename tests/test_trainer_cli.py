@@ -167,6 +167,7 @@ WRONG = [
     ("eval", "M"),
     ("eval", "M", "--logits", "S", "--data", "D"),
     ("eval", "M", "--data", "D", "--max-length", "1"),
+    ("eval", "M", "--data", "D", "--device", "abacus"),
 ]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import DEVICE, option
+from logitstore.plumbing import option
+from trainer.training.options import TRAINER_DEVICE
 
 __all__ = ["EvalOptions"]
 
@@ -43,7 +44,7 @@ class EvalOptions:
         help="The folder for eval.json.",
         unset="MODEL, where that is a run and --logits is given; else none is written",
     )
-    device: str = option(like=DEVICE)
+    device: str = option(like=TRAINER_DEVICE)
 
     def __post_init__(self) -> None:
         """Raise SettingError where there is not one text to measure on."""

@@ -5,7 +5,7 @@ Importing it costs no torch, so a value that cannot be is refused at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,19 @@ from logitstore import SettingError
 from logitstore.plumbing import DEVICE, DTYPE, option
 from trainer.losses import LOSSES
 
-__all__ = ["FitOptions"]
+__all__ = ["TRAINER_DEVICE", "FitOptions"]
 
 # They change no weight of the result, so a run may go on with others; `logits` is told by the
 # store's fingerprint, `dtype` by what it stood for.
 _NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "device", "report")
+
+# What transformers' own loop can be given; another GPU than the first is not among it.
+TRAINER_DEVICE = replace(
+    DEVICE,
+    help="The device that computes: auto is a GPU where there is one. Of several GPUs, "
+    "CUDA_VISIBLE_DEVICES chooses.",
+    choices=lambda: ("auto", "cpu", "cuda", "mps"),
+)
 
 _LOSS_HELP = " ".join(
     [
@@ -85,12 +93,7 @@ class FitOptions:
     resume: bool = option(
         False, help="Go on with an unfinished run from its newest checkpoint, or begin it."
     )
-    device: str = option(
-        like=DEVICE,
-        help="The device that computes: auto is a GPU where there is one. Of several GPUs, "
-        "CUDA_VISIBLE_DEVICES chooses.",
-        choices=lambda: ("auto", "cpu", "cuda", "mps"),
-    )
+    device: str = option(like=TRAINER_DEVICE)
     dtype: str = option(
         like=DTYPE,
         help="The number type of the forward pass, by autocast: auto is bfloat16 on cuda, else "
