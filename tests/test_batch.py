@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from logitstore.errors import CorruptionError, SettingError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import MemoryStore
-from trainer.data.batches import BatchStream, count_steps
-from trainer.data.layout import Layout
+from trainer.data.batches import Batches, count_steps
+from trainer.data.layout import RowLayout
 from trainer.data.order import Shuffle
 from trainer.data.packing import Lengths, Packing
+from trainer.training.batching import draw_of_epoch
 
 
 def packing(*, bins=4, lanes=4, window=2, bin_tokens=24):
@@ -23,11 +25,12 @@ def packing(*, bins=4, lanes=4, window=2, bin_tokens=24):
 
 
 def stream(store, *, plan=None, rank=0, ranks=1, temperature=1.0):
-    return BatchStream(
+    return Batches(
         store,
         packing=plan or packing(),
         lengths=Lengths(store),
-        layout=Layout.ROWS,
+        layout=RowLayout.ROWS,
+        draw_of_epoch=partial(draw_of_epoch, store.spec.sparsifier, temperature),
         temperature=temperature,
         rank=rank,
         ranks=ranks,
@@ -100,7 +103,8 @@ def test_it_resumes_after_any_step_whatever_was_made_ahead():
 def test_in_the_middle_of_a_step_nothing_of_it_counts_as_consumed():
     one = stream(MemoryStore())
     take(one, 3)
-    assert one.state_dict() == {"epoch": 0, "step": 0, "consumed": [0, 0, 0, 0]}
+    start = {"epoch": 0, "step": 0, "consumed": [0, 0, 0, 0]}
+    assert one.state_dict() == start | {"packing": packing().to_json()}
     take(one, 4)
     assert one.state_dict()["step"] == 1
 
@@ -140,7 +144,7 @@ def test_epochs_follow_each_other_with_every_document():
 DRAWS = sparsifier_spec("sample", draws=6, temperatures=(1.0, 2.0), repeats=2)
 
 
-def test_each_epoch_reads_the_next_draw_of_the_temperature_and_nothing_else_changes(monkeypatch):
+def test_each_epoch_reads_the_next_draw_of_the_temperature_and_nothing_else_changes():
     """Four epochs, of draws 2, 3, 2, 3; documents and their order are those of a top-k store."""
     store = MemoryStore(sparsifier=DRAWS)
     ends = [4 * count_steps(packing(), Lengths(store), epochs=number) for number in range(5)]
@@ -149,8 +153,9 @@ def test_each_epoch_reads_the_next_draw_of_the_temperature_and_nothing_else_chan
     assert [one[:2] + one[3:] for one in found] == [one[:2] + one[3:] for one in plain]
     one_draw = {}
     for draw in (2, 3):
-        monkeypatch.setattr("trainer.data.batches.draw_for", lambda *_, only=draw, **__: only)
-        one_draw[draw] = take(stream(store), ends[-1])
+        only = stream(store)
+        only._draw_of_epoch = lambda _, draw=draw: draw
+        one_draw[draw] = take(only, ends[-1])
     assert one_draw[2] != one_draw[3]
     for epoch in range(4):
         part = slice(ends[epoch], ends[epoch + 1])

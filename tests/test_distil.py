@@ -19,9 +19,9 @@ import logitstore
 import trainer
 from logitstore.errors import ModelError, SettingError, SpecError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
-from tests.memory_store import VOCAB, MemoryStore
+from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS, tiny
-from trainer.training.loop import Objective, learning_inside_forward
+from trainer.losses.distillation import loss_inside_forward
 
 SETTINGS = {"batch_tokens": 64, "micro_tokens": 16, "lr": 1e-3, "save_steps": 3, "log_steps": 1}
 
@@ -220,11 +220,11 @@ def test_another_setting_or_store_is_refused_by_name(tmp_path, store, config):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alpha": 1.5}, "--alpha: .*found 1.5; allowed: 0 to 1"),
+        ({"alpha": 1.5}, "--alpha .*found 1.5; allowed: 0 to 1"),
         ({"alpha": float("nan")}, "--alpha"),
         ({"temperature": 0.0}, "--temperature"),
         ({"temperature": 20.0}, "--temperature"),
-        ({"loss": "hope"}, "--loss: .*forward_kl, reverse_kl, renormalised, residual_to_label"),
+        ({"loss": "hope"}, "--loss .*forward_kl, reverse_kl, renormalised, residual_to_label"),
         ({"steps": 0}, "--steps"),
         ({"epochs": 0}, "--epochs"),
         ({"epochs": 1, "steps": 1}, "exclude each other"),
@@ -321,19 +321,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, store, config):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_without_a_lesson_the_forward_is_the_models_own(tmp_path):
+def test_where_no_loss_is_asked_for_the_forward_is_the_models_own(tmp_path):
     model = tiny()
     ids = torch.arange(6)[None]
     with torch.no_grad():
         expected = model(ids).logits
-        objective = Objective(
-            loss="forward_kl",
-            alpha=1.0,
-            temperature=1.0,
-            vocab_size=VOCAB,
-            sparsifier=sparsifier_spec("topk"),
-        )
-        with learning_inside_forward(model, objective):
+        with loss_inside_forward(model):
             assert "forward" in vars(model)
             assert torch.equal(model(ids).logits, expected)
             model.save_pretrained(tmp_path)

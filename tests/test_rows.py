@@ -7,14 +7,14 @@ import torch
 from logitstore.plumbing import hidden_states
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import tiny
-from trainer.data.layout import Layout, choose_layout, lay_out
+from trainer.data.layout import RowLayout, choose_layout, lay_out
 
 KINDS = [
-    ("llama", "sdpa", Layout.ROWS),
-    ("llama", "eager", Layout.ROWS),
-    ("gpt2", "sdpa", Layout.ROWS),
-    ("gpt2", "eager", Layout.ROWS),
-    ("mamba", None, Layout.PADDED),
+    ("llama", "sdpa", RowLayout.ROWS),
+    ("llama", "eager", RowLayout.ROWS),
+    ("gpt2", "sdpa", RowLayout.ROWS),
+    ("gpt2", "eager", RowLayout.ROWS),
+    ("mamba", None, RowLayout.PADDED),
 ]
 
 
@@ -51,8 +51,8 @@ def test_hidden_states_are_those_of_each_document_alone(name, attention, expecte
 
 def test_a_model_that_lets_documents_meet_would_be_noticed(stored):
     model = tiny("mamba")
-    batch = batch_of(stored, Layout.ONE_ROW)
-    padded = batch_of(stored, Layout.PADDED)
+    batch = batch_of(stored, RowLayout.ONE_ROW)
+    padded = batch_of(stored, RowLayout.PADDED)
     with torch.no_grad():
         together = hidden_states(model, batch.input_ids_BW).flatten(0, 1)[batch.at_R]
         apart = hidden_states(model, padded.input_ids_BW).flatten(0, 1)[padded.at_R]
@@ -65,7 +65,7 @@ def test_probing_leaves_the_model_in_its_mode():
     assert model.training
 
 
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", RowLayout)
 def test_labels_and_targets_follow_the_documents(layout, stored):
     batch = batch_of(stored, layout, step_targets=1000)
     flat = batch.input_ids_BW.flatten()
@@ -83,21 +83,21 @@ def test_labels_and_targets_follow_the_documents(layout, stored):
 
 
 def test_rows_are_no_wider_than_the_longest_document(stored):
-    batch = batch_of(stored, Layout.ROWS)
+    batch = batch_of(stored, RowLayout.ROWS)
     lengths = [len(one.document) for one in stored]
     assert batch.input_ids_BW.shape[1] == max(lengths)
     assert len(batch.input_ids_BW) < len(stored)
-    assert batch_of(stored, Layout.ONE_ROW).input_ids_BW.shape == (1, sum(lengths))
-    assert batch_of(stored, Layout.PADDED).input_ids_BW.shape == (len(stored), max(lengths))
+    assert batch_of(stored, RowLayout.ONE_ROW).input_ids_BW.shape == (1, sum(lengths))
+    assert batch_of(stored, RowLayout.PADDED).input_ids_BW.shape == (len(stored), max(lengths))
 
 
 def test_documents_of_one_length_fill_rows_that_need_no_mask(stored):
     document = max((one.document for one in stored), key=len)
-    batch = lay_out([document] * 3, layout=Layout.ROWS)
+    batch = lay_out([document] * 3, layout=RowLayout.ROWS)
     assert torch.equal(batch.position_ids_BW, torch.arange(len(document)).repeat(3, 1))
 
 
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", RowLayout)
 def test_no_documents_are_a_batch_without_targets(layout):
     batch = lay_out([], layout=layout, step_targets=7)
     assert batch.input_ids_BW.shape == (1, 1)

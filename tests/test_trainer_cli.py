@@ -1,16 +1,25 @@
 """The command line `trainer`: its names, its output, its exit codes."""
 
+import importlib.metadata
+import inspect
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 import logitstore
+import trainer
+from logitstore import SettingError
+from logitstore.plumbing import options_of
 from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
+from trainer.evaluation.options import EvalOptions
 from trainer.losses import LOSSES
+from trainer.training.options import FitOptions
 
 QUICK = ["--steps", "2", "--batch-tokens", "64", "--micro-tokens", "16", "--device", "cpu"]
 
@@ -107,7 +116,11 @@ def test_report_compares_runs(folder):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("fit", "--alpha", "2"), ("eval", "nowhere", "--device", "cpu"), ("report", "nowhere")],
+    [
+        ("fit", "--micro-tokens", "5"),
+        ("eval", "nowhere", "--logits", "S", "--device", "cpu"),
+        ("report", "nowhere"),
+    ],
 )
 def test_an_expected_error_is_one_message_and_exit_code_1(folder, arguments):
     command, *rest = arguments
@@ -119,9 +132,10 @@ def test_an_expected_error_is_one_message_and_exit_code_1(folder, arguments):
 
 
 def test_an_error_is_an_object_too_with_json(folder):
-    result = fit(folder, "--alpha", "2", "--json")
-    assert result.exit_code == 1
-    assert "--alpha" in json.loads(result.stdout)["error"]
+    for arguments, code in ((("--temperature", "20"), 1), (("--alpha", "2"), 2)):
+        result = fit(folder, *arguments, "--json")
+        assert result.exit_code == code
+        assert arguments[0] in json.loads(result.stdout)["error"]
 
 
 def test_an_interrupted_fit_says_how_to_go_on(folder, monkeypatch):
@@ -137,6 +151,84 @@ def test_an_interrupted_fit_says_how_to_go_on(folder, monkeypatch):
 @pytest.mark.parametrize("arguments", [(), ("fit",), ("fit", "--alpha", "much"), ("dance",)])
 def test_wrong_usage_is_exit_code_2(arguments):
     assert call(*arguments).exit_code == 2
+
+
+FIT = ("fit", "--logits", "S", "--student", "T", "--out", "R")
+WRONG = [
+    (*FIT, "--alpha", "2"),
+    (*FIT, "--loss", "nope"),
+    (*FIT, "--epochs", "0"),
+    (*FIT, "--epochs", "1", "--steps", "1"),
+    (*FIT, "--temperature", "0"),
+    (*FIT, "--lr", "nan"),
+    (*FIT, "--seed", "-1"),
+    (*FIT, "--dtype", "float16"),
+    (*FIT, "--device", "abacus"),
+    ("eval", "M"),
+    ("eval", "M", "--logits", "S", "--data", "D"),
+    ("eval", "M", "--data", "D", "--max-length", "1"),
+    ("eval", "M", "--data", "D", "--device", "abacus"),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_a_value_that_cannot_be_is_one_line_and_exit_code_2(arguments):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_wrong_values_cost_no_torch():
+    """All of them in one process, which then has not loaded what takes seconds."""
+    script = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom trainer.cli import app\n"
+        f"codes = {{CliRunner().invoke(app, list(one)).exit_code for one in {WRONG!r}}}\n"
+        "loaded = {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert codes == {2} and not loaded, (codes, loaded)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["fit", "eval"])
+def test_python_refuses_what_the_command_line_refuses(command):
+    """With the same words, as SettingError."""
+    run = {"fit": trainer.fit, "eval": trainer.evaluate}[command]
+    kind = {"fit": FitOptions, "eval": EvalOptions}[command]
+    for name, *arguments in WRONG:
+        if name != command:
+            continue
+        flags = {option.flag: option for option in options_of(kind)}
+        values = {"model": "M"} if command == "eval" else {}
+        arguments = arguments[len(values) :]
+        for flag, text in zip(arguments[::2], arguments[1::2], strict=True):
+            of_kind = {int: int, float: float}.get(flags[flag].kind, str)
+            values[flags[flag].name] = of_kind(text)
+        with pytest.raises(SettingError) as caught:
+            run(**values)
+        assert str(caught.value).rstrip(".") in call(name, *arguments_of(name, arguments)).stderr
+
+
+def arguments_of(name, arguments):
+    return ("M", *arguments) if name == "eval" else tuple(arguments)
+
+
+def test_python_shows_the_options_of_the_command_line():
+    for run, kind in ((trainer.fit, FitOptions), (trainer.evaluate, EvalOptions)):
+        parameters = inspect.signature(run).parameters
+        assert list(parameters) == [option.name for option in options_of(kind)]
+        for option in options_of(kind):
+            assert parameters[option.name].default == option.default
+            assert f"    {option.name}: " in run.__doc__
+            assert option.help.endswith(".")
+
+
+def test_the_version_is_that_of_the_package():
+    shown = call("--version").stdout
+    assert shown == f"trainer {importlib.metadata.version('logitstore')}\n"
+    module = [sys.executable, "-m", "trainer", "--version"]
+    assert subprocess.run(module, check=True, capture_output=True, text=True).stdout == shown
 
 
 def test_options_are_the_published_ones():

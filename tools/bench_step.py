@@ -24,7 +24,7 @@ import logitstore
 import trainer
 from tools.bench_corpus import docstrings, teacher_folder
 from tools.demo_teacher import llama_config
-from trainer.data.layout import Layout, lay_out
+from trainer.data.layout import RowLayout, lay_out
 from trainer.training.student import load_student
 
 K = 64
@@ -93,7 +93,7 @@ def _ours(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
 
 
 def _plain(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
-    model = load_student(student, spec=logitstore.open(store).spec, seed=0).model
+    model = load_student(student, spec=logitstore.open(store).spec, seed=0)
     clock = _Clock()
     arguments = TrainingArguments(
         output_dir=str(out),
@@ -136,7 +136,7 @@ def _rows(store: Path, *, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _row(documents: list[Any]) -> dict[str, Any]:
-    batch = lay_out([one.document for one in documents], layout=Layout.ROWS)
+    batch = lay_out([one.document for one in documents], layout=RowLayout.ROWS)
     inputs = batch.model_inputs
     labels = torch.full_like(inputs["input_ids"], -100).flatten()
     # `fit` names each target by the row that predicts it; the label stands one place further on.

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from logitstore import StoreError
-from trainer.data.layout import Batch, Layout, lay_out
-from trainer.data.packing import Lengths, Packing, Position, steps
-from trainer.losses import draw_for
+from torch.utils.data import IterableDataset, get_worker_info
+
+from logitstore import SettingError, StoreError
+from trainer.data.layout import Batch, RowLayout, lay_out
+from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from logitstore import Store, StoredDocument
+    from logitstore import StoredDocument, StoreSpec
     from trainer.data import order
+    from trainer.data.store import StoreLike
 
-__all__ = ["BatchStream", "count_steps"]
+__all__ = ["Batches", "count_steps"]
 
 # Bins made ahead of the loop. At 4,096 targets and K = 64 one weighs 2 MiB, so 8 hide the decoding
 # of a block without being felt.
@@ -41,50 +44,104 @@ def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
     )
 
 
-class BatchStream:
-    """The batches of one rank, epoch after epoch without end.
+class Batches(IterableDataset[Batch]):
+    """The batches of one rank, epoch after epoch; without end where `epochs` is None.
+
+    A batch is one forward pass. An optimiser step has `per_step` of them on every rank; the last
+    one of a step says so (`Batch.ends_step`). Neither the rank nor the number of ranks changes
+    which documents a step holds.
 
     `position` is where the batches handed out so far end; it moves with the last batch of a step,
     so a checkpoint between two steps holds it exactly, however far the prefetching thread has run.
-    Neither the rank nor the number of ranks changes which documents a step holds. Of targets that
-    were drawn, those of `temperature` are read, in each epoch the next of its repeats.
+    In the worker processes of a `DataLoader(batches, batch_size=None)` it is the worker's own and
+    stays behind there: save `Batch.after` of the last batch used instead. Several workers share
+    the batches of a rank, and the loader hands them out in the order of one.
+
+    `draw_of_epoch` says which draw of each target an epoch reads, and `temperature` which one those
+    draws are for. `training_batches` fills in all of this.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: StoreLike,
         *,
         packing: Packing,
         lengths: Lengths,
-        layout: Layout,
+        layout: RowLayout,
+        draw_of_epoch: Callable[[int], int],
         temperature: float = 1.0,
+        epochs: int | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         if not sum(one.targets for one in store.blocks):
-            raise StoreError("the store holds no targets to learn from", place=store.folder)
+            raise StoreError(
+                "the store holds no targets to learn from", place=f"store {store.fingerprint[:12]}"
+            )
+        self.packing = packing
         self.per_step = packing.bins_of_a_rank(ranks)
         self.position = Position.start(packing)
+        self.temperature = temperature
         self._store = store
-        self._packing = packing
         self._lengths = lengths
         self._layout = layout
-        self._temperature = temperature
+        self._draw_of_epoch = draw_of_epoch
+        self._epochs = epochs
         self._slots = slice(rank, None, ranks)
 
     @property
-    def epochs(self) -> float:
+    def spec(self) -> StoreSpec:
+        """The spec of the store that is read."""
+        return self._store.spec
+
+    @property
+    def epoch(self) -> float:
         """Epochs consumed so far, the running one by its share of documents."""
         documents = int(self._lengths.documents_B.sum())
         return self.position.epoch + sum(self.position.consumed) / documents
 
+    def of_rank(self, rank: int, ranks: int) -> Batches:
+        """The batches of rank number `rank` of `ranks`, from the same position."""
+        other = Batches(
+            self._store,
+            packing=self.packing,
+            lengths=self._lengths,
+            layout=self._layout,
+            draw_of_epoch=self._draw_of_epoch,
+            temperature=self.temperature,
+            epochs=self._epochs,
+            rank=rank,
+            ranks=ranks,
+        )
+        other.position = self.position
+        return other
+
+    def count_steps(self, epochs: int) -> int:
+        """Optimiser steps of the first `epochs` epochs, exactly, whatever was consumed so far."""
+        return count_steps(self.packing, self._lengths, epochs=epochs)
+
     def state_dict(self) -> dict[str, Any]:
-        """What was consumed, as a handful of integers."""
-        return self.position.to_json()
+        """What was consumed, and of which packing; small, and plain JSON."""
+        return self._state(self.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind what `state` says was consumed. Takes effect with the next `iter`."""
-        self.position = Position.from_json(state)
+        """Go on behind what `state` says was consumed. Takes effect with the next `iter`.
+
+        Raises SettingError where `state` is of another store, seed or number of tokens.
+        """
+        state = dict(state)
+        packing = state.pop("packing", None)  # checkpoints of before say nothing of it
+        position = Position.from_json(state)
+        here = self.packing.to_json()
+        same = packing is None or packing == here
+        if not same or len(position.consumed) != len(self.packing.streams):
+            raise SettingError(
+                "the state is of batches that were made otherwise",
+                found=packing or f"{len(position.consumed)} streams",
+                allowed=here,
+                remedy="Make them of the same store, with the same seed and numbers of tokens",
+            )
+        self.position = position
 
     def __iter__(self) -> Iterator[Batch]:
         for batch, after in _ahead(self._produce(self.position), depth=_BINS_AHEAD):
@@ -93,31 +150,49 @@ class BatchStream:
             yield batch
 
     def _produce(self, start: Position) -> Iterator[tuple[Batch, Position | None]]:
-        while True:
+        """Batches from `start` on; with the last of each step, where it ends."""
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for windows, step, one in islice(self._bins(start), first, None, stride):
+            after = step.after if one is step.bins[self._slots][-1] else None
+            yield self._lay_out(windows, one, step=step, after=after), after
+
+    def _bins(self, start: Position) -> Iterator[tuple[_Windows, Step, Bin]]:
+        """This rank's bins from `start` on, before anything of them is read."""
+        while self._epochs is None or start.epoch < self._epochs:
             windows = _Windows(self._store_of(start.epoch))
-            for step in steps(self._packing, self._lengths, start=start):
-                own = step.bins[self._slots]
-                for number, packed in enumerate(own, start=1):
-                    documents = [windows.document(p) for p in packed.places]
-                    batch = lay_out(
-                        [one.document for one in documents],
-                        layout=self._layout,
-                        targets=[one.targets for one in documents],
-                        step_targets=step.targets,
-                    )
-                    yield batch, step.after if number == len(own) else None
+            for step in steps(self.packing, self._lengths, start=start):
+                for one in step.bins[self._slots]:
+                    yield windows, step, one
             start = step.after
 
-    def _store_of(self, epoch: int) -> Store:
-        sparsifier = self._store.spec.sparsifier
-        draw = draw_for(sparsifier, temperature=self._temperature, epoch=epoch)
+    def _lay_out(self, windows: _Windows, one: Bin, *, step: Step, after: Position | None) -> Batch:
+        documents = [windows.document(place) for place in one.places]
+        batch = lay_out(
+            [stored.document for stored in documents],
+            layout=self._layout,
+            targets=[stored.targets for stored in documents],
+            step_targets=max(1, step.targets),  # what losses are divided by
+        )
+        return replace(
+            batch,
+            spec=self.spec,
+            temperature=self.temperature,
+            after=None if after is None else self._state(after),
+        )
+
+    def _state(self, position: Position) -> dict[str, Any]:
+        return position.to_json() | {"packing": self.packing.to_json()}
+
+    def _store_of(self, epoch: int) -> StoreLike:
+        draw = self._draw_of_epoch(epoch)
         return self._store if draw == self._store.draw else self._store.with_draw(draw)
 
 
 class _Windows:
     """The decoded blocks of the window that each lane is in, for one epoch."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreLike) -> None:
         self._store = store
         self._held: dict[int, tuple[int, dict[int, list[StoredDocument]]]] = {}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from logitstore import Document
+    from logitstore import Document, StoreSpec
 
-__all__ = ["Batch", "Layout", "choose_layout", "lay_out"]
+__all__ = ["Batch", "RowLayout", "choose_layout", "lay_out"]
 
 
-class Layout(Enum):
+class RowLayout(Enum):
     """How documents share the rows of a forward pass."""
 
     ROWS = "rows"  # several in a row as wide as the longest
@@ -52,8 +52,19 @@ class Batch:
     at_R: torch.Tensor  # int64
     labels_R: torch.Tensor  # int64, the token that really follows
     targets: SparseTargets | None  # R rows; None where nothing counts, or no teacher was asked
-    step_targets: int  # counted targets of the whole optimiser step, over all bins and ranks
+    step_targets: int  # counted targets of the optimiser step, over all its batches and ranks
     tokens: int  # of its documents, padding left out
+    spec: StoreSpec | None = None  # of the store that the targets stand in
+    temperature: float = 1.0  # targets that were drawn are those of this temperature
+    after: dict[str, Any] | None = None  # see `ends_step`
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether it is the last of an optimiser step.
+
+        `after` is then what `Batches.load_state_dict` takes to go on behind it.
+        """
+        return self.after is not None
 
     @property
     def model_inputs(self) -> dict[str, torch.Tensor]:
@@ -67,7 +78,7 @@ class Batch:
 def lay_out(
     documents: Sequence[Document],
     *,
-    layout: Layout,
+    layout: RowLayout,
     targets: Sequence[SparseTargets] = (),
     step_targets: int | None = None,
 ) -> Batch:
@@ -97,7 +108,7 @@ def lay_out(
     )
     return Batch(
         input_ids_BW=torch.from_numpy(input_ids_BW),
-        position_ids_BW=None if layout is Layout.PADDED else torch.from_numpy(position_ids_BW),
+        position_ids_BW=None if layout is RowLayout.PADDED else torch.from_numpy(position_ids_BW),
         at_R=torch.from_numpy(at_R),
         labels_R=torch.from_numpy(labels_R),
         targets=SparseTargets.concatenate(targets) if targets and len(at_R) else None,
@@ -106,12 +117,12 @@ def lay_out(
     )
 
 
-def _rows(lengths: list[int], layout: Layout) -> list[list[int]]:
+def _rows(lengths: list[int], layout: RowLayout) -> list[list[int]]:
     """Which documents stand in each row: longest first, each in the first row with room for it."""
     numbers = list(range(len(lengths)))
-    if layout is Layout.ONE_ROW:
+    if layout is RowLayout.ONE_ROW:
         return [numbers] if numbers else []
-    if layout is Layout.PADDED:
+    if layout is RowLayout.PADDED:
         return [[number] for number in numbers]
     rows: list[list[int]] = []
     room: list[int] = []
@@ -129,7 +140,7 @@ def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> Layout:
+def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> RowLayout:
     """The cheapest layout in which a document's hidden states are the same as when it is alone.
 
     Measured, not looked up: a recurrent model carries its state on, some models ignore position
@@ -145,13 +156,13 @@ def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> Layout:
             packed = hidden_states(model, together, position_ids=positions)[0, 9:].float()
             alone = hidden_states(model, together[:, 9:])[0].float()
     except (TypeError, ValueError):  # a forward without position ids
-        return Layout.PADDED
+        return RowLayout.PADDED
     finally:
         model.train(was_training)
     # Packed and alone differ by rounding, 1e-6 of the largest value in float32 and 1e-2 in
     # bfloat16; a leak moves them by 1e-3 even in a model with fresh weights.
     slack = 1e-4 if model.dtype == torch.float32 else 3e-2
     if not (packed - alone).abs().max() <= slack * alone.abs().max():
-        return Layout.PADDED
+        return RowLayout.PADDED
     attention = getattr(model.config, "_attn_implementation", None) or ""
-    return Layout.ONE_ROW if "flash" in attention else Layout.ROWS
+    return RowLayout.ONE_ROW if "flash" in attention else RowLayout.ROWS

@@ -26,7 +26,7 @@ __all__ = ["Place", "Shuffle", "deal", "default_window", "interleave", "lane_cou
 # 64 lanes give every slot of a step its own lanes for all usual numbers of ranks, and 64 open
 # blocks of 65,536 rows at K = 8 still fit into 0.3 GiB.
 _MOST_LANES = 64
-# A lane of fewer than 4 blocks has too few to permute, and ends too early beside its neighbours.
+# A lane of fewer than 4 blocks has too few to permute, and ends long before its neighbours.
 _LEAST_BLOCKS_OF_A_LANE = 4
 _BUDGET_BYTES = 1 << 30
 

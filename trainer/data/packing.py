@@ -21,7 +21,7 @@ from trainer.data import order
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from logitstore import Store
+    from trainer.data.store import StoreLike
 
 __all__ = ["Bin", "Lengths", "Packing", "Position", "Step", "choose_packing", "steps"]
 
@@ -33,7 +33,7 @@ _MICRO_TOKENS = 4096
 class Lengths:
     """Tokens and targets of every document, read block by block and kept as 8 bytes a document."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StoreLike) -> None:
         self._store = store
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.documents_B = np.array([one.documents for one in store.blocks], dtype=np.int64)

@@ -23,17 +23,20 @@ from logitstore import SettingError, StoreError
 from logitstore.plumbing import (
     LMHead,
     TextRules,
-    check_head,
+    choose_device,
     hidden_states,
     load_model,
     load_tokenizer,
     model_folder,
     open_corpus,
+    options_of,
+    takes,
     tokenize,
     vocab_size,
 )
-from trainer.data.layout import Layout, choose_layout, lay_out
+from trainer.data.layout import RowLayout, choose_layout, lay_out
 from trainer.evaluation.comparison import Comparison
+from trainer.evaluation.options import EvalOptions
 from trainer.losses import TargetTensors, draw_for
 from trainer.training import run
 from trainer.training.student import refuse_misfits, refuse_other_tokenizer
@@ -56,27 +59,16 @@ _OF_A_TEACHER = ("kl", "top1_agreement", "acceptance", "teacher_loss", "teacher_
 _MOST_NATS = 700.0  # e^710 is more than a float holds
 
 
-def evaluate(
-    model: str | Path,
-    *,
-    logits: str | Path | None = None,
-    data: str | None = None,
-    temperature: float = 1.0,
-    batch_tokens: int = 4096,
-    max_length: int | None = None,
-    text_field: str | None = None,
-    messages_field: str | None = None,
-    out: str | Path | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Measure `model` (a run, a transformers folder or a Hub id) on a store or on plain text.
+@takes(options_of(EvalOptions))
+def evaluate(**values: Any) -> dict[str, Any]:
+    """Measure a model on a store or on plain text.
 
     Losses and KL are in nats per target; `kl`, `top1_agreement` (of the most probable token with
     the teacher's) and `acceptance` (`sum_i min(p_i, q_i)`, the chance that speculative decoding
     keeps a drafted token, Leviathan et al. 2023) are None with `data`, where there is no teacher.
-    `ece` is the expected calibration error of the most probable token in 15 equal bins.
-    `temperature` is that of `kl` and `acceptance`. `bounds` says which of them are a "lower" or an
-    "upper" bound, and which an unbiased "estimate": KL from drawn targets.
+    `ece` is the expected calibration error of the most probable token in 15 equal bins. `bounds`
+    says which of them are a "lower" or an "upper" bound, and which an unbiased "estimate": KL from
+    drawn targets.
 
     A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
     at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
@@ -87,35 +79,33 @@ def evaluate(
     are given: plain text must not take the place of a comparison with the teacher. Raises
     SettingError, StoreError, ModelError; TokenizerError where model and store do not match.
     """
-    if (logits is None) == (data is None):
-        raise SettingError("name one of --logits and --data: the text to measure on")
-    if batch_tokens < 1 or not 0 < temperature < math.inf:
-        raise SettingError(
-            "--batch-tokens and --temperature must be more than 0",
-            found=f"{batch_tokens} and {temperature}",
-        )
+    options = EvalOptions(**values)
+    device = choose_device(options.device)
     # What the store cannot serve is refused before a model may have to be fetched.
-    stored = None if logits is None else _from_store(logits, temperature=temperature)
-    folder = model_folder(str(model))
-    source = stored or _from_text(
-        str(data), folder, max_length, text_field=text_field, messages_field=messages_field
-    )
-    if source.spec is not None:
-        refuse_other_tokenizer(folder, spec=source.spec)
-    loaded = load_model(folder, dtype=torch.float32)
-    if source.spec is not None:
-        refuse_misfits(loaded, folder, spec=source.spec)
-    result = _measure(
-        loaded.to(_device(device)).eval(),
-        source,
-        batch_tokens=batch_tokens,
-    )
-    result |= {"model": str(model), "store": source.fingerprint, "data": data}
-    if out is None and logits is not None and (folder / "run.json").is_file():
+    stored = None
+    if options.logits is not None:
+        stored = _from_store(options.logits, temperature=options.temperature)
+    folder = model_folder(str(options.model))
+    source = stored or _from_text(folder, options)
+    model = _load(folder, source.spec)
+    result = _measure(model.to(device).eval(), source, batch_tokens=options.batch_tokens)
+    result |= {"model": str(options.model), "store": source.fingerprint, "data": options.data}
+    out = options.out
+    if out is None and options.logits is not None and (folder / "run.json").is_file():
         out = folder
     if out is not None:
-        run.write_json(Path(out) / "eval.json", result)
+        run.write_json(out / "eval.json", result)
     return result
+
+
+def _load(folder: Path, spec: StoreSpec | None) -> PreTrainedModel:
+    """The model in `folder`, which fits the store of `spec`, if there is one."""
+    if spec is not None:
+        refuse_other_tokenizer(folder, spec=spec)
+    model = load_model(folder, dtype=torch.float32)
+    if spec is not None:
+        refuse_misfits(model, folder, spec=spec)
+    return model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -129,12 +119,12 @@ class _Source:
     fingerprint: str | None
 
 
-def _from_store(logits: str | Path, *, temperature: float) -> _Source:
+def _from_store(logits: Any, *, temperature: float) -> _Source:
     store = logitstore.open(logits)
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison(sparsifier=sparsifier, temperature=temperature, vocab_size=size)
     if not sum(one.targets for one in store.blocks):
-        raise StoreError("the store holds no targets to measure on", place=store.folder)
+        raise StoreError("the store holds no targets to measure on", place=logits)
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)
@@ -147,22 +137,19 @@ def _from_store(logits: str | Path, *, temperature: float) -> _Source:
     )
 
 
-def _from_text(
-    data: str,
-    folder: Path,
-    max_length: int | None,
-    *,
-    text_field: str | None,
-    messages_field: str | None,
-) -> _Source:
+def _from_text(folder: Path, options: EvalOptions) -> _Source:
     tokenizer = load_tokenizer(str(folder))
-    corpus = open_corpus(data, text_field=text_field, messages_field=messages_field)
+    corpus = open_corpus(
+        str(options.data),
+        text_field=options.text_field,
+        messages_field=options.messages_field,
+    )
     records = (
         record
         for unit in corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
         for record in corpus.read(unit, skip_bad=False)
     )
-    rules = TextRules(max_length=_LONGEST if max_length is None else max_length)
+    rules = TextRules(max_length=options.max_length or _LONGEST)
     return _Source(
         documents=(
             (one, None) for one in tokenize(records, tokenizer, rules=rules, skip_bad=False)
@@ -172,14 +159,6 @@ def _from_text(
         comparison=None,
         fingerprint=None,
     )
-
-
-def _device(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingError("unknown value", place="--device", found=device, allowed="cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingError("there is no GPU here", place="--device", found=device, allowed="cpu")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -197,9 +176,7 @@ class _Sums:
 
 
 def _measure(model: PreTrainedModel, source: _Source, *, batch_tokens: int) -> dict[str, Any]:
-    head = LMHead.of(model, vocab_size=source.vocab_size)
-    probe = torch.arange(min(8, source.vocab_size), device=model.device)[None]
-    check_head(model, head, probe)
+    head = LMHead.checked(model, vocab_size=source.vocab_size)
     layout = choose_layout(model, vocab_size=source.vocab_size)
     sums = _Sums()
     began = time.perf_counter()
@@ -219,7 +196,10 @@ def _measure(model: PreTrainedModel, source: _Source, *, batch_tokens: int) -> d
 
 
 def _batches(
-    documents: Iterable[tuple[Document, SparseTargets | None]], *, batch_tokens: int, layout: Layout
+    documents: Iterable[tuple[Document, SparseTargets | None]],
+    *,
+    batch_tokens: int,
+    layout: RowLayout,
 ) -> Iterator[Batch]:
     """Documents in their order, as many to a forward pass as fit, at least one."""
     waiting: list[tuple[Document, SparseTargets | None]] = []
@@ -234,7 +214,7 @@ def _batches(
         yield _batch(waiting, layout)
 
 
-def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: Layout) -> Batch:
+def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: RowLayout) -> Batch:
     return lay_out(
         [document for document, _ in pairs],
         layout=layout,
@@ -244,7 +224,7 @@ def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: Layout) -
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Rows:
-    """A model's distributions, beside the teacher's where there is one."""
+    """A model's distributions, and the teacher's where there is one."""
 
     head: LMHead
     comparison: Comparison | None

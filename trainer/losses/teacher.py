@@ -1,7 +1,7 @@
 """The teacher that a stored target stands for, as a loss sees it.
 
 Its exact entries come by their log-probabilities at any temperature, everything else as one bucket
-by its interpolated mass; drawn entries come by their weights, which have no bucket beside them.
+by its interpolated mass; drawn entries come by their weights, without a bucket.
 
 Shapes: N packed tokens (rows), K entries, B stored temperatures.
 """

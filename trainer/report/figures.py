@@ -93,13 +93,13 @@ def curve_chart(series: Sequence[Series], *, key: str, title: str, unit: str) ->
 def bar_chart(
     bars: Sequence[Series], *, key: str, title: str, unit: str, line: tuple[str, float] | None
 ) -> Markup:
-    """One bar per run from zero, its value beside it; `line` is a named value to compare with."""
+    """One bar per run from zero, its value next to it; `line` is a named value to compare with."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(width=7.6, height=0.9 + 0.42 * len(bars))
         values = [float(bar.y_N[0]) for bar in bars]
         for place, (bar, value) in enumerate(zip(bars, values, strict=True)):
             axes.barh(place, value, height=0.62, color=bar.colour)
-            # At a bar's foot, where the line never runs; beside a bar too short to hold it.
+            # At a bar's foot, where the line never runs; next to a bar too short to hold it.
             inside = value > 0.2 * max(values)
             axes.annotate(
                 f"{value:.3f}",

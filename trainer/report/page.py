@@ -215,9 +215,9 @@ def _notes(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple[s
         notes.append("≈ marks an estimate from drawn entries: right on the average.")
     if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
         notes.append("Not all were evaluated on the same store: do not compare across stores.")
-    warm = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
-    if len(warm) > 1:
-        listed = ", ".join(f"{one:g}" for one in warm)
+    temperatures = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
+    if len(temperatures) > 1:
+        listed = ", ".join(f"{one:g}" for one in temperatures)
         notes.append(
             f"KL and acceptance are at different temperatures ({listed}): compare neither."
         )

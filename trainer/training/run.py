@@ -33,6 +33,7 @@ __all__ = [
     "read_json",
     "refuse_other_settings",
     "remove_torn_checkpoints",
+    "whole_checkpoint",
     "write_json",
 ]
 
@@ -115,10 +116,16 @@ def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
 def newest_checkpoint(out: Path) -> tuple[Path, dict[str, Any]] | None:
     """The whole checkpoint of the latest step and the state it was completed with."""
     for folder in sorted(out.glob(f"{_PREFIX}*"), key=_step, reverse=True):
-        state = _state(folder)
-        if state is not None:
-            return folder, state
+        found = whole_checkpoint(folder)
+        if found is not None:
+            return found
     return None
+
+
+def whole_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """A checkpoint and the state it was completed with; None unless it is whole."""
+    state = _state(folder)
+    return None if state is None else (folder, state)
 
 
 def remove_torn_checkpoints(out: Path) -> None:

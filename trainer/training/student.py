@@ -1,4 +1,4 @@
-"""The student: a folder, a Hub id, or a configuration to start from nothing; checked for fit.
+"""The student: a folder, a Hub id, or a configuration to start from nothing; checked that it fits.
 
 What fits: the store's tokenizer or none, an output row for every id of it (more are padding, which
 is no mismatch), and a context as long as the longest document.
@@ -7,7 +7,6 @@ is no mismatch), and a context as long as the longest document.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,20 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from logitstore import ModelError, TokenizerError
-from logitstore.plumbing import load_model, load_tokenizer, model_folder, tokenizer_fingerprint
+from logitstore.plumbing import (
+    LMHead,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    tokenizer_fingerprint,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import StoreSpec
 
-__all__ = ["Student", "load_student", "refuse_misfits", "refuse_other_tokenizer"]
+__all__ = ["load_student", "refuse_misfits", "refuse_other_tokenizer"]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,24 +39,22 @@ _TOKENIZER_FILES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Student:
-    """A model that fits the store, with its weights in float32."""
+def load_student(
+    name: str | Path, *, spec: StoreSpec, seed: int = 0, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """The student called `name`, in training mode, its weights in float32.
 
-    model: PreTrainedModel
-    name: str  # as the user wrote it
+    Args:
+        name: A transformers folder or a Hub id. Or the path of a transformers configuration, ending
+            in .json: the student starts from fresh weights, and with the store's vocabulary where
+            the file names none.
+        spec: That of the store it is to learn from. What does not fit is refused: another
+            tokenizer, fewer embeddings than the store has ids, a shorter context than its documents
+            may need, an output layer whose logits are not the model's own.
+        seed: Of fresh weights.
+        device: Where the student is put, and where its output layer is tried out.
 
-    @property
-    def parameters(self) -> int:
-        """Numbers that training changes or keeps, shared ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-
-def load_student(name: str | Path, *, spec: StoreSpec, seed: int) -> Student:
-    """The student called `name`, or a ModelError that says why it cannot learn from this store.
-
-    A path that ends in .json is a transformers configuration: the student starts from weights drawn
-    with `seed`, and with the store's vocabulary where the file names none.
+    Raises ModelError, which says why it cannot learn from this store.
     """
     name = str(name)
     if name.endswith(".json"):
@@ -61,7 +64,9 @@ def load_student(name: str | Path, *, spec: StoreSpec, seed: int) -> Student:
         refuse_other_tokenizer(folder, spec=spec)
         model = load_model(folder, dtype=torch.float32)
     refuse_misfits(model, Path(name), spec=spec)
-    return Student(model=model, name=name)
+    model.to(device)
+    LMHead.checked(model, vocab_size=spec.tokenizer.vocab_size)
+    return model.train()
 
 
 def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:

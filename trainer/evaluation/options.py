@@ -1,0 +1,52 @@
+"""What `evaluate` takes: declared once, for the command line, the docs and Python alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from logitstore import SettingError
+from logitstore.plumbing import option
+from trainer.training.options import TRAINER_DEVICE
+
+__all__ = ["EvalOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """The options of an evaluation, each within its bounds."""
+
+    model: Any = option(
+        help="The model to measure: the folder of a run, a transformers folder, or a Hub id.",
+        positional=True,
+    )
+    logits: Any | None = option(None, help="A store of held-out text, with its teacher's targets.")
+    data: str | None = option(None, help="Held-out text, without a teacher; as `dump` takes it.")
+    temperature: float = option(
+        1.0, help="The temperature of the KL to the teacher and of the acceptance.", above=0
+    )
+    batch_tokens: int = option(4096, help="Tokens of one forward pass.", least=1)
+    max_length: int | None = option(
+        None,
+        help="Tokens of a document of --data; longer ones are split.",
+        unset="1024",
+        least=2,
+    )
+    text_field: str | None = option(
+        None, help="The field of --data that holds the text.", unset="text, where there is one"
+    )
+    messages_field: str | None = option(
+        None, help="The field of --data that holds a chat.", unset="messages, where there is one"
+    )
+    out: Path | None = option(
+        None,
+        help="The folder for eval.json.",
+        unset="MODEL, where that is a run and --logits is given; else none is written",
+    )
+    device: str = option(like=TRAINER_DEVICE)
+
+    def __post_init__(self) -> None:
+        """Raise SettingError where there is not one text to measure on."""
+        if (self.logits is None) == (self.data is None):
+            raise SettingError("name one of --logits and --data: the text to measure on")

@@ -1,0 +1,188 @@
+"""The loss of a batch, computed inside the student's own forward.
+
+Outside of it, DistributedDataParallel would not see the backward pass (ranks then differ by 3e-2
+after two steps), and the weights of FSDP and ZeRO would not be there. So while a loss is asked for,
+the model's `forward` takes one keyword more; without it, it is the model's own.
+
+Shapes: R counted targets, N packed tokens, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from logitstore import SettingError
+from logitstore.plumbing import LMHead, hidden_states, sparsifier_of
+from trainer.losses import LOSSES
+from trainer.losses.base import Loss
+from trainer.losses.fused import LossSums, sparse_distillation_loss
+from trainer.losses.tensors import TargetTensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+    from trainer.data.layout import Batch
+
+__all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward"]
+
+
+def distillation_loss(
+    model: torch.nn.Module,
+    batch: Batch,
+    *,
+    alpha: float = 0.9,
+    temperature: float | None = None,
+    loss: str | Loss = "forward_kl",
+) -> LossSums:
+    """The loss of a batch summed over its counted targets, differentiable; no [tokens, V] exists.
+
+    `(1 - alpha)` cross-entropy with the true tokens plus `alpha T^2` divergence from the teacher at
+    temperature T, in nats. Divide by `batch.step_targets` and the batches of a step add up to the
+    mean of the step; with DistributedDataParallel, which averages gradients, multiply by the number
+    of ranks.
+
+    Args:
+        model: The student, as transformers made it or wrapped for several processes, by PEFT, or
+            both. Wrapped for mixed precision by accelerate, call this under its `autocast()`.
+        batch: One of `training_batches`. It is moved to the model's device here.
+        alpha: Weight of the teacher's distribution, 0 to 1; the rest is that of the true tokens.
+        temperature: T, of both distributions. Default: that of the batches, and no other where
+            targets were drawn for one.
+        loss: The divergence: a name of the table of losses, or a `Loss` of your own.
+
+    Returns sums: `loss` with its gradient, `sums` of the metrics, the `count` of targets. Raises
+    SettingError where the store's targets cannot serve the loss or the temperature.
+    """
+    with loss_inside_forward(model):
+        return loss_from_forward(model, batch, alpha=alpha, temperature=temperature, loss=loss)
+
+
+@contextmanager
+def loss_inside_forward(model: torch.nn.Module) -> Iterator[None]:
+    """While it lasts, `loss_from_forward` can ask `model` for the loss of a batch.
+
+    The method is set on the instance: the class, and other models of it, stay as they are, and so
+    do saving, wrapping and adapters.
+    """
+    inner = _transformers_model(model)
+    plain, before = inner.forward, inner.__dict__.get("forward")
+
+    @functools.wraps(plain)
+    def forward(*args: Any, loss_request: _LossRequest | None = None, **inputs: Any) -> Any:
+        if loss_request is None:
+            return plain(*args, **inputs)
+        return loss_request.answer(inner, **inputs)
+
+    inner.forward = forward
+    try:
+        yield
+    finally:
+        # Mixed precision may have wrapped it once more; whatever stands there now goes with it.
+        inner.__dict__.pop("forward", None)
+        if before is not None:
+            inner.forward = before
+
+
+def loss_from_forward(
+    model: torch.nn.Module,
+    batch: Batch,
+    *,
+    alpha: float,
+    temperature: float | None,
+    loss: str | Loss,
+) -> LossSums:
+    """`distillation_loss` of a model inside `loss_inside_forward`."""
+    device = next(model.parameters()).device
+    request = _LossRequest(
+        batch, alpha=alpha, temperature=temperature, loss=_named(loss), device=device
+    )
+    inputs = {name: value.to(device) for name, value in batch.model_inputs.items()}
+    return LossSums(**model(**inputs, loss_request=request))
+
+
+class _LossRequest:
+    """What a forward needs for the loss of a batch, on the model's device.
+
+    No dataclass: FSDP looks into those, and would round the teacher's log-probabilities to the
+    student's precision.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        *,
+        alpha: float,
+        temperature: float | None,
+        loss: Loss,
+        device: torch.device,
+    ) -> None:
+        self._at_R = batch.at_R.to(device)
+        self._labels_R = batch.labels_R.to(device)
+        self._targets = None
+        if batch.targets is not None:
+            self._targets = TargetTensors.of(batch.targets).to(device)
+        self._spec = _spec_of(batch)
+        self._objective = {
+            "alpha": alpha,
+            "temperature": _temperature(batch, temperature),
+            "loss": loss,
+            "sparsifier": self._spec.sparsifier,
+        }
+
+    def answer(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
+    ) -> dict[str, Any]:
+        """The fields of `LossSums`; a dict, for the sake of what wraps the model."""
+        hidden_ND = hidden_states(model, input_ids, **inputs).flatten(0, 1)
+        if self._targets is None:
+            # Nothing counts, yet every rank must take part in the exchange of gradients.
+            return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
+        result = sparse_distillation_loss(
+            hidden_ND[self._at_R],
+            LMHead.of(model, vocab_size=self._spec.tokenizer.vocab_size),
+            self._targets,
+            self._labels_R,
+            **self._objective,
+        )
+        return {"loss": result.loss, "sums": result.sums, "count": result.count}
+
+
+def _spec_of(batch: Batch) -> Any:
+    if batch.spec is None:
+        raise SettingError("the batch does not say of which store its targets are")
+    return batch.spec
+
+
+def _temperature(batch: Batch, temperature: float | None) -> float:
+    """The temperature of the loss. Drawn targets know one alone, which nothing else would check."""
+    if temperature is None or temperature == batch.temperature:
+        return batch.temperature
+    if not sparsifier_of(_spec_of(batch).sparsifier).targets.keeps_tail:
+        raise SettingError(
+            "the batch holds targets that were drawn for another temperature",
+            found=f"{temperature:g}",
+            allowed=f"{batch.temperature:g}",
+            remedy="Give the temperature of the loss to `training_batches`",
+        )
+    return temperature
+
+
+def _named(loss: str | Loss) -> Loss:
+    if isinstance(loss, Loss):
+        return loss
+    if loss not in LOSSES:
+        raise SettingError("--loss is unknown", found=loss, allowed=", ".join(LOSSES))
+    return LOSSES[loss]
+
+
+def _transformers_model(model: Any) -> PreTrainedModel:
+    """The model of transformers inside wrappers of other libraries."""
+    while not hasattr(model, "get_output_embeddings") and hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,126 @@
+"""From a store and a model to batches: packing, layout and draws are chosen here."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from logitstore.plumbing import sparsifier_of
+from trainer.data import order
+from trainer.data.batches import Batches
+from trainer.data.layout import choose_layout
+from trainer.data.packing import Lengths, Packing, choose_packing
+from trainer.losses import choose_view, draw_for, forward_kl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from logitstore import SparsifierSpec
+    from trainer.data.store import StoreLike
+
+__all__ = ["batches_of", "draw_of_epoch", "plan_packing", "training_batches"]
+
+
+def training_batches(
+    store: StoreLike,
+    *,
+    model: PreTrainedModel,
+    batch_tokens: int = 16_384,
+    micro_tokens: int | None = None,
+    temperature: float = 1.0,
+    epochs: int | None = None,
+    seed: int = 0,
+    window: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Batches:
+    """The documents of `store` as batches for `model`: shuffled, packed, made ahead by a thread.
+
+    Args:
+        store: What to read, as `logitstore.open` gives it.
+        model: The student. Whether documents may share its rows is tried out on it; it is not kept.
+        batch_tokens: Tokens of an optimiser step, over all ranks.
+        micro_tokens: Tokens of one batch at most. Default: about 4096, and no fewer than the
+            longest document of the store may have.
+        temperature: The temperature of the loss. Of targets that were drawn for several, those of
+            this one are read, in each epoch the next of their repeats.
+        epochs: Passes over the store after which the batches end. Default: they never do.
+        seed: Of the order of documents.
+        window: Blocks of a lane whose documents are shuffled together. Default: as many as fit into
+            1 GiB over all lanes.
+        rank: The number of this process among `ranks` that train together.
+        ranks: How many processes share each optimiser step.
+
+    Raises SettingError for numbers that the store cannot serve, StoreError for a store without
+    targets.
+    """
+    # A loss that is linear in the teacher is served wherever any loss is.
+    choose_view(store.spec.sparsifier, loss=forward_kl, temperature=temperature)
+    lengths = Lengths(store)
+    packing = plan_packing(
+        store, seed=seed, batch_tokens=batch_tokens, micro_tokens=micro_tokens, window=window
+    )
+    batches = batches_of(
+        store,
+        model=model,
+        packing=packing,
+        lengths=lengths,
+        temperature=temperature,
+        epochs=epochs,
+    )
+    return batches.of_rank(rank, ranks)
+
+
+def batches_of(
+    store: StoreLike,
+    *,
+    model: PreTrainedModel,
+    packing: Packing,
+    lengths: Lengths,
+    temperature: float,
+    epochs: int | None = None,
+) -> Batches:
+    """The batches of a packing that is given, for one rank."""
+    spec = store.spec
+    return Batches(
+        store,
+        packing=packing,
+        lengths=lengths,
+        layout=choose_layout(model, vocab_size=spec.tokenizer.vocab_size),
+        draw_of_epoch=partial(draw_of_epoch, spec.sparsifier, temperature),
+        temperature=temperature,
+        epochs=epochs,
+    )
+
+
+def plan_packing(
+    store: StoreLike, *, seed: int, batch_tokens: int, micro_tokens: int | None, window: int | None
+) -> Packing:
+    """How `store` becomes steps of about `batch_tokens` tokens; None are chosen from its sizes."""
+    sparsifier = store.spec.sparsifier
+    lanes = order.lane_count(len(store.blocks))
+    # An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
+    # bool.
+    entry = 9 if sparsifier_of(sparsifier).targets.drawn else 8
+    window = window or order.default_window(
+        blocks=len(store.blocks),
+        lanes=lanes,
+        block_bytes=max(
+            (one.targets * sparsifier.k * entry + one.tokens * 5 for one in store.blocks),
+            default=0,
+        ),
+    )
+    return choose_packing(
+        shuffle=order.Shuffle(fingerprint=store.fingerprint, seed=seed, lanes=lanes, window=window),
+        max_length=store.spec.text.max_length,
+        batch_tokens=batch_tokens,
+        micro_tokens=micro_tokens,
+    )
+
+
+def draw_of_epoch(sparsifier: SparsifierSpec, temperature: float, epoch: int) -> int:
+    """Which draw an epoch reads: the repeats of the temperature in turn.
+
+    A function of the module, so that batches can be sent to worker processes.
+    """
+    return draw_for(sparsifier, temperature=temperature, epoch=epoch)

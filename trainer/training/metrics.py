@@ -1,0 +1,74 @@
+"""What a report shows: sums of every forward pass, gathered over micro-batches and ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from accelerate import Accelerator
+
+    from trainer.losses.fused import LossSums
+
+__all__ = ["METRICS", "MetricSums", "history_of"]
+
+# Means over the targets of the sums that every forward gives, and of the agreement over those
+# "judged", where the teacher's likeliest token is known.
+METRICS = ("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement")
+_SUMMED = (*METRICS, "judged", "targets")
+_REPORTED = {*METRICS, "step", "targets", "seconds", "grad_norm", "epoch"}
+
+
+class MetricSums:
+    """The sums since the last report, of this process and of a run that it goes on with."""
+
+    def __init__(self, accelerator: Accelerator, *, carried: Mapping[str, float]) -> None:
+        self._accelerator = accelerator
+        self._carried = dict(carried)  # of a report begun before the last checkpoint, all ranks'
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, result: LossSums) -> None:
+        """Count one forward pass."""
+        for name, value in (result.sums | {"targets": result.count}).items():
+            self._sums[name] = self._sums.get(name, 0.0) + torch.as_tensor(
+                value, dtype=torch.float64, device=self._accelerator.device
+            )
+
+    def gathered(self) -> dict[str, float]:
+        """The sums of all ranks, which all must call this; what none has summed is left out."""
+        zero = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
+        local = torch.stack(
+            [self._sums.get(name, zero) for name in _SUMMED]
+            + [zero + (name in self._sums) for name in _SUMMED]
+        )
+        total = self._accelerator.reduce(local, reduction="sum").tolist()
+        seen = dict(zip(_SUMMED, total[len(_SUMMED) :], strict=True))
+        return {
+            name: self._carried.get(name, 0.0) + value
+            for name, value in zip(_SUMMED, total[: len(_SUMMED)], strict=True)
+            if seen[name] or name in self._carried
+        }
+
+    def take_means(self) -> dict[str, float]:
+        """The means over all targets since the last call, and how many these were."""
+        sums = self.gathered()
+        self._carried, self._sums = {}, {}
+        targets, judged = sums.pop("targets", 0.0), sums.pop("judged", 0.0)
+        agreement = sums.pop("agreement", 0.0)
+        means = {name: total / max(1.0, targets) for name, total in sums.items()}
+        if judged:
+            means["agreement"] = agreement / judged
+        return means | {"targets": targets}
+
+
+def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Every report of the loss in a trainer's `state.log_history`, as it stands in history.json."""
+    return [
+        {name: value for name, value in one.items() if name in _REPORTED}
+        | {"lr": one["learning_rate"]}
+        for one in log
+        if "kl" in one
+    ]
