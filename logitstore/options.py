@@ -211,11 +211,12 @@ def checked_options(
 
 
 def takes(
-    options: Iterable[Option],
+    options: Iterable[Option], *, check: Callable[..., Any] | None = None
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Decorator of a function of keywords, which then takes `options` and is given them checked.
 
-    `inspect.signature` and `help` show each option with its default and its help.
+    `check` is then called with all of them, and refuses by a SettingError what does not fit
+    together. `inspect.signature` and `help` show each option with its default and its help.
     """
     listed = tuple(options)
 
@@ -232,7 +233,10 @@ def takes(
             placed = dict(zip(places, given, strict=False))
             for name in placed.keys() & values.keys():
                 raise TypeError(f"{function.__name__}() got multiple values for argument {name!r}")
-            return function(**checked_options(function.__name__, listed, placed | values))
+            known = checked_options(function.__name__, listed, placed | values)
+            if check is not None:
+                check(**known)
+            return function(**known)
 
         returns = inspect.signature(function).return_annotation
         checked.__signature__ = signature_of(listed, returns=returns)  # type: ignore[attr-defined]
