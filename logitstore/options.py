@@ -59,6 +59,7 @@ class Option:
     name: str  # in Python
     kind: type
     help: str  # a sentence; choices and what None stands for are added where it is shown
+    in_python: str | None = None  # a sentence more, on what Python alone takes
     default: Any = REQUIRED
     nullable: bool = False  # None is a value: off, or chosen by what else is known
     unset: str | None = None  # what None stands for, in words
@@ -250,7 +251,7 @@ def documented(text: str | None, options: Iterable[Option]) -> str:
     """The docstring `text`, and below it a paragraph for each of `options`."""
     listed = "\n".join(
         textwrap.fill(
-            f"{one.name}: {one.description}",
+            f"{one.name}: {one.description} {one.in_python or ''}".rstrip(),
             width=100,
             initial_indent="    ",
             subsequent_indent="        ",

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 import logitstore
+from logitstore.dumping.options import KINDS, OWN_OPTIONS, own_options, target_values
 from logitstore.errors import SettingError
+from logitstore.options import Option
+from logitstore.sparsify import sparsifier_spec
 
 JOB = ("--teacher", "/no/teacher", "--data", "/no/data")
 HEAVY = ("torch", "transformers", "zarr", "pyarrow", "datasets", "matplotlib")
@@ -114,3 +117,22 @@ def test_python_shows_every_option_with_its_default_and_its_help(function: str) 
         assert parameters["sparsify"].default == "hybrid"
         assert parameters["k"].default is None
         assert "8 for hybrid" in " ".join(shown.split())
+
+
+def test_a_new_sparsifiers_option_is_an_option_of_dump() -> None:
+    min_p = Option(name="min_p", kind=float, help="The least probability.", above=0, most=1)
+    rest = Option(name="k", kind=int, help="The entries.", least=1)
+    kinds = {"minp": {min_p: 0.01, rest: 64}, "topk": {rest: 64}, "other": {rest: 8}}
+    found = {one.name: one for one in own_options(kinds)}
+    assert list(found) == ["min_p", "k"]
+    assert (found["min_p"].flag, found["min_p"].default) == ("--min-p", None)
+    assert found["min_p"].unset == "0.01 for minp"
+    assert found["k"].unset == "64 for minp and topk, 8 for other"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_defaults_of_a_sparsifier_are_those_of_its_options(kind: str) -> None:
+    own = target_values({"sparsify": kind})
+    assert sparsifier_spec(kind, **own) == sparsifier_spec(kind)
+    told = {one.name for one in OWN_OPTIONS} & set(own)
+    assert told == set(own)

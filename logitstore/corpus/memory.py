@@ -56,13 +56,18 @@ class MemorySource:
         return len(self._read) >= number
 
     def _raw(self, record: object) -> RawRecord:
-        text = json.dumps(
-            self._hashed(record), sort_keys=True, separators=(",", ":"), default=_unhashed
-        )
+        try:
+            text = json.dumps(
+                self._hashed(record), sort_keys=True, separators=(",", ":"), default=_unhashed
+            )
+        except (TypeError, ValueError, RecursionError):  # keys of several types, or a circle
+            text = _unhashed(record)
         return RawRecord(content=record, hashed=text.encode() + b"\n", size=1, lines=1, ends=True)
 
     def _hashed(self, record: object) -> object:
         """What the hash of a unit covers: the field in use, of a record that has one."""
+        if isinstance(record, str):
+            return {self.rule.text or "text": record}
         if not isinstance(record, Mapping):
             return record
         chosen = (self.rule.text or self.rule.messages, "text", "messages")

@@ -27,21 +27,28 @@ __all__ = [
     "DUMP_OPTIONS",
     "JOB_OPTIONS",
     "TARGET_OPTIONS",
+    "TEACHER",
     "JobOptions",
     "check_targets",
+    "own_options",
     "split_options",
     "target_values",
 ]
+
+
+TEACHER = Option(
+    name="teacher",
+    kind=object,
+    help="The teacher: a transformers folder or a Hub id.",
+    in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobOptions:
     """Which teacher reads which text, and how: everything but what is kept of a distribution."""
 
-    teacher: object = option(
-        help="The teacher: a transformers folder or a Hub id; in Python also a loaded model or any "
-        "object that is a logitstore.Teacher.",
-    )
+    teacher: object = option(like=TEACHER)
     tokenizer: object | None = option(
         None,
         help="The tokenizer, or its folder or Hub id. A teacher that is no name needs one.",
@@ -50,7 +57,8 @@ class JobOptions:
     )
     data: object = option(
         help="The corpus: a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or a Hub "
-        "data set; in Python also strings or dicts of fields.",
+        "data set.",
+        in_python="Or strings, or dicts with the fields of a JSONL line: any iterable, read once.",
     )
     text_field: str | None = option(
         None, help="The field of a record that holds its text.", unset="'text' where there is one"
@@ -132,11 +140,11 @@ KINDS: Mapping[str, Mapping[Option, Any]] = {
 }
 
 
-def _own_options() -> tuple[Option, ...]:
+def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
     """The options of all sparsifiers, each once, with the default that each gives it in words."""
     declared: dict[str, Option] = {}
     defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for kind, options in KINDS.items():
+    for kind, options in kinds.items():
         for one, default in options.items():
             declared.setdefault(one.name, one)
             defaults[one.name][default].append(kind)
@@ -185,7 +193,7 @@ _ON_PROGRESS = Option(
 )
 
 JOB_OPTIONS = options_of(JobOptions)
-OWN_OPTIONS = _own_options()
+OWN_OPTIONS = own_options(KINDS)
 TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _TEMPERATURE)
 DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
 

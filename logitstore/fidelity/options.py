@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from logitstore.dumping.options import TEACHER
 from logitstore.options import option, options_of
 from logitstore.teacher.devices import DEVICE, DTYPE
 
@@ -15,14 +16,12 @@ class AuditOptions:
     """Which store is compared with which teacher, and by how many documents."""
 
     store: object = option(positional=True, help="The store.")
-    teacher: object = option(
-        help="The teacher: a transformers folder or a Hub id; in Python also a loaded model or any "
-        "object that is a logitstore.Teacher.",
-    )
+    teacher: object = option(like=TEACHER)
     documents: int = option(32, least=1, help="How many documents to audit, spread over the store.")
     student: object | None = option(
         None,
         help="The model on whose output layer gradients are compared.",
+        in_python="By name or loaded.",
         unset="a uniform one",
     )
     seed: int = option(0, least=0, help="The seed of the choice of documents.")

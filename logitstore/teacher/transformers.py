@@ -111,7 +111,9 @@ class TransformersTeacher:
         for start in range(0, len(labels_R), rows):
             chunk = slice(start, start + rows)
             out_RV = buffer_RV[: len(labels_R[chunk])]
-            yield self.head.logits(hidden_RD[chunk], out_NV=out_RV), labels_R[chunk]
+            with torch.inference_mode():
+                logits_RV = self.head.logits(hidden_RD[chunk], out_NV=out_RV)
+            yield logits_RV, labels_R[chunk]
 
     def hidden(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head sees of the batch's counted rows, [R, D], and the tokens that follow."""
