@@ -139,6 +139,8 @@ def test_a_loaded_model_is_audited_with_a_loaded_student(
     assert found["ok"], found["faults"]
     assert student.training
     assert found["gradient_angle"] > 0
+    with pytest.raises(SettingError, match="--dtype means nothing"):
+        logitstore.audit(settings["out"], teacher=model, dtype="bfloat16")
     with pytest.raises(ModelError, match=r"student's hidden states.*a transformers model"):
         logitstore.audit(settings["out"], teacher=model, student=Lines())
 

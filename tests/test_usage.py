@@ -94,6 +94,7 @@ def test_help_and_version_load_nothing(words: list[str]) -> None:
         ("dump", {"sparsify": "topk", "draws": 5, "out": "x"}),
         ("dump", {"temperature": 1.0, "out": "x"}),
         ("dump", {"device": 3, "out": "x"}),
+        ("dump", {"out": 3}),
         ("estimate", {"seconds": float("nan")}),
         ("tune", {"picture": "tune.txt"}),
         ("audit", {"store": "x", "seed": -1}),

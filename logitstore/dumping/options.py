@@ -181,7 +181,7 @@ _TEMPERATURE = Option(
     unset="1; for the others, all from 1 to 10",
 )
 _OUT = Option(
-    name="out", kind=Path, help="The folder of the store: a new one, or one to take up again."
+    name="out", kind=object, help="The folder of the store: a new one, or one to take up again."
 )
 _ON_PROGRESS = Option(
     name="on_progress",
@@ -228,6 +228,8 @@ def target_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def check_targets(**values: Any) -> None:
     """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
     own = target_values(values)
+    if not isinstance(values.get("out", ""), str | Path):
+        raise SettingError("--out must be a path", found=repr(values["out"])[:80])
     if values.get("text_field") is not None and values.get("messages_field") is not None:
         raise SettingError(
             "--text-field and --messages-field exclude each other", remedy="Give one of them"

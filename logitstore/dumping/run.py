@@ -50,7 +50,7 @@ class DumpSummary:
 
 
 @takes(DUMP_OPTIONS, check=check_targets)
-def dump(*, out: Path, on_progress: OnProgress | None, **options: Any) -> DumpSummary:
+def dump(*, out: str | Path, on_progress: OnProgress | None, **options: Any) -> DumpSummary:
     """Run a teacher over a corpus once and leave a sealed store in the folder `out`.
 
     The same call again takes up an unfinished store where it stopped and leaves a finished one as
@@ -58,7 +58,7 @@ def dump(*, out: Path, on_progress: OnProgress | None, **options: Any) -> DumpSu
     SettingError, SpecError or StoreError, and loses nothing committed before.
     """
     started = time.monotonic()
-    layout = Layout(out)
+    layout = Layout(Path(out))
     refuse_foreign_folder(layout.folder)
     job = Job.load(options)
     # The plan that the store has; for a new one, the corpus cut into units.

@@ -29,7 +29,7 @@ from logitstore.targets.documents import StoredDocument
 from logitstore.targets.tails import tail_logmass_at
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import Teacher, batches
-from logitstore.teacher.devices import DTYPE
+from logitstore.teacher.devices import DTYPES
 from logitstore.teacher.opening import is_name, open_teacher, teacher_name
 from logitstore.teacher.transformers import TransformersTeacher
 
@@ -97,10 +97,8 @@ def _store_name(store: object) -> str | Path:
 def _open_model(source: object, options: AuditOptions, store: Store) -> Teacher:
     """The model, by name in the number type of the dump unless another is asked for."""
     dtype, dumped = options.dtype, store.spec.teacher.dtype
-    if dtype == "auto" and is_name(source) and dumped in DTYPE.allowed.split(", "):
+    if dtype == "auto" and is_name(source) and dumped in DTYPES:
         dtype = dumped
-    if not is_name(source):
-        dtype = "auto"
     vocab_size = store.spec.tokenizer.vocab_size
     return open_teacher(source, vocab_size=vocab_size, device=options.device, dtype=dtype)
 
