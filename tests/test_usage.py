@@ -34,6 +34,7 @@ WRONG = {
     ("dump", "--batch-tokens", "0"): "--batch-tokens is out of range",
     ("dump", "--seed", "-1"): "--seed is out of range",
     ("dump", "--text-field", "a", "--messages-field", "b"): "exclude each other",
+    ("tune", "--text-field", "a", "--messages-field", "b"): "exclude each other",
     ("estimate", "--seconds", "0"): "--seconds is out of range (found 0; allowed: above 0)",
     ("tune", "--max-bytes", "9", "--max-error", "0.1"): "exclude each other",
     ("tune", "--out", "tune.txt"): "--out is no name of a picture",

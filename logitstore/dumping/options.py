@@ -29,6 +29,7 @@ __all__ = [
     "TARGET_OPTIONS",
     "TEACHER",
     "JobOptions",
+    "check_fields",
     "check_targets",
     "own_options",
     "split_options",
@@ -225,15 +226,20 @@ def target_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any) -> None:
+    """Refuse, by a SettingError, two fields named at once."""
+    if text_field is not None and messages_field is not None:
+        raise SettingError(
+            "--text-field and --messages-field exclude each other", remedy="Give one of them"
+        )
+
+
 def check_targets(**values: Any) -> None:
     """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
     own = target_values(values)
     if not isinstance(values.get("out", ""), str | Path):
         raise SettingError("--out must be a path", found=repr(values["out"])[:80])
-    if values.get("text_field") is not None and values.get("messages_field") is not None:
-        raise SettingError(
-            "--text-field and --messages-field exclude each other", remedy="Give one of them"
-        )
+    check_fields(**values)
     from logitstore.sparsify import sparsifier_spec
 
     sparsifier_spec(values["sparsify"], temperatures=values["temperature"], **own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS
+from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS, check_fields
 from logitstore.errors import SettingError
 from logitstore.options import Option
 
@@ -58,9 +58,10 @@ TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _PICTURE, _ON_FR
 
 
 def check_bounds(
-    *, max_bytes: float | None, max_error: float | None, picture: Path | None, **_: Any
+    *, max_bytes: float | None, max_error: float | None, picture: Path | None, **options: Any
 ) -> None:
     """Refuse two bounds at once, and a picture that cannot be written, by a SettingError."""
+    check_fields(**options)
     if max_bytes is not None and max_error is not None:
         raise SettingError("--max-bytes and --max-error exclude each other")
     if picture is not None:
