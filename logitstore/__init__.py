@@ -13,7 +13,7 @@ from logitstore.errors import (
     StoreError,
     TokenizerError,
 )
-from logitstore.format.spec import SparsifierSpec, StoreSpec
+from logitstore.format.spec import SparsifierSpec, StoreSpec, TeacherSpec
 from logitstore.lazy import lazy_names
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
     from logitstore.store.verify import verify
+    from logitstore.teacher.base import Teacher
 
 __all__ = [
     "EMPTY_TAIL",
@@ -45,6 +46,8 @@ __all__ = [
     "StoreError",
     "StoreSpec",
     "StoredDocument",
+    "Teacher",
+    "TeacherSpec",
     "TokenizerError",
     "audit",
     "dump",
@@ -59,6 +62,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Store": "logitstore.store.reader",
+        "Teacher": "logitstore.teacher.base",
         "audit": "logitstore.fidelity.audit",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",

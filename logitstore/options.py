@@ -59,6 +59,7 @@ class Option:
     name: str  # in Python
     kind: type
     help: str  # a sentence; choices and what None stands for are added where it is shown
+    in_python: str | None = None  # a sentence more, on what Python alone takes
     default: Any = REQUIRED
     nullable: bool = False  # None is a value: off, or chosen by what else is known
     unset: str | None = None  # what None stands for, in words
@@ -211,11 +212,12 @@ def checked_options(
 
 
 def takes(
-    options: Iterable[Option],
+    options: Iterable[Option], *, check: Callable[..., Any] | None = None
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Decorator of a function of keywords, which then takes `options` and is given them checked.
 
-    `inspect.signature` and `help` show each option with its default and its help.
+    `check` is then called with all of them, and refuses by a SettingError what does not fit
+    together. `inspect.signature` and `help` show each option with its default and its help.
     """
     listed = tuple(options)
 
@@ -232,7 +234,10 @@ def takes(
             placed = dict(zip(places, given, strict=False))
             for name in placed.keys() & values.keys():
                 raise TypeError(f"{function.__name__}() got multiple values for argument {name!r}")
-            return function(**checked_options(function.__name__, listed, placed | values))
+            known = checked_options(function.__name__, listed, placed | values)
+            if check is not None:
+                check(**known)
+            return function(**known)
 
         returns = inspect.signature(function).return_annotation
         checked.__signature__ = signature_of(listed, returns=returns)  # type: ignore[attr-defined]
@@ -246,7 +251,7 @@ def documented(text: str | None, options: Iterable[Option]) -> str:
     """The docstring `text`, and below it a paragraph for each of `options`."""
     listed = "\n".join(
         textwrap.fill(
-            f"{one.name}: {one.description}",
+            f"{one.name}: {one.description} {one.in_python or ''}".rstrip(),
             width=100,
             initial_indent="    ",
             subsequent_indent="        ",

@@ -373,7 +373,14 @@ def test_the_command_line_tells_what_it_did(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "code"), [(["--k", "many"], 2), (["--no-such-option"], 2), (["--k", "9999"], 1)]
+    ("more", "code"),
+    [
+        (["--k", "many"], 2),
+        (["--no-such-option"], 2),
+        (["--k", "9999"], 2),
+        (["--k", "301"], 1),
+        (["--max-length", "65"], 1),
+    ],
 )
 def test_exit_codes_tell_wrong_usage_from_faults(
     settings: dict[str, Any], more: list[str], code: int

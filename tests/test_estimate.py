@@ -123,7 +123,7 @@ def test_progress_goes_up_to_one(settings: dict[str, Any]) -> None:
         ({"fidelity": "best"}, SettingError, "--fidelity"),
         ({"container": "hdf5"}, SettingError, "hdf5"),
         ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
-        ({"limit": 0}, CorpusError, "--limit"),
+        ({"limit": 0}, SettingError, "--limit"),
     ],
 )
 def test_bad_options_are_told(
@@ -150,10 +150,10 @@ def test_the_command_prints_one_object(settings: dict[str, Any]) -> None:
     told = subprocess.run(call, capture_output=True, text=True, check=True)
     assert "per target" in told.stdout
     failed = subprocess.run(
-        [*call, "--json", "--k=9999"], capture_output=True, text=True, check=False
+        [*call, "--json", "--k=301"], capture_output=True, text=True, check=False
     )
     assert failed.returncode == 1
-    assert "9999" in json.loads(failed.stdout)["error"]
+    assert "301" in json.loads(failed.stdout)["error"]
 
 
 def test_an_estimate_has_no_other_fields(settings: dict[str, Any]) -> None:

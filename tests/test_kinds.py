@@ -7,6 +7,8 @@ joins one is tested here before its author writes a test.
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,51 @@ def test_a_spec_that_is_none_of_the_sparsifiers_is_refused(name: str, field: str
         content[field] = wrong
     with pytest.raises(CorruptionError):
         sparsifier_of(SparsifierSpec.from_json(content, place="here"))
+
+
+# --- what somebody else adds, see added_kinds.py
+
+
+def run(codec: str, *words: object) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "tests.added_kinds", codec, *map(str, words)]
+    root = Path(__file__).parent.parent
+    return subprocess.run(call, check=False, capture_output=True, text=True, cwd=root)
+
+
+@pytest.mark.parametrize("container", sorted(CONTAINERS))
+@pytest.mark.parametrize("codec", ["rank-delta/1", "raw/1"])
+def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
+    codec: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    out, places = tmp_path / "s", ("--teacher", teacher_folder, "--data", corpus)
+    options = ("--sparsify", "minp", "--least-p", 0.05, "--format", container)
+    done = run(codec, "logitstore", "dump", *places, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert run(codec, "logitstore", "verify", out).returncode == 0
+    seen = json.loads(run(codec, "logitstore", "inspect", out, "--json").stdout)
+    assert seen["sparsifier_options"]["least_p"] == 0.05
+    assert seen["codec"]["id"] == codec
+    audit = run(codec, "logitstore", "audit", out, "--teacher", teacher_folder, "--json")
+    assert audit.returncode == 0, audit.stderr
+    found = json.loads(
+        run(codec, "trainer", "eval", teacher_folder, "--logits", out, "--json").stdout
+    )
+    stated = json.loads(audit.stdout)["stated_kl"]
+    assert abs(found["kl"]) <= stated + FLOAT32
+    assert found["top1_agreement"] >= 0.99
+    # Elsewhere the sparsifier is unknown, which the store says.
+    with pytest.raises(CorruptionError, match="does not know"):
+        logitstore.open(out)
+
+
+def test_a_new_sparsifiers_options_are_in_the_help() -> None:
+    shown = run("raw/1", "logitstore", "dump", "--help").stdout
+    assert "--least-p" in shown
+    assert "minp" in shown
+    refused = run(
+        "raw/1",
+        *("logitstore", "dump", "--teacher", "t", "--data", "d", "--out", "o", "--sparsify"),
+        *("minp", "--least-p", 2),
+    )
+    assert refused.returncode == 2
+    assert "--least-p is out of range" in refused.stderr

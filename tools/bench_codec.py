@@ -31,7 +31,7 @@ from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.documents import Document, document_id
 from logitstore.targets.draws import row_keys
 from logitstore.targets.targets import SparseTargets
-from logitstore.teacher.transformers import Teacher
+from logitstore.teacher.transformers import TransformersTeacher
 from tools.bench_corpus import sources, teacher_folder, wide_teacher
 
 WINDOW = 256
@@ -56,7 +56,7 @@ class Rows:
     rank_V: np.ndarray  # id -> rank
 
 
-def rows_of(teacher: Teacher, documents: list[Document], name: str) -> SparseTargets:
+def rows_of(teacher: TransformersTeacher, documents: list[Document], name: str) -> SparseTargets:
     """The targets of all documents."""
     spec, parts = SPECS[name], []
     for document in documents:
@@ -183,7 +183,7 @@ def step_rows(rows: Rows) -> list[str]:
 def report(folder: Path, text: Path, *, targets: int) -> None:
     """The tables of one teacher."""
     size = vocab_size(load_tokenizer(str(folder)))
-    teacher = Teacher.load(str(folder), vocab_size=size, device="cpu", dtype="float32")
+    teacher = TransformersTeacher.load(str(folder), vocab_size=size, device="cpu", dtype="float32")
     documents = _documents(folder, text, targets=targets)
     for name in SPECS:
         found = rows_of(teacher, documents, name)

@@ -30,7 +30,7 @@ from logitstore.store.layout import Layout
 from logitstore.targets.documents import Document, StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
-from logitstore.teacher.transformers import Teacher
+from logitstore.teacher.transformers import TransformersTeacher
 from tools.bench_corpus import docstrings, teacher_folder
 from trainer.losses import TargetTensors, teacher_head_tail
 
@@ -117,9 +117,9 @@ def _bare_forward(teacher: Path, data: Path, store: Path) -> tuple[float, float,
     return forward, tokenising, targets
 
 
-def _load(teacher: Path) -> Teacher:
+def _load(teacher: Path) -> TransformersTeacher:
     size = vocab_size(load_tokenizer(str(teacher)))
-    return Teacher.load(str(teacher), vocab_size=size, device="cpu", dtype="float32")
+    return TransformersTeacher.load(str(teacher), vocab_size=size, device="cpu", dtype="float32")
 
 
 def _padded(documents: list[Document]) -> torch.Tensor:
@@ -162,7 +162,7 @@ def _print_fidelity(teacher: Path, folder: Path) -> None:
 
 
 def _dense(
-    model: Teacher, sample: list[StoredDocument]
+    model: TransformersTeacher, sample: list[StoredDocument]
 ) -> Iterator[tuple[StoredDocument, torch.Tensor]]:
     """Each document with its dense logits [R, V]."""
     for stored in sample:
@@ -192,7 +192,7 @@ def _sharpened(factor: float) -> Callable[[StoredDocument, torch.Tensor], Sparse
 
 
 def _tail_errors(
-    model: Teacher,
+    model: TransformersTeacher,
     sample: list[StoredDocument],
     targets_of: Callable[[StoredDocument, torch.Tensor], SparseTargets],
     *,
@@ -211,7 +211,9 @@ def _tail_errors(
     return [f"{float(one.mean()):.1e}, {float(one.max()):.1e}" for one in joined]
 
 
-def _tail_mass(targets: SparseTargets, temperature: float, model: Teacher) -> torch.Tensor:
+def _tail_mass(
+    targets: SparseTargets, temperature: float, model: TransformersTeacher
+) -> torch.Tensor:
     tensors = TargetTensors.of(targets)
     teacher = teacher_head_tail(
         logprobs_NK=tensors.logprobs_NK,

@@ -25,7 +25,7 @@ import logitstore
 from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
-from logitstore.teacher.transformers import Teacher
+from logitstore.teacher.transformers import TransformersTeacher
 from tools.bench_corpus import sources, teacher_folder
 from tools.fidelity_students import Corpus, Setting, train
 
@@ -153,7 +153,7 @@ def _run(folder: Path, scratch: Path, chosen: list[Setting], args: argparse.Name
     text = sources(scratch / "text.jsonl", characters=CHARACTERS)
     corpus = Corpus.read(folder, text)
     size = vocab_size(load_tokenizer(str(folder)))
-    teacher = Teacher.load(str(folder), vocab_size=size, device="cpu", dtype="float32")
+    teacher = TransformersTeacher.load(str(folder), vocab_size=size, device="cpu", dtype="float32")
     for seed in map(int, args.seeds.split(",")):
         _append(
             args.results,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore.format.spec import SparsifierSpec
-    from logitstore.teacher.transformers import Teacher
+    from logitstore.teacher.transformers import TransformersTeacher as Teacher
 
 __all__ = ["Corpus", "Setting", "train"]
 

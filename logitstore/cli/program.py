@@ -12,6 +12,7 @@ Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,6 @@ from logitstore.errors import SettingError
 from logitstore.options import Option, signature_of
 
 if TYPE_CHECKING:
-    import inspect
     from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["JSON", "command", "command_signature", "new_program"]
@@ -80,12 +80,15 @@ def command(
     Its docstring is the command's help, and `name` the command's where it is not the function's.
     Each option is checked, then all together by `check`, which takes the same keywords; their
     SettingError is wrong usage. A LogitStoreError of the function itself is one message and exit
-    code 1; `again` is how an interrupted command is taken up again.
+    code 1; `again` is how an interrupted command is taken up again. A function with a parameter
+    `context` is given typer's.
     """
     listed = tuple(one for one in options if not one.python_only)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def run(**given: Any) -> None:
+        wants_context = "context" in inspect.signature(function).parameters
+
+        def run(context: typer.Context, **given: Any) -> None:
             try:
                 values = {one.name: _read(one, given[one.name]) for one in listed}
                 if check is not None:
@@ -93,10 +96,14 @@ def command(
             except SettingError as error:
                 raise _UsageError(str(error)) from error
             with reporting_errors(json=values.get(JSON.name, False), again=again):
-                function(**values)
+                function(**values, **({"context": context} if wants_context else {}))
 
         run.__doc__ = function.__doc__
         signature = command_signature(listed)
+        first = inspect.Parameter(
+            "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+        )
+        signature = signature.replace(parameters=[first, *signature.parameters.values()])
         run.__signature__ = signature  # type: ignore[attr-defined]
         run.__annotations__ = {
             name: parameter.annotation for name, parameter in signature.parameters.items()

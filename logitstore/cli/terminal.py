@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
     from logitstore.dumping.run import DumpSummary
     from logitstore.forecast.estimate import Estimate
     from logitstore.forecast.tradeoff import Setting, TradeOff
+    from logitstore.options import Option
 
 __all__ = [
     "dump_bar",
     "given_options",
+    "print_audit",
     "print_estimate",
+    "print_faults",
     "print_summary",
     "print_table",
     "print_trade_off",
     "sample_bar",
-    "show_progress",
 ]
 
 
-def dump_bar() -> Progress:
-    """Targets a second, bytes a target, time left; on standard error, and silent when piped."""
+@contextmanager
+def dump_bar() -> Iterator[Callable[[DumpProgress], None]]:
+    """Targets a second, bytes a target, time left, on standard error; what it gives moves it on."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
@@ -44,6 +47,9 @@ def dump_bar() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+    with bar:
+        task = bar.add_task("loading the teacher", total=1.0, targets=0, bytes_per_target=0.0)
+        yield lambda now: _show_progress(bar, task, now)
 
 
 def _rate_column() -> ProgressColumn:
@@ -60,7 +66,7 @@ def _rate_column() -> ProgressColumn:
     return RateColumn()
 
 
-def show_progress(bar: Progress, task: Any, now: DumpProgress) -> None:
+def _show_progress(bar: Progress, task: Any, now: DumpProgress) -> None:
     """Put how far a dump is on its bar."""
     bar.update(
         task,
@@ -127,18 +133,33 @@ def sample_bar() -> Iterator[Callable[[float], None]]:
         yield lambda done: bar.update(task, completed=done, description="sampling")
 
 
-def given_options(context: typer.Context, *, but: Collection[str]) -> str:
-    """The options that the user gave, as the shell takes them, without those of the names `but`."""
+def given_options(context: typer.Context, *, among: Iterable[Option]) -> str:
+    """Those of the options `among` that the user gave, as the shell takes them."""
     words: list[str] = []
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in but or source is None or source.name != "COMMANDLINE":
+    for one in among:
+        source = context.get_parameter_source(one.name)
+        value = context.params.get(one.name)
+        if source is None or source.name != "COMMANDLINE":
             continue
-        words.append(parameter.opts[0])
-        value = context.params[parameter.name or ""]
+        words.append(one.flag)
         if not isinstance(value, bool):
             words.append(str(value))
     return shlex.join(words)
+
+
+def print_audit(result: dict[str, Any]) -> None:
+    """An audit's numbers, one a line, each with what it means."""
+    from logitstore.cli.audit_lines import audit_lines
+
+    typer.echo("\n".join(audit_lines(result)))
+    if not result["teacher_matches"]:
+        typer.echo("note: the store was dumped from another teacher", err=True)
+
+
+def print_faults(faults: Iterable[object]) -> None:
+    """Each fault on a line of standard error."""
+    for fault in faults:
+        typer.echo(str(fault), err=True)
 
 
 def print_estimate(estimate: Estimate) -> None:

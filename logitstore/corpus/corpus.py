@@ -1,8 +1,9 @@
 """The corpus: which text goes in, cut into work units without tokenising it, and read unit by unit.
 
-A corpus is a list of sources: one file, the usable files of a folder, or a Hub data set. Planning
-streams through them once and notes where units begin and end, always between two records, with the
-hash of each slice. Reading fetches a unit's slice, checks its hash, and only then gives records.
+A corpus is a list of sources: one file, the usable files of a folder, a Hub data set, or records in
+memory. Planning streams through them once and notes where units begin and end, always between two
+records, with the hash of each slice. Reading fetches a unit's slice, checks its hash, and only then
+gives records.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.memory import MemorySource
 from logitstore.corpus.records import BadRecord, Record, bad_record, shortened
 from logitstore.corpus.sources import FieldRule, GzipCursor, LineFile, TextFile
 from logitstore.corpus.tables import ParquetTable, TableSource, load_hub
@@ -29,34 +32,57 @@ if TYPE_CHECKING:
 __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+IN_MEMORY = "memory"  # the name of a corpus that is no file
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^/]*)?")
 
 
 def open_corpus(
-    data: str, *, text_field: str | None = None, messages_field: str | None = None
+    data: object, *, text_field: str | None = None, messages_field: str | None = None
 ) -> Corpus:
-    """The corpus at `data`; nothing but table schemas is read yet.
+    """The corpus that `data` names or is; nothing but table schemas is read yet.
 
     `data` is a .txt, .jsonl, .jsonl.gz or .parquet file; a folder, whose usable files are taken in
     the order of their relative paths, hidden and other files being passed over; or a data set on
     the Hub as `org/name`, `org/name:configuration` or `org/name:configuration:split`, where an
-    empty configuration means the default one and the split is "train" unless named.
+    empty configuration means the default one and the split is "train" unless named. Or it is an
+    iterable of strings and of dicts with the fields of a JSONL line, read once; that corpus and its
+    one source are called "memory". A `Corpus` is taken as it is.
 
     Without a field named, a record's "text" or "messages" is taken, whichever it has.
     """
     if text_field is not None and messages_field is not None:
         raise CorpusError(
             "a text field and a messages field are both named",
-            place=data,
+            place=data if isinstance(data, str | Path) else IN_MEMORY,
             remedy="Give one of --text-field and --messages-field",
         )
     rule = FieldRule(text=text_field, messages=messages_field)
+    if isinstance(data, Corpus):
+        if rule not in (FieldRule(), data.rule):
+            raise CorpusError(
+                "the corpus is open already, with other fields", place=data.name, found=data.rule
+            )
+        return data
+    if isinstance(data, str | Path):
+        return _named_corpus(str(data), rule)
+    if isinstance(data, bytes | Mapping) or not isinstance(data, Iterable):
+        raise CorpusError(
+            "this is no corpus",
+            found=type(data).__name__,
+            allowed="a path, a Hub data set, or an iterable of strings or dicts",
+        )
+    source = MemorySource(name=IN_MEMORY, rule=rule, records=data)
+    return Corpus([source], name=IN_MEMORY, rule=rule)
+
+
+def _named_corpus(data: str, rule: FieldRule) -> Corpus:
     path = Path(data)
     if path.exists():
-        return Corpus(_local_sources(path, rule))
+        return Corpus(_local_sources(path, rule), name=path.name, rule=rule)
     if _HUB_ID.fullmatch(data) and not data.lower().endswith(SUFFIXES):
         split, table = load_hub(data)
-        return Corpus([TableSource(name=split, rule=rule, table=table)])
+        source = TableSource(name=split, rule=rule, table=table)
+        return Corpus([source], name=data, rule=rule)
     raise CorpusError(
         "there is no such file or folder",
         place=data,
@@ -113,7 +139,11 @@ class Slice:
 class Corpus:
     """Sources, in order. One thread reads it at a time."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], *, name: str = "corpus", rule: FieldRule | None = None
+    ) -> None:
+        self.name = name
+        self.rule = rule or FieldRule()  # by which fields were chosen
         for source in sources:
             if not source.name.isprintable():
                 raise CorpusError("rename the file: its name is no text", place=repr(source.name))

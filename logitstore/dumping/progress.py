@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -44,7 +44,9 @@ class Tally:
         self._commits: dict[str, Commit] = {}
         self.unit_done()
 
-    def batch(self, unit: WorkUnit, batch: list[Document], documents: list[Document]) -> None:
+    def batch(
+        self, unit: WorkUnit, batch: Sequence[Document], documents: Sequence[Document]
+    ) -> None:
         """One batch of `unit` went through the teacher."""
         self.targets += sum(document.targets for document in batch)
         self._records_here += unit.records * len(batch) / len(documents)

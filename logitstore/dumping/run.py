@@ -13,25 +13,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from logitstore.dumping.description import store_spec
 from logitstore.dumping.job import Job
+from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import OnProgress, Tally
+from logitstore.dumping.work import read_documents, stored_documents
 from logitstore.errors import CorpusError
 from logitstore.format.plan import Plan, WorkUnit
+from logitstore.options import takes
 from logitstore.store.commit import StoreWriter, refuse_foreign_folder
 from logitstore.store.files import explain_io
 from logitstore.store.layout import Layout
 from logitstore.store.lease import Lease
 from logitstore.store.writer import UnitWriter
-from logitstore.targets.documents import StoredDocument
-from logitstore.targets.targets import SparseTargets
-from logitstore.teacher.base import batches
+from logitstore.targets.documents import Document, StoredDocument
 
 __all__ = ["DumpSummary", "dump"]
 
 _POLL_SECONDS = 0.5
-
-_OWN = ("out", "on_progress")  # the rest are a job's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,44 +49,18 @@ class DumpSummary:
     new_targets: int  # dumped by this run; 0 where the store was finished already
 
 
-def dump(
-    *,
-    teacher: str,
-    data: str,
-    out: str | Path,
-    text_field: str | None = None,
-    messages_field: str | None = None,
-    max_length: int | None = None,
-    limit: int | None = None,
-    skip_bad: bool = False,
-    sparsify: str = "hybrid",
-    k: int | None = None,
-    top_p: float | None = None,
-    draws: int | None = None,
-    tail_draws: int | None = None,
-    temperature: Sequence[float] | None = None,
-    repeats: int | None = None,
-    seed: int | None = None,
-    fidelity: str = "balanced",
-    container: str = "zarr",
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_tokens: int = 16_384,
-    unit_tokens: int = 1_000_000,
-    on_progress: OnProgress | None = None,
-) -> DumpSummary:
-    """Run `teacher` over `data` once and leave a sealed store in the folder `out`.
+@takes(DUMP_OPTIONS, check=check_targets)
+def dump(*, out: str | Path, on_progress: OnProgress | None, **options: Any) -> DumpSummary:
+    """Run a teacher over a corpus once and leave a sealed store in the folder `out`.
 
     The same call again takes up an unfinished store where it stopped and leaves a finished one as
-    it is; several processes may make it at the same time. Options of the sparsifier that are None
-    take its defaults (`sparsifier_spec`); `fidelity` names the codec's steps. Raises CorpusError,
-    ModelError, SettingError, SpecError or StoreError, and loses nothing committed before.
+    it is; several processes may make it at the same time. Raises CorpusError, ModelError,
+    SettingError, SpecError or StoreError, and loses nothing committed before.
     """
-    options = {name: value for name, value in locals().items() if name not in _OWN}
     started = time.monotonic()
     layout = Layout(Path(out))
     refuse_foreign_folder(layout.folder)
-    job = Job.load(**options)
+    job = Job.load(options)
     # The plan that the store has; for a new one, the corpus cut into units.
     plan = layout.read_plan() if layout.plan_path.is_file() else job.plan()
     work = _Work.begin(layout, job, plan)
@@ -107,7 +82,7 @@ class _Work:
     @staticmethod
     def begin(layout: Layout, job: Job, plan: Plan) -> _Work:
         """The work on a store that now has its spec, its tokenizer and its plan."""
-        store, spec = StoreWriter(layout), job.spec(plan)
+        store, spec = StoreWriter(layout), store_spec(job, plan)
         with explain_io(layout.folder):
             store.begin(spec, plan, job.tokenizer)
         return _Work(store=store, writer=UnitWriter.of(store, spec), job=job, plan=plan)
@@ -146,19 +121,13 @@ class _Work:
         self, unit: WorkUnit, lease: Lease, tally: Tally
     ) -> tuple[list[StoredDocument], int]:
         """The unit's documents with their targets, and how many records were skipped."""
-        documents, skipped = self.job.documents(self.job.read(unit))
-        targets: list[tuple[SparseTargets, ...]] = [()] * len(documents)
-        for batch in batches(documents, batch_tokens=self.job.batch_tokens):
-            chosen = [documents[place] for place in batch]
-            for place, draws in zip(batch, self.job.targets(chosen), strict=True):
-                targets[place] = draws
+        documents, skipped = read_documents(self.job, self.job.read(unit))
+
+        def on_batch(batch: Sequence[Document]) -> None:
             lease.renew()
-            tally.batch(unit, chosen, documents)
-        stored = [
-            StoredDocument(document=document, targets=draws[0], further=draws[1:])
-            for document, draws in zip(documents, targets, strict=True)
-        ]
-        return stored, skipped
+            tally.batch(unit, batch, documents)
+
+        return stored_documents(self.job, documents, on_batch=on_batch), skipped
 
     def _write(
         self,

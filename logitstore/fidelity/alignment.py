@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from logitstore.teacher.base import OwnForward
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logitstore.targets.documents import Document, StoredDocument
     from logitstore.targets.targets import SparseTargets
-    from logitstore.teacher.transformers import Teacher
+    from logitstore.teacher.base import Teacher
 
 __all__ = ["SHIFTS", "mean_and_error", "shift_faults", "shift_losses"]
 
@@ -73,22 +75,36 @@ def mean_and_error(values_R: np.ndarray) -> tuple[float, float]:
 
 def _live_apart(teacher: Teacher, documents: Sequence[Document], shift: int) -> float:
     """nats: the mean loss of the model's own logits at `shift`, less that at 0."""
-    vocab_size, device = teacher.head.vocab_size, teacher.model.device
     parts = []
     for document in documents:
-        ids_L = torch.from_numpy(document.input_ids_L[:_PROBED_TOKENS].astype(np.int64))
-        with torch.inference_mode():
-            logits_LP = teacher.model(input_ids=ids_L[None].to(device), use_cache=False).logits[0]
-        p_LV = logits_LP[:, :vocab_size].float().softmax(-1).cpu()
+        row_R, p_RV = _own_probabilities(teacher, document)
+        ids_L = document.input_ids_L.astype(np.int64)
         losses = []
         for place in (shift, 0):
-            # Row t is what the model says after token t.
-            row_R = torch.from_numpy(np.flatnonzero(document.counted_L[: len(ids_L) - 1]))
-            p_R = p_LV[row_R - 1, ids_L[row_R + place]].numpy()
-            losses.append(_smoothed_loss(p_R, np.ones(len(p_R), dtype=bool), vocab_size))
+            p_R = p_RV[np.arange(len(row_R)), ids_L[row_R + place]]
+            there_R = np.ones(len(p_R), dtype=bool)
+            losses.append(_smoothed_loss(p_R, there_R, p_RV.shape[1]))
         parts.append(losses[0] - losses[1])
     apart_R = np.concatenate(parts)
     return float(apart_R.mean()) if len(apart_R) else 0.0
+
+
+def _own_probabilities(teacher: Teacher, document: Document) -> tuple[np.ndarray, np.ndarray]:
+    """Places of counted tokens that have a neighbour on either side, and their rows [R, V].
+
+    By the model's own forward where the teacher has one, else by its logits as they are dumped.
+    """
+    tokens = min(len(document), _PROBED_TOKENS)
+    row_R = np.flatnonzero(document.counted_L[: tokens - 1])
+    if isinstance(teacher, OwnForward):
+        with torch.inference_mode():
+            # Row t is what the model says after token t.
+            logits_RV = teacher.own_logits(document, tokens=tokens)[torch.from_numpy(row_R - 1)]
+    else:
+        with torch.inference_mode():
+            chunks = [logits_RV.clone() for logits_RV, _ in teacher.logits([document])]
+            logits_RV = torch.cat(chunks)[: len(row_R)]
+    return row_R, logits_RV.float().softmax(-1).cpu().numpy()
 
 
 def _shifted(document: Document) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -23,13 +23,17 @@ from logitstore.errors import ModelError, SettingError
 from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, shift_losses
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
+from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
+from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.reader import Store, open_store
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.tails import tail_logmass_at
 from logitstore.targets.targets import SparseTargets
-from logitstore.teacher.base import batches
-from logitstore.teacher.transformers import Teacher
+from logitstore.teacher.base import Teacher, batches
+from logitstore.teacher.devices import DTYPES
+from logitstore.teacher.opening import is_name, open_teacher, teacher_name
+from logitstore.teacher.transformers import TransformersTeacher
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,54 +49,39 @@ _STANDARD_ERRORS = 3  # beyond which an estimate is taken for more than chance: 
 # About six arrays [rows, V] in float64 exist at a time.
 _CPU_CHUNK_BYTES = 16 << 20
 _GPU_CHUNK_BYTES = 512 << 20
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def audit(
-    store: str | Path,
-    *,
-    teacher: str,
-    documents: int = 32,
-    student: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_tokens: int | None = None,
-) -> dict[str, Any]:
-    """Run `teacher` over `documents` of the sealed store `store`: one JSON object of what it finds.
+@takes(AUDIT_OPTIONS)
+def audit(**values: Any) -> dict[str, Any]:
+    """Run the teacher over documents of a sealed store: one JSON object of what it finds.
 
-    `dtype` "auto" is that of the dump, `batch_tokens` None likewise. Of several draws the first is
-    audited, at its own temperature. Losses and divergences in nats per target, angles in degrees;
-    `ok` tells whether `faults` is empty. A teacher that is not the store's is judged by its numbers
-    alike. Raises ModelError for a model that cannot be loaded, has fewer logit columns than the
-    store has ids or a shorter context than the documents; SettingError; StoreError.
+    Of several draws the first is audited, at its own temperature. Losses and divergences in nats
+    per target, angles in degrees; `ok` tells whether `faults` is empty. A teacher that is not the
+    store's is judged by its numbers alike; one that has no forward of its own (`OwnForward`) cannot
+    tell whether its rows were out of line when they were dumped. Raises ModelError for a model that
+    cannot be loaded, has fewer logit columns than the store has ids or a shorter context than the
+    documents; SettingError; StoreError.
     """
-    _check_settings(documents=documents, seed=seed, batch_tokens=batch_tokens)
-    opened = open_store(store)
-    spec = opened.spec
-    if dtype == "auto" and spec.teacher.dtype in _DTYPES:
-        dtype = spec.teacher.dtype
-    chosen = _spread(opened, documents, seed=seed)
-    vocab_size = spec.tokenizer.vocab_size
-    models = [
-        Teacher.load(name, vocab_size=vocab_size, device=device, dtype=dtype)
-        for name in (teacher, student)
-        if name is not None
-    ]
-    for model in models:
-        _check_context(model, chosen)
-    sums = _Sums.of(opened, models)
+    options = AuditOptions(**values)
+    store = open_store(_store_name(options.store))
+    chosen = _spread(store, options.documents, seed=options.seed)
+    teacher = _open_model(options.teacher, options, store)
+    student = None if options.student is None else _open_student(options, store)
+    for model in (teacher, student):
+        if model is not None:
+            _check_context(model, chosen)
+    sums = _Sums.of(store, teacher, student)
+    batch_tokens = options.batch_tokens or store.spec.batch_tokens
     with torch.inference_mode():
-        for batch in _batches(chosen, batch_tokens=batch_tokens or spec.batch_tokens):
+        for batch in _batches(chosen, batch_tokens=batch_tokens):
             sums.add(batch)
-    live = models[0].spec
     result = {
-        "store": str(store),
-        "teacher": teacher,
-        "teacher_matches": live.fingerprint == spec.teacher.fingerprint,
-        "device": live.device,
-        "dtype": live.dtype,
-        "student": student,
+        "store": str(options.store),
+        "teacher": teacher_name(options.teacher) or teacher.spec.name,
+        "teacher_matches": teacher.spec.fingerprint == store.spec.teacher.fingerprint,
+        "device": teacher.spec.device,
+        "dtype": teacher.spec.dtype,
+        "student": None if student is None else teacher_name(options.student) or student.spec.name,
         "documents": len(chosen),
         "targets": sum(len(one.targets) for one in chosen),
         "temperature": sums.temperature,
@@ -101,12 +90,39 @@ def audit(
     return result | {"ok": not result["faults"]}
 
 
+def _store_name(store: object) -> str | Path:
+    if not isinstance(store, str | Path):
+        raise SettingError("STORE must be a path", found=type(store).__name__)
+    return store
+
+
+def _open_model(source: object, options: AuditOptions, store: Store) -> Teacher:
+    """The model, by name in the number type of the dump unless another is asked for."""
+    dtype, dumped = options.dtype, store.spec.teacher.dtype
+    if dtype == "auto" and is_name(source) and dumped in DTYPES:
+        dtype = dumped
+    vocab_size = store.spec.tokenizer.vocab_size
+    return open_teacher(source, vocab_size=vocab_size, device=options.device, dtype=dtype)
+
+
+def _open_student(options: AuditOptions, store: Store) -> TransformersTeacher:
+    student = _open_model(options.student, options, store)
+    if not isinstance(student, TransformersTeacher):
+        raise ModelError(
+            "gradients need the student's hidden states and output layer",
+            place=f"student {student.spec.name}",
+            found=type(options.student).__name__,
+            allowed="a transformers model, by name or loaded",
+        )
+    return student
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Sums:
     """What has been measured so far: numbers of each row, and gradients summed over all."""
 
     teacher: Teacher
-    student: Teacher | None
+    student: TransformersTeacher | None
     store: Store
     temperature: float
     served: tuple[float, ...]  # temperatures
@@ -114,12 +130,12 @@ class _Sums:
     rows: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
     @staticmethod
-    def of(store: Store, models: Sequence[Teacher]) -> _Sums:
+    def of(store: Store, teacher: Teacher, student: TransformersTeacher | None) -> _Sums:
         """Nothing yet, of the first draw of `store`."""
         vocab_size = store.spec.tokenizer.vocab_size
         return _Sums(
-            teacher=models[0],
-            student=models[1] if len(models) > 1 else None,
+            teacher=teacher,
+            student=student,
             store=store,
             temperature=store.spec.sparsifier.drawn_at[0],
             served=_served(store.spec.sparsifier, vocab_size),
@@ -133,26 +149,20 @@ class _Sums:
             losses = shift_losses(stored, vocab_size=vocab_size)
             self._keep({f"shift {shift}": losses_R for shift, losses_R in losses.items()})
         documents = [stored.document for stored in batch]
-        hidden_RD, _ = self.teacher.hidden(documents)
-        # Another composition: one document alone, or two where it was alone.
-        again_RD = torch.cat(
-            [
-                self.teacher.hidden([one] if len(batch) > 1 else [one, one])[0][: one.targets]
-                for one in documents
-            ]
-        )
         students_RD = None if self.student is None else self.student.hidden(documents)[0]
         targets = SparseTargets.concatenate([stored.targets for stored in batch])
-        size = _CPU_CHUNK_BYTES if hidden_RD.device.type == "cpu" else _GPU_CHUNK_BYTES
-        step = max(1, size // (8 * vocab_size))
-        for start in range(0, len(targets), step):
-            chunk = slice(start, start + step)
-            # The head's own sums are regrouped too.
-            halves = again_RD[chunk].chunk(2)
-            live_RV = self._logprobs(self.teacher, hidden_RD[chunk])
-            again_RV = torch.cat([self._logprobs(self.teacher, half) for half in halves])
-            self._measure(live_RV, again_RV, targets.rows(chunk))
-            self._pull(live_RV, targets.rows(chunk), students_RD, chunk)
+        again = _Rows(_again(self.teacher, documents))
+        start = 0
+        for logits_RV, _ in self.teacher.logits(documents):
+            size = _CPU_CHUNK_BYTES if logits_RV.device.type == "cpu" else _GPU_CHUNK_BYTES
+            for part_RV in logits_RV.split(max(1, size // (8 * vocab_size))):
+                chunk = slice(start, start + len(part_RV))
+                live_RV = self._logprobs(part_RV)
+                self._measure(
+                    live_RV, self._logprobs(again.take(len(part_RV))), targets.rows(chunk)
+                )
+                self._pull(live_RV, targets.rows(chunk), students_RD, chunk)
+                start = chunk.stop
 
     def _measure(self, live_RV: Tensor, again_RV: Tensor, targets: SparseTargets) -> None:
         nodes = self.store.spec.sparsifier.tail_nodes
@@ -181,7 +191,7 @@ class _Sums:
             live_RV,
             targets,
             hidden_RD=hidden_RD,
-            student_logprobs_RV=self._logprobs(self.student, hidden_RD),
+            student_logprobs_RV=self._logprobs(self.student.head.logits(hidden_RD)),
         )
 
     def results(self, documents: Sequence[Document]) -> dict[str, Any]:
@@ -221,8 +231,40 @@ class _Sums:
         for name, values_R in measured.items():
             self.rows[name].append(values_R)
 
-    def _logprobs(self, model: Teacher, hidden_RD: Tensor) -> Tensor:
-        return live_logprobs(model.head.logits(hidden_RD), temperature=self.temperature)
+    def _logprobs(self, logits_RV: Tensor) -> Tensor:
+        return live_logprobs(logits_RV, temperature=self.temperature)
+
+
+def _again(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
+    """The logits of the batch's rows once more, in another composition of batches.
+
+    That is one document alone, or two where it was alone; the head's sums are regrouped by it too.
+    """
+    for one in documents:
+        wanted = one.targets
+        for logits_RV, _ in teacher.logits([one] if len(documents) > 1 else [one, one]):
+            if wanted > 0:
+                yield logits_RV[:wanted]
+            wanted -= len(logits_RV)
+
+
+class _Rows:
+    """Chunks of rows, taken in portions of another size."""
+
+    def __init__(self, chunks: Iterator[Tensor]) -> None:
+        self._chunks = chunks
+        self._rest: Tensor | None = None
+
+    def take(self, rows: int) -> Tensor:
+        """The next `rows` rows, a copy."""
+        parts: list[Tensor] = []
+        while rows > 0:
+            if self._rest is None or not len(self._rest):
+                self._rest = next(self._chunks)
+            parts.append(self._rest[:rows].clone())
+            self._rest = self._rest[rows:]
+            rows -= len(parts[-1])
+        return torch.cat(parts)
 
 
 def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
@@ -299,14 +341,3 @@ def _check_context(model: Teacher, chosen: Sequence[StoredDocument]) -> None:
             found=f"{longest} tokens",
             allowed=f"up to {model.context}",
         )
-
-
-def _check_settings(*, documents: int, seed: int, batch_tokens: int | None) -> None:
-    numbers = {
-        "--documents": (documents, 1),
-        "--seed": (seed, 0),
-        "--batch-tokens": (batch_tokens, 1),
-    }
-    for option, (number, least) in numbers.items():
-        if number is not None and number < least:
-            raise SettingError(f"{option} must be at least {least}", found=number)

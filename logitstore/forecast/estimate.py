@@ -7,23 +7,23 @@ the teacher has one thread and the encoding another, so of the two the slower se
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import torch
 
-from logitstore.dumping.job import Job, TargetOptions, refuse_unknown
-from logitstore.errors import SettingError
+from logitstore.dumping.job import Job
+from logitstore.dumping.options import check_targets
+from logitstore.dumping.work import stored_documents
+from logitstore.forecast.options import ESTIMATE_OPTIONS
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
+from logitstore.options import takes
 from logitstore.targets.documents import StoredDocument
-from logitstore.targets.targets import SparseTargets
-from logitstore.teacher.base import batches
 
 __all__ = ["Estimate", "estimate"]
 
@@ -54,25 +54,21 @@ class Estimate:
     sample_targets: int
 
 
+@takes(ESTIMATE_OPTIONS, check=check_targets)
 def estimate(
-    *,
-    seconds: float = 60.0,
-    on_fraction: Callable[[float], None] | None = None,
-    **options: Unpack[TargetOptions],
+    *, seconds: float, on_fraction: Callable[[float], None] | None, **options: Any
 ) -> Estimate:
-    """What `logitstore.dump` with the same `options` would make of the corpus, and in what time.
+    """What `logitstore.dump` with the same options would make of the corpus, and in what time.
 
     Dumps a sample for about `seconds`, beside loading the teacher and one pass over the corpus; all
-    of a corpus that can be dumped in that time. `on_fraction` is told how much of it has gone by.
-    Raises CorpusError, ModelError or SettingError as a dump does.
+    of a corpus that can be dumped in that time. Raises CorpusError, ModelError or SettingError as a
+    dump does.
     """
-    refuse_unknown("estimate", options, TargetOptions)
     started = time.monotonic()
-    if not 0 < seconds < math.inf:
-        raise SettingError("--seconds must be above 0", found=seconds)
-    job = Job.load(**options)
+    job = Job.load(options)
     loaded = time.monotonic()
-    slices = Slices.of(job, slice_tokens=max(1, job.batch_tokens // _SLICES_PER_BATCH))
+    slice_tokens = max(1, job.options.batch_tokens // _SLICES_PER_BATCH)
+    slices = Slices.of(job, slice_tokens=slice_tokens)
     sliced = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
         trial = _Trial(job, slices, Path(folder) / "store")
@@ -95,7 +91,7 @@ class _Trial:
 
     def __init__(self, job: Job, slices: Slices, folder: Path) -> None:
         self._job = job
-        self._visit_tokens = max(1, job.batch_tokens // _VISITS_PER_BATCH)
+        self._visit_tokens = max(1, job.options.batch_tokens // _VISITS_PER_BATCH)
         self._sample = Sample(job, slices, visit_tokens=self._visit_tokens)
         self._store = TrialStore(folder, job)
         self._portions: list[_Portion] = []
@@ -148,7 +144,7 @@ class _Trial:
 
         Where none does, by the last one.
         """
-        full = [one.tokens >= self._job.batch_tokens for one in self._portions]
+        full = [one.tokens >= self._job.options.batch_tokens for one in self._portions]
         counted = self._portions[full.index(True) :] if any(full) else self._portions[-1:]
         return sum(one.seconds for one in counted) / max(1, sum(one.targets for one in counted))
 
@@ -169,14 +165,8 @@ class _Trial:
     def _dump(self, taken: Sequence[Sampled]) -> None:
         started = time.monotonic()
         documents = [one.document for one in taken]
-        targets: list[tuple[SparseTargets, ...]] = [()] * len(documents)
-        for batch in batches(documents, batch_tokens=self._job.batch_tokens):
-            chosen = [documents[place] for place in batch]
-            for place, draws in zip(batch, self._job.targets(chosen), strict=True):
-                targets[place] = draws
-        for one, draws in zip(taken, targets, strict=True):
-            stored = StoredDocument(document=one.document, targets=draws[0], further=draws[1:])
-            self._pending.append((one, stored))
+        stored = stored_documents(self._job, documents)
+        self._pending += zip(taken, stored, strict=True)
         self._documents += len(documents)
         self._portions.append(
             _Portion(

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from logitstore.dumping.job import BYTES_PER_TOKEN
+from logitstore.dumping.work import read_documents
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class Slices:
         kept: list[Slice] = []
         stride, total, units, filled, source = 1, 0, 0, 0, None
         slice_bytes = min(slice_tokens * BYTES_PER_TOKEN, job.unit_bytes)
-        for number, one in enumerate(job.corpus.cut(unit_bytes=slice_bytes, limit=job.limit)):
+        for number, one in enumerate(
+            job.corpus.cut(unit_bytes=slice_bytes, limit=job.options.limit)
+        ):
             if number % stride == 0:
                 kept.append(one)
             if len(kept) > _MOST_SLICES:
@@ -140,7 +143,7 @@ class Sample:
         if not self.targets:
             raise CorpusError(
                 "no record of the corpus gave a target",
-                place=self._job.data,
+                place=self._job.corpus.name,
                 found=f"{self._skipped} records skipped",
             )
 
@@ -164,7 +167,7 @@ class Sample:
         one = self.slices.kept[number]
         records = self._job.read(one.unit)
         started = time.monotonic()
-        documents, skipped = self._job.documents(records)
+        documents, skipped = read_documents(self._job, records)
         self.seconds += time.monotonic() - started
         self._skipped += skipped
         density = one.bytes / max(1, sum(len(document) for document in documents))

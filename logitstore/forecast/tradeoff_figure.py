@@ -9,7 +9,6 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from logitstore.errors import SettingError
 from logitstore.store.files import explain_io
 
 if TYPE_CHECKING:
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
 
     from logitstore.forecast.tradeoff import Setting
 
-__all__ = ["check_picture", "draw"]
+__all__ = ["draw"]
 
-_SUFFIXES = (".png", ".svg", ".pdf")
 _STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -31,18 +29,6 @@ _STYLE = {
     "svg.hashsalt": "tradeoff",
 }
 _MARKERS = "osD^v"  # so colour is never all that tells two lines apart
-
-
-def check_picture(path: Path) -> None:
-    """Refuse a file that the picture cannot be written to, before anything is measured for it."""
-    if path.suffix.lower() not in _SUFFIXES:
-        raise SettingError(
-            "--out is no name of a picture", found=path, allowed=f"a {', '.join(_SUFFIXES)} file"
-        )
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise SettingError(
-            "--out cannot be written", found=path, remedy="Name a file in a folder that is there"
-        )
 
 
 def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from logitstore.dumping.description import store_spec
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.store.commit import StoreWriter
 from logitstore.store.files import explain_io
@@ -67,7 +68,7 @@ class TrialStore:
         self.targets = 0
         self.seconds = 0.0  # spent on encoding, writing, syncing and reading back
         self._job = job
-        self._spec = job.spec(Plan(units=()))
+        self._spec = store_spec(job, Plan(units=()))
         self._whole, self._part = (StoreWriter(Layout(folder / name)) for name in ("whole", "part"))
         self._units: list[WorkUnit] = []
 

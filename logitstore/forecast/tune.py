@@ -16,22 +16,24 @@ Shapes: R targets, V vocabulary.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore.dumping.job import Job, TeachingOptions, by_document, refuse_unknown
+from logitstore.dumping.job import Job
+from logitstore.dumping.work import by_document, draw_keys
 from logitstore.errors import SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
+from logitstore.forecast.options import TUNE_OPTIONS, check_bounds
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
-from logitstore.forecast.tradeoff_figure import check_picture, draw
+from logitstore.forecast.tradeoff_figure import draw
 from logitstore.forecast.trials import TrialStore
+from logitstore.options import takes
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.documents import StoredDocument
@@ -48,6 +50,9 @@ SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = tuple(
     (name, options) for name, one in SPARSIFIERS.items() for options in one.compared
 )
 
+# A job has some targets, which give way here to each setting's.
+_GIVES_WAY = {"sparsify": "topk", "k": 1, "temperature": None}
+
 _BATCH_TARGETS = 2048
 # All settings together keep 840 entries of a target, at 9 bytes each: 250 MB.
 _MOST_TARGETS = 32_768
@@ -57,39 +62,30 @@ _GROWTH = 4  # of portions, while time allows
 _WRITING = 0.3  # of the time, left for writing the shards
 
 
+@takes(TUNE_OPTIONS, check=check_bounds)
 def tune(
     *,
-    seconds: float = 60.0,
-    max_bytes: float | None = None,
-    max_error: float | None = None,
-    picture: str | Path | None = None,
-    on_fraction: Callable[[float], None] | None = None,
-    **options: Unpack[TeachingOptions],
+    seconds: float,
+    max_bytes: float | None,
+    max_error: float | None,
+    picture: Path | None,
+    on_fraction: Callable[[float], None] | None,
+    **options: Any,
 ) -> TradeOff:
     """Bytes and error of each setting for this teacher and corpus, and the one to take.
 
     Takes about `seconds` beside loading, or less: 32,768 targets are enough. `max_bytes` (of a
-    target) and `max_error` bound the choice as `recommend` says. `picture` is a file, .png or .svg,
-    to draw error over bytes in; `options` are those of `logitstore.dump`, but for what is compared.
-    Raises CorpusError, ModelError or SettingError.
+    target) and `max_error` bound the choice as `recommend` says. Raises CorpusError, ModelError or
+    SettingError.
     """
-    refuse_unknown("tune", options, TeachingOptions)
-    if max_bytes is not None and max_error is not None:
-        raise SettingError("--max-bytes and --max-error exclude each other")
-    bounds = {"--seconds": seconds, "--max-bytes": max_bytes, "--max-error": max_error}
-    for option, bound in bounds.items():
-        if bound is not None and not 0 < bound < math.inf:
-            raise SettingError(f"{option} must be a number above 0", found=bound)
-    if picture is not None:
-        check_picture(Path(picture))
-    job = Job.load(**options, sparsify="topk", k=1)  # gives way to each setting's targets
+    job = Job.load(options | _GIVES_WAY)
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
         comparison = _Comparison(job, Path(folder))
         comparison.run(seconds, on_fraction or (lambda _: None))
         settings = comparison.settings()
     choice = recommend(settings, max_bytes=max_bytes, max_error=max_error)
     if picture is not None:
-        draw(settings, choice.setting, Path(picture))
+        draw(settings, choice.setting, picture)
     return TradeOff(
         settings=settings,
         recommended=choice.setting,
@@ -146,7 +142,7 @@ class _Comparison:
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.documents = self.targets = 0
-        slices = Slices.of(job, slice_tokens=max(1, job.batch_tokens // _SLICES_PER_BATCH))
+        slices = Slices.of(job, slice_tokens=max(1, job.options.batch_tokens // _SLICES_PER_BATCH))
         self._sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
         self._job = job
         self._candidates: list[_Candidate] = []
@@ -164,7 +160,7 @@ class _Comparison:
         while tokens > 0 and (taken := self._sample.take(tokens)):
             before = time.monotonic()
             documents = [one.document for one in taken]
-            for batch in batches(documents, batch_tokens=self._job.batch_tokens):
+            for batch in batches(documents, batch_tokens=self._job.options.batch_tokens):
                 self._dump([taken[place] for place in batch])
             now = time.monotonic()
             on_fraction(min(1.0, (now - started) / seconds))
@@ -195,7 +191,7 @@ class _Comparison:
     def _dump(self, batch: Sequence[Sampled]) -> None:
         """One batch of the teacher: the targets of every setting, kept and measured."""
         documents = [one.document for one in batch]
-        keys_R = self._job.keys(documents)
+        keys_R = draw_keys(documents, self._job.sparsifier)
         parts: list[list[SparseTargets]] = [[] for _ in self._candidates]
         start = 0
         with torch.inference_mode():

@@ -88,8 +88,6 @@ def _checked(sparsifier: Sparsifier, options: dict[str, Any]) -> dict[str, Any]:
 def _checked_temperatures(temperatures: Sequence[float] | None) -> tuple[float, ...]:
     """Empty where none are given."""
     values: tuple[float, ...] | None = TEMPERATURE.check(temperatures)
-    if values is not None and (not values or len(set(values)) != len(values)):
-        raise SettingError("--temperature needs different values", found=list(values))
     return values or ()
 
 

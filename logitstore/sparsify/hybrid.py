@@ -22,7 +22,7 @@ _KIND = TargetKind(entries=Entries.WEIGHTED, keeps_tail=True, weights_sum_to_one
 _TAIL_DRAWS = Option(
     name="tail_draws",
     kind=int,
-    help="Number of entries that hybrid draws from the tail.",
+    help="The entries that are drawn from the tail.",
     least=1,
     most=MOST_ENTRIES,
 )

@@ -9,13 +9,17 @@ __all__ = ["MOST_ENTRIES", "REPEATS", "SEED", "TEMPERATURE", "K"]
 MOST_ENTRIES = 4096  # of a row
 
 K = Option(
-    name="k", kind=int, help="Entries of a target; of a hybrid's head.", least=1, most=MOST_ENTRIES
+    name="k",
+    kind=int,
+    help="The entries of a target; those of its head for hybrid, the most for topp.",
+    least=1,
+    most=MOST_ENTRIES,
 )
-SEED = Option(name="seed", kind=int, help="Seed of the draws.", least=0, most=(1 << 53) - 1)
+SEED = Option(name="seed", kind=int, help="The seed of the draws.", least=0, most=(1 << 53) - 1)
 REPEATS = Option(
     name="repeats",
     kind=int,
-    help="Number of draws of each target, of which each epoch reads another.",
+    help="How often each target is drawn anew, for so many epochs.",
     least=1,
     most=MOST_ENTRIES,
 )
@@ -23,8 +27,7 @@ REPEATS = Option(
 TEMPERATURE = Option(
     name="temperature",
     kind=tuple,
-    help="Temperatures to serve, as in 1,2,4: sparsifiers without a tail draw once for each, the "
-    "others keep the tail's mass at each. Default: 1; with a tail, all from 1 to 10.",
+    help="The temperatures to serve, as in 1,2,4.",
     default=None,
     nullable=True,
     least=0.1,

@@ -22,7 +22,7 @@ _KIND = TargetKind(entries=Entries.EXACT, keeps_tail=True, weights_sum_to_one=Fa
 _TOP_P = Option(
     name="top_p",
     kind=float,
-    help="Probability mass of a topp head, of at most --k entries.",
+    help="The mass that a head covers at least.",
     above=0,
     most=1,
 )

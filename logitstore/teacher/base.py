@@ -1,15 +1,69 @@
-"""What every teacher is given: batches of documents of like length."""
+"""What a teacher is: anything that gives the logits of the counted tokens of some documents.
+
+Shapes: B documents of a batch, R counted rows of a chunk, V vocabulary, L tokens of a document.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from logitstore.errors import ModelError
+from logitstore.format.spec import TeacherSpec
+from logitstore.targets.documents import Document, document_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from logitstore.targets.documents import Document
+    from torch import Tensor
 
-__all__ = ["batches"]
+__all__ = ["CheckedTeacher", "OwnForward", "Teacher", "batches", "check_protocol"]
+
+_PROBE_TOKENS = 8
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A model, an engine, or anything else that says how likely each next token is.
+
+    Two teachers with one `spec.fingerprint` give the same logits: a dump goes on only with the
+    teacher by which it was begun. `logits` has no side effect that a caller could notice; it is
+    called again with the same documents, and its iterators may be read in turn or left unfinished.
+    """
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """Who it is, as the store writes it down."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a document; None where there is no limit."""
+        ...
+
+    def logits(self, batch: Sequence[Document]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks `(logits_RV, labels_R)` of the batch's counted tokens, document after document.
+
+        A counted token at place t of a document has one row: the logits that follow the tokens
+        before t; its label is the token at t. `logits_RV` is float32, at temperature 1, of the V
+        ids that the tokenizer can produce, not yet a distribution, the caller's to overwrite, and
+        valid until the next chunk. `labels_R` is int64. Both are on one device. A chunk may have
+        any number of rows; all together have as many as the batch has counted tokens.
+        """
+        ...
+
+
+@runtime_checkable
+class OwnForward(Protocol):
+    """A teacher that can give logits by a second way, which shares no code with `logits`.
+
+    An audit asks it whether rows stand beside the tokens that they predict.
+    """
+
+    def own_logits(self, document: Document, *, tokens: int) -> Tensor:
+        """float32 [L, V] of the first `tokens` tokens: row t is what follows token t."""
+        ...
 
 
 def batches(documents: Sequence[Document], *, batch_tokens: int) -> Iterator[list[int]]:
@@ -28,3 +82,98 @@ def batches(documents: Sequence[Document], *, batch_tokens: int) -> Iterator[lis
         batch.append(place)
     if batch:
         yield batch
+
+
+class CheckedTeacher:
+    """A teacher from outside, whose chunks are held to the contract of `Teacher`.
+
+    It is asked for the logits of one short document when it is wrapped, so that what it gets wrong
+    is told before a corpus is read. Raises ModelError.
+    """
+
+    def __init__(self, teacher: Teacher, *, vocab_size: int) -> None:
+        check_protocol(teacher)
+        self.teacher = teacher
+        self.spec = teacher.spec
+        self.context = teacher.context
+        self._vocab_size = vocab_size
+        for _ in self.logits([_probe(vocab_size, self.context)]):
+            pass
+
+    def logits(self, batch: Sequence[Document]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The teacher's own chunks, each checked."""
+        wanted_R = np.concatenate([one.input_ids_L[one.counted_L] for one in batch])
+        start = 0
+        for chunk in self.teacher.logits(batch):
+            logits_RV, labels_R = self._checked(chunk)
+            stop = start + len(labels_R)
+            if not np.array_equal(labels_R.cpu().numpy(), wanted_R[start:stop]):
+                raise self._fault(
+                    "labels are not the counted tokens of the documents, in their order"
+                )
+            yield logits_RV, labels_R
+            start = stop
+        if start != len(wanted_R):
+            raise self._fault("not as many rows as counted tokens", start, len(wanted_R))
+
+    def _checked(self, chunk: Any) -> tuple[Tensor, Tensor]:
+        import torch
+
+        pair = isinstance(chunk, tuple | list) and len(chunk) == 2
+        if not pair or not all(isinstance(one, torch.Tensor) for one in chunk):
+            raise self._fault("a chunk is no pair of tensors", type(chunk).__name__)
+        logits_RV, labels_R = chunk
+        shape = (len(labels_R) if labels_R.ndim else 0, self._vocab_size)
+        if labels_R.ndim != 1 or tuple(logits_RV.shape) != shape:
+            raise self._fault(
+                "logits have another shape than labels and vocabulary ask for",
+                list(logits_RV.shape),
+                list(shape),
+            )
+        if logits_RV.dtype != torch.float32:
+            raise self._fault("logits are not float32", logits_RV.dtype)
+        return logits_RV, labels_R
+
+    def _fault(self, problem: str, found: object = None, allowed: object = None) -> ModelError:
+        return ModelError(
+            f"the teacher's logits cannot be used: {problem}",
+            place=f"teacher {self.spec.name}",
+            found=found,
+            allowed=allowed,
+            remedy="logitstore.Teacher.logits says what a teacher gives",
+        )
+
+
+def check_protocol(teacher: object) -> None:
+    """Refuse, by a ModelError, an object that lacks what a `Teacher` must have."""
+    lacking = [name for name in ("spec", "context", "logits") if not hasattr(teacher, name)]
+    spec, context = getattr(teacher, "spec", None), getattr(teacher, "context", None)
+    if lacking:
+        problem = f"it lacks {', '.join(lacking)}"
+    elif not isinstance(spec, TeacherSpec):
+        problem = f"its spec is no logitstore.TeacherSpec but {type(spec).__name__}"
+    elif not (context is None or (type(context) is int and context >= 2)):
+        problem = f"its context is no number of tokens but {context!r}"
+    elif not callable(getattr(teacher, "logits", None)):
+        problem = "its logits are no method"
+    else:
+        return
+    raise ModelError(
+        f"this is no teacher: {problem}",
+        found=type(teacher).__name__,
+        allowed="a folder, a Hub id, a loaded transformers model, or a logitstore.Teacher",
+    )
+
+
+def _probe(vocab_size: int, context: int | None) -> Document:
+    """A document of the first few ids, of which all but the first count."""
+    length = min(_PROBE_TOKENS, context or _PROBE_TOKENS)
+    counted_L = np.ones(length, dtype=bool)
+    counted_L[0] = False
+    return Document(
+        id=document_id(source="probe", record=0, piece=0),
+        record=0,
+        piece=0,
+        input_ids_L=np.arange(length, dtype=np.uint32) % vocab_size,
+        counted_L=counted_L,
+    )

@@ -13,9 +13,9 @@ from logitstore.options import Option
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEVICE", "DTYPE", "choose_device", "choose_dtype"]
+__all__ = ["DEVICE", "DTYPE", "DTYPES", "choose_device", "choose_dtype"]
 
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 DEVICE = Option(
     name="device",
@@ -27,7 +27,7 @@ DTYPE = Option(
     name="dtype",
     kind=str,
     default="auto",
-    choices=lambda: ("auto", *_DTYPES),
+    choices=lambda: ("auto", *DTYPES),
     help="The number type of the forward pass; auto is float32 on a CPU, elsewhere that of the "
     "checkpoint.",
 )

@@ -9,6 +9,7 @@ Shapes: N rows, D width, V vocabulary, P >= V logit columns of the model, B x L 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,12 @@ from torch.nn import functional
 from logitstore.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["LMHead", "check_head", "hidden_states"]
+__all__ = ["LMHead", "check_head", "evaluating", "hidden_states"]
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
 _DIVISORS = ("logits_scaling",)  # Granite and its relatives
@@ -163,7 +166,7 @@ def check_head(model: PreTrainedModel, head: LMHead, input_ids: Tensor, **kwargs
         for name, value in kwargs.items()
     }
     ids = input_ids[:1, :_CHECKED_TOKENS]
-    with torch.no_grad(), _Evaluating(model):
+    with torch.no_grad(), evaluating(model):
         own = model(input_ids=ids, use_cache=False, **few).logits[..., : head.vocab_size].float()
         ours = head.logits(hidden_states(model, ids, **few).flatten(0, 1)).view_as(own)
     _refuse_no_numbers(own, model)
@@ -191,18 +194,16 @@ def _refuse_no_numbers(logits: Tensor, model: PreTrainedModel) -> None:
         )
 
 
-class _Evaluating:
-    """Dropout off inside, every module's own mode restored after."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._training = [module for module in model.modules() if module.training]
-
-    def __enter__(self) -> None:
-        for module in self._training:
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside; every module's own mode restored after."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
             module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
+        yield
+    finally:
+        for module in training:
             module.training = True
 
 

@@ -10,6 +10,7 @@ Shapes: B documents of a batch, L tokens, D width, R counted rows of a chunk, V 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,17 @@ import torch
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import TeacherSpec
 from logitstore.teacher.devices import choose_device, choose_dtype
-from logitstore.teacher.lm_head import LMHead, hidden_states
+from logitstore.teacher.lm_head import LMHead, evaluating, hidden_states
 from logitstore.teacher.models import load_model, model_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from transformers import PreTrainedModel
+
     from logitstore.targets.documents import Document
 
-__all__ = ["Teacher"]
+__all__ = ["TransformersTeacher", "model_fingerprint"]
 
 # On a CPU a chunk's logits should stay near the cache, yet feed the product: beside a forward of
 # 111 us a row (V = 8,192) chunks of 64, 128, 256, 1,024 rows cost 175, 150, 137, 200 with top-k.
@@ -36,20 +39,22 @@ _CPU_CHUNK_BYTES = 8 << 20
 _GPU_CHUNK_BYTES = 512 << 20
 _LEAST_ROWS = 128
 
+# Of a configuration: what says where it came from or how a forward is carried out.
+_NO_CONTENT = ("transformers_version", "name_or_path", "use_cache", "dtype", "torch_dtype")
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Teacher:
-    """A loaded teacher: who it is, how long its context is, and its logits."""
+class TransformersTeacher:
+    """A causal language model of transformers: who it is, how long its context is, its logits."""
 
-    model: Any  # a transformers causal LM, in evaluation mode
+    model: Any  # its mode, its device and its gradients are left as they are
     head: LMHead
     spec: TeacherSpec
     context: int | None  # tokens; None where the configuration states none
 
     @staticmethod
-    def load(name: str, *, vocab_size: int, device: str, dtype: str) -> Teacher:
+    def load(name: str, *, vocab_size: int, device: str, dtype: str) -> TransformersTeacher:
         """The model `name` (a folder or a Hub id), checked to be one that this program can serve.
 
         `device` and `dtype` may be "auto": a GPU where there is one; float32 on a CPU, elsewhere
@@ -58,28 +63,46 @@ class Teacher:
         folder = model_folder(name)
         device = choose_device(device)
         model = load_model(folder, dtype=choose_dtype(dtype, device=device)).to(device)
-        head = LMHead.checked(model.requires_grad_(False), vocab_size=vocab_size)
-        config = model.config.get_text_config()
-        return Teacher(
+        return TransformersTeacher._checked(
+            model.requires_grad_(False),
+            vocab_size=vocab_size,
+            name=Path(name).name if Path(name).is_dir() else name,
+            fingerprint=_fingerprint(folder),
+        )
+
+    @staticmethod
+    def of(model: PreTrainedModel, *, vocab_size: int) -> TransformersTeacher:
+        """The teacher that a loaded `model` is, on its device and in its number type.
+
+        It has no files, so its fingerprint is a hash of its configuration and of its weights; its
+        name is the one it was loaded by, or that of its class. Raises ModelError.
+        """
+        name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
+        return TransformersTeacher._checked(
+            model,
+            vocab_size=vocab_size,
+            name=Path(name).name if Path(name).is_dir() else name,
+            fingerprint=model_fingerprint(model),
+        )
+
+    @staticmethod
+    def _checked(model: Any, *, vocab_size: int, name: str, fingerprint: str) -> Any:
+        return TransformersTeacher(
             model=model,
-            head=head,
-            context=getattr(config, "max_position_embeddings", None),
+            head=LMHead.checked(model, vocab_size=vocab_size),
+            context=getattr(model.config.get_text_config(), "max_position_embeddings", None),
             spec=TeacherSpec(
-                name=Path(name).name if Path(name).is_dir() else name,
-                fingerprint=_fingerprint(folder),
+                name=name,
+                fingerprint=fingerprint,
                 architecture=type(model).__name__,
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 dtype=str(model.dtype).removeprefix("torch."),
-                device=torch.device(device).type,
+                device=model.device.type,
             ),
         )
 
     def logits(self, batch: Sequence[Document]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Chunks `(logits_RV, labels_R)` of the batch's counted rows, document after document.
-
-        `logits_RV` is float32, not yet a distribution, the caller's to overwrite, and valid until
-        the next chunk. `labels_R` are the tokens that really follow.
-        """
+        """Chunks `(logits_RV, labels_R)` of the batch's counted rows, as `Teacher` says."""
         hidden_RD, labels_R = self.hidden(batch)
         rows = self._chunk_rows()
         # One buffer for all chunks: its pages are touched once.
@@ -88,14 +111,17 @@ class Teacher:
         for start in range(0, len(labels_R), rows):
             chunk = slice(start, start + rows)
             out_RV = buffer_RV[: len(labels_R[chunk])]
-            yield self.head.logits(hidden_RD[chunk], out_NV=out_RV), labels_R[chunk]
+            with torch.inference_mode():
+                logits_RV = self.head.logits(hidden_RD[chunk], out_NV=out_RV)
+            yield logits_RV, labels_R[chunk]
 
     def hidden(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head sees of the batch's counted rows, [R, D], and the tokens that follow."""
         device = self.model.device
         input_ids_BL, counted_BL = _pad(batch)
         # Padding stands to the right, where a causal model cannot see it: no mask is needed.
-        hidden_BLD = hidden_states(self.model, torch.from_numpy(input_ids_BL).to(device))
+        with torch.inference_mode(), evaluating(self.model):
+            hidden_BLD = hidden_states(self.model, torch.from_numpy(input_ids_BL).to(device))
         document_R, position_R = np.nonzero(counted_BL)
         labels_R = torch.from_numpy(input_ids_BL[document_R, position_R]).to(device)
         rows_R = (
@@ -103,6 +129,13 @@ class Teacher:
             torch.from_numpy(position_R - 1).to(device),
         )
         return hidden_BLD[rows_R], labels_R
+
+    def own_logits(self, document: Document, *, tokens: int) -> torch.Tensor:
+        """float32 [L, V] of the first `tokens` tokens, by the model's own forward."""
+        ids_L = torch.from_numpy(document.input_ids_L[:tokens].astype(np.int64))
+        with torch.inference_mode(), evaluating(self.model):
+            outputs = self.model(input_ids=ids_L[None].to(self.model.device), use_cache=False)
+        return outputs.logits[0, :, : self.head.vocab_size].float()
 
     def _chunk_rows(self) -> int:
         size = _CPU_CHUNK_BYTES if self.spec.device == "cpu" else _GPU_CHUNK_BYTES
@@ -114,6 +147,25 @@ def _fingerprint(folder: Path) -> str:
     files = [path for pattern in _WEIGHT_FILES for path in sorted(folder.glob(pattern))]
     hashes = {path.name: _sha256(path) for path in [folder / "config.json", *files]}
     return fingerprint(hashes)
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """A hash of what a loaded model computes: its configuration, and each weight by its name.
+
+    It hangs on no device, mode or file. It is another than that of the folder from which the model
+    was loaded, whose files are hashed as they are.
+    """
+    config = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key not in _NO_CONTENT and not key.startswith("_")
+    }
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

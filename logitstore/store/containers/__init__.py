@@ -1,9 +1,18 @@
-"""Containers: how a shard's columns lie in files. `CONTAINERS` lists the ones there are."""
+"""Containers: how a shard's columns lie in files. `CONTAINERS` lists the ones there are.
 
+Their names cost nothing: zarr or pyarrow is loaded when a container is used.
+"""
+
+from collections.abc import Mapping
+
+from logitstore.lazy import LazyTable
 from logitstore.store.containers.base import Container, ShardReader
-from logitstore.store.containers.parquet import ParquetContainer
-from logitstore.store.containers.zarr import ZarrContainer
 
 __all__ = ["CONTAINERS", "Container", "ShardReader"]
 
-CONTAINERS: dict[str, Container] = {"zarr": ZarrContainer(), "parquet": ParquetContainer()}
+CONTAINERS: Mapping[str, Container] = LazyTable(
+    {
+        "zarr": "logitstore.store.containers.zarr:ZarrContainer",
+        "parquet": "logitstore.store.containers.parquet:ParquetContainer",
+    }
+)

@@ -1,0 +1,72 @@
+"""What a store says of the job that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from logitstore.corpus.tokenizer import tokenizer_fingerprint, vocab_size
+from logitstore.format.json import fingerprint
+from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec
+
+if TYPE_CHECKING:
+    from logitstore.dumping.job import Job
+    from logitstore.format.plan import Plan
+
+__all__ = ["store_spec"]
+
+# 65,536 rows of K = 64 are 4 MB a byte plane: few enough chunks, each worth a request.
+_BLOCK_TARGETS = 65_536
+
+
+def store_spec(job: Job, plan: Plan) -> StoreSpec:
+    """The spec of the store that `job` makes by `plan`."""
+    return StoreSpec(
+        format=FORMAT,
+        teacher=job.teacher.spec,
+        tokenizer=_tokenizer_spec(job.tokenizer),
+        corpus=CorpusSpec(
+            name=job.corpus.name,
+            fingerprint=fingerprint(plan.to_json()),
+            limit=job.options.limit,
+            unit_tokens=job.options.unit_tokens,
+        ),
+        text=TextSpec(
+            text_field=job.corpus.rule.text,
+            messages_field=job.corpus.rule.messages,
+            max_length=job.max_length,
+            chat_template=_hash(getattr(job.tokenizer, "chat_template", None)),
+        ),
+        sparsifier=job.sparsifier,
+        codec=job.codec.spec,
+        container=job.options.container,
+        batch_tokens=job.options.batch_tokens,
+        block_targets=_BLOCK_TARGETS,
+        provenance=_provenance(),
+    )
+
+
+def _tokenizer_spec(tokenizer: Any) -> TokenizerSpec:
+    return TokenizerSpec(
+        fingerprint=tokenizer_fingerprint(tokenizer),
+        vocab_size=vocab_size(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _provenance() -> dict[str, Any]:
+    packages = ("logitstore", "torch", "transformers", "zarr", "pyarrow", "numcodecs")
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _hash(text: object) -> str | None:
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None

@@ -1,0 +1,206 @@
+"""What a dump is told: its options, declared once for `dump`, `estimate` and `tune` alike.
+
+    JobOptions       which teacher, which text, and how a dump works through it; all three take them
+    TARGET_OPTIONS   what is kept of each distribution: `dump` and `estimate` take them too
+    DUMP_OPTIONS     all of `dump`
+
+What belongs to one sparsifier, such as `draws`, is declared by that sparsifier, with a default of
+its own; here these options only get their place in the signature, and values that the chosen
+sparsifier has no use for are refused.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logitstore.codec import FIDELITIES
+from logitstore.errors import SettingError
+from logitstore.options import Option, option, options_of
+from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
+from logitstore.sparsify.options import TEMPERATURE
+from logitstore.store.containers import CONTAINERS
+from logitstore.teacher.devices import DEVICE, DTYPE
+
+if TYPE_CHECKING:
+    from logitstore.format.spec import SparsifierSpec
+
+__all__ = [
+    "DUMP_OPTIONS",
+    "JOB_OPTIONS",
+    "TARGET_OPTIONS",
+    "TEACHER",
+    "JobOptions",
+    "check_fields",
+    "check_targets",
+    "own_options",
+    "split_options",
+    "target_spec",
+]
+
+
+TEACHER = Option(
+    name="teacher",
+    kind=object,
+    help="The teacher: a transformers folder or a Hub id.",
+    in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobOptions:
+    """Which teacher reads which text, and how: everything but what is kept of a distribution."""
+
+    teacher: object = option(like=TEACHER)
+    tokenizer: object | None = option(
+        None,
+        help="The tokenizer, or its folder or Hub id. A teacher that is no name needs one.",
+        unset="that of the teacher's folder",
+        python_only=True,
+    )
+    data: object = option(
+        help="The corpus: a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or a Hub "
+        "data set.",
+        in_python="Or strings, or dicts with the fields of a JSONL line: any iterable, read once.",
+    )
+    text_field: str | None = option(
+        None, help="The field of a record that holds its text.", unset="'text' where there is one"
+    )
+    messages_field: str | None = option(
+        None,
+        help="The field of a record that holds its chat.",
+        unset="'messages' where there is one",
+    )
+    max_length: int | None = option(
+        None,
+        least=2,
+        help="The most tokens of a document; longer ones are split.",
+        unset="the teacher's context, 1024 at most",
+    )
+    limit: int | None = option(
+        None, least=1, help="Take the first N records of the corpus only.", unset="all of them"
+    )
+    skip_bad: bool = option(False, help="Count broken records and go on without them.")
+    fidelity: str = option(
+        "balanced", choices=lambda: FIDELITIES, help="How finely values are stored."
+    )
+    container: str = option(
+        "zarr",
+        choices=lambda: CONTAINERS,
+        spelled="format",
+        help="How shards are laid out in files.",
+    )
+    device: str = option(like=DEVICE)
+    dtype: str = option(like=DTYPE)
+    batch_tokens: int = option(
+        16_384, least=1, help="The most tokens of one batch of the teacher, padding included."
+    )
+    unit_tokens: int = option(
+        1_000_000,
+        least=1,
+        help="The tokens of a unit of work, about: what a crash can cost at most.",
+    )
+
+
+def _options_by_kind() -> dict[str, Mapping[Option, Any]]:
+    """Sparsifier -> the options that it takes, and what they are where nobody sets them."""
+    return {name: one.options for name, one in SPARSIFIERS.items()}
+
+
+def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
+    """The options of all sparsifiers, each once, with the default that each gives it in words."""
+    declared: dict[str, Option] = {}
+    defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for kind, options in kinds.items():
+        for one, default in options.items():
+            declared.setdefault(one.name, one)
+            defaults[one.name][default].append(kind)
+    return tuple(
+        replace(one, default=None, nullable=True, unset=_in_words(defaults[name]))
+        for name, one in declared.items()
+    )
+
+
+def _in_words(kinds_of: Mapping[Any, list[str]]) -> str:
+    """Defaults and the sparsifiers that have them: "8 for hybrid, 64 for topk and topp"."""
+    return ", ".join(f"{default} for {_listed(kinds)}" for default, kinds in kinds_of.items())
+
+
+def _listed(names: list[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+_SPARSIFY = Option(
+    name="sparsify",
+    kind=str,
+    default=DEFAULT_SPARSIFIER,
+    choices=lambda: SPARSIFIERS,
+    help="The sparsifier: how a distribution becomes entries.",
+)
+
+
+def _temperature() -> Option:
+    """The option that all sparsifiers take, each in the way of its kind."""
+    drawn = [name for name, one in SPARSIFIERS.items() if not one.targets.keeps_tail]
+    return replace(
+        TEMPERATURE,
+        help=f"The temperatures to serve, as in 1,2,4: {_listed(drawn)} draw once for each, the "
+        "others keep the tail's mass at each.",
+        unset="1; for the others, all from 1 to 10",
+    )
+
+
+_OUT = Option(
+    name="out", kind=object, help="The folder of the store: a new one, or one to take up again."
+)
+_ON_PROGRESS = Option(
+    name="on_progress",
+    kind=object,
+    default=None,
+    nullable=True,
+    python_only=True,
+    help="A function that is called with a DumpProgress after each batch and each unit.",
+)
+
+JOB_OPTIONS = options_of(JobOptions)
+OWN_OPTIONS = own_options(_options_by_kind())
+TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
+
+
+def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:
+    """The options of a job, and the rest of `values`."""
+    names = {one.name for one in JOB_OPTIONS}
+    job = JobOptions(**{name: value for name, value in values.items() if name in names})
+    return job, {name: value for name, value in values.items() if name not in names}
+
+
+def target_spec(values: Mapping[str, Any]) -> SparsifierSpec:
+    """The spec of the chosen sparsifier with the options that are set, or its defaults.
+
+    Raises SettingError for one that is set but means nothing to it, and for a value that does not
+    fit.
+    """
+    own = {one.name: values.get(one.name) for one in OWN_OPTIONS}
+    return sparsifier_spec(values["sparsify"], temperatures=values["temperature"], **own)
+
+
+def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any) -> None:
+    """Refuse, by a SettingError, two fields named at once."""
+    if text_field is not None and messages_field is not None:
+        raise SettingError(
+            "--text-field and --messages-field exclude each other", remedy="Give one of them"
+        )
+
+
+def check_targets(**values: Any) -> None:
+    """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
+    target_spec(values)
+    if not isinstance(values.get("out", ""), str | Path):
+        raise SettingError("--out must be a path", found=repr(values["out"])[:80])
+    check_fields(**values)

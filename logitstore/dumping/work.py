@@ -1,0 +1,90 @@
+"""The work of a job: records become documents, documents become batches, batches become targets.
+
+What is done with the targets is for others: a dump stores them all, an estimate stores a few, a
+comparison of sparsifiers puts several through the same logits.
+
+Shapes: R targets, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from logitstore.corpus.text import TextRules, tokenize
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.targets.documents import StoredDocument
+from logitstore.targets.draws import row_keys
+from logitstore.targets.targets import SparseTargets
+from logitstore.teacher.base import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from logitstore.corpus.corpus import RecordReader
+    from logitstore.dumping.job import Job
+    from logitstore.format.spec import SparsifierSpec
+    from logitstore.targets.documents import Document
+
+__all__ = ["by_document", "draw_keys", "read_documents", "stored_documents"]
+
+
+def read_documents(job: Job, records: RecordReader) -> tuple[list[Document], int]:
+    """The documents that the records of a unit make, and how many records were skipped."""
+    rules = TextRules(max_length=job.max_length)
+    stream = tokenize(records, job.tokenizer, rules=rules, skip_bad=job.options.skip_bad)
+    documents = list(stream)
+    return documents, records.skipped + stream.skipped
+
+
+def stored_documents(
+    job: Job,
+    documents: Sequence[Document],
+    *,
+    on_batch: Callable[[Sequence[Document]], None] | None = None,
+) -> list[StoredDocument]:
+    """The documents with their targets, in their order, after one pass of the teacher.
+
+    The teacher sees them in batches of like length; `on_batch` is told of each that is done.
+    """
+    targets: list[tuple[SparseTargets, ...]] = [()] * len(documents)
+    for places in batches(documents, batch_tokens=job.options.batch_tokens):
+        batch = [documents[place] for place in places]
+        for place, draws in zip(places, _batch_targets(job, batch), strict=True):
+            targets[place] = draws
+        if on_batch is not None:
+            on_batch(batch)
+    return [
+        StoredDocument(document=document, targets=draws[0], further=draws[1:])
+        for document, draws in zip(documents, targets, strict=True)
+    ]
+
+
+def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[SparseTargets, ...]]:
+    """The targets of each document of a batch, in its order, in every draw."""
+    spec = job.sparsifier
+    keys_R = draw_keys(batch, spec)
+    parts, start = [], 0
+    with torch.inference_mode():
+        for logits_RV, labels_R in job.teacher.logits(batch):
+            chunk = slice(start, start + len(labels_R))
+            parts.append(SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys_R[chunk], spec))
+            start = chunk.stop
+    joined = [SparseTargets.concatenate(draw) for draw in zip(*parts, strict=True)]
+    return by_document(batch, joined)
+
+
+def draw_keys(batch: Sequence[Document], sparsifier: SparsifierSpec) -> np.ndarray:
+    """uint64 [R]: what the draws of each target depend on, document by document."""
+    return np.concatenate([row_keys(document, seed=sparsifier.seed) for document in batch])
+
+
+def by_document(
+    batch: Sequence[Document], draws: Sequence[SparseTargets]
+) -> Iterator[tuple[SparseTargets, ...]]:
+    """The draws of a batch's targets, document after document, cut where documents end."""
+    stops = np.cumsum([document.targets for document in batch])
+    for document, stop in zip(batch, stops, strict=True):
+        yield tuple(one.rows(slice(stop - document.targets, stop)) for one in draws)

@@ -1,0 +1,37 @@
+"""What an audit is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from logitstore.dumping.options import TEACHER
+from logitstore.options import option, options_of
+from logitstore.teacher.devices import DEVICE, DTYPE
+
+__all__ = ["AUDIT_OPTIONS", "AuditOptions"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditOptions:
+    """Which store is compared with which teacher, and by how many documents."""
+
+    store: object = option(positional=True, help="The store.")
+    teacher: object = option(like=TEACHER)
+    documents: int = option(32, least=1, help="How many documents to audit, spread over the store.")
+    student: object | None = option(
+        None,
+        help="The model on whose output layer gradients are compared.",
+        in_python="By name or loaded.",
+        unset="a uniform one",
+    )
+    seed: int = option(0, least=0, help="The seed of the choice of documents.")
+    device: str = option(like=DEVICE)
+    dtype: str = option(
+        like=DTYPE, help="The number type of the forward pass; auto is that of the dump."
+    )
+    batch_tokens: int | None = option(
+        None, least=1, help="The most tokens of one batch of the teacher.", unset="that of the dump"
+    )
+
+
+AUDIT_OPTIONS = options_of(AuditOptions)

@@ -1,0 +1,72 @@
+"""A teacher by what the user gives for it: a name, a loaded model, or an object of the Protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from logitstore.corpus.tokenizer import load_tokenizer
+from logitstore.errors import SettingError
+from logitstore.teacher.base import CheckedTeacher, check_protocol
+from logitstore.teacher.models import model_folder
+from logitstore.teacher.transformers import TransformersTeacher
+
+if TYPE_CHECKING:
+    from logitstore.teacher.base import Teacher
+
+__all__ = ["is_name", "open_teacher", "open_tokenizer", "teacher_name"]
+
+
+def is_name(teacher: object) -> bool:
+    """Whether `teacher` names a model, and is none itself."""
+    return isinstance(teacher, str | Path)
+
+
+def teacher_name(teacher: object) -> str | None:
+    """How the user named the teacher; None where it is an object."""
+    return str(teacher) if is_name(teacher) else None
+
+
+def open_tokenizer(tokenizer: object | None, *, teacher: object) -> Any:
+    """The tokenizer that the user gave, by name or loaded, or else that of a named teacher.
+
+    Raises ModelError where it cannot be loaded, SettingError where there is none to be had.
+    """
+    if tokenizer is None:
+        if not is_name(teacher):
+            raise SettingError(
+                "a teacher that is no name needs a tokenizer", remedy="Give it as tokenizer="
+            )
+        return load_tokenizer(str(model_folder(str(teacher))))
+    if is_name(tokenizer):
+        return load_tokenizer(str(tokenizer))
+    if not hasattr(tokenizer, "get_vocab"):
+        raise SettingError("tokenizer is no transformers tokenizer", found=type(tokenizer).__name__)
+    return tokenizer
+
+
+def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
+    """The teacher that `source` names or is, of the `vocab_size` ids of its tokenizer.
+
+    A loaded model stays on its device and in its number type. Raises ModelError for what cannot be
+    a teacher, SettingError for a device that is not there.
+    """
+    if is_name(source):
+        return TransformersTeacher.load(
+            str(source), vocab_size=vocab_size, device=device, dtype=dtype
+        )
+    for flag, value in (("--device", device), ("--dtype", dtype)):
+        if value != "auto":
+            raise SettingError(
+                f"{flag} means nothing to a teacher that is loaded already",
+                found=value,
+                remedy="Leave it out, and move the model before",
+            )
+    if isinstance(source, nn.Module) and hasattr(source, "config"):
+        return TransformersTeacher.of(source, vocab_size=vocab_size)
+    if isinstance(source, TransformersTeacher):
+        return source
+    check_protocol(source)
+    return CheckedTeacher(source, vocab_size=vocab_size)

@@ -1,0 +1,140 @@
+"""Wrong usage: each command tells it in one line, before anything that costs time is imported."""
+
+import inspect
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+
+import logitstore
+from logitstore.dumping.options import OWN_OPTIONS, own_options, target_spec
+from logitstore.errors import SettingError
+from logitstore.options import Option
+from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify.build import sparsifier_spec
+
+JOB = ("--teacher", "/no/teacher", "--data", "/no/data")
+HEAVY = ("torch", "transformers", "zarr", "pyarrow", "datasets", "matplotlib")
+
+WRONG = {
+    ("dump", "--sparsify", "magic"): "--sparsify is unknown (found magic; allowed: hybrid, unbiased",
+    ("dump", "--format", "hdf5"): "--format is unknown (found hdf5; allowed: zarr, parquet)",
+    ("dump", "--fidelity", "best"): "--fidelity is unknown (found best; allowed: compact",
+    ("dump", "--dtype", "int4"): "--dtype is unknown (found int4; allowed: auto, float32",
+    ("dump", "--k", "0"): "--k is out of range (found 0; allowed: 1 to 4,096)",
+    ("dump", "--sparsify", "topp", "--top-p", "2"): "--top-p is out of range (found 2",
+    ("dump", "--max-length", "1"): "--max-length is out of range (found 1; allowed: 2 or more)",
+    ("dump", "--temperature", "abc"): "--temperature must be numbers separated by commas",
+    ("dump", "--temperature", "1,1"): "--temperature needs different values",
+    ("dump", "--temperature", "nan"): "--temperature is out of range (found nan",
+    ("dump", "--sparsify", "topk", "--draws", "5"): "--draws means nothing to --sparsify topk",
+    ("dump", "--limit", "0"): "--limit is out of range",
+    ("dump", "--batch-tokens", "0"): "--batch-tokens is out of range",
+    ("dump", "--seed", "-1"): "--seed is out of range",
+    ("dump", "--text-field", "a", "--messages-field", "b"): "exclude each other",
+    ("tune", "--text-field", "a", "--messages-field", "b"): "exclude each other",
+    ("estimate", "--seconds", "0"): "--seconds is out of range (found 0; allowed: above 0)",
+    ("tune", "--max-bytes", "9", "--max-error", "0.1"): "exclude each other",
+    ("tune", "--out", "tune.txt"): "--out is no name of a picture",
+    ("audit", "STORE", "--documents", "0"): "--documents is out of range",
+    ("verify", "STORE", "--fast", "--hashes"): "exclude each other",
+}
+
+
+def _arguments(words: tuple[str, ...]) -> list[str]:
+    given = {"dump": (*JOB, "--out", "/no/out"), "estimate": JOB, "tune": JOB, "audit": JOB[:2]}
+    return [words[0], *given.get(words[0], ()), *words[1:]]
+
+
+def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """The command line, which says on its last line of errors what of HEAVY it has imported."""
+    script = (
+        "import atexit, sys\n"
+        f"heavy = lambda: print(*(n for n in {HEAVY} if n in sys.modules), file=sys.stderr)\n"
+        "atexit.register(heavy)\n"
+        f"sys.argv = ['logitstore', *{arguments}]\n"
+        "from logitstore.cli import main\n"
+        "main()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_a_value_that_cannot_be_is_told_before_torch_is_loaded(words: tuple[str, ...]) -> None:
+    done = _run(_arguments(words))
+    assert done.returncode == 2
+    message, imported = done.stderr.splitlines()
+    assert message.startswith("error: ")
+    assert WRONG[words] in message
+    assert imported == ""
+    assert done.stdout == ""
+
+
+def test_with_json_wrong_usage_is_an_object_too() -> None:
+    done = _run([*_arguments(("estimate", "--seconds", "0")), "--json"])
+    assert done.returncode == 2
+    assert "--seconds" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["dump", "--help"]])
+def test_help_and_version_load_nothing(words: list[str]) -> None:
+    done = _run(words)
+    assert (done.returncode, done.stderr) == (0, "\n")
+    if words == ["--version"]:
+        assert done.stdout == f"logitstore {version('logitstore')}\n"
+
+
+@pytest.mark.parametrize(
+    ("function", "values"),
+    [
+        ("dump", {"k": 0, "out": "x"}),
+        ("dump", {"sparsify": "topk", "draws": 5, "out": "x"}),
+        ("dump", {"temperature": 1.0, "out": "x"}),
+        ("dump", {"device": 3, "out": "x"}),
+        ("dump", {"out": 3}),
+        ("estimate", {"seconds": float("nan")}),
+        ("tune", {"picture": "tune.txt"}),
+        ("audit", {"store": "x", "seed": -1}),
+    ],
+)
+def test_python_refuses_the_same_values(function: str, values: dict[str, Any]) -> None:
+    job = {"teacher": "/no/teacher"} | ({} if function == "audit" else {"data": "/no/data"})
+    with pytest.raises(SettingError):
+        getattr(logitstore, function)(**job, **values)
+
+
+@pytest.mark.parametrize("function", ["dump", "estimate", "tune", "audit"])
+def test_python_shows_every_option_with_its_default_and_its_help(function: str) -> None:
+    call = getattr(logitstore, function)
+    parameters = inspect.signature(call).parameters
+    shown = inspect.getdoc(call) or ""
+    for name in parameters:
+        assert f"\n    {name}: " in shown
+    assert parameters["device"].default == "auto"
+    if function == "dump":
+        assert parameters["sparsify"].default == "hybrid"
+        assert parameters["k"].default is None
+        assert "8 for hybrid" in " ".join(shown.split())
+
+
+def test_a_new_sparsifiers_option_is_an_option_of_dump() -> None:
+    min_p = Option(name="min_p", kind=float, help="The least probability.", above=0, most=1)
+    rest = Option(name="k", kind=int, help="The entries.", least=1)
+    kinds = {"minp": {min_p: 0.01, rest: 64}, "topk": {rest: 64}, "other": {rest: 8}}
+    found = {one.name: one for one in own_options(kinds)}
+    assert list(found) == ["min_p", "k"]
+    assert (found["min_p"].flag, found["min_p"].default) == ("--min-p", None)
+    assert found["min_p"].unset == "0.01 for minp"
+    assert found["k"].unset == "64 for minp and topk, 8 for other"
+
+
+@pytest.mark.parametrize("kind", sorted(SPARSIFIERS))
+def test_every_option_of_a_sparsifier_is_one_of_dump(kind: str) -> None:
+    defaults = SPARSIFIERS[kind].defaults
+    assert set(defaults) <= {one.name for one in OWN_OPTIONS}
+    assert target_spec({"sparsify": kind, "temperature": None, **defaults}) == sparsifier_spec(kind)
