@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
     from logitstore.options import Option, checked_options, option, options_of, signature_of
-    from logitstore.store import files
+    from logitstore.store.local import LocalStorage
+    from logitstore.store.storage import sha256_of
     from logitstore.targets.tails import tail_logmass_at
     from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
     from logitstore.teacher.models import load_model, model_folder
 
 __all__ = [
     "LMHead",
+    "LocalStorage",
     "Option",
     "TextRules",
     "check_head",
     "checked_options",
-    "files",
     "hidden_states",
     "lazy_names",
     "load_model",
@@ -36,6 +37,7 @@ __all__ = [
     "print_json",
     "quiet_libraries",
     "reporting_errors",
+    "sha256_of",
     "signature_of",
     "tail_logmass_at",
     "tokenize",
@@ -47,11 +49,11 @@ __getattr__ = lazy_names(
     __name__,
     {
         "LMHead": "logitstore.teacher.lm_head",
+        "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",
-        "files": "logitstore.store.files:*",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
@@ -62,6 +64,7 @@ __getattr__ = lazy_names(
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
         "reporting_errors": "logitstore.cli.console",
+        "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "tail_logmass_at": "logitstore.targets.tails",
         "tokenize": "logitstore.corpus.text",

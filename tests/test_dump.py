@@ -25,6 +25,7 @@ from logitstore.errors import (
     SpecError,
     StoreError,
 )
+from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
 
 TEXTS = [
@@ -74,7 +75,7 @@ def _dense(folder: Path, input_ids_L: np.ndarray) -> np.ndarray:
     return torch.log_softmax(logits_LV.double(), dim=-1).numpy()
 
 
-@pytest.mark.parametrize("container", ["zarr", "parquet"])
+@pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_rows_are_the_live_teachers(
     settings: dict[str, Any], teacher_folder: Path, container: str
 ) -> None:

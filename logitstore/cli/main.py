@@ -64,7 +64,7 @@ app = typer.Typer(
 def dump(
     teacher: TeacherOption,
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="Folder of the store; new, or one to take up again.")],
+    out: Annotated[str, typer.Option(help="Folder of the store; new, or one to take up again.")],
     text_field: TextFieldOption = None,
     messages_field: MessagesFieldOption = None,
     max_length: MaxLengthOption = None,
@@ -201,7 +201,8 @@ def verify(
 
         if fast and hashes:
             raise typer.BadParameter("--fast and --hashes exclude each other")
-        faults = list(check(store, depth="fast" if fast else "hashes" if hashes else "full"))
+        found = check(store, depth="fast" if fast else "hashes" if hashes else "full")
+        faults = [str(fault) for fault in found]
         if as_json:
             print_json({"store": store, "ok": not faults, "faults": faults})
         for fault in faults:

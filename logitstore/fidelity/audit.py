@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, 
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
 from logitstore.store.reader import Store, open_store
+from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.tails import tail_logmass_at
 from logitstore.targets.targets import SparseTargets
@@ -47,7 +47,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def audit(
-    store: str | Path,
+    store: StorageLike,
     *,
     teacher: str,
     documents: int = 32,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from logitstore.errors import SettingError
-from logitstore.store.files import explain_io
+from logitstore.errors import SettingError, StorageError
+from logitstore.store.local import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from logitstore.forecast.tradeoff import Setting
 
@@ -30,23 +31,30 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tradeoff",
 }
+# The same figures give the same bytes.
+_NO_CLOCK: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MARKERS = "osD^v"  # so colour is never all that tells two lines apart
 
 
-def check_picture(path: Path) -> None:
-    """Refuse a file that the picture cannot be written to, before anything is measured for it."""
-    if path.suffix.lower() not in _SUFFIXES:
+def check_picture(path: str | PathLike[str]) -> tuple[LocalStorage, str]:
+    """The folder and the name of the picture's file.
+
+    A file that cannot be written is refused before anything is measured for it.
+    """
+    if not str(path).lower().endswith(_SUFFIXES):
         raise SettingError(
             "--out is no name of a picture", found=path, allowed=f"a {', '.join(_SUFFIXES)} file"
         )
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise SettingError(
-            "--out cannot be written", found=path, remedy="Name a file in a folder that is there"
-        )
+    try:
+        return LocalStorage.of_file(path)
+    except StorageError as error:
+        raise SettingError("--out cannot be written", found=path, remedy=error.remedy) from error
 
 
-def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
-    """Write the picture to `path`, in the format that its suffix names."""
+def draw(settings: Sequence[Setting], recommended: Setting, *, name: str) -> bytes:
+    """The picture, in the format that the suffix of the file's name says."""
+    picture = io.BytesIO()
+    kind = name.rpartition(".")[2].lower()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
@@ -86,16 +94,8 @@ def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
         axes.set_xlabel("stored bytes a target")
         axes.set_ylabel("relative error of a gradient over 2,048 targets")
         axes.legend(frameon=False)
-        with explain_io(path):
-            figure.savefig(path, dpi=144, metadata=_metadata(path))
-
-
-def _metadata(path: Path) -> dict[str, None]:
-    """No clock in the file: the same figures give the same bytes."""
-    return {
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
-    }.get(path.suffix.lower(), {})
+        figure.savefig(picture, format=kind, dpi=144, metadata=_NO_CLOCK.get(kind, {}))
+    return picture.getvalue()
 
 
 def _short(one: Setting) -> str:

@@ -20,7 +20,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any, Unpack
 
 import torch
@@ -62,7 +62,7 @@ def tune(
     seconds: float = 60.0,
     max_bytes: float | None = None,
     max_error: float | None = None,
-    picture: str | Path | None = None,
+    picture: str | PathLike[str] | None = None,
     on_fraction: Callable[[float], None] | None = None,
     **options: Unpack[TeachingOptions],
 ) -> TradeOff:
@@ -80,16 +80,16 @@ def tune(
     for option, bound in bounds.items():
         if bound is not None and not 0 < bound < math.inf:
             raise SettingError(f"{option} must be a number above 0", found=bound)
-    if picture is not None:
-        check_picture(Path(picture))
+    target = None if picture is None else check_picture(picture)
     job = Job.load(**options, sparsify="topk", k=1)  # gives way to each setting's targets
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
-        comparison = _Comparison(job, Path(folder))
+        comparison = _Comparison(job, folder)
         comparison.run(seconds, on_fraction or (lambda _: None))
         settings = comparison.settings()
     choice = recommend(settings, max_bytes=max_bytes, max_error=max_error)
-    if picture is not None:
-        draw(settings, choice.setting, Path(picture))
+    if target is not None:
+        storage, name = target
+        storage.put(name, draw(settings, choice.setting, name=name))
     return TradeOff(
         settings=settings,
         recommended=choice.setting,
@@ -104,7 +104,7 @@ def tune(
 class _Candidate:
     """One setting: its targets, to be stored, and its gradients."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], job: Job, folder: Path) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any], job: Job, folder: str) -> None:
         self.name, self.options, self.job = name, options, job
         self.store = TrialStore(folder, job)
         self.stored: list[tuple[Sampled, StoredDocument]] = []
@@ -135,7 +135,7 @@ class _Candidate:
 class _Comparison:
     """All settings that the vocabulary has room for, over one sample."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, folder: str) -> None:
         self.documents = self.targets = 0
         slices = Slices.of(job, slice_tokens=max(1, job.batch_tokens // _SLICES_PER_BATCH))
         self._sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
@@ -145,7 +145,7 @@ class _Comparison:
             spec = sparsifier_spec(name, **options)
             if name == "sample" or spec.k <= job.vocab_size:
                 own = job.with_sparsifier(spec)
-                self._candidates.append(_Candidate(name, options, own, folder / str(number)))
+                self._candidates.append(_Candidate(name, options, own, f"{folder}/{number}"))
         self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
 
     def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:

@@ -62,7 +62,7 @@ class BatchStream:
         ranks: int = 1,
     ) -> None:
         if not sum(one.targets for one in store.blocks):
-            raise StoreError("the store holds no targets to learn from", place=store.folder)
+            raise StoreError("the store holds no targets to learn from", place=store.uri)
         self.per_step = packing.bins_of_a_rank(ranks)
         self.position = Position.start(packing)
         self._store = store

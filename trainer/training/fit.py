@@ -7,7 +7,6 @@ the folder before the student is loaded, the student before a batch is read.
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from transformers import TrainingArguments
 
 import logitstore
 from logitstore import LogitStoreError, ModelError, SettingError
-from logitstore.plumbing import LMHead, check_head, files
+from logitstore.plumbing import LMHead, LocalStorage, check_head
 from trainer.data import order
 from trainer.data.batches import BatchStream, count_steps
 from trainer.data.layout import choose_layout
@@ -34,7 +33,7 @@ from trainer.training.loop import (
 from trainer.training.student import Student, load_student
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from logitstore import Store
 
@@ -226,9 +225,8 @@ class _Fit:
             "metrics": loop.history[-1],
         }
         if self.args.should_save:
-            with files.explain_io(self.out):
-                (self.out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and ours
-                _copy_tokenizer(self.store.tokenizer_folder, self.out)
+            LocalStorage(self.out).delete("training_args.bin")  # a pickle, and ours
+            _write_tokenizer(self.store.tokenizer_files(), LocalStorage(self.out))
             run.write_json(self.out / "history.json", loop.history)
             run.write_json(self.out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
@@ -368,8 +366,7 @@ def _check_head(student: Student, *, vocab_size: int) -> None:
         check_head(model, LMHead.of(model, vocab_size=vocab_size), probe)
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def _write_tokenizer(files: Mapping[str, bytes], run: LocalStorage) -> None:
     """The store's tokenizer beside the model; files of the model's own names are left out."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and not (target / path.name).exists():
-            shutil.copyfile(path, target / path.name)
+    for name, data in files.items():
+        run.put_if_absent(name, data)
