@@ -7,6 +7,7 @@ from logitstore.errors import (
     CorruptionError,
     LogitStoreError,
     ModelError,
+    ObjectMissing,
     SettingError,
     SpecError,
     StorageError,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
-    from logitstore.store.verify import verify
+    from logitstore.store.storage import Storage
+    from logitstore.store.verify import Fault, verify
     from logitstore.teacher.base import Teacher
 
 __all__ = [
@@ -35,12 +37,15 @@ __all__ = [
     "CorruptionError",
     "Document",
     "DocumentBlock",
+    "Fault",
     "LogitStoreError",
     "ModelError",
+    "ObjectMissing",
     "SettingError",
     "SparseTargets",
     "SparsifierSpec",
     "SpecError",
+    "Storage",
     "StorageError",
     "Store",
     "StoreError",
@@ -61,6 +66,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "Fault": "logitstore.store.verify",
+        "Storage": "logitstore.store.storage",
         "Store": "logitstore.store.reader",
         "Teacher": "logitstore.teacher.base",
         "audit": "logitstore.fidelity.audit",

@@ -8,7 +8,8 @@
     ├── StoreError         a store that is not there, not sealed, or in the way
     │   ├── SpecError          it was begun with other settings
     │   └── CorruptionError    its bytes are not the ones that were written
-    └── StorageError       the file system refused: no space, no permission
+    └── StorageError       the storage refused: no space, no permission
+        └── ObjectMissing      there is no such object
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
 module owns the wording, so that every message reads alike.
@@ -19,6 +20,7 @@ __all__ = [
     "CorruptionError",
     "LogitStoreError",
     "ModelError",
+    "ObjectMissing",
     "SettingError",
     "SpecError",
     "StorageError",
@@ -87,4 +89,8 @@ class CorruptionError(StoreError):
 
 
 class StorageError(LogitStoreError):
-    """The file system refused to read or write: no space, no permission."""
+    """The storage refused to read or write: no space, no permission."""
+
+
+class ObjectMissing(StorageError):
+    """An object is read that is not there."""

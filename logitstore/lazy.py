@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LazyTable", "lazy_names"]
-
-Value = TypeVar("Value")
-
-
-class LazyTable(Mapping[str, Value]):
-    """A table of objects whose names are known at once and whose modules load on first use.
-
-    `places` gives each name the class whose instance it stands for, as "module:class".
-    """
-
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._places = dict(places)
-        self._made: dict[str, Value] = {}
-
-    def __getitem__(self, name: str) -> Value:
-        if name not in self._made:
-            module, _, kind = self._places[name].partition(":")
-            self._made[name] = getattr(import_module(module), kind)()
-        return self._made[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._places
+__all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         takes,
     )
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
-    from logitstore.store import files
+    from logitstore.store.local import LocalStorage
+    from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import tail_logmass_at
@@ -39,6 +40,7 @@ __all__ = [
     "SPARSIFIERS",
     "Entries",
     "LMHead",
+    "LocalStorage",
     "Option",
     "Sparsifier",
     "TargetKind",
@@ -49,7 +51,6 @@ __all__ = [
     "choose_dtype",
     "command",
     "command_signature",
-    "files",
     "hidden_states",
     "lazy_names",
     "load_model",
@@ -62,6 +63,7 @@ __all__ = [
     "print_json",
     "quiet_libraries",
     "reporting_errors",
+    "sha256_of",
     "signature_of",
     "sparsifier_of",
     "tail_logmass_at",
@@ -84,6 +86,7 @@ __getattr__ = lazy_names(
         "TargetKind": "logitstore.targets.kinds",
         "sparsifier_of": "logitstore.sparsify",
         "LMHead": "logitstore.teacher.lm_head",
+        "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",
         "check_head": "logitstore.teacher.lm_head",
@@ -92,7 +95,6 @@ __getattr__ = lazy_names(
         "choose_dtype": "logitstore.teacher.devices",
         "command": "logitstore.cli.program",
         "command_signature": "logitstore.cli.program",
-        "files": "logitstore.store.files:*",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
@@ -104,6 +106,7 @@ __getattr__ = lazy_names(
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
         "reporting_errors": "logitstore.cli.console",
+        "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",

@@ -76,8 +76,8 @@ class MemoryStore:
             for block in self._blocks
         )
         self.fingerprint = f"{seed:064x}"
-        self.folder = Path("memory")
-        self.tokenizer_folder = tokenizer
+        self.uri = "memory"
+        self.tokenizer = tokenizer
         self.reads = []
         self.spec = SimpleNamespace(
             teacher=SimpleNamespace(name="table"),
@@ -87,6 +87,9 @@ class MemoryStore:
             text=SimpleNamespace(max_length=longest),
             sparsifier=sparsifier,
         )
+
+    def tokenizer_files(self):
+        return {path.name: path.read_bytes() for path in Path(self.tokenizer).iterdir()}
 
     def with_draw(self, draw):
         if not 0 <= draw < self.spec.sparsifier.draws:

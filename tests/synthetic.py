@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from logitstore.codec import new_codec
@@ -19,7 +17,8 @@ from logitstore.format.spec import (
 )
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.store.commit import StoreWriter
-from logitstore.store.layout import Layout
+from logitstore.store.layout import StoreLayout
+from logitstore.store.storage import StorageLike
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument, document_id
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
@@ -112,11 +111,7 @@ def store_spec(
     )
 
 
-class NoTokenizer:
-    """Stands where a store's tokenizer stands; writes one file, as save_pretrained does."""
-
-    def save_pretrained(self, folder: str) -> None:
-        (Path(folder) / "tokenizer.json").write_text("{}")
+NO_TOKENIZER = {"tokenizer.json": b"{}"}  # stands where a store's tokenizer stands
 
 
 def plan_of(units: int) -> Plan:
@@ -138,11 +133,11 @@ def plan_of(units: int) -> Plan:
 
 
 def write_store(
-    folder: Path, units: list[list[StoredDocument]], *, spec: StoreSpec, seal: bool = True
-) -> Layout:
-    """A store at `folder` whose units hold the given documents."""
-    writer, plan = StoreWriter(Layout(folder)), plan_of(len(units))
-    writer.begin(spec, plan, NoTokenizer())
+    where: StorageLike, units: list[list[StoredDocument]], *, spec: StoreSpec, seal: bool = True
+) -> StoreLayout:
+    """A store whose units hold the given documents."""
+    writer, plan = StoreWriter(StoreLayout.at(where)), plan_of(len(units))
+    writer.begin(spec, plan, NO_TOKENIZER)
     unit_writer = UnitWriter.of(writer, spec)
     for unit, documents in zip(plan.units, units, strict=True):
         unit_writer.write(unit, documents, skipped=0)

@@ -249,9 +249,7 @@ def use_drawn(store, monkeypatch):
     """Puts a store of drawn targets in the place of the other."""
 
     def use(name, **options):
-        made = MemoryStore(
-            tokenizer=store.tokenizer_folder, sparsifier=sparsifier_spec(name, **options)
-        )
+        made = MemoryStore(tokenizer=store.tokenizer, sparsifier=sparsifier_spec(name, **options))
         monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
         return made
 

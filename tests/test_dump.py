@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ from logitstore.errors import (
     ModelError,
     SettingError,
     SpecError,
+    StorageError,
     StoreError,
 )
+from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
+from tests.dict_storage import DictStorage
 
 TEXTS = [
     "The teacher reads the text once.",
@@ -74,7 +79,7 @@ def _dense(folder: Path, input_ids_L: np.ndarray) -> np.ndarray:
     return torch.log_softmax(logits_LV.double(), dim=-1).numpy()
 
 
-@pytest.mark.parametrize("container", ["zarr", "parquet"])
+@pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_rows_are_the_live_teachers(
     settings: dict[str, Any], teacher_folder: Path, container: str
 ) -> None:
@@ -221,6 +226,117 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
     assert _data(settings["out"]) == wanted
     assert list(verify(settings["out"])) == []
     assert not list(settings["out"].rglob("*.tmp"))
+
+
+# The same command where the file system has no hard links.
+WITHOUT_LINKS = """
+import errno, os, sys
+def refuse(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
+os.link = refuse
+from logitstore.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("container", sorted(CONTAINERS))
+def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
+    settings: dict[str, Any], tmp_path: Path, container: str
+) -> None:
+    whole = logitstore.dump(**settings, container=container)
+    wanted = _data(settings["out"])
+    settings["out"] = out = tmp_path / "killed"
+    options = _command(settings, f"--format={container}")[3:]
+    command = [sys.executable, "-c", WITHOUT_LINKS, *options]
+    generator = random.Random(0)
+    for commits in (0, 0, 2, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (
+            out.is_dir() and len(list((out / "commits").glob("0*.json"))) >= commits
+        ):
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in out.glob("*.json"):
+            json.loads(path.read_bytes())  # whole, or not there
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert logitstore.open(out).fingerprint == whole.fingerprint
+    assert _data(out) == wanted
+    assert list(verify(out)) == []
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("container", sorted(CONTAINERS))
+def test_a_storage_in_memory_holds_the_same_store(settings: dict[str, Any], container: str) -> None:
+    """Through a failure on the way, and made by several threads at the same time."""
+    whole = logitstore.dump(**settings, container=container)
+    wanted = _data(settings["out"])
+
+    class Failing(DictStorage):
+        refused = "data/000003-"
+
+        def put(self, name: str, data: bytes) -> None:
+            if name.startswith(self.refused):
+                raise StorageError("no connection", place=name)
+            super().put(name, data)
+
+    storage = Failing()
+    settings["out"] = storage
+    with pytest.raises(StorageError, match="no connection"):
+        logitstore.dump(**settings, container=container)
+    assert len(logitstore.open(storage, allow_partial=True).commits) == 3
+    storage.refused = "nothing"
+    with ThreadPoolExecutor(3) as pool:
+        dumps = [pool.submit(logitstore.dump, **settings, container=container) for _ in range(3)]
+    assert {one.result().fingerprint for one in dumps} == {whole.fingerprint}
+    assert dumps[0].result().uri == "memory://store"
+    store = logitstore.open(storage)
+    assert list(verify(storage)) == []
+    assert len(store) == whole.documents
+    found = {name.removeprefix("data/"): storage.read(name) for name in storage.list("data/")}
+    assert {f"{name[:6]}/{name.split('/', 1)[1]}": data for name, data in found.items()} == wanted
+    assert not list(storage.list("leases/"))
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/store", "gs://b/x", "hf://datasets/a/b"])
+def test_a_uri_that_nothing_serves_is_refused_before_anything_is_loaded(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("logitstore.dumping.job.Job.load", None)
+    with pytest.raises(SettingError, match=rf"{uri}.*Copy or mount"):
+        logitstore.dump(**settings | {"out": uri})
+    with pytest.raises(SettingError, match=uri):
+        logitstore.audit(uri, teacher="/no/such/teacher")
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_refuse_a_uri_that_nothing_serves(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    uri = "s3://bucket/store"
+    commands = [
+        _command(settings | {"out": uri})[2:],
+        ["logitstore", "verify", uri],
+        ["logitstore", "inspect", uri],
+        ["trainer", "fit", f"--logits={uri}", "--student=none", "--out=run"],
+        ["trainer", "eval", "none", f"--logits={uri}"],
+    ]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        for command in commands
+    ]
+    # What is to be written is looked at with all other options, what is to be read when opened.
+    for process, code in zip(running, [2, 1, 1, 1, 1], strict=True):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == code
+        assert uri in errors
+        assert "Copy or mount" in errors
+        assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_processes_make_one_store(settings: dict[str, Any], tmp_path: Path) -> None:

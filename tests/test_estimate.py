@@ -53,7 +53,7 @@ def settings(teacher_folder: Path, corpus: Path) -> dict[str, Any]:
 
 def _dumped(settings: dict[str, Any], folder: Path) -> tuple[logitstore.Store, int]:
     summary = logitstore.dump(**settings, out=folder / "store")
-    return logitstore.open(summary.folder), summary.bytes
+    return logitstore.open(summary.uri), summary.bytes
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
+from logitstore.store.containers import CONTAINERS
 from tests.synthetic import store_spec, stored_documents, write_store
 
 UNITS = [stored_documents([30, 60, 12, 50], masked=True), stored_documents([64] * 3, seed=10)]
@@ -108,7 +109,7 @@ def _decode(spec: dict[str, Any], columns: dict[str, np.ndarray]) -> list[dict[s
     return rows
 
 
-@pytest.mark.parametrize("container", sorted(READERS))
+@pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_a_store_is_decoded_from_the_page(container: str, tmp_path: Path) -> None:
     write_store(tmp_path, UNITS, spec=store_spec(container=container))
     spec = _load(tmp_path / "store.json")

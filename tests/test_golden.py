@@ -18,7 +18,7 @@ import logitstore
 import trainer
 from logitstore.codec import codec_for
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.containers import CONTAINERS
+from logitstore.store.containers import load_container
 from logitstore.store.verify import verify
 from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.targets import none_sampled
@@ -112,13 +112,15 @@ def columns_of(unit: Encoded) -> dict[str, np.ndarray]:
 def write_shard(folder: Path, unit: Encoded, *, store: Path) -> None:
     """Lay the unit out in `folder` by the container and for the sparsifier of `store`."""
     spec = logitstore.open(store).spec
-    CONTAINERS[spec.container].write(
-        folder,
+    objects = load_container(spec.container).write(
         unit.blocks,
         unit.tables,
         draws=spec.sparsifier.draws,
         by_entry=codec_for(spec).by_entry,
     )
+    for name, data in dict(objects).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 # --- What is recorded

@@ -1,9 +1,15 @@
 """Containers: equal values from each, every flipped bit noticed, formats readable by others."""
 
+import hashlib
 import json
+import pickle
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +21,13 @@ from logitstore.format.columns import Columns, planes_needed
 from logitstore.format.manifest import BlockCounts, StoredObject
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
-from logitstore.store.containers import CONTAINERS, ShardReader
-from logitstore.store.files import sha256_of
+from logitstore.store.containers import CONTAINERS, ShardReader, load_container
 from logitstore.targets.documents import DocumentBlock
+from tests.dict_storage import DictStorage
 from tests.synthetic import store_spec, stored_documents
 
 Tables = dict[str, np.ndarray]
+Names = tuple[str, ...]
 ENTRIES = ("id_delta", "code")
 BLOCKS = [
     DocumentBlock.join(stored_documents([9, 30, 2], masked=True)),
@@ -41,16 +48,17 @@ def _counts() -> list[BlockCounts]:
     ]
 
 
-def _objects(folder: Path) -> list[StoredObject]:
+def _objects(storage: DictStorage) -> list[StoredObject]:
     return [
-        StoredObject(
-            path=path.relative_to(folder).as_posix(),
-            size=path.stat().st_size,
-            sha256=sha256_of(path),
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        StoredObject(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in sorted(storage.objects.items())
     ]
+
+
+def _written(container: str, columns: list[Columns], tables: Tables, **how: Any) -> DictStorage:
+    storage = DictStorage()
+    storage.objects = dict(load_container(container).write(columns, tables, **how))
+    return storage
 
 
 DRAWN = sparsifier_spec("unbiased", k=6, temperatures=[1, 2])
@@ -74,8 +82,11 @@ def _drawn_columns() -> tuple[list[Columns], Tables]:
     return [codec.encode(block, tables) for block in blocks], tables
 
 
-def _open(container: str, folder: Path, objects: list[StoredObject]) -> ShardReader:
-    return CONTAINERS[container].open(folder, blocks=_counts(), objects=objects, entries=ENTRIES)
+def _open(
+    container: str, storage: DictStorage, objects: list[StoredObject], entries: Names = ENTRIES
+) -> ShardReader:
+    opener = load_container(container)
+    return opener.open(storage, "", blocks=_counts(), objects=objects, entries=entries)
 
 
 def _same(found: Columns, wanted: Columns) -> bool:
@@ -99,80 +110,132 @@ def container(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def folder(container: str, tmp_path: Path) -> Path:
-    columns, tables = _columns()
-    shard = tmp_path / "shard"
-    shard.mkdir()
-    CONTAINERS[container].write(shard, columns, tables)
-    return shard
+def shard(container: str) -> DictStorage:
+    return _written(container, *_columns())
 
 
-def test_columns_come_back_equal(container: str, folder: Path) -> None:
+def test_columns_come_back_equal(container: str, shard: DictStorage) -> None:
     columns, tables = _columns()
-    shard = _open(container, folder, _objects(folder))
-    assert _same_arrays(shard.tables, tables)
+    opened = _open(container, shard, _objects(shard))
+    assert _same_arrays(opened.tables, tables)
     for number, wanted in enumerate(columns):
-        assert _same(shard.block(number), wanted)
-        assert np.array_equal(shard.documents(number), wanted.documents_DC)
+        assert _same(opened.block(number), wanted)
+        assert np.array_equal(opened.documents(number), wanted.documents_DC)
 
 
-def test_equal_columns_give_equal_bytes(container: str, folder: Path, tmp_path: Path) -> None:
+def test_a_shard_is_read_where_its_prefix_says(container: str, shard: DictStorage) -> None:
+    columns, _ = _columns()
+    objects = _objects(shard)
+    shard.objects = {f"data/000000-aa/{name}": data for name, data in shard.objects.items()}
+    opened = load_container(container).open(
+        shard, "data/000000-aa/", blocks=_counts(), objects=objects, entries=ENTRIES
+    )
+    assert _same(opened.block(1), columns[1])
+
+
+def test_names_of_objects_are_plain(shard: DictStorage) -> None:
+    for name in shard.objects:
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", name)
+        assert not {".", ".."} & set(name.split("/"))
+
+
+def test_equal_columns_give_equal_bytes(container: str, shard: DictStorage) -> None:
+    assert _written(container, *_columns()).objects == shard.objects
+
+
+def test_every_byte_belongs_to_a_column(container: str, shard: DictStorage) -> None:
+    sizes = _open(container, shard, _objects(shard)).column_bytes()
+    assert sum(sizes.values()) == sum(map(len, shard.objects.values()))
+    named = {"id_delta", "code", "floor", "tail_0", "token_id", "token_counted", "ranking_id"}
+    assert named | {"documents", "container"} <= set(sizes)
+
+
+def test_no_flipped_bit_changes_a_value(container: str, shard: DictStorage) -> None:
+    """Every object, spread over its bytes: each flip is refused or harmless, none is silent."""
     columns, tables = _columns()
-    again = tmp_path / "again"
-    again.mkdir()
-    CONTAINERS[container].write(again, columns, tables)
-    assert _objects(again) == _objects(folder)
-
-
-def test_every_byte_belongs_to_a_column(container: str, folder: Path) -> None:
-    sizes = _open(container, folder, _objects(folder)).column_bytes()
-    assert sum(sizes.values()) == sum(one.size for one in _objects(folder))
-    assert {"id_delta", "code", "floor", "tail_0", "token_id", "documents"} <= set(sizes)
-
-
-def test_no_flipped_bit_changes_a_value(container: str, folder: Path) -> None:
-    """Every file, spread over its bytes: each flip is refused or harmless, none is silent."""
-    columns, tables = _columns()
-    objects = _objects(folder)
+    objects = _objects(shard)
     generator = np.random.default_rng(0)
     noticed = tried = 0
     for one in objects:
-        path = folder / one.path
-        whole = path.read_bytes()
+        whole = shard.objects[one.path]
         for place in generator.choice(len(whole), size=min(40, len(whole)), replace=False):
             broken = bytearray(whole)
             broken[place] ^= 1 << int(generator.integers(8))
-            path.write_bytes(broken)
+            shard.objects[one.path] = bytes(broken)
             tried += 1
             try:
-                shard = _open(container, folder, objects)
-                assert _same_arrays(shard.tables, tables)
-                assert all(_same(shard.block(n), wanted) for n, wanted in enumerate(columns))
+                opened = _open(container, shard, objects)
+                assert _same_arrays(opened.tables, tables)
+                assert all(_same(opened.block(n), wanted) for n, wanted in enumerate(columns))
             except CorruptionError:
                 noticed += 1
-        path.write_bytes(whole)
+        shard.objects[one.path] = whole
     assert noticed > 0.95 * tried
 
 
-def test_truncated_and_missing_files_are_named(container: str, folder: Path) -> None:
-    objects = _objects(folder)
+def test_truncated_and_missing_objects_are_named(container: str, shard: DictStorage) -> None:
+    objects = _objects(shard)
     for one in objects:
-        path = folder / one.path
-        whole = path.read_bytes()
+        whole = shard.objects[one.path]
         for length in (0, 1, len(whole) // 2, len(whole) - 1):
-            path.write_bytes(whole[:length])
-            with pytest.raises(CorruptionError, match=path.name):
-                _open(container, folder, objects)
-        path.unlink()
-        with pytest.raises(CorruptionError, match="no file"):
-            _open(container, folder, objects)
-        path.write_bytes(whole)
+            shard.objects[one.path] = whole[:length]
+            with pytest.raises(CorruptionError, match=one.path):
+                _open(container, shard, objects)
+        del shard.objects[one.path]
+        with pytest.raises(CorruptionError, match=rf"{one.path}.*no file"):
+            _open(container, shard, objects)
+        shard.objects[one.path] = whole
 
 
-def test_a_chunk_of_another_shard_is_not_taken_for_ours(container: str, folder: Path) -> None:
-    shard = _open(container, folder, _objects(folder))
-    with pytest.raises((IndexError, CorruptionError)):
-        shard.block(2)
+def test_what_goes_after_opening_is_told_as_corruption(container: str, shard: DictStorage) -> None:
+    opened = _open(container, shard, _objects(shard))
+    for name, data in shard.objects.items():
+        shard.objects[name] = data[: len(data) // 2]
+    with pytest.raises(CorruptionError, match="memory://store"):
+        opened.block(0)
+    opened = pickle.loads(pickle.dumps(opened))
+    opened.storage.objects.clear()
+    with pytest.raises(CorruptionError, match="memory://store"):
+        opened.block(0)
+
+
+@pytest.mark.parametrize("number", [2, -1, 99])
+def test_a_block_out_of_range_is_an_index_error(
+    container: str, shard: DictStorage, number: int
+) -> None:
+    opened = _open(container, shard, _objects(shard))
+    with pytest.raises(IndexError):
+        opened.block(number)
+    with pytest.raises(IndexError):
+        opened.documents(number)
+
+
+def test_threads_read_at_once(container: str, shard: DictStorage) -> None:
+    columns, _ = _columns()
+    opened = _open(container, shard, _objects(shard))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: opened.block(number % 2), range(32)))
+    assert all(_same(one, columns[number % 2]) for number, one in enumerate(found))
+
+
+def test_an_open_shard_pickles_also_after_it_was_read(container: str, shard: DictStorage) -> None:
+    columns, tables = _columns()
+    opened = _open(container, shard, _objects(shard))
+    opened.block(0)
+    assert _same_arrays(opened.tables, tables)
+    again = pickle.loads(pickle.dumps(opened))
+    assert _same(again.block(1), columns[1])
+
+
+def test_the_documents_of_a_block_cost_a_part_of_it(container: str, shard: DictStorage) -> None:
+    """Lengths of documents are asked of every block before the first one is decoded."""
+    opened = _open(container, shard, _objects(shard))
+    shard.ranges.clear()
+    opened.documents(0)
+    lengths = sum(stop - start for _, start, stop in shard.ranges)
+    shard.ranges.clear()
+    opened.block(0)
+    assert lengths < sum(stop - start for _, start, stop in shard.ranges)
 
 
 def test_wide_integers_need_as_many_planes_as_bytes() -> None:
@@ -187,10 +250,9 @@ def test_wide_integers_need_as_many_planes_as_bytes() -> None:
 
 
 @pytest.mark.parametrize("by_entry", [False, True])
-def test_draws_lie_side_by_side(container: str, by_entry: bool, tmp_path: Path) -> None:
+def test_draws_lie_side_by_side(container: str, by_entry: bool) -> None:
     columns, tables = _drawn_columns()
-    shard = tmp_path / "shard"
-    CONTAINERS[container].write(shard, columns, tables, draws=2, by_entry=by_entry)
+    shard = _written(container, columns, tables, draws=2, by_entry=by_entry)
     opened = _open(container, shard, _objects(shard))
     for number, wanted in enumerate(columns):
         assert _same(opened.block(number), wanted)
@@ -203,20 +265,27 @@ def test_draws_lie_side_by_side(container: str, by_entry: bool, tmp_path: Path) 
                 assert np.array_equal(own_RK, wanted.entries[name][:, own])
 
 
-def test_another_order_of_axes_is_refused(tmp_path: Path) -> None:
-    columns, tables = _drawn_columns()
-    shard = tmp_path / "shard"
-    CONTAINERS["zarr"].write(shard, columns, tables, draws=2, by_entry=True)
-    metadata = shard / "entries" / "zarr.json"
-    text = metadata.read_text()
-    content = json.loads(text)
+def test_another_order_of_axes_is_refused() -> None:
+    shard = _written("zarr", *_drawn_columns(), draws=2, by_entry=True)
+    content = json.loads(shard.objects["entries/zarr.json"])
     content["codecs"][0]["configuration"]["codecs"][0]["configuration"]["order"] = [1, 0, 2]
-    metadata.write_text(json.dumps(content))
+    shard.objects["entries/zarr.json"] = json.dumps(content).encode()
     with pytest.raises(CorruptionError, match="other codecs"):
         _open("zarr", shard, _objects(shard)).block(0)
 
 
-def test_tables_and_entries_are_whatever_the_codec_makes(container: str, tmp_path: Path) -> None:
+def test_a_zarr_block_reads_its_chunks_and_no_more() -> None:
+    shard = _written("zarr", *_columns())
+    opened = _open("zarr", shard, _objects(shard))
+    shard.ranges.clear()
+    opened.block(0)
+    for array in ("entries", "scalars", "tokens"):
+        (name,) = (name for name in shard.objects if name.startswith(f"{array}/c/"))
+        read = sum(stop - start for one, start, stop in shard.ranges if one == name)
+        assert 0 < read < len(shard.objects[name])
+
+
+def test_tables_and_entries_are_whatever_the_codec_makes(container: str) -> None:
     """Three columns of entries, a scalar whose name ends in s, and two tables or none."""
     columns, _ = _columns()
     odd = []
@@ -225,13 +294,23 @@ def test_tables_and_entries_are_whatever_the_codec_makes(container: str, tmp_pat
         entries = {"id": code_RK, "mass": delta_RK, "x_1": code_RK}
         odd.append(replace(one, entries=entries, scalars={"odds": one.scalars["count"]}))
     some = {"first": np.arange(7, dtype=np.uint32), "second": np.array([1 << 31], dtype=np.uint32)}
-    for name, tables in (("some", some), ("none", {})):
-        shard = tmp_path / name
-        CONTAINERS[container].write(shard, odd, tables)
-        opened = CONTAINERS[container].open(
-            shard, blocks=_counts(), objects=_objects(shard), entries=("id", "mass", "x_1")
-        )
+    names = ("id", "mass", "x_1")
+    for tables in (some, {}):
+        shard = _written(container, odd, tables)
+        opened = _open(container, shard, _objects(shard), names)
         assert _same_arrays(opened.tables, tables)
         assert all(_same(opened.block(n), wanted) for n, wanted in enumerate(odd))
         sizes = opened.column_bytes()
-        assert {"id", "mass", "x_1", "odds", *(f"{one}_id" for one in tables)} <= set(sizes)
+        assert {*names, "odds", *(f"{one}_id" for one in tables)} <= set(sizes)
+        with pytest.raises(CorruptionError, match="columns are missing"):
+            _open(container, shard, _objects(shard), ("id", "no_such")).block(0)
+
+
+def test_a_container_is_imported_when_it_is_asked_for() -> None:
+    script = (
+        "import sys; from logitstore.store.containers import CONTAINERS, load_container\n"
+        "assert not {'zarr', 'pyarrow'} & set(sys.modules)\n"
+        "load_container('parquet')\n"
+        "assert 'pyarrow' in sys.modules and 'zarr' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,27 +1,37 @@
-"""Stores: begun once, committed by the first, sealed, read as a sequence, verified."""
+"""Stores: begun once, committed by the first, sealed, read as a sequence, verified.
 
+Each container in each storage: files, files where there are no hard links, a dict in memory.
+"""
+
+import errno
 import json
-import multiprocessing
 import os
-import shutil
+import pickle
+import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import logitstore
-from logitstore.errors import CorruptionError, SpecError, StorageError, StoreError
+from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.format.json import canonical_json
-from logitstore.store.commit import StoreWriter, refuse_foreign_folder
-from logitstore.store.files import explain_io, put_if_absent
+from logitstore.store.commit import StoreWriter, refuse_foreign_storage
+from logitstore.store.containers import CONTAINERS
 from logitstore.store.inspect import inspect
-from logitstore.store.layout import Layout
+from logitstore.store.layout import MANIFEST, README, StoreLayout
 from logitstore.store.lease import Lease
-from logitstore.store.verify import verify
+from logitstore.store.local import LocalStorage
+from logitstore.store.storage import Storage, place_of
+from logitstore.store.verify import Fault, verify
 from logitstore.store.writer import UnitWriter
-from tests.synthetic import NoTokenizer, plan_of, store_spec, stored_documents, write_store
+from tests.dict_storage import DictStorage
+from tests.synthetic import NO_TOKENIZER, plan_of, store_spec, stored_documents, write_store
 
 UNITS = [
     stored_documents([30, 60, 12, 50], masked=True),
@@ -30,19 +40,33 @@ UNITS = [
 ]
 
 
-@pytest.fixture(params=["zarr", "parquet"])
+@pytest.fixture(params=sorted(CONTAINERS))
 def container(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=["files", "files without links", "memory"])
+def storage(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Storage:
+    """Where stores of these tests lie; empty."""
+    if request.param == "files without links":
+        monkeypatch.setattr(os, "link", _no_links)
+    return DictStorage() if request.param == "memory" else LocalStorage(tmp_path / "store")
+
+
+def _no_links(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
 @pytest.fixture
-def folder(container: str, tmp_path: Path) -> Path:
-    write_store(tmp_path / "store", UNITS, spec=store_spec(container=container))
-    return tmp_path / "store"
+def layout(container: str, storage: Storage) -> StoreLayout:
+    """A sealed store."""
+    return write_store(storage, UNITS, spec=store_spec(container=container))
 
 
-def test_a_store_is_the_sequence_of_its_documents(folder: Path) -> None:
-    store = logitstore.open(folder)
+def test_a_store_is_the_sequence_of_its_documents(layout: StoreLayout) -> None:
+    store = logitstore.open(layout.storage)
     wanted = [stored for unit in UNITS for stored in unit]
     assert len(store) == len(wanted)
     assert [one.document.id for one in store] == [one.document.id for one in wanted]
@@ -58,19 +82,17 @@ def test_a_store_is_the_sequence_of_its_documents(folder: Path) -> None:
         store[len(wanted)]
 
 
-def test_both_containers_hold_equal_values(tmp_path: Path) -> None:
-    stores = []
-    for name in ("zarr", "parquet"):
-        write_store(tmp_path / name, UNITS, spec=store_spec(container=name))
-        stores.append(logitstore.open(tmp_path / name))
+def test_every_container_holds_equal_values(layout: StoreLayout) -> None:
+    wanted = write_store(DictStorage(), UNITS, spec=store_spec(container="zarr"))
+    stores = (logitstore.open(one.storage) for one in (layout, wanted))
     for one, two in zip(*stores, strict=True):
         assert np.array_equal(one.document.input_ids_L, two.document.input_ids_L)
         for name in ("ids_RK", "logprobs_RK", "tail_logmass_RB", "label_logprob_R", "entropy_R"):
             assert np.array_equal(getattr(one.targets, name), getattr(two.targets, name))
 
 
-def test_blocks_hold_whole_documents_of_about_the_size_asked_for(folder: Path) -> None:
-    store = logitstore.open(folder)
+def test_blocks_hold_whole_documents_of_about_the_size_asked_for(layout: StoreLayout) -> None:
+    store = logitstore.open(layout.storage)
     assert len(store.blocks) > len(UNITS)
     assert all(block.targets <= 100 for block in store.blocks)
     for number, block in enumerate(store.blocks):
@@ -82,232 +104,299 @@ def test_blocks_hold_whole_documents_of_about_the_size_asked_for(folder: Path) -
         )
 
 
-def test_the_same_dump_twice_has_the_same_fingerprint(
-    container: str, folder: Path, tmp_path: Path
-) -> None:
+def test_the_same_dump_twice_has_the_same_fingerprint(container: str, layout: StoreLayout) -> None:
     spec = replace(store_spec(container=container), provenance={"created": "another day"})
-    write_store(tmp_path / "again", UNITS, spec=spec)
-    other = write_store(tmp_path / "other", UNITS[::-1], spec=spec)
-    fingerprint = logitstore.open(folder).fingerprint
-    assert logitstore.open(tmp_path / "again").fingerprint == fingerprint
-    assert logitstore.open(other.folder).fingerprint != fingerprint
+    again = write_store(DictStorage(), UNITS, spec=spec)
+    other = write_store(DictStorage(), UNITS[::-1], spec=spec)
+    fingerprint = logitstore.open(layout.storage).fingerprint
+    assert logitstore.open(again.storage).fingerprint == fingerprint
+    assert logitstore.open(other.storage).fingerprint != fingerprint
 
 
-def test_an_unsealed_store_is_read_only_on_demand(tmp_path: Path) -> None:
-    write_store(tmp_path / "store", UNITS, spec=store_spec(), seal=False)
-    (tmp_path / "store" / "commits" / "000001.json").unlink()
+def test_an_unsealed_store_is_read_only_on_demand(storage: Storage) -> None:
+    write_store(storage, UNITS, spec=store_spec(), seal=False)
+    storage.delete("commits/000001.json")
     with pytest.raises(StoreError, match="not finished"):
-        logitstore.open(tmp_path / "store")
-    assert len(logitstore.open(tmp_path / "store", allow_partial=True)) == 5
-    assert inspect(tmp_path / "store")["units_done"] == 2
+        logitstore.open(storage)
+    assert len(logitstore.open(storage, allow_partial=True)) == 5
+    assert inspect(storage)["units_done"] == 2
 
 
-def test_no_store_there(tmp_path: Path) -> None:
+def test_no_store_there(storage: Storage) -> None:
     with pytest.raises(StoreError, match=r"no store\.json"):
-        logitstore.open(tmp_path)
+        logitstore.open(storage)
 
 
-def test_another_spec_is_refused_with_the_fields_that_differ(folder: Path, container: str) -> None:
-    writer = StoreWriter(Layout(folder))
+def test_a_path_and_a_uri_name_the_same_store(tmp_path: Path) -> None:
+    write_store(tmp_path / "a:b c", UNITS, spec=store_spec())
+    stores = [
+        logitstore.open(where)
+        for where in (tmp_path / "a:b c", f"{tmp_path}/a:b c", f"file://{tmp_path}/a:b%20c")
+    ]
+    assert len({store.fingerprint for store in stores}) == 1
+
+
+def test_another_spec_is_refused_with_the_fields_that_differ(
+    layout: StoreLayout, container: str
+) -> None:
     other = store_spec(container=container, k=9)
-    with pytest.raises(SpecError, match=r"sparsifier\.k: 8 there, 9 here"):
-        writer.begin(other, plan_of(3), NoTokenizer())
+    with pytest.raises(SpecError, match=r"store\.json.*sparsifier\.k: 8 there, 9 here"):
+        StoreWriter(layout).begin(other, plan_of(3), NO_TOKENIZER)
+
+
+def test_a_storage_that_holds_something_else_is_refused(storage: Storage) -> None:
+    refuse_foreign_storage(storage)
+    storage.put("thesis/thesis.tex", b"precious")
+    with pytest.raises(StoreError, match="thesis"):
+        refuse_foreign_storage(storage)
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
-    refuse_foreign_folder(tmp_path / "new")
     (tmp_path / ".store.json.12345678.tmp").write_text("left by a killed process")
-    refuse_foreign_folder(tmp_path)
+    refuse_foreign_storage(LocalStorage(tmp_path))
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(StoreError, match=r"thesis\.tex"):
-        refuse_foreign_folder(tmp_path)
-    with pytest.raises(StoreError, match="is a file"):
-        refuse_foreign_folder(tmp_path / "thesis.tex")
+        refuse_foreign_storage(LocalStorage(tmp_path))
+    with pytest.raises(StorageError, match=r"thesis\.tex: is a file.*Name a new folder"):
+        refuse_foreign_storage(LocalStorage(tmp_path / "thesis.tex"))
 
 
-def test_the_second_attempt_at_a_unit_loses_and_leaves_nothing(folder: Path) -> None:
-    layout = Layout(folder)
+def test_the_second_attempt_at_a_unit_loses_and_leaves_nothing(layout: StoreLayout) -> None:
     writer = UnitWriter.of(StoreWriter(layout), layout.read_spec())
-    before = sorted(path.name for path in layout.data.iterdir())
+    before = sorted(layout.storage.list(""))
     assert writer.write(plan_of(3).units[0], UNITS[1], skipped=0) is False
-    assert sorted(path.name for path in layout.data.iterdir()) == before
+    assert sorted(layout.storage.list("")) == before
+    if isinstance(layout.storage, LocalStorage):
+        assert len(list((layout.storage.folder / "data").iterdir())) == 3
 
 
-def test_sealing_sweeps_what_no_commit_names(tmp_path: Path) -> None:
-    layout = write_store(tmp_path / "store", UNITS, spec=store_spec(), seal=False)
-    (layout.data / "000000-deadbeef").mkdir()
-    (layout.commits / ".000000.json.00000000.tmp").write_text("half a commit")
+def test_sealing_sweeps_what_no_commit_names(storage: Storage) -> None:
+    layout = write_store(storage, UNITS, spec=store_spec(), seal=False)
+    storage.put("data/000000-deadbeef/entries/zarr.json", b"{}")
+    storage.put("leases/000000.json", b"{}")
+    if isinstance(storage, LocalStorage):
+        (storage.folder / "commits" / ".000000.json.00000000.tmp").write_text("half a commit")
+        (storage.folder / "data" / "000001-00000000" / "entries").mkdir(parents=True)
     with pytest.raises(StoreError, match="3 of 4 units"):
         StoreWriter(layout).seal(plan_of(4))
     StoreWriter(layout).seal(plan_of(3))
-    assert len(list(layout.data.iterdir())) == 3
-    assert list(verify(layout.folder)) == []
+    assert len({name.split("/")[1] for name in storage.list("data/")}) == 3
+    assert not list(storage.list("leases/"))
+    if isinstance(storage, LocalStorage):
+        assert not [path for path in storage.folder.rglob("*") if path.name.startswith(".")]
+        assert len(list((storage.folder / "data").iterdir())) == 3
+        assert not (storage.folder / "leases").exists()
+    assert list(verify(storage)) == []
 
 
-def test_one_of_many_racing_writers_wins(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(4) as pool:
-        won = pool.starmap(_race, [(str(tmp_path), number) for number in range(4)])
-    assert [sum(column) for column in zip(*won, strict=True)] == [1] * 50
-
-
-def _race(folder: str, number: int) -> list[bool]:
-    return [put_if_absent(Path(folder) / f"{round_}.json", b"%d" % number) for round_ in range(50)]
-
-
-def test_put_if_absent_works_where_links_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_threads_that_write_one_store_commit_each_unit_once(
+    container: str, storage: Storage
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+    layout, plan = StoreLayout(storage), plan_of(len(UNITS))
+    spec = store_spec(container=container)
 
-    monkeypatch.setattr(os, "link", refuse)
-    assert put_if_absent(tmp_path / "one", b"first")
-    assert not put_if_absent(tmp_path / "one", b"second")
-    assert (tmp_path / "one").read_bytes() == b"first"
+    def work(_: int) -> list[bool]:
+        writer = StoreWriter(layout)
+        writer.begin(spec, plan, NO_TOKENIZER)
+        units = zip(plan.units, UNITS, strict=True)
+        won = [UnitWriter.of(writer, spec).write(unit, own, skipped=0) for unit, own in units]
+        writer.seal(plan)
+        return won
+
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(work, range(4)))
+    assert [sum(column) for column in zip(*won, strict=True)] == [1] * len(UNITS)
+    assert list(verify(storage)) == []
+    alone = write_store(DictStorage(), UNITS, spec=spec)
+    assert logitstore.open(storage).fingerprint == logitstore.open(alone.storage).fingerprint
 
 
-def test_a_full_disk_is_told_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"no space left.*resumes"), explain_io(tmp_path):
-        raise OSError(28, "No space left on device", str(tmp_path))
+def test_leases_lapse_with_their_process(storage: Storage) -> None:
+    lease = Lease(storage, plan_of(1).units[0])
 
+    def taken_by(**owner: Any) -> None:
+        storage.put(lease.name, json.dumps(mine | owner).encode())
 
-def test_leases_lapse_with_their_process(tmp_path: Path) -> None:
-    unit = plan_of(1).units[0]
-    lease = Lease(Layout(tmp_path), unit)
     assert lease.take()
     assert lease.take()  # our own, left from before
-    owner = json.loads(lease.path.read_bytes())
-    lease.path.write_text(json.dumps(owner | {"pid": os.getppid()}))
+    mine = json.loads(storage.read(lease.name))
+    taken_by(pid=os.getppid())
     assert not lease.take()
-    os.utime(lease.path, (0, 0))
+    taken_by(pid=os.getppid(), time=mine["time"] - 100)
     assert lease.take()
-    lease.path.write_text(json.dumps(owner | {"pid": 2**22 + 1}))
+    taken_by(pid=2**22 + 1)
+    assert lease.take()
+    taken_by(host="another")
+    assert not lease.take()
+    storage.put(lease.name, b"no lease")
     assert lease.take()
     lease.release()
-    assert not lease.path.exists()
+    assert storage.size(lease.name) is None
 
 
-def test_a_sound_store_has_no_faults(folder: Path) -> None:
+def test_a_lease_at_work_is_renewed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = Lease(storage, plan_of(1).units[0])
+    lease.take()
+    first = storage.read(lease.name)
+    lease.renew()
+    assert storage.read(lease.name) == first  # it was taken less than ten seconds ago
+    monkeypatch.setattr(lease, "_renewed", time.monotonic() - 11)
+    lease.renew()
+    assert storage.read(lease.name) != first
+
+
+def test_a_sound_store_has_no_faults(layout: StoreLayout) -> None:
     for depth in ("fast", "hashes", "full"):
-        assert list(verify(folder, depth=depth)) == []
+        assert list(verify(layout.storage, depth=depth)) == []
 
 
-def _shard(folder: Path) -> Path:
-    return sorted((folder / "data").iterdir())[1]
+def _shard(layout: StoreLayout) -> list[str]:
+    """The objects of one unit."""
+    return sorted(layout.storage.list("data/000001-"))
 
 
-def _flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
+def _largest(layout: StoreLayout) -> str:
+    return max(_shard(layout), key=lambda name: layout.storage.size(name) or 0)
+
+
+def _flip(storage: Storage, name: str) -> None:
+    data = bytearray(storage.read(name))
     data[len(data) // 2] ^= 4
-    path.write_bytes(data)
+    storage.put(name, bytes(data))
 
 
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a shard's file flipped": lambda folder: _flip(
-        max(_shard(folder).rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-    ),
-    "a shard gone": lambda folder: shutil.rmtree(_shard(folder)),
-    "a commit gone": lambda folder: (folder / "commits" / "000001.json").unlink(),
-    "a commit changed": lambda folder: _flip(folder / "commits" / "000001.json"),
-    "the plan changed": lambda folder: _flip(folder / "plan.json"),
-    "the spec changed": lambda folder: _flip(folder / "store.json"),
-    "the tokenizer changed": lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text(
-        "{ }"
-    ),
-    "the manifest changed": lambda folder: _flip(folder / "manifest.json"),
-    "the manifest reformatted": lambda folder: (folder / "manifest.json").write_text(
-        json.dumps(json.loads((folder / "manifest.json").read_text()))
+def _delete(layout: StoreLayout, *names: str) -> None:
+    for name in names:
+        layout.storage.delete(name)
+
+
+DAMAGE: dict[str, Callable[[StoreLayout], object]] = {
+    "a shard's file flipped": lambda one: _flip(one.storage, _largest(one)),
+    "a shard's file cut short": lambda one: one.storage.put(_largest(one), b"short"),
+    "a shard's file gone": lambda one: _delete(one, _largest(one)),
+    "a shard gone": lambda one: _delete(one, *_shard(one)),
+    "a commit gone": lambda one: _delete(one, "commits/000001.json"),
+    "a commit changed": lambda one: _flip(one.storage, "commits/000001.json"),
+    "the plan changed": lambda one: _flip(one.storage, "plan.json"),
+    "the plan gone": lambda one: _delete(one, "plan.json"),
+    "the spec changed": lambda one: _flip(one.storage, "store.json"),
+    "the spec gone": lambda one: _delete(one, "store.json"),
+    "the tokenizer changed": lambda one: one.storage.put("tokenizer/tokenizer.json", b"{ }"),
+    "the manifest changed": lambda one: _flip(one.storage, MANIFEST),
+    "the manifest reformatted": lambda one: one.storage.put(
+        MANIFEST, json.dumps(json.loads(one.storage.read(MANIFEST))).encode()
     ),
 }
 
 
 @pytest.mark.parametrize("damage", sorted(DAMAGE))
-def test_verify_names_every_damage(folder: Path, damage: str) -> None:
-    DAMAGE[damage](folder)
-    faults = list(verify(folder))
+def test_verify_names_every_damage(layout: StoreLayout, damage: str) -> None:
+    DAMAGE[damage](layout)
+    faults = list(verify(layout.storage))
     assert faults
-    assert all(str(folder) in fault or "block" in fault for fault in faults)
+    for fault in faults:
+        assert fault.problem
+        assert layout.uri in str(fault.place) or "block" in str(fault.place)
+        assert str(fault).startswith(f"{fault.place}: {fault.problem}")
 
 
-def test_verify_tells_what_a_row_may_not_hold(tmp_path: Path) -> None:
+def test_faults_are_objects_that_say_what_the_lines_say(layout: StoreLayout) -> None:
+    name = _largest(layout)
+    size = layout.storage.size(name)
+    layout.storage.put(name, b"short")
+    (fault,) = verify(layout.storage, depth="fast")
+    place = place_of(layout.storage, name)
+    problem = "size in bytes is not as written"
+    assert fault == Fault(place=place, problem=problem, found=5, allowed=size)
+    assert str(fault) == f"{place}: {problem} (found 5; allowed: {size})"
+    assert logitstore.Fault is Fault
+
+
+def test_verify_tells_what_a_row_may_not_hold(storage: Storage) -> None:
     documents = stored_documents([10])
     targets = documents[0].targets
     twice_RK = targets.ids_RK.copy()
     twice_RK[3, 1] = twice_RK[3, 0]
     broken = replace(documents[0], targets=replace(targets, ids_RK=twice_RK))
-    write_store(tmp_path / "twice", [[broken]], spec=store_spec())
-    assert any("target 3: a row holds an id twice" in one for one in verify(tmp_path / "twice"))
+    write_store(storage, [[broken]], spec=store_spec())
+    assert any("target 3: a row holds an id twice" in str(one) for one in verify(storage))
     heavy_RB = targets.tail_logmass_RB.copy()
     heavy_RB[5, 0] = 0.0
     broken = replace(documents[0], targets=replace(targets, tail_logmass_RB=heavy_RB))
-    write_store(tmp_path / "heavy", [[broken]], spec=store_spec())
-    assert any("target 5: a row's mass is not 1" in one for one in verify(tmp_path / "heavy"))
+    heavy = write_store(DictStorage(), [[broken]], spec=store_spec()).storage
+    assert any("target 5: a row's mass is not 1" in str(one) for one in verify(heavy))
 
 
 @pytest.mark.parametrize(
-    "file", ["store.json", "plan.json", "commits/000001.json", "tokenizer/tokenizer.json"]
+    "name", ["store.json", "plan.json", "commits/000001.json", "tokenizer/tokenizer.json"]
 )
-def test_a_changed_small_file_is_refused_when_the_store_is_opened(folder: Path, file: str) -> None:
+def test_a_changed_small_object_is_refused_when_the_store_is_opened(
+    layout: StoreLayout, name: str
+) -> None:
     """A digit of the spec decides what the shards are decoded to."""
-    path = folder / file
-    path.write_text(path.read_text().replace("10", "20", 1) + " ")
-    with pytest.raises(CorruptionError, match=path.name):
-        logitstore.open(folder)
+    data = layout.storage.read(name)
+    layout.storage.put(name, data.replace(b"10", b"20", 1) + b" ")
+    with pytest.raises(CorruptionError, match=name):
+        logitstore.open(layout.storage)
 
 
-def test_a_small_file_of_another_unit_is_refused(folder: Path, container: str) -> None:
+def test_a_table_of_another_unit_is_refused(layout: StoreLayout, container: str) -> None:
     """Its own checksums are right; what it says is not about this shard."""
-    name = {"zarr": "ranking/c/0/0", "parquet": "ranking.parquet"}[container]
-    one, two = (shard / name for shard in sorted((folder / "data").iterdir())[:2])
-    first, second = one.read_bytes(), two.read_bytes()
-    one.write_bytes(second.ljust(len(first), b"0")[: len(first)])
-    two.write_bytes(first.ljust(len(second), b"0")[: len(second)])
+    names = sorted(layout.storage.list("data/"))
+    one, two = [name for name in names if re.search(r"/ranking[./](p|c/)", name)][:2]
+    first, second = (layout.storage.read(name) for name in (one, two))
+    layout.storage.put(one, second.ljust(len(first), b"0")[: len(first)])
+    layout.storage.put(two, first.ljust(len(second), b"0")[: len(second)])
     with pytest.raises(CorruptionError, match="ranking"):
-        list(logitstore.open(folder))
+        list(logitstore.open(layout.storage))
 
 
-def test_the_manifest_lists_all_and_nothing_else(folder: Path) -> None:
-    (folder / "tokenizer" / "extra.json").write_text("{}")
-    assert any("extra.json" in fault for fault in verify(folder))
-    (folder / "tokenizer" / "extra.json").unlink()
-    content = json.loads((folder / "manifest.json").read_text())
+def test_the_manifest_lists_all_and_nothing_else(layout: StoreLayout) -> None:
+    storage = layout.storage
+    storage.put("tokenizer/extra.json", b"{}")
+    assert any("extra.json" in str(fault) for fault in verify(storage))
+    storage.delete("tokenizer/extra.json")
+    content = json.loads(storage.read(MANIFEST))
     for change in ({"bytes": 1}, {"format": "other/9"}, {"documents": 1}):
-        (folder / "manifest.json").write_bytes(canonical_json(content | change))
-        assert list(verify(folder)), change
+        storage.put(MANIFEST, canonical_json(content | change))
+        assert list(verify(storage)), change
     del content["objects"]["plan.json"]
-    (folder / "manifest.json").write_bytes(canonical_json(content))
-    assert any("plan.json" in fault for fault in verify(folder))
+    storage.put(MANIFEST, canonical_json(content))
+    assert any("plan.json" in str(fault) for fault in verify(storage))
 
 
-def test_sealing_again_finishes_what_a_killed_process_left(folder: Path) -> None:
-    (folder / "README.md").unlink()
-    (folder / ".README.md.00000000.tmp").write_text("half")
-    manifest = (folder / "manifest.json").read_bytes()
-    StoreWriter(Layout(folder)).seal(plan_of(3))
-    assert (folder / "README.md").is_file()
-    assert not list(folder.glob(".*.tmp"))
-    assert (folder / "manifest.json").read_bytes() == manifest
+def test_sealing_again_finishes_what_a_killed_process_left(layout: StoreLayout) -> None:
+    storage = layout.storage
+    storage.delete(README)
+    if isinstance(storage, LocalStorage):
+        (storage.folder / ".README.md.00000000.tmp").write_text("half")
+    manifest = storage.read(MANIFEST)
+    StoreWriter(layout).seal(plan_of(3))
+    assert storage.size(README)
+    if isinstance(storage, LocalStorage):
+        assert not list(storage.folder.glob(".*.tmp"))
+    assert storage.read(MANIFEST) == manifest
 
 
-def test_reading_a_damaged_block_names_the_file(folder: Path) -> None:
-    DAMAGE["a shard's file flipped"](folder)
-    with pytest.raises(CorruptionError, match=_shard(folder).name):
-        list(logitstore.open(folder))
+def test_reading_a_damaged_block_names_the_file(layout: StoreLayout) -> None:
+    DAMAGE["a shard's file flipped"](layout)
+    shard = _shard(layout)[0].split("/")[1]
+    with pytest.raises(CorruptionError, match=shard):
+        list(logitstore.open(layout.storage))
 
 
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a//b", "c/../../../x"])
-def test_paths_that_leave_the_store_are_refused(folder: Path, path: str) -> None:
-    place = folder / "commits" / "000000.json"
-    content = json.loads(place.read_text())
+def test_paths_that_leave_the_store_are_refused(layout: StoreLayout, path: str) -> None:
+    name = "commits/000000.json"
+    content = json.loads(layout.storage.read(name))
     content["objects"][0]["path"] = path
-    place.write_bytes(canonical_json(content))
+    layout.storage.put(name, canonical_json(content))
     with pytest.raises(CorruptionError, match="files inside of it"):
-        logitstore.open(folder)
+        logitstore.open(layout.storage)
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
+    ("name", "content"),
     [
         ("store.json", "[" * 100_000),
         ("store.json", '{"format": "logitstore/99"}'),
@@ -320,23 +409,61 @@ def test_paths_that_leave_the_store_are_refused(folder: Path, path: str) -> None
         ("commits/000000.json", '{"unit": 7}'),
     ],
 )
-def test_hostile_json_is_refused(folder: Path, file: str, content: str) -> None:
-    (folder / file).write_text(content)
-    with pytest.raises(CorruptionError, match=file.split("/")[-1]):
-        logitstore.open(folder)
+def test_hostile_json_is_refused(layout: StoreLayout, name: str, content: str) -> None:
+    layout.storage.put(name, content.encode())
+    with pytest.raises(CorruptionError, match=name):
+        logitstore.open(layout.storage)
 
 
-def test_inspect_adds_up(folder: Path) -> None:
-    content = inspect(folder)
+def test_a_store_is_one_line(layout: StoreLayout, container: str) -> None:
+    store = logitstore.open(layout.storage)
+    targets = sum(len(stored.targets) for unit in UNITS for stored in unit)
+    said = f"10 documents, {targets} targets, topk, {container}, sealed>"
+    assert repr(store) == f"<Store {layout.uri!r}: {said}"
+
+
+def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
+    store = logitstore.open(layout.storage)
+    wanted = [stored.targets.ids_RK for stored in store]
+    assert np.array_equal(store[3].targets.ids_RK, wanted[3])
+    again = pickle.loads(pickle.dumps(store))
+    assert "_shards" not in vars(again)
+    assert (repr(again), again.fingerprint) == (repr(store), store.fingerprint)
+    for stored, ids_RK in zip(again, wanted, strict=True):
+        assert np.array_equal(stored.targets.ids_RK, ids_RK)
+
+
+def test_a_store_gives_its_tokenizers_files(layout: StoreLayout) -> None:
+    assert logitstore.open(layout.storage).tokenizer_files() == NO_TOKENIZER
+
+
+UNSERVED = ["s3://bucket/store", "gs://b/x", "hf://datasets/me/store", "http://host/x", "S3://b"]
+
+
+@pytest.mark.parametrize("uri", UNSERVED)
+@pytest.mark.parametrize(
+    "use", [logitstore.open, inspect, lambda uri: verify(uri)], ids=["open", "inspect", "verify"]
+)
+def test_a_uri_that_nothing_serves_is_refused_and_makes_no_folder(
+    use: Callable[[str], object], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match=rf"{uri}.*a folder, file://.*Copy or mount"):
+        use(uri)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_adds_up(layout: StoreLayout) -> None:
+    storage = layout.storage
+    content = inspect(storage)
     targets = sum(len(stored.targets) for unit in UNITS for stored in unit)
     assert content["targets"] == targets
     assert content["sealed"] is True
     assert sum(content["column_bytes_per_target"].values()) == pytest.approx(
         content["bytes_per_target"]
     )
-    counted = [folder / "store.json", folder / "plan.json", folder / "manifest.json"]
-    counted += [*(folder / "commits").iterdir()]
-    counted += [path for path in (folder / "data").rglob("*") if path.is_file()]
-    assert content["bytes"] == sum(path.stat().st_size for path in counted)
+    left_out = (README, "tokenizer/")
+    counted = [name for name in storage.list("") if not name.startswith(left_out)]
+    assert content["bytes"] == sum(storage.size(name) or 0 for name in counted)
     head = [np.exp(stored.targets.logprobs_RK).sum() for unit in UNITS for stored in unit]
     assert content["retained_mass"] == pytest.approx(sum(head) / targets, rel=1e-5)

@@ -20,7 +20,11 @@ JOB = ("--teacher", "/no/teacher", "--data", "/no/data")
 HEAVY = ("torch", "transformers", "zarr", "pyarrow", "datasets", "matplotlib")
 
 WRONG = {
-    ("dump", "--sparsify", "magic"): "--sparsify is unknown (found magic; allowed: hybrid, unbiased",
+    (
+        "dump",
+        "--sparsify",
+        "magic",
+    ): "--sparsify is unknown (found magic; allowed: hybrid",
     ("dump", "--format", "hdf5"): "--format is unknown (found hdf5; allowed: zarr, parquet)",
     ("dump", "--fidelity", "best"): "--fidelity is unknown (found best; allowed: compact",
     ("dump", "--dtype", "int4"): "--dtype is unknown (found int4; allowed: auto, float32",

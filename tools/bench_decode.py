@@ -10,6 +10,7 @@ Zipf law whose exponent gives about 3 bits an id, K = 64.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import tempfile
 import time
 from pathlib import Path
@@ -18,10 +19,10 @@ import numpy as np
 
 from logitstore.codec import new_codec
 from logitstore.format.manifest import BlockCounts, StoredObject
-from logitstore.plumbing import files
+from logitstore.plumbing import LocalStorage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
-from logitstore.store.containers import CONTAINERS
+from logitstore.store.containers import CONTAINERS, load_container
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument, document_id
 from logitstore.targets.targets import SparseTargets, none_sampled
 
@@ -54,22 +55,18 @@ def _measure(
     codec = new_codec(sparsifier_spec("topk", k=K), vocab_size=vocab_size)
     tables = codec.tables(blocks)
     columns = [codec.encode(block, tables) for block in blocks]
-    CONTAINERS[container].write(folder, columns, tables)
-    objects = [
-        StoredObject(
-            path=path.relative_to(folder).as_posix(),
-            size=path.stat().st_size,
-            sha256=files.sha256_of(path),
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
+    storage = LocalStorage(folder)
+    objects = []
+    for name, data in load_container(container).write(columns, tables).items():
+        storage.put(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        objects.append(StoredObject(path=name, size=len(data), sha256=digest))
     counts = [
         BlockCounts(documents=len(one), tokens=len(one.input_ids_N), targets=len(one.targets))
         for one in blocks
     ]
-    shard = CONTAINERS[container].open(
-        folder, blocks=counts, objects=objects, entries=codec.entries
+    shard = load_container(container).open(
+        storage, "", blocks=counts, objects=objects, entries=codec.entries
     )
     targets = sum(one.targets for one in counts)
     best = float("inf")

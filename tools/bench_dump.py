@@ -26,7 +26,7 @@ from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.store.inspect import inspect
-from logitstore.store.layout import Layout
+from logitstore.store.layout import StoreLayout
 from logitstore.targets.documents import Document, StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
@@ -98,7 +98,7 @@ def _bare_forward(teacher: Path, data: Path, store: Path) -> tuple[float, float,
     """Seconds of `model(ids).logits` over the dump's batches, of tokenisation; targets."""
     tokenizer = load_tokenizer(str(teacher))
     model = _load(teacher)
-    corpus, layout = open_corpus(str(data)), Layout(store)
+    corpus, layout = open_corpus(str(data)), StoreLayout.at(store)
     rules = TextRules(max_length=layout.read_spec().text.max_length)
     forward = tokenising = 0.0
     targets = 0

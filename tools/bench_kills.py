@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import logitstore
-from logitstore.store.layout import Layout
+from logitstore.store.layout import StoreLayout
 from logitstore.store.verify import verify
 from tools.bench_corpus import docstrings, teacher_folder
 
@@ -83,9 +83,9 @@ def _compare(alone: Path, killed: Path, kills: int) -> int:
 
 def _shards(folder: Path) -> dict[str, bytes]:
     """Unit and file name -> bytes, whatever the attempts were called."""
-    layout = Layout(folder)
+    layout = StoreLayout.at(folder)
     return {
-        f"{commit.unit}/{one.path}": (layout.shard(commit) / one.path).read_bytes()
+        f"{commit.unit}/{one.path}": layout.storage.read(f"{layout.shard_prefix(commit)}{one.path}")
         for commit in logitstore.open(folder).commits
         for one in commit.objects
     }

@@ -102,7 +102,8 @@ def verify(*, store: str, fast: bool, hashes: bool, json: bool) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
     from logitstore.store.verify import verify as check
 
-    faults = list(check(store, depth="fast" if fast else "hashes" if hashes else "full"))
+    found = check(store, depth="fast" if fast else "hashes" if hashes else "full")
+    faults = [str(fault) for fault in found]
     if json:
         print_json({"store": store, "ok": not faults, "faults": faults})
     print_faults(faults)

@@ -81,9 +81,9 @@ def print_summary(summary: DumpSummary) -> None:
     """What a dump left behind."""
     per_target = summary.bytes / max(1, summary.targets)
     if summary.new_targets == 0:
-        typer.echo(f"{summary.folder}: finished already, left as it is")
+        typer.echo(f"{summary.uri}: finished already, left as it is")
     typer.echo(
-        f"{summary.folder}: {summary.documents:,} documents, {summary.targets:,} targets, "
+        f"{summary.uri}: {summary.documents:,} documents, {summary.targets:,} targets, "
         f"{summary.bytes:,} bytes ({per_target:.1f} per target)"
     )
     if summary.skipped:

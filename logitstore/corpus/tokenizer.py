@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
@@ -18,7 +20,7 @@ from logitstore.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_tokenizer", "tokenizer_fingerprint", "vocab_size"]
+__all__ = ["load_tokenizer", "tokenizer_files", "tokenizer_fingerprint", "vocab_size"]
 
 # The padding token is not among them: training code sets it at will.
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -34,6 +36,14 @@ def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
             place=folder_or_id,
             remedy="Give a transformers model folder or the name of a model on the Hub",
         ) from error
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    """The files that `save_pretrained` writes, by their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import FIDELITIES
@@ -24,6 +23,7 @@ from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.sparsify.options import TEMPERATURE
 from logitstore.store.containers import CONTAINERS
+from logitstore.store.storage import open_storage
 from logitstore.teacher.devices import DEVICE, DTYPE
 
 if TYPE_CHECKING:
@@ -201,6 +201,6 @@ def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any
 def check_targets(**values: Any) -> None:
     """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
     target_spec(values)
-    if not isinstance(values.get("out", ""), str | Path):
-        raise SettingError("--out must be a path", found=repr(values["out"])[:80])
+    if "out" in values:
+        open_storage(values["out"])
     check_fields(**values)

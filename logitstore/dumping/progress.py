@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from logitstore.format.manifest import Commit
     from logitstore.format.plan import Plan, WorkUnit
-    from logitstore.store.layout import Layout
+    from logitstore.store.layout import StoreLayout
     from logitstore.targets.documents import Document
 
 __all__ = ["DumpProgress", "OnProgress", "Tally"]
@@ -33,7 +33,7 @@ OnProgress: TypeAlias = Callable[[DumpProgress], None]
 class Tally:
     """Counts what this process does, and what others committed, for whoever wants to know."""
 
-    def __init__(self, *, layout: Layout, plan: Plan, on_progress: OnProgress | None) -> None:
+    def __init__(self, *, layout: StoreLayout, plan: Plan, on_progress: OnProgress | None) -> None:
         self.layout = layout
         self.plan = plan
         self.on_progress = on_progress

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
@@ -23,10 +23,10 @@ from logitstore.dumping.work import read_documents, stored_documents
 from logitstore.errors import CorpusError
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.options import takes
-from logitstore.store.commit import StoreWriter, refuse_foreign_folder
-from logitstore.store.files import explain_io
-from logitstore.store.layout import Layout
+from logitstore.store.commit import StoreWriter, refuse_foreign_storage
+from logitstore.store.layout import StoreLayout
 from logitstore.store.lease import Lease
+from logitstore.store.storage import StorageLike
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument
 
@@ -39,7 +39,7 @@ _POLL_SECONDS = 0.5
 class DumpSummary:
     """What a dump left behind."""
 
-    folder: Path
+    uri: str  # where the store lies
     fingerprint: str
     documents: int
     targets: int
@@ -50,24 +50,23 @@ class DumpSummary:
 
 
 @takes(DUMP_OPTIONS, check=check_targets)
-def dump(*, out: str | Path, on_progress: OnProgress | None, **options: Any) -> DumpSummary:
-    """Run a teacher over a corpus once and leave a sealed store in the folder `out`.
+def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) -> DumpSummary:
+    """Run a teacher over a corpus once and leave a sealed store in `out`.
 
     The same call again takes up an unfinished store where it stopped and leaves a finished one as
     it is; several processes may make it at the same time. Raises CorpusError, ModelError,
-    SettingError, SpecError or StoreError, and loses nothing committed before.
+    SettingError, SpecError, StoreError or StorageError, and loses nothing committed before.
     """
     started = time.monotonic()
-    layout = Layout(Path(out))
-    refuse_foreign_folder(layout.folder)
+    layout = StoreLayout.at(out)
+    refuse_foreign_storage(layout.storage)
     job = Job.load(options)
     # The plan that the store has; for a new one, the corpus cut into units.
-    plan = layout.read_plan() if layout.plan_path.is_file() else job.plan()
+    plan = layout.read_plan() if layout.planned() else job.plan()
     work = _Work.begin(layout, job, plan)
     tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
     work.run(tally)
-    with explain_io(layout.folder):
-        return _seal(work.store, plan, started=started, new_targets=tally.targets)
+    return _seal(work.store, plan, started=started, new_targets=tally.targets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +79,10 @@ class _Work:
     plan: Plan
 
     @staticmethod
-    def begin(layout: Layout, job: Job, plan: Plan) -> _Work:
+    def begin(layout: StoreLayout, job: Job, plan: Plan) -> _Work:
         """The work on a store that now has its spec, its tokenizer and its plan."""
         store, spec = StoreWriter(layout), store_spec(job, plan)
-        with explain_io(layout.folder):
-            store.begin(spec, plan, job.tokenizer)
+        store.begin(spec, plan, tokenizer_files(job.tokenizer))
         return _Work(store=store, writer=UnitWriter.of(store, spec), job=job, plan=plan)
 
     def run(self, tally: Tally) -> None:
@@ -104,7 +102,7 @@ class _Work:
         writing: Future[None] | None = None
         dumped = 0
         for unit in units:
-            lease = Lease(self.store.layout, unit)
+            lease = Lease(self.store.layout.storage, unit)
             if self.store.layout.read_commit(unit) is not None or not lease.take():
                 continue
             with _released_on_error(lease):
@@ -157,16 +155,16 @@ def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -
     if not any(commit.blocks for commit in commits):
         raise CorpusError(
             "no record of the corpus gave a target",
-            place=store.layout.folder,
+            place=store.layout.uri,
             found=f"{sum(commit.skipped for commit in commits)} records skipped",
         )
     manifest = store.seal(plan)
     return DumpSummary(
-        folder=store.layout.folder,
+        uri=store.layout.uri,
         fingerprint=manifest.fingerprint,
         documents=manifest.documents,
         targets=manifest.targets,
-        bytes=manifest.bytes + store.layout.manifest_path.stat().st_size,
+        bytes=store.layout.stored_bytes(commits, manifest=True),
         skipped=sum(commit.skipped for commit in commits),
         seconds=time.monotonic() - started,
         new_targets=new_targets,

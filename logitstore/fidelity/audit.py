@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def audit(**values: Any) -> dict[str, Any]:
     documents; SettingError; StoreError.
     """
     options = AuditOptions(**values)
-    store = open_store(_store_name(options.store))
+    store = open_store(options.store)
     chosen = _spread(store, options.documents, seed=options.seed)
     teacher = _open_model(options.teacher, options, store)
     student = None if options.student is None else _open_student(options, store)
@@ -88,12 +87,6 @@ def audit(**values: Any) -> dict[str, Any]:
         **sums.results([stored.document for stored in chosen]),
     }
     return result | {"ok": not result["faults"]}
-
-
-def _store_name(store: object) -> str | Path:
-    if not isinstance(store, str | Path):
-        raise SettingError("STORE must be a path", found=type(store).__name__)
-    return store
 
 
 def _open_model(source: object, options: AuditOptions, store: Store) -> Teacher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from logitstore.dumping.options import TEACHER
 from logitstore.options import option, options_of
@@ -15,7 +16,7 @@ __all__ = ["AUDIT_OPTIONS", "AuditOptions"]
 class AuditOptions:
     """Which store is compared with which teacher, and by how many documents."""
 
-    store: object = option(positional=True, help="The store.")
+    store: Any = option(positional=True, help="The store.")
     teacher: object = option(like=TEACHER)
     documents: int = option(32, least=1, help="How many documents to audit, spread over the store.")
     student: object | None = option(

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,7 +70,7 @@ def estimate(
     slices = Slices.of(job, slice_tokens=slice_tokens)
     sliced = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
-        trial = _Trial(job, slices, Path(folder) / "store")
+        trial = _Trial(job, slices, folder)
         trial.run(seconds, on_fraction or (lambda _: None))
         # A dump reads the corpus twice: to plan it, and unit by unit.
         return trial.estimate(fixed=loaded - started + 2 * (sliced - loaded))
@@ -89,7 +88,7 @@ class _Portion:
 class _Trial:
     """A dump of as much of a corpus as fits a given time."""
 
-    def __init__(self, job: Job, slices: Slices, folder: Path) -> None:
+    def __init__(self, job: Job, slices: Slices, folder: str) -> None:
         self._job = job
         self._visit_tokens = max(1, job.options.batch_tokens // _VISITS_PER_BATCH)
         self._sample = Sample(job, slices, visit_tokens=self._visit_tokens)

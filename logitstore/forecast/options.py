@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS, check_fields
-from logitstore.errors import SettingError
+from logitstore.errors import SettingError, StorageError
 from logitstore.options import Option
+from logitstore.store.local import LocalStorage
+
+if TYPE_CHECKING:
+    from os import PathLike
 
 __all__ = ["ESTIMATE_OPTIONS", "PICTURE_SUFFIXES", "TUNE_OPTIONS", "check_bounds", "check_picture"]
 
@@ -47,7 +50,7 @@ _MAX_ERROR = Option(
 _PICTURE = Option(
     name="picture",
     spelled="out",
-    kind=Path,
+    kind=object,
     default=None,
     nullable=True,
     help="The file for a picture of the trade-off: .png, .svg or .pdf.",
@@ -58,7 +61,7 @@ TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _PICTURE, _ON_FR
 
 
 def check_bounds(
-    *, max_bytes: float | None, max_error: float | None, picture: Path | None, **options: Any
+    *, max_bytes: float | None, max_error: float | None, picture: Any, **options: Any
 ) -> None:
     """Refuse two bounds at once, and a picture that cannot be written, by a SettingError."""
     check_fields(**options)
@@ -68,15 +71,15 @@ def check_bounds(
         check_picture(picture)
 
 
-def check_picture(path: Path) -> None:
+def check_picture(path: str | PathLike[str]) -> None:
     """Refuse a file that the picture cannot be written to, before anything is measured for it."""
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
+    if not str(path).lower().endswith(PICTURE_SUFFIXES):
         raise SettingError(
             "--out is no name of a picture",
             found=path,
             allowed=f"a {', '.join(PICTURE_SUFFIXES)} file",
         )
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise SettingError(
-            "--out cannot be written", found=path, remedy="Name a file in a folder that is there"
-        )
+    try:
+        LocalStorage.of_file(path)
+    except StorageError as error:
+        raise SettingError("--out cannot be written", found=path, remedy=error.remedy) from error

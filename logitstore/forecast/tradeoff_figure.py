@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from logitstore.store.files import explain_io
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from logitstore.forecast.tradeoff import Setting
 
@@ -28,23 +26,27 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tradeoff",
 }
+# The same figures give the same bytes.
+_NO_CLOCK: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MARKERS = "osD^v"  # so colour is never all that tells two lines apart
 
 
-def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
-    """Write the picture to `path`, in the format that its suffix names."""
+def draw(settings: Sequence[Setting], recommended: Setting, *, name: str) -> bytes:
+    """The picture, in the format that the suffix of the file's name says."""
+    picture = io.BytesIO()
+    kind = name.rpartition(".")[2].lower()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
         by_name = sorted(settings, key=lambda one: (one.sparsify, one.bytes_per_target))
         groups = groupby(by_name, key=lambda one: one.sparsify)
-        for number, (name, group) in enumerate(groups):
+        for number, (sparsifier, group) in enumerate(groups):
             line, marker = list(group), _MARKERS[number % len(_MARKERS)]
             bytes_N, error_N = (
                 [one.bytes_per_target for one in line],
                 [one.error for one in line],
             )
-            axes.plot(bytes_N, error_N, marker=marker, markersize=5, label=name)
+            axes.plot(bytes_N, error_N, marker=marker, markersize=5, label=sparsifier)
             for one in line:
                 axes.annotate(
                     _short(one, among=line),
@@ -73,16 +75,8 @@ def draw(settings: Sequence[Setting], recommended: Setting, path: Path) -> None:
         axes.set_xlabel("stored bytes a target")
         axes.set_ylabel("relative error of a gradient over 2,048 targets")
         axes.legend(frameon=False)
-        with explain_io(path):
-            figure.savefig(path, dpi=144, metadata=_metadata(path))
-
-
-def _metadata(path: Path) -> dict[str, None]:
-    """No clock in the file: the same figures give the same bytes."""
-    return {
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
-    }.get(path.suffix.lower(), {})
+        figure.savefig(picture, format=kind, dpi=144, metadata=_NO_CLOCK.get(kind, {}))
+    return picture.getvalue()
 
 
 def _short(one: Setting, *, among: Sequence[Setting]) -> str:

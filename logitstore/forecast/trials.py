@@ -17,16 +17,15 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.store.commit import StoreWriter
-from logitstore.store.files import explain_io
-from logitstore.store.layout import Layout
+from logitstore.store.layout import MANIFEST, PLAN, StoreLayout
 from logitstore.store.writer import UnitWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from logitstore.dumping.job import Job
     from logitstore.format.manifest import Commit
@@ -62,14 +61,16 @@ class StoreCosts:
 
 
 class TrialStore:
-    """Shards in a folder that is thrown away."""
+    """Shards in a folder, of which the caller disposes."""
 
-    def __init__(self, folder: Path, job: Job) -> None:
+    def __init__(self, folder: str, job: Job) -> None:
         self.targets = 0
         self.seconds = 0.0  # spent on encoding, writing, syncing and reading back
         self._job = job
         self._spec = store_spec(job, Plan(units=()))
-        self._whole, self._part = (StoreWriter(Layout(folder / name)) for name in ("whole", "part"))
+        self._whole, self._part = (
+            StoreWriter(StoreLayout.at(f"{folder}/{name}")) for name in ("whole", "part")
+        )
         self._units: list[WorkUnit] = []
 
     def write(self, documents: Sequence[StoredDocument], *, like: WorkUnit) -> None:
@@ -88,21 +89,21 @@ class TrialStore:
     def costs(self) -> StoreCosts:
         """By the sealed store of what was written, which is one shard at least."""
         plan, layout = Plan(units=tuple(self._units)), self._whole.layout
-        with explain_io(layout.folder):
-            self._whole.begin(self._spec, plan, self._job.tokenizer)
-            manifest = self._whole.seal(plan)
+        self._whole.begin(self._spec, plan, tokenizer_files(self._job.tokenizer))
+        self._whole.seal(plan)
         commits = self._whole.committed(plan)
-        listed = layout.manifest_path.read_text()
+        listed = layout.storage.read(MANIFEST).decode()
         lines = [line for line in listed.splitlines() if line.strip().startswith(_SHARD_LINES)]
-        small = [layout.plan_path, *layout.commits.glob("*.json")]
-        told = sum(len(line) + 1 for line in lines) + sum(path.stat().st_size for path in small)
+        small = [PLAN, *(layout.commit_name(commit.unit) for commit in commits)]
+        told = sum(len(line) + 1 for line in lines)
+        told += sum(layout.storage.size(name) or 0 for name in small)
         grown = sum(_grown_bytes(commit) for commit in commits)
         stored = sum(one.size for commit in commits for one in commit.objects)
         return StoreCosts(
             per_target=grown / self.targets,
             learnt=_learnt(commits, self._part.committed(plan)),
             per_shard=(stored - grown + told) / len(commits),
-            once=manifest.bytes - stored + len(listed.encode()) - told,
+            once=layout.stored_bytes(commits, manifest=True) - stored - told,
             trial_targets=self.targets / sum(len(commit.blocks) for commit in commits),
             block_targets=self._spec.block_targets,
             retained_mass=sum(commit.sums["head_mass"] for commit in commits) / self.targets,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +36,7 @@ from logitstore.forecast.trials import TrialStore
 from logitstore.options import takes
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
+from logitstore.store.local import LocalStorage
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
@@ -68,7 +69,7 @@ def tune(
     seconds: float,
     max_bytes: float | None,
     max_error: float | None,
-    picture: Path | None,
+    picture: str | PathLike[str] | None,
     on_fraction: Callable[[float], None] | None,
     **options: Any,
 ) -> TradeOff:
@@ -80,12 +81,13 @@ def tune(
     """
     job = Job.load(options | _GIVES_WAY)
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
-        comparison = _Comparison(job, Path(folder))
+        comparison = _Comparison(job, folder)
         comparison.run(seconds, on_fraction or (lambda _: None))
         settings = comparison.settings()
     choice = recommend(settings, max_bytes=max_bytes, max_error=max_error)
     if picture is not None:
-        draw(settings, choice.setting, picture)
+        storage, name = LocalStorage.of_file(picture)
+        storage.put(name, draw(settings, choice.setting, name=name))
     return TradeOff(
         settings=settings,
         recommended=choice.setting,
@@ -109,7 +111,7 @@ def _fits(spec: SparsifierSpec, *, vocab_size: int) -> bool:
 class _Candidate:
     """One setting: its targets, to be stored, and its gradients."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], job: Job, folder: Path) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any], job: Job, folder: str) -> None:
         self.name, self.options, self.job = name, options, job
         self.store = TrialStore(folder, job)
         self.stored: list[tuple[Sampled, StoredDocument]] = []
@@ -140,7 +142,7 @@ class _Candidate:
 class _Comparison:
     """All settings that the vocabulary has room for, over one sample."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, folder: str) -> None:
         self.documents = self.targets = 0
         slices = Slices.of(job, slice_tokens=max(1, job.options.batch_tokens // _SLICES_PER_BATCH))
         self._sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
@@ -150,7 +152,7 @@ class _Comparison:
             spec = sparsifier_spec(name, **options)
             if _fits(spec, vocab_size=job.vocab_size):
                 own = job.with_sparsifier(spec)
-                self._candidates.append(_Candidate(name, options, own, folder / str(number)))
+                self._candidates.append(_Candidate(name, options, own, f"{folder}/{number}"))
         self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
 
     def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:

@@ -1,83 +1,109 @@
 """How a store comes to be: begun once, units committed by whichever attempt is first, then sealed.
 
-Any number of processes may work on one store. A unit is dumped into a fresh attempt folder, synced,
-hashed and read back; creating `commits/<unit>.json` where there is none makes it part of the store.
-What no commit names is garbage, so a process may be killed at any moment.
+Any number of processes may work on one store. A unit is dumped into a fresh attempt, every object
+of it durable, hashed and read back; creating `commits/<unit>.json` where there is none makes it
+part of the store. What no commit names is garbage, so a process may be killed at any moment; what a
+commit names is never removed.
 """
 
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from logitstore.errors import StoreError
+from logitstore.errors import CorruptionError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.format.manifest import Commit, Manifest, store_fingerprint
 from logitstore.format.spec import FORMAT, StoreSpec, refuse_other_spec
 from logitstore.store.card import store_card
-from logitstore.store.files import TEMPORARY, put_if_absent, replace, sha256_of
-from logitstore.store.layout import Layout
+from logitstore.store.layout import (
+    DATA,
+    LEASES,
+    MANIFEST,
+    PLAN,
+    README,
+    SPEC,
+    TOKENIZER,
+    StoreLayout,
+)
+from logitstore.store.storage import Storage, base_name, sha256_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from logitstore.format.plan import Plan, WorkUnit
 
-__all__ = ["StoreWriter", "refuse_foreign_folder"]
+__all__ = ["StoreWriter", "refuse_foreign_storage"]
+
+_NAMED = 4  # strangers, in a message
 
 
-def refuse_foreign_folder(folder: Path) -> None:
-    """Raise StoreError where `folder` holds something that is no store."""
-    if folder.is_file():
-        raise StoreError("--out is a file", place=folder, remedy="Name a new folder")
-    if not folder.is_dir() or Layout(folder).exists():
+def refuse_foreign_storage(storage: Storage) -> None:
+    """Raise StoreError where `storage` holds something that is no store."""
+    if StoreLayout(storage).exists():
         return
-    strangers = sorted(path.name for path in folder.iterdir() if not path.match(TEMPORARY))
+    found = {name.split("/")[0] for name in islice(storage.list(""), 100 * _NAMED)}
     # Another process may have begun the store while we looked.
-    if strangers and not Layout(folder).exists():
+    if found and not StoreLayout(storage).exists():
         raise StoreError(
             "--out holds something that is no store",
-            place=folder,
-            found=", ".join(strangers[:4]),
+            place=storage.uri,
+            found=", ".join(sorted(found)[:_NAMED]),
             remedy="Name a new or empty folder",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StoreWriter:
-    """The write side of one store folder."""
+    """The write side of one store."""
 
-    layout: Layout
+    layout: StoreLayout
 
-    def begin(self, spec: StoreSpec, plan: Plan, tokenizer: Any) -> None:
-        """Write the spec, the tokenizer and the plan, each where there is none yet.
+    def begin(self, spec: StoreSpec, plan: Plan, tokenizer: Mapping[str, bytes]) -> None:
+        """Write the spec, the files of the tokenizer and the plan, each where there is none yet.
 
         A store begun with another spec is refused; the plan that is already there stands.
         """
-        if not put_if_absent(self.layout.spec_path, canonical_json(spec.to_json())):
-            place = str(self.layout.spec_path)
-            refuse_other_spec(self.layout.read_spec(), spec, place=place)
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
-            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                put_if_absent(self.layout.tokenizer / path.relative_to(folder), path.read_bytes())
-        put_if_absent(self.layout.plan_path, canonical_json(plan.to_json()))
+        storage = self.layout.storage
+        if not storage.put_if_absent(SPEC, canonical_json(spec.to_json())):
+            refuse_other_spec(self.layout.read_spec(), spec, place=self.layout.place(SPEC))
+        for name, data in sorted(tokenizer.items()):
+            storage.put_if_absent(f"{TOKENIZER}{name}", data)
+        storage.put_if_absent(PLAN, canonical_json(plan.to_json()))
 
-    def new_attempt(self, unit: WorkUnit) -> tuple[str, Path]:
-        """The name and the folder, not yet there, of a fresh attempt at `unit`."""
-        attempt = secrets.token_hex(4)
-        return attempt, self.layout.data / f"{unit.name}-{attempt}"
+    def new_attempt(self) -> str:
+        """The name of a fresh attempt at a unit."""
+        return secrets.token_hex(4)
 
     def commit(self, commit: Commit) -> bool:
-        """Make an attempt part of the store; False, and its files gone, if another was first."""
-        path = self.layout.commits / f"{commit.unit}.json"
-        if put_if_absent(path, canonical_json(commit.to_json())):
+        """Make an attempt part of the store; False, and its objects gone, if another was first."""
+        name, data = self.layout.commit_name(commit.unit), canonical_json(commit.to_json())
+        try:
+            won = self.layout.storage.put_if_absent(name, data)
+        except StorageError:
+            # The object may have been created before the error came.
+            if not self._holds(name, data):
+                raise
+            return True
+        # So may it where our request was sent again because the answer to it was lost.
+        if won or self._holds(name, data):
             return True
         if commit.folder is not None:
-            shutil.rmtree(self.layout.shard(commit), ignore_errors=True)
+            self._remove(self.layout.shard_prefix(commit))
         return False
+
+    def discard(self, unit: WorkUnit, attempt: str) -> Commit | None:
+        """Remove what an attempt has written, unless it was committed; the unit's commit, if any.
+
+        Where that cannot be read nothing is removed: sealing sweeps what no commit names.
+        """
+        commit = self.layout.read_commit(unit)
+        if commit is None or commit.attempt != attempt:
+            self._remove(f"{DATA}{unit.name}-{attempt}/")
+        return commit
 
     def committed(self, plan: Plan) -> list[Commit]:
         """The commits that are there, in the plan's order."""
@@ -88,34 +114,58 @@ class StoreWriter:
         """Write the manifest over a store whose every unit is committed; sweep what none names.
 
         Sealing a sealed store finishes what a killed process left undone, and changes nothing else.
+        Raises CorruptionError where an object that a commit names is not there as it was written.
         """
-        spec, commits = self.layout.read_spec(), self.committed(plan)
+        layout = self.layout
+        spec, commits = layout.read_spec(), self.committed(plan)
         if len(commits) != len(plan.units):
             raise StoreError(
                 "store cannot be sealed yet",
-                place=self.layout.folder,
+                place=layout.uri,
                 found=f"{len(commits)} of {len(plan.units)} units",
             )
+        if not layout.sealed():
+            self._refuse_missing(commits)
         self._sweep(commits)
-        if not self.layout.sealed():
+        if not layout.sealed():
             manifest = self._manifest(spec, commits)
-            put_if_absent(self.layout.manifest_path, canonical_json(manifest.to_json()))
-        manifest = self.layout.read_manifest()
-        readme = self.layout.folder / "README.md"
-        if not readme.is_file():
-            card = store_card(spec, manifest, commits, name=self.layout.folder.resolve().name)
-            replace(readme, card.encode())
+            layout.storage.put_if_absent(MANIFEST, canonical_json(manifest.to_json()))
+        manifest = layout.read_manifest()
+        if layout.storage.size(README) is None:
+            card = store_card(spec, manifest, commits, name=base_name(layout.storage))
+            layout.storage.put(README, card.encode())
+        layout.storage.sweep()
         return manifest
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.layout.storage.read(name) == data
+        except StorageError:
+            return False
+
+    def _refuse_missing(self, commits: Sequence[Commit]) -> None:
+        layout = self.layout
+        for commit in commits:
+            for one in commit.objects:
+                name = f"{layout.shard_prefix(commit)}{one.path}"
+                size = layout.storage.size(name)
+                if size != one.size:
+                    commit_place = layout.place(layout.commit_name(commit.unit))
+                    raise CorruptionError(
+                        "file is missing or of another size",
+                        place=layout.place(name),
+                        found="no file" if size is None else f"{size} bytes",
+                        allowed=f"{one.size} bytes",
+                        remedy=f"Delete {commit_place} and run the same command again: "
+                        "it dumps that unit anew",
+                    )
 
     def _manifest(self, spec: StoreSpec, commits: list[Commit]) -> Manifest:
         layout = self.layout
-        small = layout.small_files()
-        objects = {path.relative_to(layout.folder).as_posix(): sha256_of(path) for path in small}
-        size = sum(path.stat().st_size for path in small if layout.tokenizer not in path.parents)
+        objects = {name: sha256_of(layout.storage, name) for name in layout.small_names()}
         for commit in commits:
             for one in commit.objects:
-                objects[f"data/{commit.folder}/{one.path}"] = one.sha256
-                size += one.size
+                objects[f"{layout.shard_prefix(commit)}{one.path}"] = one.sha256
         blocks = [block for commit in commits for block in commit.blocks]
         return Manifest(
             format=FORMAT,
@@ -124,16 +174,18 @@ class StoreWriter:
             documents=sum(block.documents for block in blocks),
             tokens=sum(block.tokens for block in blocks),
             targets=sum(block.targets for block in blocks),
-            bytes=size,
+            bytes=layout.stored_bytes(commits, manifest=False),
         )
 
     def _sweep(self, commits: list[Commit]) -> None:
-        """Remove attempts that lost, leases, and temporary files of killed processes."""
+        """Remove attempts that lost, and leases."""
         kept = {commit.folder for commit in commits}
-        for folder in self.layout.data.glob("*-*"):
-            if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(self.layout.folder / "leases", ignore_errors=True)
-        for folder in (self.layout.folder, self.layout.commits, self.layout.tokenizer):
-            for path in folder.glob(TEMPORARY):
-                path.unlink(missing_ok=True)
+        found = {name.split("/")[1] for name in self.layout.storage.list(DATA)}
+        for folder in found - kept:
+            self._remove(f"{DATA}{folder}/")
+        self._remove(LEASES)
+
+    def _remove(self, prefix: str) -> None:
+        for name in list(self.layout.storage.list(prefix)):
+            with suppress(StorageError):  # it is garbage, in nobody's way
+                self.layout.storage.delete(name)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.reader import Store, open_store
+from logitstore.store.reader import open_store
+from logitstore.store.storage import StorageLike
 
 __all__ = ["inspect"]
 
 
-def inspect(uri: str | Path) -> dict[str, Any]:
+def inspect(uri: StorageLike) -> dict[str, Any]:
     """The store at `uri`, sealed or not, as one JSON object. Losses and entropies in nats."""
     store = open_store(uri, allow_partial=True)
     spec, declared = store.spec, sparsifier_of(store.spec.sparsifier)
     targets = store.targets
     per_target = 1 / max(1, targets)
-    size = _bytes(store)
+    size = store.stored_bytes
     sums = _added(commit.sums for commit in store.commits)
     columns = _added(commit.column_bytes for commit in store.commits)
     columns["store"] = size - sum(columns.values())
@@ -73,16 +73,6 @@ def _options(spec: SparsifierSpec) -> dict[str, Any]:
     stored = {name: value for name, value in spec.to_json().items() if name not in ("name", "k")}
     asked = sparsifier_of(spec).asked(spec)
     return stored | {name: value for name, value in asked.items() if name != "k"}
-
-
-def _bytes(store: Store) -> int:
-    """Every object of the store but the tokenizer and the README."""
-    layout = store.layout
-    small = [layout.spec_path, layout.plan_path, *layout.commits.glob("*.json")]
-    if store.manifest is not None:
-        small.append(layout.manifest_path)
-    shards = sum(one.size for commit in store.commits for one in commit.objects)
-    return shards + sum(path.stat().st_size for path in small)
 
 
 def _added(parts: Any) -> dict[str, Any]:

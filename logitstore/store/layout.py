@@ -1,4 +1,4 @@
-"""Where a store's objects lie, and how the small ones are read.
+"""The names of a store's objects, and how the small ones are read.
 
 store.json  plan.json  commits/<unit>.json  manifest.json  README.md
 tokenizer/  data/<unit>-<attempt>/
@@ -10,128 +10,162 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import CorruptionError, StoreError
+from logitstore.errors import CorruptionError, ObjectMissing, StoreError
 from logitstore.format.json import canonical_json, parse_json
 from logitstore.format.manifest import Commit, Manifest
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
+from logitstore.store.storage import Storage, StorageLike, open_storage, place_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
-__all__ = ["Layout"]
+__all__ = [
+    "COMMITS",
+    "DATA",
+    "LEASES",
+    "MANIFEST",
+    "PLAN",
+    "README",
+    "SPEC",
+    "TOKENIZER",
+    "StoreLayout",
+]
 
-# Names that become paths: nothing in them can leave the store.
+SPEC = "store.json"
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+README = "README.md"
+COMMITS = "commits/"
+TOKENIZER = "tokenizer/"
+DATA = "data/"
+LEASES = "leases/"
+
+# Parts of names: nothing in them can leave the store.
 _UNIT = re.compile(r"[0-9]{6,12}")
 _ATTEMPT = re.compile(r"[0-9a-f]{8}")
 _OBJECT = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The paths of one store, and its JSON objects."""
+class StoreLayout:
+    """What lies where in the storage of one store."""
 
-    folder: Path
+    storage: Storage
 
-    @property
-    def spec_path(self) -> Path:
-        """The immutable spec."""
-        return self.folder / "store.json"
-
-    @property
-    def plan_path(self) -> Path:
-        """The work units."""
-        return self.folder / "plan.json"
+    @staticmethod
+    def at(where: StorageLike) -> StoreLayout:
+        """The layout in the storage at `where`. Raises SettingError for a URI that none serves."""
+        return StoreLayout(open_storage(where))
 
     @property
-    def manifest_path(self) -> Path:
-        """The seal."""
-        return self.folder / "manifest.json"
+    def uri(self) -> str:
+        """Where the store lies, for messages."""
+        return self.storage.uri
 
-    @property
-    def commits(self) -> Path:
-        """Folder of the commits."""
-        return self.folder / "commits"
+    def place(self, name: str) -> str:
+        """An object as its user knows it, for messages."""
+        return place_of(self.storage, name)
 
-    @property
-    def data(self) -> Path:
-        """Folder of the shards."""
-        return self.folder / "data"
+    def commit_name(self, unit: str) -> str:
+        """The commit of the unit of that name."""
+        return f"{COMMITS}{unit}.json"
 
-    @property
-    def tokenizer(self) -> Path:
-        """Folder of the tokenizer."""
-        return self.folder / "tokenizer"
+    def shard_prefix(self, commit: Commit) -> str:
+        """What the names of the attempt that `commit` names begin with."""
+        return f"{DATA}{commit.folder}/"
 
-    def shard(self, commit: Commit) -> Path:
-        """The folder of the attempt that `commit` names."""
-        return self.data / str(commit.folder)
-
-    def small_files(self) -> list[Path]:
+    def small_names(self) -> list[str]:
         """Every object but the shards, the manifest and the README, in order."""
-        tokenizer = [path for path in self.tokenizer.rglob("*") if path.is_file()]
-        commits = self.commits.glob("*.json")
-        return [self.spec_path, self.plan_path, *sorted(commits), *sorted(tokenizer)]
+        commits = [name for name in self.storage.list(COMMITS) if name.endswith(".json")]
+        return [SPEC, PLAN, *sorted(commits), *sorted(self.storage.list(TOKENIZER))]
+
+    def stored_bytes(self, commits: Iterable[Commit], *, manifest: bool) -> int:
+        """Bytes of a store with those commits: all objects but the tokenizer and the README.
+
+        `manifest` says whether the manifest, which cannot tell its own size, is counted.
+        """
+        commits = list(commits)
+        small = [SPEC, PLAN, *(self.commit_name(commit.unit) for commit in commits)]
+        sizes = [self.storage.size(name) for name in small + [MANIFEST] * manifest]
+        shards = sum(one.size for commit in commits for one in commit.objects)
+        return shards + sum(size or 0 for size in sizes)
 
     def exists(self) -> bool:
         """Whether there is a store here, finished or not."""
-        return self.spec_path.is_file()
+        return self.storage.size(SPEC) is not None
 
     def sealed(self) -> bool:
         """Whether the store is finished."""
-        return self.manifest_path.is_file()
+        return self.storage.size(MANIFEST) is not None
+
+    def planned(self) -> bool:
+        """Whether the store has its work units."""
+        return self.storage.size(PLAN) is not None
 
     def read_spec(self) -> StoreSpec:
         """store.json."""
         if not self.exists():
             raise StoreError(
                 "no store here: it has no store.json",
-                place=self.folder,
+                place=self.uri,
                 remedy="Name the folder that `logitstore dump --out` wrote",
             )
-        return StoreSpec.from_json(_read_json(self.spec_path), place=str(self.spec_path))
+        return StoreSpec.from_json(self._read_json(SPEC), place=self.place(SPEC))
 
     def read_plan(self) -> Plan:
         """plan.json."""
-        content = _read_json(self.plan_path)
+        content = self._read_json(PLAN)
         try:
             plan = Plan.from_json(content)
         except (KeyError, TypeError) as error:
-            raise CorruptionError(f"no plan: {error}", place=self.plan_path) from error
+            raise CorruptionError(f"no plan: {error}", place=self.place(PLAN)) from error
         names = [unit.name for unit in plan.units]
         if len(set(names)) != len(names) or not all(_is(_UNIT, name) for name in names):
-            raise CorruptionError("names of units are not as they should be", place=self.plan_path)
+            raise CorruptionError(
+                "names of units are not as they should be", place=self.place(PLAN)
+            )
         return plan
 
     def read_commit(self, unit: WorkUnit) -> Commit | None:
         """The commit of `unit`; None while it has none."""
-        path = self.commits / f"{unit.name}.json"
-        if not path.is_file():
+        name = self.commit_name(unit.name)
+        try:
+            data = self.storage.read(name)
+        except ObjectMissing:
             return None
-        commit = Commit.from_json(_read_json(path), place=str(path))
+        place = self.place(name)
+        commit = Commit.from_json(parse_json(data, place=place), place=place)
         paths = [one.path for one in commit.objects]
         safe = all(_inside(path) for path in paths)
         attempt = commit.attempt is None or _is(_ATTEMPT, commit.attempt)
         if commit.unit != unit.name or not attempt or not safe:
             raise CorruptionError(
                 "a commit must name its own unit, an attempt and files inside of it",
-                place=path,
+                place=place,
                 found=f"unit {commit.unit!r}, attempt {commit.attempt!r}, files {paths[:3]}",
             )
         return commit
 
     def read_manifest(self) -> Manifest:
         """manifest.json, which must be the canonical serialisation of its content."""
-        path = self.manifest_path
-        data = path.read_bytes()
-        content = parse_json(data, place=str(path))
+        data, place = self.storage.read(MANIFEST), self.place(MANIFEST)
+        content = parse_json(data, place=place)
         if canonical_json(content) != data:
-            raise CorruptionError("manifest has changed since it was written", place=path)
-        manifest = Manifest.from_json(content, place=str(path))
+            raise CorruptionError("manifest has changed since it was written", place=place)
+        manifest = Manifest.from_json(content, place=place)
         for name in manifest.objects:
             if not _inside(name):
-                raise CorruptionError("a name leaves the store", place=path, found=name)
+                raise CorruptionError("a name leaves the store", place=place, found=name)
         return manifest
+
+    def _read_json(self, name: str) -> Any:
+        place = self.place(name)
+        try:
+            data = self.storage.read(name)
+        except ObjectMissing as error:
+            raise CorruptionError("file is missing", place=place) from error
+        return parse_json(data, place=place)
 
 
 def _is(pattern: re.Pattern[str], name: Any) -> bool:
@@ -140,9 +174,3 @@ def _is(pattern: re.Pattern[str], name: Any) -> bool:
 
 def _inside(name: Any) -> bool:
     return _is(_OBJECT, name) and not {".", ".."} & set(name.split("/"))
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        raise CorruptionError("file is missing", place=path)
-    return parse_json(path.read_bytes(), place=str(path))

@@ -6,60 +6,76 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from logitstore.store.files import replace
+from logitstore.errors import StorageError
+from logitstore.store.layout import LEASES
 
 if TYPE_CHECKING:
     from logitstore.format.plan import WorkUnit
-    from logitstore.store.layout import Layout
+    from logitstore.store.storage import Storage
 
 __all__ = ["Lease"]
 
-# A worker renews its lease every ten seconds at least, so one this old belongs to nobody.
-_LEASE_SECONDS = 60.0
+_LEASE_SECONDS = 60.0  # one this old belongs to nobody
+_RENEW_SECONDS = 10.0
 
 
 class Lease:
     """A note that a process works on a unit. Advisory: it saves double work, nothing rests on it.
 
     It lapses when its process is gone from this machine, or when nobody has renewed it for a
-    minute.
+    minute. One that cannot be read or written counts as free, and stops nobody.
     """
 
-    def __init__(self, layout: Layout, unit: WorkUnit) -> None:
-        self.path = layout.folder / "leases" / f"{unit.name}.json"
+    def __init__(self, storage: Storage, unit: WorkUnit) -> None:
+        self.storage = storage
+        self.name = f"{LEASES}{unit.name}.json"
+        self._renewed = 0.0
 
     def take(self) -> bool:
         """Whether the unit is free to work on; if so it is now ours."""
-        if self.path.is_file() and not self._lapsed():
+        if not self._lapsed():
             return False
-        owner = {"host": socket.gethostname(), "pid": os.getpid()}
-        replace(self.path, json.dumps(owner).encode())
+        self._write()
         return True
 
     def renew(self) -> None:
-        """Say that we are still at work."""
-        if self.path.is_file():
-            os.utime(self.path)
+        """Say that we are still at work; called often, it writes once in ten seconds."""
+        if time.monotonic() - self._renewed > _RENEW_SECONDS:
+            self._write()
 
     def release(self) -> None:
         """Give the unit back."""
-        self.path.unlink(missing_ok=True)
+        with suppress(StorageError):
+            self.storage.delete(self.name)
+
+    def _write(self) -> None:
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        self._renewed = time.monotonic()
+        with suppress(StorageError):
+            self.storage.put(self.name, json.dumps(owner).encode())
 
     def _lapsed(self) -> bool:
         try:
-            age = time.time() - self.path.stat().st_mtime
-            owner = json.loads(self.path.read_bytes())
-            if age > _LEASE_SECONDS:
+            owner = json.loads(self.storage.read(self.name))
+            if abs(time.time() - owner["time"]) > _LEASE_SECONDS:
                 return True
             if owner["host"] != socket.gethostname():
                 return False
             if owner["pid"] == os.getpid():
                 return True
             os.kill(owner["pid"], 0)
-        except (ProcessLookupError, FileNotFoundError, ValueError, KeyError, TypeError):
-            return True
         except PermissionError:
-            return False
+            return False  # a process of another user
+        except (
+            StorageError,
+            ProcessLookupError,
+            ValueError,
+            LookupError,
+            TypeError,
+            OverflowError,
+        ):
+            return True
         return False

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import overload
 
 import numpy as np
 
 from logitstore.codec import Codec, codec_for
-from logitstore.errors import CorruptionError, StoreError
+from logitstore.errors import CorruptionError, ObjectMissing, StoreError
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import FORMAT, StoreSpec
-from logitstore.store.containers import CONTAINERS, ShardReader
-from logitstore.store.files import sha256_of
-from logitstore.store.layout import Layout
+from logitstore.store.containers import CONTAINERS, ShardReader, load_container
+from logitstore.store.containers.base import fields_of
+from logitstore.store.layout import COMMITS, MANIFEST, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.storage import StorageLike, sha256_of
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 __all__ = ["Store", "load_store", "open_store", "seal_faults"]
@@ -38,11 +38,12 @@ MALFORMED = (
 )
 
 
-def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
-    """The store at `uri`, a folder.
+def open_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
+    """The store at `uri`: a folder, a file:// URI, or a `Storage`.
 
     An unsealed store is refused unless `allow_partial`: then it is read as far as its units are
-    committed. Raises StoreError where there is no store, CorruptionError where it is damaged.
+    committed. Raises StoreError where there is no store, CorruptionError where it is damaged,
+    SettingError for a URI that nothing serves.
     """
     store = load_store(uri, allow_partial=allow_partial)
     fault = next(seal_faults(store), None)
@@ -51,34 +52,36 @@ def open_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
     return store
 
 
-def load_store(uri: str | Path, *, allow_partial: bool = False) -> Store:
+def load_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
     """The store at `uri` as its small objects tell of it, not compared with its manifest."""
+    layout = StoreLayout.at(uri)
     try:
-        return _load(Layout(Path(uri)), allow_partial=allow_partial)
+        return _load(layout, allow_partial=allow_partial)
     except MALFORMED as error:
-        raise CorruptionError(f"the store's JSON is malformed: {error!r}", place=uri) from error
+        problem = f"the store's JSON is malformed: {error!r}"
+        raise CorruptionError(problem, place=layout.uri) from error
 
 
-def _load(layout: Layout, *, allow_partial: bool) -> Store:
+def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
     spec = layout.read_spec()
     codec_for(spec)
     if spec.container not in CONTAINERS:
         raise CorruptionError(
             "unknown container",
-            place=layout.spec_path,
+            place=layout.place(SPEC),
             found=spec.container,
             allowed=", ".join(CONTAINERS),
         )
     if not layout.sealed() and not allow_partial:
         raise StoreError(
             "the store is not finished: it has no manifest.json",
-            place=layout.folder,
+            place=layout.uri,
             remedy="Run the same `logitstore dump` again to finish it; from Python, "
             "allow_partial=True reads what is there",
         )
     commits = [layout.read_commit(unit) for unit in layout.read_plan().units]
     if layout.sealed() and None in commits:
-        raise CorruptionError("a commit of a sealed store is missing", place=layout.commits)
+        raise CorruptionError("a commit of a sealed store is missing", place=layout.place(COMMITS))
     return Store(
         layout=layout,
         spec=spec,
@@ -96,22 +99,21 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
     manifest = store.manifest
     if manifest is None:
         return
-    place = store.layout.manifest_path
+    layout, place = store.layout, store.layout.place(MANIFEST)
     shards = {
-        f"data/{commit.folder}/{one.path}": one.sha256
+        f"{layout.shard_prefix(commit)}{one.path}": one.sha256
         for commit in store.commits
         for one in commit.objects
     }
-    layout = store.layout
-    small = {path.relative_to(layout.folder).as_posix() for path in layout.small_files()}
+    small = set(layout.small_names())
     for name in sorted(set(manifest.objects) ^ small ^ set(shards)):
         yield CorruptionError("store and manifest do not hold the same", place=place, found=name)
     for name, sha256 in manifest.objects.items():
-        found = shards.get(name) or _hash(layout.folder / name)
+        found = shards.get(name) or _hash(layout, name)
         if found != sha256:
             yield CorruptionError(
                 "file is missing or has changed since the store was sealed",
-                place=store.folder / name,
+                place=layout.place(name),
                 found=f"sha256 {found}",
                 allowed=sha256,
             )
@@ -119,10 +121,8 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
         name: sum(getattr(block, name) for block in store.blocks)
         for name in ("documents", "tokens", "targets")
     }
-    stored = sum(one.size for commit in store.commits for one in commit.objects)
-    own = [path for path in layout.small_files() if layout.tokenizer not in path.parents]
     facts |= {
-        "bytes": stored + sum(path.stat().st_size for path in own),
+        "bytes": layout.stored_bytes(store.commits, manifest=False),
         "format": FORMAT,
         "fingerprint": fingerprint_of(store),
     }
@@ -137,29 +137,59 @@ def fingerprint_of(store: Store) -> str:
     return store_fingerprint(store.spec, store.commits)
 
 
-def _hash(path: Path) -> str | None:
-    return sha256_of(path) if path.is_file() else None
+def _at(place: str, error: CorruptionError) -> CorruptionError:
+    """The same error, at a place that tells more."""
+    whole = place if error.place is None else f"{place}, {error.place}"
+    return CorruptionError(error.problem, place=whole, found=error.found, allowed=error.allowed)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+def _hash(layout: StoreLayout, name: str) -> str | None:
+    try:
+        return sha256_of(layout.storage, name)
+    except ObjectMissing:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Store(Sequence[StoredDocument]):
-    """The documents of a store, in corpus order: `len`, `[i]`, iteration, and whole blocks."""
+    """The documents of a store, in corpus order: `len`, `[i]`, iteration, and whole blocks.
 
-    layout: Layout
+    It pickles, as what it was opened from: the other process opens shards of its own.
+    """
+
+    layout: StoreLayout
     spec: StoreSpec
     commits: tuple[Commit, ...]
     manifest: Manifest | None  # None: not sealed
     draw: int = 0  # of those that each target has, the one that is read
 
-    @property
-    def folder(self) -> Path:
-        """Where the store lies."""
-        return self.layout.folder
+    __getstate__ = fields_of
+
+    def __repr__(self) -> str:
+        state = "sealed" if self.manifest is not None else "not sealed"
+        return (
+            f"<Store {self.uri!r}: {len(self):,} documents, {self.targets:,} targets, "
+            f"{self.spec.sparsifier.name}, {self.spec.container}, {state}>"
+        )
 
     @property
-    def tokenizer_folder(self) -> Path:
-        """The tokenizer that the store's ids belong to, as transformers saves it."""
-        return self.layout.tokenizer
+    def uri(self) -> str:
+        """Where the store lies."""
+        return self.layout.uri
+
+    @cached_property
+    def stored_bytes(self) -> int:
+        """Every object of the store but the tokenizer and the README."""
+        return self.layout.stored_bytes(self.commits, manifest=self.manifest is not None)
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """The tokenizer that the store's ids belong to: the files that transformers saves, by name.
+
+        Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
+        """
+        storage = self.layout.storage
+        names = sorted(storage.list(TOKENIZER))
+        return {name.removeprefix(TOKENIZER): storage.read(name) for name in names}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -183,7 +213,7 @@ class Store(Sequence[StoredDocument]):
         if not 0 <= draw < self.spec.sparsifier.draws:
             raise StoreError(
                 "the store does not hold that draw",
-                place=self.folder,
+                place=self.uri,
                 found=draw,
                 allowed=f"0..{self.spec.sparsifier.draws - 1}",
             )
@@ -197,13 +227,10 @@ class Store(Sequence[StoredDocument]):
             columns = shard.block(within, draw=self.draw)
             return self._codec.decode(columns, shard.tables, draw=self.draw)
         except MALFORMED as error:
-            place = f"{self.layout.shard(commit)}, block {within}"
+            place = f"{self._shard_place(commit)}, block {within}"
             raise CorruptionError(f"block is malformed: {error!r}", place=place) from error
         except CorruptionError as error:
-            place = f"{self.layout.shard(commit)}, block {within}, {error.place}"
-            raise CorruptionError(
-                error.problem, place=place, found=error.found, allowed=error.allowed
-            ) from error
+            raise _at(f"{self._shard_place(commit)}, block {within}", error) from error
 
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets (int64) of each document of block `number`; entries are not read."""
@@ -212,7 +239,7 @@ class Store(Sequence[StoredDocument]):
             documents_DC = self._shard(commit).documents(within)
             return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
         except MALFORMED as error:
-            place = f"{self.layout.shard(commit)}, block {within}"
+            place = f"{self._shard_place(commit)}, block {within}"
             raise CorruptionError(f"documents are malformed: {error!r}", place=place) from error
 
     def __len__(self) -> int:
@@ -255,16 +282,22 @@ class Store(Sequence[StoredDocument]):
 
     def _shard(self, commit: Commit) -> ShardReader:
         if commit.unit not in self._shards:
-            container = CONTAINERS[self.spec.container]
-            shard = container.open(
-                self.layout.shard(commit),
+            shard = load_container(self.spec.container).open(
+                self.layout.storage,
+                self.layout.shard_prefix(commit),
                 blocks=commit.blocks,
                 objects=commit.objects,
                 entries=self._codec.entries,
             )
-            self._codec.check_tables(shard.tables)
+            try:
+                self._codec.check_tables(shard.tables)
+            except CorruptionError as error:
+                raise _at(self._shard_place(commit), error) from error
             self._shards[commit.unit] = shard
         return self._shards[commit.unit]
+
+    def _shard_place(self, commit: Commit) -> str:
+        return self.layout.place(self.layout.shard_prefix(commit).rstrip("/"))
 
     def _place(self, number: int) -> tuple[Commit, int]:
         """The commit that holds block `number` of the store, and the block's number in it."""

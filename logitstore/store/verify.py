@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from logitstore.errors import CorruptionError, LogitStoreError
-from logitstore.store.files import sha256_of
-from logitstore.store.layout import Layout
+from logitstore.store.layout import StoreLayout
 from logitstore.store.reader import Store, load_store, seal_faults
+from logitstore.store.storage import StorageLike, sha256_of
 
 if TYPE_CHECKING:
     from logitstore.format.manifest import Commit
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.targets import SparseTargets
 
-__all__ = ["Depth", "verify"]
+__all__ = ["Depth", "Fault", "verify"]
 
 Depth: TypeAlias = Literal["fast", "hashes", "full"]
 
@@ -26,75 +26,117 @@ Depth: TypeAlias = Literal["fast", "hashes", "full"]
 _MASS_SLACK = 2e-3
 
 
-def verify(uri: str | Path, *, depth: Depth = "full") -> Iterator[str]:
-    """Every fault of the store at `uri`, each as one line that names the place.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One thing that is wrong with a store; as a string, the line that the command prints."""
+
+    place: str | None  # the object, block or file
+    problem: str
+    found: Any = None
+    allowed: Any = None
+    remedy: str | None = None
+
+    @staticmethod
+    def of(error: LogitStoreError) -> Fault:
+        """What an error says."""
+        return Fault(
+            place=None if error.place is None else str(error.place),
+            problem=error.problem,
+            found=error.found,
+            allowed=error.allowed,
+            remedy=error.remedy,
+        )
+
+    def __str__(self) -> str:
+        return str(
+            CorruptionError(
+                self.problem,
+                place=self.place,
+                found=self.found,
+                allowed=self.allowed,
+                remedy=self.remedy,
+            )
+        )
+
+
+def verify(uri: StorageLike, *, depth: Depth = "full") -> Iterator[Fault]:
+    """Every fault of the store at `uri`, each with the place that it is at.
 
     "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full" also
-    decodes every block and checks what it holds. A sound store gives nothing.
+    decodes every block and checks what it holds. A sound store gives nothing. Raises SettingError
+    for a URI that nothing serves.
     """
+    return _faults(StoreLayout.at(uri), depth)
+
+
+def _faults(layout: StoreLayout, depth: Depth) -> Iterator[Fault]:
     try:
-        store = load_store(uri)
+        store = load_store(layout.storage)
     except LogitStoreError as error:
-        yield str(error)
-        yield from _listed_faults(Layout(Path(uri)))
+        yield Fault.of(error)
+        yield from _listed_faults(layout)
         return
-    yield from map(str, seal_faults(store))
+    yield from map(Fault.of, seal_faults(store))
     for commit in store.commits:
-        yield from _object_faults(store, commit, hashes=depth != "fast")
+        yield from _shard_faults(store, commit, hashes=depth != "fast")
     if depth == "full":
         yield from _content_faults(store)
 
 
-def _listed_faults(layout: Layout) -> Iterator[str]:
+def _listed_faults(layout: StoreLayout) -> Iterator[Fault]:
     """Where too little is left to read the store by: what its manifest can still tell."""
     try:
         objects = layout.read_manifest().objects if layout.sealed() else {}
     except LogitStoreError as error:
-        yield str(error)
+        yield Fault.of(error)
         return
     for name, sha256 in objects.items():
-        yield from _file_faults(layout.folder / name, sha256=sha256)
+        yield from _object_faults(layout, name, sha256=sha256)
 
 
-def _object_faults(store: Store, commit: Commit, *, hashes: bool) -> Iterator[str]:
+def _shard_faults(store: Store, commit: Commit, *, hashes: bool) -> Iterator[Fault]:
     for one in commit.objects:
-        path = store.layout.shard(commit) / one.path
-        yield from _file_faults(path, size=one.size, sha256=one.sha256 if hashes else None)
+        name = f"{store.layout.shard_prefix(commit)}{one.path}"
+        sha256 = one.sha256 if hashes else None
+        yield from _object_faults(store.layout, name, size=one.size, sha256=sha256)
 
 
-def _file_faults(
-    path: Path, *, size: int | None = None, sha256: str | None = None
-) -> Iterator[str]:
-    if not path.is_file():
-        yield _fault(path, "file", "none", "one")
-    elif size is not None and path.stat().st_size != size:
-        yield _fault(path, "size in bytes", path.stat().st_size, size)
-    elif sha256 is not None and (found := sha256_of(path)) != sha256:
-        yield _fault(path, "sha256", found, sha256)
+def _object_faults(
+    layout: StoreLayout, name: str, *, size: int | None = None, sha256: str | None = None
+) -> Iterator[Fault]:
+    try:
+        stored = layout.storage.size(name)
+        if stored is None:
+            yield _fault(layout.place(name), "file", "none", "one")
+        elif size is not None and stored != size:
+            yield _fault(layout.place(name), "size in bytes", stored, size)
+        elif sha256 is not None and (found := sha256_of(layout.storage, name)) != sha256:
+            yield _fault(layout.place(name), "sha256", found, sha256)
+    except LogitStoreError as error:  # it cannot be read
+        yield Fault.of(error)
 
 
-def _content_faults(store: Store) -> Iterator[str]:
+def _content_faults(store: Store) -> Iterator[Fault]:
     for draw in range(store.spec.sparsifier.draws):
         yield from _draw_faults(store.with_draw(draw))
 
 
-def _draw_faults(store: Store) -> Iterator[str]:
+def _draw_faults(store: Store) -> Iterator[Fault]:
     for number, counts in enumerate(store.blocks):
         try:
             block = store.read_block(number)
             for stored in block.split():
                 del stored  # building it checks that tokens, mask and targets belong together
         except LogitStoreError as error:
-            yield str(error)
+            yield Fault.of(error)
             continue
         found = (len(block), len(block.input_ids_N), len(block.targets))
         if found != (counts.documents, counts.tokens, counts.targets):
             yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
-        for problem in _row_faults(block):
-            yield f"{store.folder}, block {number}: {problem}"
+        yield from _row_faults(block, place=f"{store.uri}, block {number}")
 
 
-def _row_faults(block: DocumentBlock) -> Iterator[str]:
+def _row_faults(block: DocumentBlock, *, place: str) -> Iterator[Fault]:
     targets = block.targets
     used_RK = targets.used_RK()
     sorted_RK = np.sort(np.where(used_RK, targets.ids_RK.astype(np.int64), -1), axis=1)
@@ -112,7 +154,8 @@ def _row_faults(block: DocumentBlock) -> Iterator[str]:
     ):
         if bad_R.any():
             row = int(np.argmax(bad_R))
-            yield f"target {row}: {name} (found {value_R[row]}; allowed: {allowed})"
+            problem = f"target {row}: {name}"
+            yield Fault(place=place, problem=problem, found=value_R[row].item(), allowed=allowed)
 
 
 def _mass_R(targets: SparseTargets) -> np.ndarray:
@@ -129,6 +172,5 @@ def _mass_R(targets: SparseTargets) -> np.ndarray:
     return head_R + np.exp(targets.tail_logmass_RB[:, 0])  # at b = 1
 
 
-def _fault(place: object, what: str, found: object, allowed: object) -> str:
-    problem = f"{what} is not as written"
-    return str(CorruptionError(problem, place=place, found=found, allowed=allowed))
+def _fault(place: str, what: str, found: object, allowed: object) -> Fault:
+    return Fault(place=place, problem=f"{what} is not as written", found=found, allowed=allowed)

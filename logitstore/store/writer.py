@@ -1,29 +1,29 @@
 """Documents in, committed work units out.
 
-A unit's documents are cut into blocks, encoded, laid out in a fresh attempt, synced, hashed, read
-back and compared, and only then committed.
+A unit's documents are cut into blocks, encoded, laid out in a fresh attempt, hashed, read back and
+compared, and only then committed.
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from logitstore.codec import codec_for
-from logitstore.errors import CorruptionError
+from logitstore.errors import CorruptionError, LogitStoreError
 from logitstore.format.columns import Columns
 from logitstore.format.manifest import BlockCounts, Commit, StoredObject
-from logitstore.store.containers import CONTAINERS
-from logitstore.store.files import explain_io, fsync_tree, sha256_of
+from logitstore.store.containers import load_container
+from logitstore.store.layout import DATA
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from logitstore.codec import Codec
     from logitstore.format.plan import WorkUnit
@@ -55,7 +55,7 @@ class UnitWriter:
         return UnitWriter(
             store=store,
             codec=codec_for(spec),
-            container=CONTAINERS[spec.container],
+            container=load_container(spec.container),
             block_targets=spec.block_targets,
         )
 
@@ -67,11 +67,11 @@ class UnitWriter:
         if not documents:
             return self.store.commit(_empty(unit, skipped))
         blocks = [DocumentBlock.join(part) for part in self._cut(documents)]
-        attempt, folder = self.store.new_attempt(unit)
+        attempt = self.store.new_attempt()
         try:
-            with explain_io(folder):
-                objects, column_bytes = self._lay_out(folder, blocks)
-                commit = Commit(
+            objects, column_bytes = self._lay_out(f"{DATA}{unit.name}-{attempt}/", blocks)
+            return self.store.commit(
+                Commit(
                     unit=unit.name,
                     attempt=attempt,
                     objects=objects,
@@ -80,38 +80,47 @@ class UnitWriter:
                     column_bytes=column_bytes,
                     sums=_sums(blocks),
                 )
-                return self.store.commit(commit)
+            )
+        except LogitStoreError:
+            winner = self.store.discard(unit, attempt)
+            if winner is None:
+                raise
+            # The error came behind our own commit, or another worker has committed this unit and
+            # swept our attempt away.
+            return winner.attempt == attempt
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            if self.store.layout.read_commit(unit) is not None:
-                return False  # another worker committed this unit and swept our attempt away
+            with suppress(LogitStoreError):
+                self.store.discard(unit, attempt)
             raise
 
-    def _lay_out(self, folder: Path, blocks: list[DocumentBlock]) -> _Written:
+    def _lay_out(self, prefix: str, blocks: list[DocumentBlock]) -> _Written:
+        """Put the shard's objects under `prefix` and read them back."""
+        storage, entries = self.store.layout.storage, self.codec.entries
         tables = self.codec.tables(blocks)
         columns = [self.codec.encode(block, tables) for block in blocks]
-        folder.mkdir(parents=True)
-        self.container.write(
-            folder,
+        written = self.container.write(
             columns,
             tables,
             draws=self.codec.sparsifier.draws,
             by_entry=self.codec.by_entry,
         )
-        fsync_tree(folder)
-        objects = tuple(_objects(folder))
+        objects = []
+        for name, data in sorted(written.items()):
+            storage.put(f"{prefix}{name}", data)
+            digest = hashlib.sha256(data).hexdigest()
+            objects.append(StoredObject(path=name, size=len(data), sha256=digest))
         counts = [_counts(block) for block in blocks]
         shard = self.container.open(
-            folder, blocks=counts, objects=objects, entries=self.codec.entries
+            storage, prefix, blocks=counts, objects=objects, entries=entries
         )
         same = [_equal(shard.block(number), one) for number, one in enumerate(columns)]
         if not all(same) or not _equal_arrays(shard.tables, tables):
             raise CorruptionError(
                 "what was read back is not what was written",
-                place=folder,
+                place=self.store.layout.place(prefix),
                 remedy="Suspect the disk or the memory of this machine",
             )
-        return objects, shard.column_bytes()
+        return tuple(objects), shard.column_bytes()
 
     def _cut(self, documents: Sequence[StoredDocument]) -> Iterator[list[StoredDocument]]:
         """Runs of whole documents of about `block_targets` targets, at least one document each."""
@@ -126,15 +135,6 @@ class UnitWriter:
                 run, targets, tokens = [], len(stored.targets), len(stored.document)
             run.append(stored)
         yield run
-
-
-def _objects(folder: Path) -> Iterator[StoredObject]:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        yield StoredObject(
-            path=path.relative_to(folder).as_posix(),
-            size=path.stat().st_size,
-            sha256=sha256_of(path),
-        )
 
 
 def _counts(block: DocumentBlock) -> BlockCounts:

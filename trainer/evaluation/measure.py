@@ -124,7 +124,7 @@ def _from_store(logits: Any, *, temperature: float) -> _Source:
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison(sparsifier=sparsifier, temperature=temperature, vocab_size=size)
     if not sum(one.targets for one in store.blocks):
-        raise StoreError("the store holds no targets to measure on", place=logits)
+        raise StoreError("the store holds no targets to measure on", place=store.uri)
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)

@@ -7,7 +7,6 @@ folder before the student is loaded, the student before a batch is read.
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 import logitstore
 from logitstore import LogitStoreError, ModelError
-from logitstore.plumbing import choose_device, files, options_of, takes
+from logitstore.plumbing import LocalStorage, choose_device, options_of, takes
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
 from trainer.losses import LOSSES, choose_view
@@ -31,6 +30,8 @@ from trainer.training.options import FitOptions
 from trainer.training.student import load_student
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from logitstore import Store
@@ -162,9 +163,8 @@ class _Fit:
             "metrics": history[-1],
         }
         if self.args.should_save:
-            with files.explain_io(out):
-                (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, and ours
-                _copy_tokenizer(self.store.tokenizer_folder, out)
+            LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
+            _write_tokenizer(self.store.tokenizer_files(), LocalStorage(out))
             run.write_json(out / "history.json", history)
             run.write_json(out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
@@ -236,8 +236,7 @@ def _begin(
     return answer[0]
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def _write_tokenizer(files: Mapping[str, bytes], run: LocalStorage) -> None:
     """The store's tokenizer beside the model; files of the model's own names are left out."""
-    for path in sorted(source.iterdir()):
-        if path.is_file() and not (target / path.name).exists():
-            shutil.copyfile(path, target / path.name)
+    for name, data in files.items():
+        run.put_if_absent(name, data)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from logitstore import SpecError, StorageError, StoreError
-from logitstore.plumbing import files
+from logitstore.plumbing import LocalStorage, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,8 +46,7 @@ _OBJECTS = ("wanted", "settings", "packing")
 def write_json(path: Path, content: Any) -> None:
     """`content` at `path`, whole or not at all."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    with files.explain_io(path):
-        files.replace(path, (text + "\n").encode())
+    LocalStorage(path.parent).put(path.name, (text + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -106,10 +105,9 @@ def refuse_other_settings(
 
 def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """Declare the checkpoint in `folder` whole: every file on disk, then complete.json."""
-    with files.explain_io(folder):
-        files.fsync_tree(folder)
-        paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MARKER]
-        hashes = {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}
+    storage = LocalStorage(folder)
+    storage.sync()
+    hashes = {name: sha256_of(storage, name) for name in storage.list("") if name != MARKER}
     write_json(folder / MARKER, {"files": hashes, "state": dict(state)})
 
 
@@ -144,8 +142,8 @@ def _state(folder: Path) -> dict[str, Any] | None:
     if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
         return None
     for name, sha256 in marker["files"].items():
-        path = folder / name
-        if not path.is_file() or files.sha256_of(path) != sha256:
+        storage = LocalStorage(folder)
+        if storage.size(name) is None or sha256_of(storage, name) != sha256:
             return None
     state = marker.get("state")
     return state if isinstance(state, dict) and isinstance(state.get("stream"), dict) else None

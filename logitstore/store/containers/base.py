@@ -1,24 +1,47 @@
-"""The contract of a container: how the integer columns of a shard lie in files."""
+"""The contract of a container, and what every container needs to keep it.
+
+A shard is a list of blocks and a few tables; a container lays their integers out in objects. To add
+one, write a module with a class like `ZarrContainer` and its line of `CONTAINERS`; the tests of
+shards, stores, dumps and the format run over that table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Protocol
 
 import numpy as np
 
+from logitstore.errors import CorruptionError, ObjectMissing
 from logitstore.format.columns import Columns
 from logitstore.format.manifest import BlockCounts, StoredObject
+from logitstore.store.storage import Storage, place_of, sha256_of
 
-__all__ = ["Container", "ShardReader"]
+__all__ = [
+    "Container",
+    "ShardReader",
+    "add_container_bytes",
+    "check_block",
+    "check_objects",
+    "fields_of",
+    "missing_as_corruption",
+]
 
 
 class ShardReader(Protocol):
-    """An open shard. Threads may read from it at the same time.
+    """An open shard: its columns, equal in name and value to those that were written.
 
-    Every byte is checked against a checksum as it is read: a changed byte raises CorruptionError
-    that names the file, or never changes a value.
+    What it must do besides:
+
+    * Threads may read from it at the same time, and it pickles, also after it was read: handles and
+      caches are opened anew on the other side.
+    * Every byte is checked against a checksum before a value is made of it. A changed byte raises
+      CorruptionError that names the object, or changes no value; so does an object that has gone or
+      was cut short since the shard was opened.
+    * A block's number out of range, a negative one too, raises IndexError.
+    * What the storage refuses stays the StorageError that it is.
     """
 
     @property
@@ -27,7 +50,7 @@ class ShardReader(Protocol):
         ...
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
-        """The columns of block `number`, equal to those that were written.
+        """The columns of block `number`.
 
         With `draw`, a container that can may leave out the entries of the other draws.
         """
@@ -38,44 +61,106 @@ class ShardReader(Protocol):
         ...
 
     def column_bytes(self) -> dict[str, int]:
-        """Stored bytes of each column; what belongs to none of them stands under "container"."""
+        """Stored bytes by column; what belongs to none of them stands under "container".
+
+        Entries and scalars have their own names, tokens `token_id` and `token_counted`, tables
+        `<name>_id`, the table of documents `documents`. They add up to the bytes of all objects.
+        """
         ...
 
 
 class Container(Protocol):
-    """One way to lay out a shard. Two containers given equal columns give back equal columns.
-
-    `write` creates files below an empty folder and returns nothing; equal input gives equal bytes.
-    It neither syncs nor hashes: that is the writer's. A shard's scalars are the same names in every
-    block.
-    """
+    """One way to lay out a shard. Two containers given equal columns give back equal columns."""
 
     def write(
         self,
-        folder: Path,
         blocks: Sequence[Columns],
         tables: Mapping[str, np.ndarray],
         *,
         draws: int = 1,
         by_entry: bool = False,
-    ) -> None:
-        """Lay out `blocks`, whose rows hold the entries of `draws` draws, and `tables`.
+    ) -> Mapping[str, bytes]:
+        """The objects of a shard by name; equal input gives equal bytes, on any machine.
 
-        `by_entry` asks a container that can to lay the n-th entries of all rows side by side, for
-        rows that have little in common with their neighbours.
+        `blocks`, one at least, hold the entries of `draws` draws side by side, and all have the
+        same entries and scalars. `by_entry` asks a container that can to lay the n-th entries of
+        all rows side by side, for rows that have little in common with their neighbours. A name
+        has parts of letters, digits, `_`, `-` and `.`, with `/` between them.
         """
         ...
 
     def open(
         self,
-        folder: Path,
+        storage: Storage,
+        prefix: str,
         *,
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
     ) -> ShardReader:
-        """The shard in `folder`, which must hold what the commit says of it.
+        """The shard whose objects lie in `storage` under `prefix` and their names.
 
-        `entries` names the columns of entries, which not every container can tell from scalars.
+        `blocks` and `objects` are what the commit says of it, `entries` names the columns of
+        entries. Raises CorruptionError that names the object where one is missing, has another
+        size, or is of a kind that no other checksum covers and was changed.
         """
         ...
+
+
+def check_objects(
+    storage: Storage,
+    prefix: str,
+    objects: Sequence[StoredObject],
+    *,
+    hashed: Callable[[StoredObject], bool],
+) -> None:
+    """CorruptionError unless every object is there with its size and, where `hashed`, its hash."""
+    for one in objects:
+        name = f"{prefix}{one.path}"
+        size = storage.size(name)
+        if size != one.size:
+            raise CorruptionError(
+                "file is missing or of another size",
+                place=place_of(storage, name),
+                found="no file" if size is None else f"{size} bytes",
+                allowed=f"{one.size} bytes",
+            )
+        if not hashed(one):
+            continue
+        with missing_as_corruption(place_of(storage, name)):
+            found = sha256_of(storage, name)
+        if found != one.sha256:
+            raise CorruptionError(
+                "file has changed since it was written",
+                place=place_of(storage, name),
+                found=f"sha256 {found}",
+                allowed=one.sha256,
+            )
+
+
+@contextmanager
+def missing_as_corruption(place: str) -> Iterator[None]:
+    """An object that has gone since the shard was opened, as a CorruptionError at `place`."""
+    try:
+        yield
+    except ObjectMissing as error:
+        raise CorruptionError("file is missing", place=place) from error
+
+
+def check_block(number: int, blocks: Sequence[BlockCounts]) -> None:
+    """IndexError for a block that the shard does not have."""
+    if not 0 <= number < len(blocks):
+        raise IndexError(f"block {number} of a shard of {len(blocks)}")
+
+
+def add_container_bytes(
+    columns: Mapping[str, int], objects: Sequence[StoredObject]
+) -> dict[str, int]:
+    """`columns` with what is left of the objects' bytes under "container"."""
+    total = sum(one.size for one in objects)
+    return {**columns, "container": total - sum(columns.values())}
+
+
+def fields_of(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass without what it has cached beside them: its state when pickled."""
+    return {one.name: getattr(instance, one.name) for one in fields(instance)}

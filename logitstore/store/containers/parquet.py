@@ -11,6 +11,8 @@ with zstd, and every page has a checksum: Parquet without page checksums missed 
 
 from __future__ import annotations
 
+import io
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,13 +23,20 @@ import pyarrow.parquet as pq
 
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import DOCUMENT_COLUMNS, Columns
-from logitstore.store.files import sha256_of
+from logitstore.store.containers.base import (
+    add_container_bytes,
+    check_block,
+    check_objects,
+    fields_of,
+    missing_as_corruption,
+)
+from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.store.storage import Storage
 
 __all__ = ["ParquetContainer"]
 
@@ -40,53 +49,45 @@ _TOKEN_LISTS = ("input_ids", "counted")
 
 
 class ParquetContainer:
-    """A shard as two Parquet files."""
+    """A shard as one Parquet file of its documents and one for each table."""
 
     def write(
         self,
-        folder: Path,
         blocks: Sequence[Columns],
         tables: Mapping[str, np.ndarray],
         *,
         draws: int = 1,
         by_entry: bool = False,
-    ) -> None:
+    ) -> dict[str, bytes]:
         """One row group a block, so that a block is read with one request a column."""
-        folder.mkdir(parents=True, exist_ok=True)
         parts = [_table(block) for block in blocks]
         entries = [f"{name}s" for name in blocks[0].entries]
         lists = [*_TOKEN_LISTS, *entries, *blocks[0].scalars]
-        options = _options([f"{name}.list.element" for name in lists])
-        with pq.ParquetWriter(folder / _DOCUMENTS, parts[0].schema, **options) as writer:
-            for table in parts:
-                writer.write_table(table, row_group_size=max(1, len(table)))
+        objects = {_DOCUMENTS: _file(parts, split=[f"{name}.list.element" for name in lists])}
         for name, ids in tables.items():
             table = pa.table({"id": pa.array(ids, pa.uint32())})
-            pq.write_table(table, folder / f"{name}{_SUFFIX}", **_options(["id"]))
+            objects[f"{name}{_SUFFIX}"] = _file([table], split=["id"])
+        return objects
 
     def open(
         self,
-        folder: Path,
+        storage: Storage,
+        prefix: str,
         *,
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
     ) -> ParquetShard:
-        """The shard in `folder`, its files compared with their hashes."""
+        """The shard of those objects, every one hashed."""
         # Page checksums leave the footer out, which says where everything stands: hash it all, at
         # 1 GB/s and more.
-        for one in objects:
-            path = folder / one.path
-            found = sha256_of(path) if path.is_file() else None
-            if found != one.sha256:
-                raise CorruptionError(
-                    "file is missing or has changed since it was written",
-                    place=path,
-                    found=found or "no file",
-                    allowed=one.sha256,
-                )
+        check_objects(storage, prefix, objects, hashed=lambda _: True)
         return ParquetShard(
-            folder=folder, blocks=tuple(blocks), objects=tuple(objects), names=tuple(entries)
+            storage=storage,
+            prefix=prefix,
+            blocks=tuple(blocks),
+            objects=tuple(objects),
+            names=tuple(entries),
         )
 
 
@@ -94,21 +95,23 @@ class ParquetContainer:
 class ParquetShard:
     """An open shard; every page's checksum is checked as it is read."""
 
-    folder: Path
+    storage: Storage
+    prefix: str
     blocks: tuple[BlockCounts, ...]
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
+
+    __getstate__ = fields_of
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
         """Column `id` of every file but that of the documents."""
         files = [one.path for one in self.objects if one.path != _DOCUMENTS]
-        return {name.removesuffix(_SUFFIX): self._table(name) for name in files}
-
-    def _table(self, name: str) -> np.ndarray:
-        path = self.folder / name
-        with _explained(path):
-            return pq.read_table(path, page_checksum_verification=True)["id"].to_numpy()
+        found = {}
+        for name in files:
+            with self._opened(name) as file:
+                found[name.removesuffix(_SUFFIX)] = file.read()["id"].to_numpy()
+        return found
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """The columns of block `number`, with the entries of all draws."""
@@ -128,7 +131,7 @@ class ParquetShard:
             found = {name: len(values) for name, values in entries.items()}
             raise CorruptionError(
                 "columns are missing or of the wrong length",
-                place=self.folder / _DOCUMENTS,
+                place=self._place(_DOCUMENTS),
                 found=", ".join(missing) or f"{found} entries",
                 allowed=f"a multiple of {counts.targets} targets",
             )
@@ -148,41 +151,83 @@ class ParquetShard:
         """Bytes of each column, from the footers."""
         sizes: dict[str, int] = {}
         for one in self.objects:
-            footer = pq.ParquetFile(self.folder / one.path).metadata
+            with self._opened(one.path) as file:
+                footer = file.metadata
             for group in range(footer.num_row_groups):
                 for number in range(footer.num_columns):
                     column = footer.row_group(group).column(number)
                     shown = _shown(one.path, column.path_in_schema.split(".")[0], self.names)
                     sizes[shown] = sizes.get(shown, 0) + column.total_compressed_size
-        total = sum(one.size for one in self.objects)
-        return sizes | {"container": total - sum(sizes.values())}
+        return add_container_bytes(sizes, self.objects)
 
     def _read(self, number: int, columns: list[str] | None) -> pa.Table:
-        path = self.folder / _DOCUMENTS
-        with _explained(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        check_block(number, self.blocks)
+        with self._opened(_DOCUMENTS) as file:
             table = file.read_row_group(number, columns=columns)
         if len(table) != self.blocks[number].documents:
             raise CorruptionError(
                 "block holds another number of documents",
-                place=f"{path}, row group {number}",
+                place=f"{self._place(_DOCUMENTS)}, row group {number}",
                 found=len(table),
                 allowed=self.blocks[number].documents,
             )
         return table
 
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A file of the shard; what Arrow says against it is a CorruptionError."""
+        sizes = {one.path: one.size for one in self.objects}
+        if name not in sizes:
+            raise CorruptionError("file is missing", place=self._place(name))
+        source = _ObjectFile(self.storage, f"{self.prefix}{name}", sizes[name])
+        try:
+            # Arrow asks for neighbouring columns together where it may buffer them first.
+            with (
+                missing_as_corruption(self._place(name)),
+                pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file,
+            ):
+                yield file
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise CorruptionError(f"file is damaged: {error}", place=self._place(name)) from error
 
-class _explained:
-    """Arrow's errors about the file at `path` as a CorruptionError."""
+    def _place(self, name: str) -> str:
+        return place_of(self.storage, f"{self.prefix}{name}")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> None:
-        return None
+class _ObjectFile(io.RawIOBase):
+    """An object as a file that Arrow seeks and reads in."""
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException | OSError | KeyError):
-            raise CorruptionError(f"file is damaged: {error}", place=self.path) from error
+    def __init__(self, storage: Storage, name: str, size: int) -> None:
+        super().__init__()
+        self._storage, self._name, self._size = storage, name, size
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next `read` begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Where to, from the start, here or the end."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next `size` bytes, or the rest."""
+        rest = max(0, self._size - self._position)
+        length = rest if size is None or size < 0 else min(size, rest)
+        wanted = (self._position, self._position + length)
+        (data,) = self._storage.read_ranges(self._name, [wanted])
+        self._position += len(data)
+        return data
 
 
 def _table(block: Columns) -> pa.Table:
@@ -222,6 +267,15 @@ def _documents(table: pa.Table) -> np.ndarray:
     halves_D2 = np.frombuffer(joined, dtype=">u8").reshape(-1, 2).astype(np.uint64)
     rest = [table[name].to_numpy().astype(np.uint64) for name in DOCUMENT_COLUMNS[2:]]
     return np.column_stack([halves_D2, *rest])
+
+
+def _file(tables: Sequence[pa.Table], *, split: list[str]) -> bytes:
+    """A Parquet file with a row group for each table; columns `split` go by byte streams."""
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, tables[0].schema, **_options(split)) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=max(1, len(table)))
+    return bytes(buffer.getvalue())
 
 
 def _options(split: list[str]) -> dict[str, Any]:

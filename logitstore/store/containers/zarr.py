@@ -1,4 +1,4 @@
-"""The zarr container: five Zarr v3 arrays a shard, one file each, chunked by block.
+"""The zarr container: five Zarr v3 arrays a shard, one object each, chunked by block.
 
 Wide integers lie as byte planes on a leading axis. A plane of high bytes is nearly all zero, so
 zstd sees what a shuffle filter would show it, and any Zarr reader opens the arrays with core codecs
@@ -17,24 +17,37 @@ There is an array like `ranking` for each table of the shard. Attribute `planes`
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
-from zarr.storage import LocalStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import DOCUMENT_COLUMNS, Columns, planes_needed
-from logitstore.store.files import sha256_of
+from logitstore.store.containers.base import (
+    add_container_bytes,
+    check_block,
+    check_objects,
+    fields_of,
+    missing_as_corruption,
+)
+from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
     from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.store.storage import Storage
 
 __all__ = ["ZarrContainer"]
 
@@ -59,15 +72,15 @@ class ZarrContainer:
 
     def write(
         self,
-        folder: Path,
         blocks: Sequence[Columns],
         tables: Mapping[str, np.ndarray],
         *,
         draws: int = 1,
         by_entry: bool = False,
-    ) -> None:
-        """Lay out `blocks` below `folder`, padded to the largest of them."""
-        group = zarr.create_group(LocalStore(folder), overwrite=False)
+    ) -> dict[str, bytes]:
+        """The group's objects, `blocks` padded to the largest of them."""
+        objects: dict[str, Buffer] = {}
+        group = zarr.create_group(MemoryStore(objects), overwrite=False)
         entries = {name: [block.entries[name] for block in blocks] for name in blocks[0].entries}
         scalars = {name: [block.scalars[name] for block in blocks] for name in blocks[0].scalars}
         tokens = {
@@ -80,33 +93,27 @@ class ZarrContainer:
         for name, ids in tables.items():
             _write_planes(group, name, {"id": [ids]})
         _write_documents(group, [block.documents_DC for block in blocks])
+        return {name: data.to_bytes() for name, data in sorted(objects.items())}
 
     def open(
         self,
-        folder: Path,
+        storage: Storage,
+        prefix: str,
         *,
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
     ) -> ZarrShard:
-        """The shard in `folder`. A data file that is missing or of another size is refused."""
+        """The shard of those objects. Those without a checksum of their own are hashed."""
         # A missing file would read as zeros, silently. Indexes and chunks have checksums of their
         # own, which a file of another shard has too: what gives the rest its meaning is hashed.
-        for one in objects:
-            path = folder / one.path
-            size = path.stat().st_size if path.is_file() else None
-            if size != one.size:
-                raise CorruptionError(
-                    "file is missing or of another size",
-                    place=path,
-                    found="no file" if size is None else f"{size} bytes",
-                    allowed=f"{one.size} bytes",
-                )
-            small = path.name == "zarr.json" or one.path.split("/")[0] not in _CHUNKED
-            if small and sha256_of(path) != one.sha256:
-                raise CorruptionError("file has changed since it was written", place=path)
+        check_objects(storage, prefix, objects, hashed=_gives_meaning)
         return ZarrShard(
-            folder=folder, blocks=tuple(blocks), objects=tuple(objects), names=tuple(entries)
+            storage=storage,
+            prefix=prefix,
+            blocks=tuple(blocks),
+            objects=tuple(objects),
+            names=tuple(entries),
         )
 
 
@@ -114,10 +121,13 @@ class ZarrContainer:
 class ZarrShard:
     """An open shard: arrays are opened on first use, and every chunk's crc32c is checked."""
 
-    folder: Path
+    storage: Storage
+    prefix: str
     blocks: tuple[BlockCounts, ...]
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
+
+    __getstate__ = fields_of
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
@@ -127,13 +137,14 @@ class ZarrShard:
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """The columns of block `number`, without the padding; of the entries, those of `draw`."""
+        check_block(number, self.blocks)
         counts = self.blocks[number]
         rows = self._rows("entries", number, counts.targets)
         entries = self._integers("entries", rows, self._own(draw))
         if set(entries) != set(self.names):
             raise CorruptionError(
                 "columns are missing or unknown",
-                place=self.folder / "entries",
+                place=self._place("entries"),
                 found=", ".join(entries),
                 allowed=", ".join(self.names),
             )
@@ -149,6 +160,7 @@ class ZarrShard:
 
     def documents(self, number: int) -> np.ndarray:
         """uint64 [D, C] of block `number`."""
+        check_block(number, self.blocks)
         array = self._arrays["documents"]
         start = number * array.chunks[0]
         return self._read("documents", slice(start, start + self.blocks[number].documents))
@@ -157,28 +169,43 @@ class ZarrShard:
         """Bytes of each column, from the indexes of the shard files."""
         sizes: dict[str, int] = {}
         for name, array in self._arrays.items():
-            columns, stored = _columns_of(name, array), _plane_bytes(self.folder, array)
-            for column, size in zip(columns, stored, strict=True):
+            for column, size in zip(
+                _columns_of(name, array), self._plane_bytes(name, array), strict=True
+            ):
                 sizes[column] = sizes.get(column, 0) + size
-        total = sum(one.size for one in self.objects)
-        return sizes | {"container": total - sum(sizes.values())}
+        return add_container_bytes(sizes, self.objects)
+
+    def _plane_bytes(self, name: str, array: zarr.Array) -> list[int]:
+        """Stored bytes of each plane, from the index at the end of the array's one object."""
+        (one,) = (one for one in self.objects if one.path.startswith(f"{name}/c/"))
+        length = int(np.prod(array.shape) // np.prod(array.chunks)) * _INDEX_ENTRY_BYTES
+        stop = one.size - _CRC_BYTES
+        ranges = [(stop - length, stop)]
+        (data,) = self.storage.read_ranges(f"{self.prefix}{one.path}", ranges)
+        sizes = np.frombuffer(data, dtype="<u8").reshape(-1, 2)[:, 1]
+        if name == "documents":
+            return [int(sizes.sum())]
+        return [int(size) for size in sizes.reshape(array.shape[0], -1).sum(axis=1)]
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array]:
+        place = self._place("")
+        sizes = {one.path: one.size for one in self.objects}
         try:
-            group = zarr.open_group(LocalStore(self.folder, read_only=True), mode="r")
-            arrays = dict(group.arrays())
+            with missing_as_corruption(place):
+                group = zarr.open_group(_ObjectStore(self.storage, self.prefix, sizes), mode="r")
+                arrays = dict(group.arrays())
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise CorruptionError(f"no Zarr group: {error}", place=self.folder) from error
+            raise CorruptionError(f"no Zarr group: {error}", place=place) from error
         if not set(_BLOCKED) <= set(arrays):
             raise CorruptionError(
                 "arrays are missing",
-                place=self.folder,
+                place=place,
                 found=", ".join(sorted(arrays)),
                 allowed=f"{', '.join(_BLOCKED)} and tables",
             )
         for name, array in arrays.items():
-            _check_codecs(array, place=self.folder / name)
+            _check_codecs(array, place=self._place(name))
             self._check_rows(name, array)
         return arrays
 
@@ -198,7 +225,7 @@ class ZarrShard:
             return
         raise CorruptionError(
             "array is of another shape than its commit says",
-            place=self.folder / name,
+            place=self._place(name),
             found=f"{array.shape} in chunks of {array.chunks}",
             allowed=f"{len(rows)} blocks of {max(rows)}",
         )
@@ -219,14 +246,106 @@ class ZarrShard:
         planes = self._arrays[name].attrs.get("planes")
         bytes_P = self._read(name, (slice(None), *index))
         if not isinstance(planes, list) or len(planes) != len(bytes_P):
-            raise CorruptionError("planes are not named", place=self.folder / name, found=planes)
+            raise CorruptionError("planes are not named", place=self._place(name), found=planes)
         return _join_planes([str(plane) for plane in planes], bytes_P)
+
+    def _place(self, name: str) -> str:
+        return place_of(self.storage, f"{self.prefix}{name}")
 
     def _read(self, name: str, index: Any) -> np.ndarray:
         try:
-            return np.asarray(self._arrays[name][index])
+            with missing_as_corruption(self._place(name)):
+                return np.asarray(self._arrays[name][index])
         except (ValueError, RuntimeError, KeyError, OSError, MemoryError) as error:
-            raise CorruptionError(f"chunk is damaged: {error}", place=self.folder / name) from error
+            raise CorruptionError(f"chunk is damaged: {error}", place=self._place(name)) from error
+
+
+class _ObjectStore(Store):
+    """A shard's objects as Zarr reads them: whole ones and ranges, off the event loop's thread."""
+
+    supports_writes = False
+    supports_deletes = False
+    supports_partial_writes = False
+    supports_listing = True
+
+    def __init__(self, storage: Storage, prefix: str, sizes: Mapping[str, int]) -> None:
+        super().__init__(read_only=True)
+        self.storage, self.prefix, self.sizes = storage, prefix, sizes
+        self._indexes: dict[str, bytes] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """The object, or a range of it; None where there is no such object."""
+        if key not in self.sizes:
+            return None
+        data = await asyncio.to_thread(self._read, key, byte_range)
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
+        name, size = f"{self.prefix}{key}", self.sizes[key]
+        if byte_range is None:
+            return self.storage.read(name)
+        if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, asked often
+            if key not in self._indexes:
+                start = max(0, size - byte_range.suffix)
+                (self._indexes[key],) = self.storage.read_ranges(name, [(start, size)])
+            return self._indexes[key]
+        start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
+        stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
+        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
+        return data
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """One `get` each."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        """By what the commit says of the shard."""
+        return key in self.sizes
+
+    async def list(self) -> AsyncIterator[str]:
+        """By what the commit says of the shard."""
+        for key in self.sizes:
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """By what the commit says of the shard."""
+        for key in self.sizes:
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """By what the commit says of the shard."""
+        start = f"{prefix.rstrip('/')}/" if prefix else ""
+        inside = (key[len(start) :] for key in self.sizes if key.startswith(start))
+        for part in sorted({key.split("/")[0] for key in inside}):
+            yield part
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refused."""
+        raise NotImplementedError(key)
+
+    async def delete(self, key: str) -> None:
+        """Refused."""
+        raise NotImplementedError(key)
+
+
+def _gives_meaning(one: StoredObject) -> bool:
+    """Metadata, tables, and the table of documents."""
+    return one.path.endswith("zarr.json") or one.path.split("/")[0] not in _CHUNKED
 
 
 def _write_planes(
@@ -312,7 +431,7 @@ def _join_planes(planes: list[str], bytes_P: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def _check_codecs(array: zarr.Array, *, place: Path) -> None:
+def _check_codecs(array: zarr.Array, *, place: str) -> None:
     """Only the chain that `write` uses: no other codec of a foreign store is ever run."""
     metadata: Any = array.metadata
     sharding = [codec.to_dict() for codec in metadata.codecs]
@@ -338,15 +457,3 @@ def _columns_of(name: str, array: zarr.Array) -> list[str]:
         return ["documents"]
     shown = {"entries": "", "scalars": "", "tokens": "token_"}.get(name, f"{name}_")
     return [shown + str(plane).partition(".")[0] for plane in array.attrs["planes"]]  # type: ignore[union-attr]
-
-
-def _plane_bytes(folder: Path, array: zarr.Array) -> list[int]:
-    """Stored bytes of each plane, from the index at the end of the array's one file."""
-    (path,) = (path for path in (folder / array.basename / "c").rglob("*") if path.is_file())
-    chunks = array.cdata_shape
-    length = int(np.prod(array.shape) // np.prod(array.chunks)) * _INDEX_ENTRY_BYTES
-    data = path.read_bytes()[-length - _CRC_BYTES : -_CRC_BYTES]
-    sizes = np.frombuffer(data, dtype="<u8").reshape(-1, 2)[:, 1]
-    if array.basename == "documents":
-        return [int(sizes.sum())]
-    return [int(size) for size in sizes.reshape(array.shape[0], -1).sum(axis=1)] if chunks else []
