@@ -111,6 +111,8 @@ def _decode(spec: dict[str, Any], columns: dict[str, np.ndarray]) -> list[dict[s
 
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_a_store_is_decoded_from_the_page(container: str, tmp_path: Path) -> None:
+    if container not in READERS:
+        pytest.skip("docs/format.md does not describe it, so nothing here reads it by that page")
     write_store(tmp_path, UNITS, spec=store_spec(container=container))
     spec = _load(tmp_path / "store.json")
     blocks = []

@@ -96,7 +96,8 @@ class LocalStorage:
         """See `Storage`. The file is opened once."""
         path = self._path(name)
         with _explained(path, reading=True), path.open("rb", buffering=0) as file:
-            return [_read(file.fileno(), start, stop) for start, stop in ranges]
+            size = os.fstat(file.fileno()).st_size  # no more is asked for, nor set aside
+            return [_read(file.fileno(), start, min(stop, size)) for start, stop in ranges]
 
     def size(self, name: str) -> int | None:
         """See `Storage`."""
@@ -401,7 +402,7 @@ def _inode(path: Path) -> int | None:
 
 
 def _read(descriptor: int, start: int, stop: int) -> bytes:
-    data = os.pread(descriptor, stop - start, start)
+    data = os.pread(descriptor, max(0, stop - start), start)
     while 0 < len(data) < stop - start:
         more = os.pread(descriptor, stop - start - len(data), start + len(data))
         if not more:
