@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
+    from logitstore.format.json import parse_json
     from logitstore.options import (
         REQUIRED,
         Option,
@@ -60,6 +61,7 @@ __all__ = [
     "open_corpus",
     "option",
     "options_of",
+    "parse_json",
     "print_json",
     "quiet_libraries",
     "reporting_errors",
@@ -103,6 +105,7 @@ __getattr__ = lazy_names(
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",
         "options_of": "logitstore.options",
+        "parse_json": "logitstore.format.json",
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
         "reporting_errors": "logitstore.cli.console",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from logitstore import SpecError, StorageError, StoreError
-from logitstore.plumbing import LocalStorage, sha256_of
+from logitstore.plumbing import LocalStorage, parse_json, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,11 +52,12 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote; None where there is no such file."""
     try:
-        return json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError("cannot be read as JSON", place=path, found=error) from error
+    except OSError as error:
+        raise StoreError("the file cannot be read", place=path, found=error) from error
+    return parse_json(data, place=str(path))
 
 
 def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:

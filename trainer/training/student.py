@@ -6,19 +6,19 @@ is no mismatch), and a context as long as the longest document.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from logitstore import ModelError, TokenizerError
+from logitstore import ModelError, StoreError, TokenizerError
 from logitstore.plumbing import (
     LMHead,
     load_model,
     load_tokenizer,
     model_folder,
+    parse_json,
     tokenizer_fingerprint,
 )
 
@@ -98,8 +98,8 @@ def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parse_json(path.read_bytes(), place=str(path))
+    except (OSError, StoreError) as error:
         raise ModelError(
             f"cannot be read as JSON: {_in_short(error)}",
             place=path,
