@@ -92,7 +92,7 @@ class MemoryStore:
         return {path.name: path.read_bytes() for path in Path(self.tokenizer).iterdir()}
 
     def with_draw(self, draw):
-        if not 0 <= draw < self.spec.sparsifier.draws:
+        if not 0 <= draw < self.spec.sparsifier.draw_count:
             raise StoreError("no such draw", found=draw)
         other = copy.copy(self)  # `reads` is the same list
         other.draw = draw
@@ -115,7 +115,7 @@ class MemoryStore:
 
     def _read(self, number):
         block = self._blocks[number]
-        return replace(block, targets=block.draws[self.draw], further=())
+        return replace(block, targets=block.draws[self.draw], other_draws=())
 
     def _block(self, number, documents, *, longest, sparsifier, seed):
         draw = np.random.default_rng([seed, number])
@@ -153,7 +153,7 @@ def _document(draw, *, number, longest, sparsifier):
             counted_L=counted_L,
         ),
         targets=draws[0],
-        further=tuple(draws[1:]),
+        other_draws=tuple(draws[1:]),
     )
 
 

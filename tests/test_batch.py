@@ -13,9 +13,9 @@ from logitstore.errors import CorruptionError, SettingError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import MemoryStore
 from trainer.data.batches import Batches, count_steps
-from trainer.data.layout import RowLayout
 from trainer.data.order import Shuffle
 from trainer.data.packing import Lengths, Packing
+from trainer.data.rows import RowLayout
 from trainer.training.batching import draw_of_epoch
 
 

@@ -230,7 +230,7 @@ def test_several_draws_are_decoded_one_at_a_time() -> None:
         logits_RV, torch.zeros(50, dtype=torch.int64), keys_R, spec
     )
     codec = new_codec(spec, vocab_size=300)
-    block = replace(_block(draws[0]), further=draws[1:])
+    block = replace(_block(draws[0]), other_draws=draws[1:])
     tables = codec.tables([block])
     columns = codec.encode(block, tables)
     assert columns.entries["id_delta"].shape == (50, 24)

@@ -525,7 +525,7 @@ def test_draws_depend_on_no_batch_and_no_unit(
     assert list(verify(settings["out"])) == list(verify(other["out"])) == []
     one, two = logitstore.open(settings["out"]), logitstore.open(other["out"])
     rows = same = 0
-    for draw in range(one.spec.sparsifier.draws):
+    for draw in range(one.spec.sparsifier.draw_count):
         second = {stored.document.id: stored for stored in two.with_draw(draw)}
         for stored in one.with_draw(draw):
             twin = second[stored.document.id].targets

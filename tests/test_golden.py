@@ -45,7 +45,7 @@ def faults(folder: Path) -> list[str]:
 def decoded(folder: Path) -> dict[str, np.ndarray]:
     """All documents and all draws of the store, in the form of decoded.npz."""
     store = logitstore.open(folder)
-    draws = [list(store.with_draw(draw)) for draw in range(store.spec.sparsifier.draws)]
+    draws = [list(store.with_draw(draw)) for draw in range(store.spec.sparsifier.draw_count)]
     own = [stored.document for stored in draws[0]]
     arrays = {
         "id_D16": np.frombuffer(b"".join(one.id for one in own), dtype=np.uint8).reshape(-1, 16),
@@ -81,7 +81,7 @@ def encode(folder: Path, documents: list["Stored"], cuts: list[int]) -> Encoded:
             logitstore.StoredDocument(
                 document=logitstore.Document(**one.document),
                 targets=draws[0],
-                further=tuple(draws[1:]),
+                other_draws=tuple(draws[1:]),
             )
         )
     stops = np.cumsum(cuts)
@@ -115,7 +115,7 @@ def write_shard(folder: Path, unit: Encoded, *, store: Path) -> None:
     objects = load_container(spec.container).write(
         unit.blocks,
         unit.tables,
-        draws=spec.sparsifier.draws,
+        draw_count=spec.sparsifier.draw_count,
         by_entry=codec_for(spec).by_entry,
     )
     for name, data in dict(objects).items():

@@ -7,7 +7,7 @@ import torch
 from logitstore.plumbing import hidden_states
 from tests.memory_store import VOCAB, MemoryStore
 from tests.tiny_models import tiny
-from trainer.data.layout import RowLayout, choose_layout, lay_out
+from trainer.data.rows import RowLayout, choose_layout, lay_out
 
 KINDS = [
     ("llama", "sdpa", RowLayout.ROWS),

@@ -157,7 +157,7 @@ def test_temperatures_and_repeats_are_draws_of_their_own(name: str) -> None:
     logits_RV = _logits(2.0, rows=2000)
     spec = sparsifier_spec(name, temperatures=[1, 3], repeats=2)
     draws = _draw(name, logits_RV, temperatures=[1, 3], repeats=2)
-    assert len(draws) == spec.draws == 4
+    assert len(draws) == spec.draw_count == 4
     for temperature in (1.0, 3.0):
         first = draws[spec.draw_number(temperature=temperature, repeat=0)]
         second = draws[spec.draw_number(temperature=temperature, repeat=3)]

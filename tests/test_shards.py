@@ -76,7 +76,7 @@ def _drawn_columns() -> tuple[list[Columns], Tables]:
             np.arange(rows, dtype=np.uint64),
             DRAWN,
         )
-        blocks.append(replace(block, targets=draws[0], further=draws[1:]))
+        blocks.append(replace(block, targets=draws[0], other_draws=draws[1:]))
     codec = new_codec(DRAWN, vocab_size=300)
     tables = codec.tables(blocks)
     return [codec.encode(block, tables) for block in blocks], tables
@@ -252,7 +252,7 @@ def test_wide_integers_need_as_many_planes_as_bytes() -> None:
 @pytest.mark.parametrize("by_entry", [False, True])
 def test_draws_lie_side_by_side(container: str, by_entry: bool) -> None:
     columns, tables = _drawn_columns()
-    shard = _written(container, columns, tables, draws=2, by_entry=by_entry)
+    shard = _written(container, columns, tables, draw_count=2, by_entry=by_entry)
     opened = _open(container, shard, _objects(shard))
     for number, wanted in enumerate(columns):
         assert _same(opened.block(number), wanted)
@@ -266,7 +266,7 @@ def test_draws_lie_side_by_side(container: str, by_entry: bool) -> None:
 
 
 def test_another_order_of_axes_is_refused() -> None:
-    shard = _written("zarr", *_drawn_columns(), draws=2, by_entry=True)
+    shard = _written("zarr", *_drawn_columns(), draw_count=2, by_entry=True)
     content = json.loads(shard.objects["entries/zarr.json"])
     content["codecs"][0]["configuration"]["codecs"][0]["configuration"]["order"] = [1, 0, 2]
     shard.objects["entries/zarr.json"] = json.dumps(content).encode()

@@ -14,8 +14,8 @@ import logitstore
 from logitstore.errors import CorpusError, SettingError
 from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
-from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
-from logitstore.forecast.tune import SETTINGS
+from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
+from logitstore.forecast.tune import CANDIDATES
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from tests.test_dump import TEXTS
@@ -42,12 +42,12 @@ def found(teacher_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPathF
     )
 
 
-def test_every_setting_has_its_row(found: TradeOff) -> None:
-    assert len(found.settings) == len(SETTINGS)
-    sizes = [one.bytes_per_target for one in found.settings]
+def test_every_candidate_has_its_row(found: TradeOff) -> None:
+    assert len(found.measured) == len(CANDIDATES)
+    sizes = [one.bytes_per_target for one in found.measured]
     assert sizes == sorted(sizes)
-    assert found.recommended in found.settings
-    for one in found.settings:
+    assert found.recommended in found.measured
+    for one in found.measured:
         assert one.error > 0
         assert one.angle > 0
         assert (one.retained_mass > 0) == (one.sparsify != "sample")
@@ -55,14 +55,14 @@ def test_every_setting_has_its_row(found: TradeOff) -> None:
 
 @pytest.mark.parametrize("name", ["topk", "topp", "sample", "unbiased"])
 def test_more_entries_cost_more_and_err_less(found: TradeOff, name: str) -> None:
-    line = [one for one in found.settings if one.sparsify == name]
+    line = [one for one in found.measured if one.sparsify == name]
     assert line == sorted(line, key=lambda one: list(one.options.values()))
     errors = [one.error for one in line]
     assert errors == sorted(errors, reverse=True)
 
 
 def test_unbiased_targets_hardly_turn_the_gradient_of_the_sample(found: TradeOff) -> None:
-    angle = {one.command: one.angle for one in found.settings}
+    angle = {one.command: one.angle for one in found.measured}
     assert angle["--sparsify unbiased --k 24"] < angle["--sparsify topk --k 25"] / 2
 
 
@@ -76,7 +76,7 @@ def test_the_picture_names_every_sparsifier(found: TradeOff) -> None:
 
 def test_the_object_holds_rows_and_the_recommendation(found: TradeOff) -> None:
     content = json.loads(json.dumps(found.to_json()))
-    assert len(content["rows"]) == len(SETTINGS)
+    assert len(content["rows"]) == len(CANDIDATES)
     assert content["recommendation"]["command"] == found.recommended.command
     assert content["recommendation"]["reason"] == found.reason
     assert content["picture"] == found.picture
@@ -89,12 +89,12 @@ def test_bytes_are_those_of_a_dump(
     settings = {"teacher": str(teacher_folder), "data": str(corpus), "sparsify": "topk", "k": 25}
     summary = logitstore.dump(**settings, out=tmp_path / "store")
     assert found.sample_targets == summary.targets
-    (row,) = [one for one in found.settings if one.command == "--sparsify topk --k 25"]
+    (row,) = [one for one in found.measured if one.command == "--sparsify topk --k 25"]
     assert row.bytes_per_target == pytest.approx(summary.bytes / summary.targets, rel=0.03)
 
 
-def _setting(name: str, size: float, error: float) -> Setting:
-    return Setting(
+def _measured(name: str, size: float, error: float) -> MeasuredSparsifier:
+    return MeasuredSparsifier(
         sparsify=name,
         options={"k": size},
         bytes_per_target=size,
@@ -106,12 +106,12 @@ def _setting(name: str, size: float, error: float) -> Setting:
 
 
 TABLE = [
-    _setting("topk", 10, 0.3),
-    _setting("unbiased", 15, 0.1),
-    _setting("unbiased", 25, 0.05),
-    _setting("topk", 30, 0.06),
-    _setting("unbiased", 39, 0.04),
-    _setting("sample", 100, 0.01),
+    _measured("topk", 10, 0.3),
+    _measured("unbiased", 15, 0.1),
+    _measured("unbiased", 25, 0.05),
+    _measured("topk", 30, 0.06),
+    _measured("unbiased", 39, 0.04),
+    _measured("sample", 100, 0.01),
 ]
 
 
@@ -129,13 +129,13 @@ TABLE = [
 )
 def test_the_recommendation_keeps_to_its_bound(bounds: dict[str, float], size: float) -> None:
     choice = recommend(TABLE, **{"max_bytes": None, "max_error": None} | bounds)
-    assert choice.setting.bytes_per_target == size
+    assert choice.taken.bytes_per_target == size
     assert "byte" in choice.reason
     assert choice.unmet is None
 
 
 def test_without_anything_modest_the_choice_is_among_all() -> None:
-    assert recommend(TABLE[-1:], max_bytes=None, max_error=None).setting is TABLE[-1]
+    assert recommend(TABLE[-1:], max_bytes=None, max_error=None).taken is TABLE[-1]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_without_anything_modest_the_choice_is_among_all() -> None:
 )
 def test_a_bound_out_of_reach_is_told(bounds: dict[str, float], nearest: str, unmet: str) -> None:
     choice = recommend(TABLE, **{"max_bytes": None, "max_error": None} | bounds)
-    assert nearest in choice.setting.command
+    assert nearest in choice.taken.command
     assert choice.unmet is not None
     assert unmet in choice.unmet
 

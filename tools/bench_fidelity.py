@@ -2,7 +2,7 @@
 
 One teacher, one student, the same text in the same order, the same steps: only what the student is
 told of the teacher differs (`tools/fidelity_students.py`). Results are kept in a JSON file, a line
-a seed and setting, so that the work can be done in pieces.
+a seed and recipe, so that the work can be done in pieces.
 
     python -m tools.bench_fidelity --teacher FOLDER --seeds 0,1,2,3,4,5
     python -m tools.bench_fidelity --table
@@ -27,7 +27,7 @@ from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.teacher.transformers import TransformersTeacher
 from tools.bench_corpus import sources, teacher_folder
-from tools.fidelity_students import Corpus, Setting, train
+from tools.fidelity_students import Recipe, Windows, train
 
 if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec
@@ -36,22 +36,22 @@ CHARACTERS = 3_000_000
 BYTES_CHARACTERS = 300_000  # of the text whose stores are weighed
 
 
-def settings() -> list[Setting]:
+def recipes() -> list[Recipe]:
     """All of them; the first two bound the gap that the others are measured against."""
     return [
-        Setting("hard labels"),
-        Setting("dense teacher"),
-        *(Setting(f"unbiased {k}", spec=sparsifier_spec("unbiased", k=k)) for k in (8, 12, 16, 24)),
+        Recipe("hard labels"),
+        Recipe("dense teacher"),
+        *(Recipe(f"unbiased {k}", spec=sparsifier_spec("unbiased", k=k)) for k in (8, 12, 16, 24)),
         *(
-            Setting(f"hybrid {k} + {tail}", spec=sparsifier_spec("hybrid", k=k, tail_draws=tail))
+            Recipe(f"hybrid {k} + {tail}", spec=sparsifier_spec("hybrid", k=k, tail_draws=tail))
             for k, tail in ((8, 8), (8, 16), (4, 8))
         ),
         *(
-            Setting(f"sample {draws}", spec=sparsifier_spec("sample", draws=draws))
+            Recipe(f"sample {draws}", spec=sparsifier_spec("sample", draws=draws))
             for draws in (13, 50, 150)
         ),
         *(
-            Setting(f"topk {k}, {what}", loss, sparsifier_spec("topk", k=k))
+            Recipe(f"topk {k}, {what}", loss, sparsifier_spec("topk", k=k))
             for k in (12, 50, 100)
             for what, loss in (
                 ("bucket", "forward_kl"),
@@ -62,7 +62,7 @@ def settings() -> list[Setting]:
     ]
 
 
-def weigh(teacher: Path, chosen: list[Setting]) -> dict[str, float]:
+def weigh(teacher: Path, chosen: list[Recipe]) -> dict[str, float]:
     """Bytes per counted target of really dumped stores, all columns."""
     sizes: dict[SparsifierSpec, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +88,8 @@ def table(results: list[dict[str, Any]], bytes_of: dict[str, float]) -> str:
         "| record | bytes | seeds | loss | closed | KL | closed | accepted | ECE | angle | norm |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for setting in settings():
-        one = setting.name
+    for recipe in recipes():
+        one = recipe.name
         seeds = [found for found in by_seed.values() if one in found]
         if not seeds:
             continue
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, help="transformers folder; default: train one")
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--only", default="", help="settings that begin with one of these, by ';'")
+    parser.add_argument("--only", default="", help="recipes that begin with one of these, by ';'")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--windows", type=int, default=8, help="of 256 targets, a step")
     parser.add_argument("--lr", type=float, default=5e-3)
@@ -139,7 +139,7 @@ def main() -> None:
     args = parser.parse_args()
     starts = tuple(one for one in args.only.split(";") if one)
     # Hard labels and the live teacher bound the gap, so they are trained with any choice.
-    chosen = [one for one in settings() if one.spec is None or one.name.startswith(starts or "")]
+    chosen = [one for one in recipes() if one.spec is None or one.name.startswith(starts or "")]
     with tempfile.TemporaryDirectory() as scratch:
         if not args.table:
             folder = teacher_folder(args.teacher, Path(scratch))
@@ -149,9 +149,9 @@ def main() -> None:
         print(table([one for one in results if "result" in one], bytes_of))
 
 
-def _run(folder: Path, scratch: Path, chosen: list[Setting], args: argparse.Namespace) -> None:
+def _run(folder: Path, scratch: Path, chosen: list[Recipe], args: argparse.Namespace) -> None:
     text = sources(scratch / "text.jsonl", characters=CHARACTERS)
-    corpus = Corpus.read(folder, text)
+    corpus = Windows.read(folder, text)
     size = vocab_size(load_tokenizer(str(folder)))
     teacher = TransformersTeacher.load(str(folder), vocab_size=size, device="cpu", dtype="float32")
     for seed in map(int, args.seeds.split(",")):

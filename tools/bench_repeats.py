@@ -42,17 +42,17 @@ def main() -> None:
     epochs = [int(one) for one in args.epochs.split(",")]
     with tempfile.TemporaryDirectory() as scratch:
         teacher = teacher_folder(args.teacher, Path(scratch))
-        work = _Work(Path(scratch), teacher, args.characters, seeds=args.seeds)
+        experiment = _Experiment(Path(scratch), teacher, args.characters, seeds=args.seeds)
         print("| record | " + " | ".join(f"{one} epochs" for one in epochs) + " |")
         print("|---" * (len(epochs) + 1) + "|")
         for k in map(int, args.k.split(",")):
             for repeats in (1, max(epochs)):
-                cells = [work.losses(k=k, repeats=repeats, epochs=one) for one in epochs]
+                cells = [experiment.losses(k=k, repeats=repeats, epochs=one) for one in epochs]
                 name = "one draw" if repeats == 1 else "a draw an epoch"
                 print(f"| unbiased {k}, {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-class _Work:
+class _Experiment:
     """Text, held-out text, and the stores made so far."""
 
     def __init__(self, folder: Path, teacher: Path, characters: int, *, seeds: int) -> None:

@@ -24,7 +24,7 @@ import logitstore
 import trainer
 from tools.bench_corpus import docstrings, teacher_folder
 from tools.demo_teacher import llama_config
-from trainer.data.layout import RowLayout, lay_out
+from trainer.data.rows import RowLayout, lay_out
 from trainer.training.student import load_student
 
 K = 64

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["Teacher", "held_out_loss", "llama_config", "train_teacher", "train_tokenizer"]
+__all__ = ["TrainedTeacher", "held_out_loss", "llama_config", "train_teacher", "train_tokenizer"]
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 2000
@@ -35,7 +35,7 @@ WINDOW = 256  # tokens, the context of teacher and students
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Teacher:
+class TrainedTeacher:
     """A trained teacher, and how well it predicts the text that it never saw."""
 
     model: LlamaForCausalLM
@@ -57,7 +57,7 @@ def train_teacher(
     seed: int = 0,
     vocab_size: int = VOCAB_SIZE,
     report: Callable[[str], None] = print,
-) -> Teacher:
+) -> TrainedTeacher:
     """Train tokenizer and teacher on `train`, save both in `out`, measure on `heldout`."""
     started = time.monotonic()
     disable_progress_bar()
@@ -75,7 +75,9 @@ def train_teacher(
     loss = held_out_loss(model, heldout_N)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return Teacher(model=model, tokenizer=tokenizer, loss=loss, seconds=time.monotonic() - started)
+    return TrainedTeacher(
+        model=model, tokenizer=tokenizer, loss=loss, seconds=time.monotonic() - started
+    )
 
 
 def train_tokenizer(texts: list[str], *, vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec
     from logitstore.teacher.transformers import TransformersTeacher as Teacher
 
-__all__ = ["Corpus", "Setting", "train"]
+__all__ = ["Recipe", "Windows", "train"]
 
 WINDOW = 256  # targets of a document
 HELDOUT_WINDOWS = 128
@@ -46,7 +46,7 @@ _ECE_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Recipe:
     """One way to tell the student of the teacher."""
 
     name: str
@@ -55,14 +55,14 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Corpus:
+class Windows:
     """Windows of text as documents, one in so many of them held out."""
 
     train: list[Document]
     heldout: list[Document]
 
     @staticmethod
-    def read(teacher: Path, text: Path) -> Corpus:
+    def read(teacher: Path, text: Path) -> Windows:
         """The JSONL file `text` in the tokens of `teacher`."""
         tokenizer = load_tokenizer(str(teacher))
         with text.open() as file:
@@ -72,7 +72,7 @@ class Corpus:
         count = (len(ids) - 1) // WINDOW
         documents = [_window(ids[n * WINDOW : (n + 1) * WINDOW + 1], n) for n in range(count)]
         every = max(2, count // HELDOUT_WINDOWS)
-        return Corpus(
+        return Windows(
             train=[one for number, one in enumerate(documents) if number % every],
             heldout=documents[::every][:HELDOUT_WINDOWS],
         )
@@ -163,13 +163,13 @@ class Student:
         return hidden_states(self.model, torch.from_numpy(ids_BL)).flatten(0, 1)
 
     def loss(
-        self, batch: list[Document], setting: Setting, logits_RV: Tensor, targets: Any
+        self, batch: list[Document], recipe: Recipe, logits_RV: Tensor, targets: Any
     ) -> Tensor:
         """Mean over the batch's targets."""
         hidden_RD, labels_R = self.hidden(batch), labels_of(batch)
-        if setting.name == "dense teacher":
+        if recipe.name == "dense teacher":
             return dense_loss(self.head.logits(hidden_RD), logits_RV)
-        if setting.spec is None:
+        if recipe.spec is None:
             return torch.nn.functional.cross_entropy(self.head.logits(hidden_RD), labels_R)
         sums = sparse_distillation_loss(
             hidden_RD,
@@ -178,8 +178,8 @@ class Student:
             labels_R,
             alpha=1.0,
             temperature=1.0,
-            loss=LOSSES[setting.loss],
-            sparsifier=setting.spec,
+            loss=LOSSES[recipe.loss],
+            sparsifier=recipe.spec,
         )
         return sums.loss / sums.count
 
@@ -203,8 +203,8 @@ def dense_loss(logits_RV: Tensor, teacher_RV: Tensor) -> Tensor:
 
 
 def train(
-    teacher: Teacher, corpus: Corpus, chosen: list[Setting], *, seed: int, args: argparse.Namespace
-) -> Iterator[tuple[Setting, dict[str, float]]]:
+    teacher: Teacher, corpus: Windows, chosen: list[Recipe], *, seed: int, args: argparse.Namespace
+) -> Iterator[tuple[Recipe, dict[str, float]]]:
     """The students of one seed, measured on the held-out text."""
     size = teacher.head.vocab_size
     students = {
@@ -227,14 +227,14 @@ def train(
 
 
 def _all_targets(
-    logits_RV: Tensor, batch: list[Document], chosen: list[Setting]
+    logits_RV: Tensor, batch: list[Document], chosen: list[Recipe]
 ) -> dict[SparsifierSpec | None, SparseTargets]:
     specs = {one.spec for one in chosen if one.spec is not None}
     return {spec: sparse(logits_RV, batch, spec) for spec in specs}
 
 
 def gradient_angles(
-    teacher: Teacher, corpus: Corpus, students: dict[str, Student], chosen: list[Setting]
+    teacher: Teacher, corpus: Windows, students: dict[str, Student], chosen: list[Recipe]
 ) -> dict[str, dict[str, float]]:
     """Angle and relative length of each record's gradient, against that of the live teacher.
 
@@ -245,7 +245,7 @@ def gradient_angles(
     student = students["dense teacher"]
     batch = corpus.heldout[: 2048 // WINDOW]
     logits_RV = teacher_logits(teacher, batch)
-    dense = student.gradient(student.loss(batch, Setting("dense teacher"), logits_RV, None))
+    dense = student.gradient(student.loss(batch, Recipe("dense teacher"), logits_RV, None))
     angles = {}
     for one in chosen:
         targets = None if one.spec is None else sparse(logits_RV, batch, one.spec)

@@ -11,7 +11,7 @@ from trainer.losses import LOSSES, Loss
 
 if TYPE_CHECKING:
     from trainer.data.batches import Batches
-    from trainer.data.layout import Batch
+    from trainer.data.rows import Batch
     from trainer.data.store import StoreLike
     from trainer.evaluation.measure import evaluate
     from trainer.losses.distillation import distillation_loss
@@ -39,7 +39,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Batch": "trainer.data.layout",
+        "Batch": "trainer.data.rows",
         "Batches": "trainer.data.batches",
         "DistillationTrainer": "trainer.training.loop",
         "LossSums": "trainer.losses.fused",

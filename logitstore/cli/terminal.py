@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from logitstore.dumping.progress import DumpProgress
     from logitstore.dumping.run import DumpSummary
     from logitstore.forecast.estimate import Estimate
-    from logitstore.forecast.tradeoff import Setting, TradeOff
+    from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff
     from logitstore.options import Option
 
 __all__ = [
@@ -189,7 +189,7 @@ def print_trade_off(found: TradeOff, *, command: str) -> None:
         table.add_column(name, no_wrap=True)
     for name in ("bytes", "error", "angle", "norm", "mass"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in found.settings:
+    for one in found.measured:
         mark = ">" if one is found.recommended else ""
         table.add_row(mark, one.command.removeprefix("--sparsify "), *_figures(one))
     Console().print(table)
@@ -203,7 +203,7 @@ def print_trade_off(found: TradeOff, *, command: str) -> None:
         typer.echo(f"picture: {found.picture}")
 
 
-def _figures(one: Setting) -> list[str]:
+def _figures(one: MeasuredSparsifier) -> list[str]:
     return [
         f"{one.bytes_per_target:.1f}",
         f"{one.error:.1%}",

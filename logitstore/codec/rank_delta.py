@@ -268,7 +268,7 @@ class RankDeltaCodec:
         """Deltas and codes [R, K] of one draw."""
         deltas_RK, codes_RK = (columns.entries[name] for name in self.entries)
         k, wide = self.sparsifier.k, deltas_RK.shape[1]
-        draws = self.sparsifier.draws
+        draws = self.sparsifier.draw_count
         if wide == k:  # the entries of the wanted draw alone
             return deltas_RK, codes_RK
         if wide != k * draws:

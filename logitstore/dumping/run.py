@@ -87,9 +87,9 @@ class _Work:
 
     def run(self, tally: Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
-        with ThreadPoolExecutor(max_workers=1) as beside:
+        with ThreadPoolExecutor(max_workers=1) as encoder:
             while missing := self._missing():
-                dumped = self._pass(missing, beside, tally)
+                dumped = self._pass(missing, encoder, tally)
                 if not dumped and self._missing():
                     time.sleep(_POLL_SECONDS)  # the rest is in other hands
 
@@ -97,7 +97,7 @@ class _Work:
         layout = self.store.layout
         return [unit for unit in self.plan.units if layout.read_commit(unit) is None]
 
-    def _pass(self, units: list[WorkUnit], beside: ThreadPoolExecutor, tally: Tally) -> int:
+    def _pass(self, units: list[WorkUnit], encoder: ThreadPoolExecutor, tally: Tally) -> int:
         """Go once through `units`; how many of them were ours."""
         writing: Future[None] | None = None
         dumped = 0
@@ -109,7 +109,7 @@ class _Work:
                 stored, skipped = self._documents(unit, lease, tally)
                 if writing is not None:
                     writing.result()
-                writing = beside.submit(self._write, unit, stored, skipped, lease, tally)
+                writing = encoder.submit(self._write, unit, stored, skipped, lease, tally)
             dumped += 1
         if writing is not None:
             writing.result()

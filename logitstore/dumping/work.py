@@ -57,7 +57,7 @@ def stored_documents(
         if on_batch is not None:
             on_batch(batch)
     return [
-        StoredDocument(document=document, targets=draws[0], further=draws[1:])
+        StoredDocument(document=document, targets=draws[0], other_draws=draws[1:])
         for document, draws in zip(documents, targets, strict=True)
     ]
 

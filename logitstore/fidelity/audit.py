@@ -69,7 +69,7 @@ def audit(**values: Any) -> dict[str, Any]:
     for model in (teacher, student):
         if model is not None:
             _check_context(model, chosen)
-    sums = _Sums.of(store, teacher, student)
+    sums = _Measurements.of(store, teacher, student)
     batch_tokens = options.batch_tokens or store.spec.batch_tokens
     with torch.inference_mode():
         for batch in _batches(chosen, batch_tokens=batch_tokens):
@@ -111,7 +111,7 @@ def _open_student(options: AuditOptions, store: Store) -> TransformersTeacher:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Sums:
+class _Measurements:
     """What has been measured so far: numbers of each row, and gradients summed over all."""
 
     teacher: Teacher
@@ -123,10 +123,10 @@ class _Sums:
     rows: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
     @staticmethod
-    def of(store: Store, teacher: Teacher, student: TransformersTeacher | None) -> _Sums:
+    def of(store: Store, teacher: Teacher, student: TransformersTeacher | None) -> _Measurements:
         """Nothing yet, of the first draw of `store`."""
         vocab_size = store.spec.tokenizer.vocab_size
-        return _Sums(
+        return _Measurements(
             teacher=teacher,
             student=student,
             store=store,
@@ -144,7 +144,7 @@ class _Sums:
         documents = [stored.document for stored in batch]
         students_RD = None if self.student is None else self.student.hidden(documents)[0]
         targets = SparseTargets.concatenate([stored.targets for stored in batch])
-        again = _Rows(_again(self.teacher, documents))
+        again = _RowQueue(_again(self.teacher, documents))
         start = 0
         for logits_RV, _ in self.teacher.logits(documents):
             size = _CPU_CHUNK_BYTES if logits_RV.device.type == "cpu" else _GPU_CHUNK_BYTES
@@ -241,7 +241,7 @@ def _again(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
             wanted -= len(logits_RV)
 
 
-class _Rows:
+class _RowQueue:
     """Chunks of rows, taken in portions of another size."""
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Choice", "Setting", "TradeOff", "recommend"]
+__all__ = ["Choice", "MeasuredSparsifier", "TradeOff", "recommend"]
 
 # Without a bound the choice is among settings that nobody would call large, and the last third of
 # the error is left where it is: on `teacher/` unbiased with 16, 24, 32 entries takes 24, 32, 40
@@ -16,7 +16,7 @@ _NEAR = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class MeasuredSparsifier:
     """A sparsifier with its options, and what it was measured at."""
 
     sparsify: str
@@ -40,8 +40,8 @@ class Setting:
 class TradeOff:
     """All settings by rising bytes, and the one to take."""
 
-    settings: tuple[Setting, ...]
-    recommended: Setting
+    measured: tuple[MeasuredSparsifier, ...]
+    recommended: MeasuredSparsifier
     reason: str
     unmet: str | None  # where no setting is within the bound: what was asked and what there is
     sample_documents: int
@@ -50,8 +50,8 @@ class TradeOff:
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object."""
-        rows = [asdict(one) | {"command": one.command} for one in self.settings]
-        recommended = rows[self.settings.index(self.recommended)]
+        rows = [asdict(one) | {"command": one.command} for one in self.measured]
+        recommended = rows[self.measured.index(self.recommended)]
         return {
             "rows": rows,
             "recommendation": recommended | {"reason": self.reason},
@@ -64,13 +64,13 @@ class TradeOff:
 class Choice(NamedTuple):
     """The setting to take, why, and what stands against it: None, or a bound that none keeps."""
 
-    setting: Setting
+    taken: MeasuredSparsifier
     reason: str
     unmet: str | None
 
 
 def recommend(
-    settings: Sequence[Setting], *, max_bytes: float | None, max_error: float | None
+    measured: Sequence[MeasuredSparsifier], *, max_bytes: float | None, max_error: float | None
 ) -> Choice:
     """The setting to take, and why.
 
@@ -81,11 +81,11 @@ def recommend(
     """
     if max_bytes is not None:
         reason = f"least error within {max_bytes:g} bytes a target"
-        return _bounded(settings, "--max-bytes", max_bytes, _bytes, _error, reason)
+        return _bounded(measured, "--max-bytes", max_bytes, _bytes, _error, reason)
     if max_error is not None:
         reason = f"fewest bytes with an error within {max_error:g}"
-        return _bounded(settings, "--max-error", max_error, _error, _bytes, reason)
-    modest = [one for one in settings if one.bytes_per_target <= _MODEST_BYTES] or settings
+        return _bounded(measured, "--max-error", max_error, _error, _bytes, reason)
+    modest = [one for one in measured if one.bytes_per_target <= _MODEST_BYTES] or measured
     least = min(one.error for one in modest)
     near = [one for one in modest if one.error <= _NEAR * least]
     reason = (
@@ -96,27 +96,27 @@ def recommend(
 
 
 def _bounded(
-    settings: Sequence[Setting],
+    measured: Sequence[MeasuredSparsifier],
     option: str,
     bound: float,
-    bounded: Callable[[Setting], float],
-    wanted: Callable[[Setting], float],
+    bounded: Callable[[MeasuredSparsifier], float],
+    wanted: Callable[[MeasuredSparsifier], float],
     reason: str,
 ) -> Choice:
     """The least of what is wanted among the settings within the bound."""
-    within = [one for one in settings if bounded(one) <= bound]
+    within = [one for one in measured if bounded(one) <= bound]
     if within:
         return Choice(min(within, key=wanted), reason, None)
-    nearest = min(settings, key=bounded)
+    nearest = min(measured, key=bounded)
     unmet = (
         f"no setting is within {option} (found {bound:g}; allowed: {bounded(nearest):.3g} or more)"
     )
     return Choice(nearest, f"nearest to {option} {bound:g}", unmet)
 
 
-def _bytes(one: Setting) -> float:
+def _bytes(one: MeasuredSparsifier) -> float:
     return one.bytes_per_target
 
 
-def _error(one: Setting) -> float:
+def _error(one: MeasuredSparsifier) -> float:
     return one.error

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from logitstore.forecast.tradeoff import Setting
+    from logitstore.forecast.tradeoff import MeasuredSparsifier
 
 __all__ = ["draw"]
 
@@ -31,14 +31,16 @@ _NO_CLOCK: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"Creatio
 _MARKERS = "osD^v"  # so colour is never all that tells two lines apart
 
 
-def draw(settings: Sequence[Setting], recommended: Setting, *, name: str) -> bytes:
+def draw(
+    measured: Sequence[MeasuredSparsifier], recommended: MeasuredSparsifier, *, name: str
+) -> bytes:
     """The picture, in the format that the suffix of the file's name says."""
     picture = io.BytesIO()
     kind = name.rpartition(".")[2].lower()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
-        by_name = sorted(settings, key=lambda one: (one.sparsify, one.bytes_per_target))
+        by_name = sorted(measured, key=lambda one: (one.sparsify, one.bytes_per_target))
         groups = groupby(by_name, key=lambda one: one.sparsify)
         for number, (sparsifier, group) in enumerate(groups):
             line, marker = list(group), _MARKERS[number % len(_MARKERS)]
@@ -79,7 +81,7 @@ def draw(settings: Sequence[Setting], recommended: Setting, *, name: str) -> byt
     return picture.getvalue()
 
 
-def _short(one: Setting, *, among: Sequence[Setting]) -> str:
+def _short(one: MeasuredSparsifier, *, among: Sequence[MeasuredSparsifier]) -> str:
     """What tells a setting from others of its sparsifier: the options that are not all equal."""
     varied = [
         name for name in one.options if len({other.options[name] for other in among}) > 1

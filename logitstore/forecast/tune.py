@@ -30,7 +30,7 @@ from logitstore.errors import SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.options import TUNE_OPTIONS, check_bounds
 from logitstore.forecast.samples import Sample, Sampled, Slices
-from logitstore.forecast.tradeoff import Setting, TradeOff, recommend
+from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import draw
 from logitstore.forecast.trials import TrialStore
 from logitstore.options import takes
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["tune"]
 
 # What is tried, as options of `logitstore dump`.
-SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = tuple(
+CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = tuple(
     (name, options) for name, one in SPARSIFIERS.items() for options in one.compared
 )
 
@@ -81,20 +81,20 @@ def tune(
     """
     job = Job.load(options | _GIVES_WAY)
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
-        comparison = _Comparison(job, folder)
-        comparison.run(seconds, on_fraction or (lambda _: None))
-        settings = comparison.settings()
-    choice = recommend(settings, max_bytes=max_bytes, max_error=max_error)
+        candidates = _Candidates(job, folder)
+        candidates.run(seconds, on_fraction or (lambda _: None))
+        measured = candidates.measured()
+    choice = recommend(measured, max_bytes=max_bytes, max_error=max_error)
     if picture is not None:
         storage, name = LocalStorage.of_file(picture)
-        storage.put(name, draw(settings, choice.setting, name=name))
+        storage.put(name, draw(measured, choice.taken, name=name))
     return TradeOff(
-        settings=settings,
-        recommended=choice.setting,
+        measured=measured,
+        recommended=choice.taken,
         reason=choice.reason,
         unmet=choice.unmet,
-        sample_documents=comparison.documents,
-        sample_targets=comparison.targets,
+        sample_documents=candidates.documents,
+        sample_targets=candidates.targets,
         picture=None if picture is None else str(picture),
     )
 
@@ -124,11 +124,11 @@ class _Candidate:
         (targets,) = SPARSIFIERS[spec.name].draw(logits_RV.clone(), labels_R, keys_R, spec)
         return targets
 
-    def setting(self, dense: PullSum, *, targets: int, shards: int) -> Setting:
+    def measured(self, dense: PullSum, *, targets: int, shards: int) -> MeasuredSparsifier:
         """What it was measured at, in a store of that size."""
         costs = self.store.costs()
         comparison = compare(dense, self.whole)
-        return Setting(
+        return MeasuredSparsifier(
             sparsify=self.name,
             options=self.options,
             bytes_per_target=costs.bytes(targets=targets, shards=shards) / targets,
@@ -139,7 +139,7 @@ class _Candidate:
         )
 
 
-class _Comparison:
+class _Candidates:
     """All settings that the vocabulary has room for, over one sample."""
 
     def __init__(self, job: Job, folder: str) -> None:
@@ -148,7 +148,7 @@ class _Comparison:
         self._sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
         self._job = job
         self._candidates: list[_Candidate] = []
-        for number, (name, options) in enumerate(SETTINGS):
+        for number, (name, options) in enumerate(CANDIDATES):
             spec = sparsifier_spec(name, **options)
             if _fits(spec, vocab_size=job.vocab_size):
                 own = job.with_sparsifier(spec)
@@ -181,12 +181,12 @@ class _Comparison:
             written = (number + 1) / len(self._candidates)
             on_fraction(1 - _WRITING * (1 - written))
 
-    def settings(self) -> tuple[Setting, ...]:
+    def measured(self) -> tuple[MeasuredSparsifier, ...]:
         """What each was measured at, by rising bytes."""
         targets = round(self._sample.targets * self._sample.scale)
         shards = self._sample.slices.units
         measured = [
-            one.setting(self._whole, targets=targets, shards=shards) for one in self._candidates
+            one.measured(self._whole, targets=targets, shards=shards) for one in self._candidates
         ]
         return tuple(sorted(measured, key=lambda one: one.bytes_per_target))
 

@@ -108,7 +108,7 @@ class SparsifierSpec:
         return int(self.options.get("seed", 0))
 
     @property
-    def draws(self) -> int:
+    def draw_count(self) -> int:
         """How many draws of each target the store holds."""
         return len(self.drawn_at) * self.repeats
 
@@ -159,8 +159,8 @@ def _check_numbers(spec: SparsifierSpec, *, place: str) -> None:
         raise CorruptionError("temperatures are not different", place=place, found=drawn)
     if nodes and (nodes[0] != 1.0 or sorted(set(nodes), reverse=True) != list(nodes)):
         raise CorruptionError("tail_nodes do not fall from 1", place=place, found=nodes)
-    if not 1 <= spec.draws <= _MAX_DRAWS:
-        raise CorruptionError("too many draws", place=place, found=spec.draws)
+    if not 1 <= spec.draw_count <= _MAX_DRAWS:
+        raise CorruptionError("too many draws", place=place, found=spec.draw_count)
 
 
 def _above_zero(number: Any) -> bool:

@@ -56,10 +56,10 @@ def sparsifier_spec(
         temperatures=() if keeps_tail else chosen or (1.0,),
         options={one: values[one] for one in sorted(sparsifier.stored_options)},
     )
-    if spec.draws > _MOST_DRAWS:
+    if spec.draw_count > _MOST_DRAWS:
         raise SettingError(
             "too many draws of one target",
-            found=f"{spec.draws}, temperatures times --repeats",
+            found=f"{spec.draw_count}, temperatures times --repeats",
             allowed=f"up to {_MOST_DRAWS}",
         )
     return spec

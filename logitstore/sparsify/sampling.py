@@ -44,7 +44,7 @@ _HIGHEST = 80.0  # nats above the rest's highest: e^80 is near the end of float3
 _Uniform: TypeAlias = Callable[[int], torch.Tensor]
 
 
-class _Entries(NamedTuple):
+class _DrawnEntries(NamedTuple):
     ids_RK: torch.Tensor
     logits_RK: torch.Tensor  # log of the weight, in the scale of the split
     used_RK: torch.Tensor
@@ -55,7 +55,7 @@ class _Draw(Protocol):
     @property
     def split(self) -> Split: ...
 
-    def entries(self, uniform: _Uniform) -> _Entries: ...
+    def entries(self, uniform: _Uniform) -> _DrawnEntries: ...
 
 
 def all_draws(
@@ -79,7 +79,7 @@ def all_draws(
     label_R = x_RV.gather(1, labels_R[:, None])[:, 0]
     # That of T = 1, whether targets are drawn there or not.
     label_logprob_R = label_R if 1.0 in temperatures else label_R - x_RV.logsumexp(-1)
-    drawn: list[tuple[_Draw, _Entries]] = []
+    drawn: list[tuple[_Draw, _DrawnEntries]] = []
     for number, temperature in enumerate(temperatures, start=1):
         own_RV = x_RV if number == len(temperatures) else x_RV.clone()
         draw = draw_of(own_RV.div_(temperature) if temperature != 1.0 else own_RV)
@@ -94,7 +94,7 @@ def all_draws(
 
 def _targets(
     draw: _Draw,
-    entries: _Entries,
+    entries: _DrawnEntries,
     label_logprob_R: torch.Tensor,
     *,
     spec: SparsifierSpec,
@@ -185,7 +185,7 @@ class WithReplacement:
         split = Split.of(logits_RV, 0)
         return WithReplacement(split=split, cells=_Cells.of(split.weights_RV), draws=draws)
 
-    def entries(self, uniform: _Uniform) -> _Entries:
+    def entries(self, uniform: _Uniform) -> _DrawnEntries:
         """The distinct tokens of a draw, each weighing its share."""
         total_R1 = self.cells.total_R1
         # Sorted marks give sorted ids, and equal ids side by side.
@@ -194,7 +194,7 @@ class WithReplacement:
         new_RN[:, 1:] = ids_RN[:, 1:] != ids_RN[:, :-1]
         place_RN = new_RN.cumsum(-1) - 1
         counts_RK = torch.zeros_like(ids_RN).scatter_add_(1, place_RN, torch.ones_like(ids_RN))
-        return _Entries(
+        return _DrawnEntries(
             ids_RK=torch.zeros_like(ids_RN).scatter_(1, place_RN, ids_RN),
             logits_RK=(counts_RK * (total_R1 / self.draws)).log(),
             used_RK=counts_RK > 0,
@@ -255,7 +255,7 @@ class Thresholded:
             unit_R1=unit_R1,
         )
 
-    def entries(self, uniform: _Uniform) -> _Entries:
+    def entries(self, uniform: _Uniform) -> _DrawnEntries:
         """The exact entries and those of a draw."""
         ids_RK, values_RK = self.split.ids_RK, self.split.values_RK
         places_K = torch.arange(ids_RK.shape[1], device=ids_RK.device)
@@ -264,7 +264,7 @@ class Thresholded:
         step_R1 = self.step_R1 / self.unit_R1
         ids_RN = self.others.at((uniform(1).to(step_R1) + step_number_RN) * step_R1)
         drawn_RK = torch.cat((ids_RK[:, : self.least_exact], ids_RN), dim=1)
-        return _Entries(
+        return _DrawnEntries(
             ids_RK=torch.where(exact_RK, ids_RK, drawn_RK),
             logits_RK=torch.where(exact_RK, values_RK, self.step_R1.log().float()),
             used_RK=places_K < self.exact_R1 + self.drawn_R1,

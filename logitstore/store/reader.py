@@ -210,12 +210,12 @@ class Store(Sequence[StoredDocument]):
 
     def with_draw(self, draw: int) -> Store:
         """The same store, read at draw number `draw`; see `SparsifierSpec.draw_number`."""
-        if not 0 <= draw < self.spec.sparsifier.draws:
+        if not 0 <= draw < self.spec.sparsifier.draw_count:
             raise StoreError(
                 "the store does not hold that draw",
                 place=self.uri,
                 found=draw,
-                allowed=f"0..{self.spec.sparsifier.draws - 1}",
+                allowed=f"0..{self.spec.sparsifier.draw_count - 1}",
             )
         return replace(self, draw=draw)
 

@@ -117,7 +117,7 @@ def _object_faults(
 
 
 def _content_faults(store: Store) -> Iterator[Fault]:
-    for draw in range(store.spec.sparsifier.draws):
+    for draw in range(store.spec.sparsifier.draw_count):
         yield from _draw_faults(store.with_draw(draw))
 
 

@@ -101,7 +101,7 @@ class UnitWriter:
         written = self.container.write(
             columns,
             tables,
-            draws=self.codec.sparsifier.draws,
+            draw_count=self.codec.sparsifier.draw_count,
             by_entry=self.codec.by_entry,
         )
         objects = []

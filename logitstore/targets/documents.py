@@ -66,10 +66,10 @@ class StoredDocument:
 
     document: Document
     targets: SparseTargets  # row r belongs to the r-th counted token
-    further: tuple[SparseTargets, ...] = ()  # where there are more draws, those after the first
+    other_draws: tuple[SparseTargets, ...] = ()  # where there are more draws, those after the first
 
     def __post_init__(self) -> None:
-        if any(len(one) != self.document.targets for one in (self.targets, *self.further)):
+        if any(len(one) != self.document.targets for one in (self.targets, *self.other_draws)):
             raise CorruptionError(
                 "a document's targets do not match its counted tokens",
                 place=f"document {self.document.id.hex()}",
@@ -90,7 +90,9 @@ class DocumentBlock:
     input_ids_N: np.ndarray  # uint32
     counted_N: np.ndarray  # bool
     targets: SparseTargets
-    further: tuple[SparseTargets, ...] = ()  # as in StoredDocument; a reader takes one draw alone
+    other_draws: tuple[
+        SparseTargets, ...
+    ] = ()  # as in StoredDocument; a reader takes one draw alone
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,7 +100,7 @@ class DocumentBlock:
     @property
     def draws(self) -> tuple[SparseTargets, ...]:
         """All draws of its targets."""
-        return (self.targets, *self.further)
+        return (self.targets, *self.other_draws)
 
     @staticmethod
     def join(stored: Sequence[StoredDocument]) -> DocumentBlock:
@@ -113,9 +115,9 @@ class DocumentBlock:
             input_ids_N=np.concatenate([document.input_ids_L for document in documents]),
             counted_N=np.concatenate([document.counted_L for document in documents]),
             targets=SparseTargets.concatenate([one.targets for one in stored]),
-            further=tuple(
+            other_draws=tuple(
                 SparseTargets.concatenate(parts)
-                for parts in zip(*(one.further for one in stored), strict=True)
+                for parts in zip(*(one.other_draws for one in stored), strict=True)
             ),
         )
 
@@ -135,7 +137,9 @@ class DocumentBlock:
                 counted_L=self.counted_N[tokens],
             ),
             targets=self.targets.rows(_span(self.target_lengths_D, number)),
-            further=tuple(one.rows(_span(self.target_lengths_D, number)) for one in self.further),
+            other_draws=tuple(
+                one.rows(_span(self.target_lengths_D, number)) for one in self.other_draws
+            ),
         )
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore import SettingError, StoreError
-from trainer.data.layout import Batch, RowLayout, lay_out
 from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
+from trainer.data.rows import Batch, RowLayout, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -103,16 +103,16 @@ class Comparison:
         kl = {"kl": "estimate" if self._view is View.WEIGHTS else "lower"}
         return kl | ({"acceptance": "upper"} if sums["judged"] else {})
 
-    def _estimated_kl(self, warm_RV: Tensor, targets: TargetTensors) -> Tensor:
+    def _estimated_kl(self, scaled_RV: Tensor, targets: TargetTensors) -> Tensor:
         """Cross-entropy with the weights, less the teacher's entropy: [R], unbiased."""
-        log_q_RK = warm_RV.gather(1, targets.ids_NK) - warm_RV.logsumexp(dim=-1, keepdim=True)
+        log_q_RK = scaled_RV.gather(1, targets.ids_NK) - scaled_RV.logsumexp(dim=-1, keepdim=True)
         weights_RK = targets.logprobs_NK.exp().masked_fill(~targets.used_NK, 0.0)
         return -(weights_RK * log_q_RK).sum(dim=-1) - targets.entropy_N
 
 
-def _student(warm_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
-    """The student over the exact entries and the bucket of all else; overwrites `warm_RV`."""
-    entries_RK = warm_RV.gather(1, ids_RK)
+def _student(scaled_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
+    """The student over the exact entries and the bucket of all else; overwrites `scaled_RV`."""
+    entries_RK = scaled_RV.gather(1, ids_RK)
     # What is no exact entry may be padding, which names any id: the row's first one stands in, and
     # in a row without one that id keeps its logit.
     first_R1 = exact_RK.int().argmax(dim=-1, keepdim=True)
@@ -120,5 +120,5 @@ def _student(warm_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
     out_RK = torch.where(
         exact_RK.any(dim=-1, keepdim=True), MASKED_LOGIT, entries_RK.gather(1, first_R1)
     )
-    rest_R = warm_RV.scatter_(1, inside_RK, out_RK.expand_as(inside_RK)).logsumexp(dim=-1)
+    rest_R = scaled_RV.scatter_(1, inside_RK, out_RK.expand_as(inside_RK)).logsumexp(dim=-1)
     return bucketed(entries_RK, rest_R, exact_RK)

@@ -34,11 +34,11 @@ from logitstore.plumbing import (
     tokenize,
     vocab_size,
 )
-from trainer.data.layout import RowLayout, choose_layout, lay_out
+from trainer.data.rows import RowLayout, choose_layout, lay_out
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.options import EvalOptions
 from trainer.losses import TargetTensors, draw_for
-from trainer.training import run
+from trainer.training import run_folder
 from trainer.training.student import refuse_misfits, refuse_other_tokenizer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import Document, SparseTargets, StoreSpec
-    from trainer.data.layout import Batch
+    from trainer.data.rows import Batch
 
 __all__ = ["evaluate"]
 
@@ -94,7 +94,7 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if out is None and options.logits is not None and (folder / "run.json").is_file():
         out = folder
     if out is not None:
-        run.write_json(out / "eval.json", result)
+        run_folder.write_json(out / "eval.json", result)
     return result
 
 
@@ -109,7 +109,7 @@ def _load(folder: Path, spec: StoreSpec | None) -> PreTrainedModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Source:
+class _EvalData:
     """Documents, with targets where there is a teacher."""
 
     documents: Iterable[tuple[Document, SparseTargets | None]]
@@ -119,7 +119,7 @@ class _Source:
     fingerprint: str | None
 
 
-def _from_store(logits: Any, *, temperature: float) -> _Source:
+def _from_store(logits: Any, *, temperature: float) -> _EvalData:
     store = logitstore.open(logits)
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison(sparsifier=sparsifier, temperature=temperature, vocab_size=size)
@@ -128,7 +128,7 @@ def _from_store(logits: Any, *, temperature: float) -> _Source:
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)
-    return _Source(
+    return _EvalData(
         documents=((stored.document, stored.targets) for stored in store),
         vocab_size=size,
         spec=store.spec,
@@ -137,7 +137,7 @@ def _from_store(logits: Any, *, temperature: float) -> _Source:
     )
 
 
-def _from_text(folder: Path, options: EvalOptions) -> _Source:
+def _from_text(folder: Path, options: EvalOptions) -> _EvalData:
     tokenizer = load_tokenizer(str(folder))
     corpus = open_corpus(
         str(options.data),
@@ -150,7 +150,7 @@ def _from_text(folder: Path, options: EvalOptions) -> _Source:
         for record in corpus.read(unit, skip_bad=False)
     )
     rules = TextRules(max_length=options.max_length or _LONGEST)
-    return _Source(
+    return _EvalData(
         documents=(
             (one, None) for one in tokenize(records, tokenizer, rules=rules, skip_bad=False)
         ),
@@ -162,7 +162,7 @@ def _from_text(folder: Path, options: EvalOptions) -> _Source:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Sums:
+class _Totals:
     """What has been counted so far."""
 
     values: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -175,16 +175,16 @@ class _Sums:
             self.values[name] += float(value)
 
 
-def _measure(model: PreTrainedModel, source: _Source, *, batch_tokens: int) -> dict[str, Any]:
+def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) -> dict[str, Any]:
     head = LMHead.checked(model, vocab_size=source.vocab_size)
     layout = choose_layout(model, vocab_size=source.vocab_size)
-    sums = _Sums()
+    sums = _Totals()
     began = time.perf_counter()
     with torch.inference_mode():
         for batch in _batches(source.documents, batch_tokens=batch_tokens, layout=layout):
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
             hidden_ND = hidden_states(model, inputs.pop("input_ids"), **inputs).flatten(0, 1)
-            rows = _Rows(head=head, comparison=source.comparison)
+            rows = _BatchMeasure(head=head, comparison=source.comparison)
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
     return _result(
@@ -223,13 +223,13 @@ def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: RowLayout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Rows:
+class _BatchMeasure:
     """A model's distributions, and the teacher's where there is one."""
 
     head: LMHead
     comparison: Comparison | None
 
-    def add(self, hidden_RD: torch.Tensor, batch: Batch, sums: _Sums) -> None:
+    def add(self, hidden_RD: torch.Tensor, batch: Batch, sums: _Totals) -> None:
         """Count every target of a batch, a chunk of rows at a time."""
         rows = max(1, _CHUNK_BYTES // (4 * self.head.vocab_size))
         labels_R = batch.labels_R.to(hidden_RD.device)
@@ -247,7 +247,7 @@ class _Rows:
                 targets = teacher.rows(chunk).to(logits_RV.device)
                 sums.add(**self.comparison.sums(logits_RV, targets))
 
-    def _add_labels(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Sums) -> None:
+    def _add_labels(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Totals) -> None:
         log_total_R = logits_RV.logsumexp(dim=-1)
         label_R = logits_RV.gather(1, labels_R[:, None])[:, 0] - log_total_R
         top_R, id_R = logits_RV.max(dim=-1)
@@ -262,7 +262,7 @@ class _Rows:
 
 
 def _result(
-    sums: _Sums, *, parameters: int, seconds: float, comparison: Comparison | None
+    sums: _Totals, *, parameters: int, seconds: float, comparison: Comparison | None
 ) -> dict[str, Any]:
     values = sums.values
     targets = int(values["targets"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from trainer.data.layout import Batch
+    from trainer.data.rows import Batch
 
 __all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward"]
 

@@ -76,7 +76,7 @@ def sparse_distillation_loss(
     here and only scaled in backward; without grad mode nothing but the values is computed. Raises
     SettingError where the targets cannot serve the temperature or the loss.
     """
-    job = _Job(
+    context = _ChunkContext(
         head=head,
         targets=targets,
         label_ids_N=label_ids_N,
@@ -90,13 +90,13 @@ def sparse_distillation_loss(
         chunk_rows=chunk_rows or max(_CHUNK_ROWS, _CHUNK_BYTES // (4 * head.vocab_size)),
         with_grad=torch.is_grad_enabled(),
     )
-    total, *values = _FusedLoss.apply(hidden_ND, head.weight_PD, head.bias_P, job)
-    sums = dict(zip(job.row_loss.names, values, strict=True))
+    total, *values = _FusedLoss.apply(hidden_ND, head.weight_PD, head.bias_P, context)
+    sums = dict(zip(context.row_loss.names, values, strict=True))
     return LossSums(loss=total, sums=sums, count=len(hidden_ND))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Job:
+class _ChunkContext:
     """What stays the same from chunk to chunk."""
 
     head: LMHead
@@ -110,17 +110,21 @@ class _Job:
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_PD: Tensor, bias_P: Tensor | None, job: _Job
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_PD: Tensor,
+        bias_P: Tensor | None,
+        context: _ChunkContext,
     ) -> tuple[Tensor, ...]:
         inputs = (hidden_ND, weight_PD, bias_P)
-        wanted = tuple(job.with_grad and needed for needed in ctx.needs_input_grad[:3])
-        head = _in_computing_dtype(job.head, weight_PD, bias_P)
+        wanted = tuple(context.with_grad and needed for needed in ctx.needs_input_grad[:3])
+        head = _in_computing_dtype(context.head, weight_PD, bias_P)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            run = _Run(hidden_ND.detach(), head, job, wanted)
-            sums = run.all_chunks()
-        ctx.gradients = run.gradients
+            chunked = _ChunkedPass(hidden_ND.detach(), head, context, wanted)
+            sums = chunked.all_chunks()
+        ctx.gradients = chunked.gradients
         ctx.dtypes = tuple(None if one is None else one.dtype for one in inputs)
-        values = tuple(sums[name] for name in job.row_loss.names)
+        values = tuple(sums[name] for name in context.row_loss.names)
         ctx.mark_non_differentiable(*values)
         return (sums["loss"].clone(), *values)
 
@@ -141,7 +145,7 @@ class _FusedLoss(torch.autograd.Function):
         return (*scaled, None)
 
 
-class _Run:
+class _ChunkedPass:
     """One pass over all chunks: the gradients grow in place, the sums are added up.
 
     Every gradient that is wanted exists from the start, float32 for the parameters, so that any
@@ -149,11 +153,11 @@ class _Run:
     """
 
     def __init__(
-        self, hidden_ND: Tensor, head: LMHead, job: _Job, wanted: tuple[bool, ...]
+        self, hidden_ND: Tensor, head: LMHead, context: _ChunkContext, wanted: tuple[bool, ...]
     ) -> None:
         self._hidden_ND = hidden_ND
         self._head = head
-        self._job = job
+        self._context = context
         inputs = (hidden_ND, head.weight_PD, head.bias_P)
         types = (hidden_ND.dtype, torch.float32, torch.float32)
         self.gradients = tuple(
@@ -164,17 +168,18 @@ class _Run:
 
     def all_chunks(self) -> dict[str, Tensor]:
         """The sum of each metric over all rows; afterwards `gradients` are complete."""
-        job, rows = self._job, len(self._hidden_ND)
+        context, rows = self._context, len(self._hidden_ND)
         sums = {
-            name: self._hidden_ND.new_zeros((), dtype=torch.float32) for name in job.row_loss.names
+            name: self._hidden_ND.new_zeros((), dtype=torch.float32)
+            for name in context.row_loss.names
         }
-        size = (min(rows, job.chunk_rows), job.head.vocab_size)
+        size = (min(rows, context.chunk_rows), context.head.vocab_size)
         buffers = [
             self._hidden_ND.new_empty(size, dtype=torch.float32)
-            for _ in range(1 if job.row_loss.temperature == 1.0 else 2)
+            for _ in range(1 if context.row_loss.temperature == 1.0 else 2)
         ]
-        for start in range(0, rows, job.chunk_rows):
-            stop = min(start + job.chunk_rows, rows)
+        for start in range(0, rows, context.chunk_rows):
+            stop = min(start + context.chunk_rows, rows)
             views = [buffer[: stop - start] for buffer in buffers]
             for name, value in self._one_chunk(slice(start, stop), *views).items():
                 sums[name] += value
@@ -184,19 +189,19 @@ class _Run:
         self, chunk: slice, z_CV: Tensor, scaled_CV: Tensor | None = None
     ) -> dict[str, Tensor]:
         """The chunk's sums. `z_CV` ends as its gradient; `scaled_CV` is room for logits / T."""
-        targets = self._job.targets.rows(chunk)
+        targets = self._context.targets.rows(chunk)
         # What is no entry stands in for the row's first one: what is written to its place is
         # written once more, and what is added there is 0.
-        entries_CK = self._job.row_loss.entries(targets)
+        entries_CK = self._context.row_loss.entries(targets)
         first_C1 = entries_CK.int().argmax(dim=1, keepdim=True)
         ids_CK = torch.where(entries_CK, targets.ids_NK, targets.ids_NK.gather(1, first_C1))
-        labels_C1 = self._job.label_ids_N[chunk, None]
+        labels_C1 = self._context.label_ids_N[chunk, None]
         self._head.logits(self._hidden_ND[chunk], out_NV=z_CV)
         slope_CV = self._slope(z_CV)
         head_CK, label_C = z_CV.gather(1, ids_CK), z_CV.gather(1, labels_C1).squeeze(1)
         z_CV.scatter_(1, ids_CK, MASKED_LOGIT)
         top_C = z_CV.amax(dim=1)
-        temperature = self._job.row_loss.temperature
+        temperature = self._context.row_loss.temperature
         scaled = None if scaled_CV is None else _exponentiate(z_CV, top_C, scaled_CV, temperature)
         tail = _exponentiate(z_CV, top_C, z_CV, 1.0)
         leaves = {"head_CK": head_CK, "label_C": label_C, "rest_C": tail.log_sum_C}
@@ -220,7 +225,7 @@ class _Run:
         with torch.set_grad_enabled(self._with_grad):
             if self._with_grad:
                 leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
-            rows = self._job.row_loss.metrics(targets, **constants, **leaves)
+            rows = self._context.row_loss.metrics(targets, **constants, **leaves)
             sums = {name: value.sum() for name, value in rows.items()}
             values = tuple(leaves.values())
             grads = torch.autograd.grad(sums["loss"], values) if self._with_grad else ()
@@ -247,7 +252,7 @@ class _Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Tail:
+class _TailExp:
     """`exp(z / T)` of a chunk and its sum, up to a factor per row, and the log of the true sum."""
 
     exp_CV: Tensor
@@ -255,13 +260,13 @@ class _Tail:
     log_sum_C: Tensor
 
 
-def _exponentiate(z_CV: Tensor, top_C: Tensor, out_CV: Tensor, temperature: float) -> _Tail:
+def _exponentiate(z_CV: Tensor, top_C: Tensor, out_CV: Tensor, temperature: float) -> _TailExp:
     """Into `out_CV`, which may be `z_CV`; `top_C` are the rows' largest logits."""
     torch.sub(z_CV, top_C[:, None], out=out_CV)
     if temperature != 1.0:
         out_CV.div_(temperature)
     sum_C = out_CV.exp_().sum(dim=1)
-    return _Tail(exp_CV=out_CV, sum_C=sum_C, log_sum_C=top_C / temperature + sum_C.log())
+    return _TailExp(exp_CV=out_CV, sum_C=sum_C, log_sum_C=top_C / temperature + sum_C.log())
 
 
 def _add_outer(sum_VD: Tensor, grad_CV: Tensor, rows_CD: Tensor) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from logitstore.plumbing import sparsifier_of
 from trainer.data import order
 from trainer.data.batches import Batches
-from trainer.data.layout import choose_layout
 from trainer.data.packing import Lengths, Packing, choose_packing
+from trainer.data.rows import choose_layout
 from trainer.losses import choose_view, draw_for, forward_kl
 
 if TYPE_CHECKING:

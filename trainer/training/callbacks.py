@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from logitstore import ModelError
-from trainer.training import run
+from trainer.training import run_folder
 from trainer.training.metrics import history_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ReportToFolder(TrainerCallback):
         """The reports up to this checkpoint."""
         if args.should_save:
             path = Path(args.output_dir) / "history.json"
-            run.write_json(path, history_of(state.log_history))
+            run_folder.write_json(path, history_of(state.log_history))
 
 
 class SaveAtInterrupt(TrainerCallback):

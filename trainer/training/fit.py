@@ -21,7 +21,7 @@ from logitstore.plumbing import LocalStorage, choose_device, options_of, takes
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
 from trainer.losses import LOSSES, choose_view
-from trainer.training import run
+from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt
 from trainer.training.loop import DistillationTrainer
@@ -108,7 +108,7 @@ class _Fit:
         )
         loop.remove_callback(PrinterCallback)
         if self.begun is None and self.args.should_save:
-            run.write_json(self.options.out / "run.json", record)
+            run_folder.write_json(self.options.out / "run.json", record)
         self._train(loop, interrupt)
         return self._finish(loop, record)
 
@@ -125,7 +125,7 @@ class _Fit:
         if steps is None:
             steps = count_steps(packing, lengths, epochs=self.wanted["epochs"])
         return {
-            "format": run.FORMAT,
+            "format": run_folder.FORMAT,
             "wanted": self.wanted,
             "settings": self.wanted | {"steps": steps},
             "packing": packing.to_json(),
@@ -137,15 +137,15 @@ class _Fit:
 
     def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
         """From the newest whole checkpoint, if there is one, to the last step."""
-        newest = run.newest_checkpoint(self.options.out)
+        newest = run_folder.newest_checkpoint(self.options.out)
         loop.accelerator.wait_for_everyone()  # all have looked before torn folders go
         if self.args.should_save:
-            run.remove_torn_checkpoints(self.options.out)
+            run_folder.remove_torn_checkpoints(self.options.out)
         if newest is not None and newest[1]["step"] >= self.args.max_steps:
             loop.restore(newest)  # killed between the last step and the end: nothing is left to do
             return
         with (
-            run.explain_full_disk(self.options.out),
+            run_folder.explain_full_disk(self.options.out),
             interrupt.listening(ranks=self.args.world_size),
         ):
             loop.train_from(newest)
@@ -154,7 +154,7 @@ class _Fit:
         """The result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
         out = self.options.out
-        with run.explain_full_disk(out):
+        with run_folder.explain_full_disk(out):
             loop.save_model(str(out))
         history = history_of(loop.state.log_history)
         finished = record | {
@@ -165,8 +165,8 @@ class _Fit:
         if self.args.should_save:
             LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
             _write_tokenizer(self.store.tokenizer_files(), LocalStorage(out))
-            run.write_json(out / "history.json", history)
-            run.write_json(out / "run.json", finished)
+            run_folder.write_json(out / "history.json", history)
+            run_folder.write_json(out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
         return finished
 
@@ -222,11 +222,11 @@ def _arguments(options: FitOptions, *, dtype: str, device: str) -> TrainingArgum
 def _begin(
     args: TrainingArguments, *, wanted: dict[str, Any], resume: bool
 ) -> dict[str, Any] | None:
-    """`run.begin`, decided by the first rank alone, which writes what the others would look at."""
+    """`run_folder.begin`, decided by the first rank alone, which writes what the others would look at."""
     answer: list[Any] = [None]
     if args.process_index == 0:
         try:
-            answer = [run.begin(Path(args.output_dir), wanted=wanted, resume=resume)]
+            answer = [run_folder.begin(Path(args.output_dir), wanted=wanted, resume=resume)]
         except LogitStoreError as error:
             answer = [error]
     if args.world_size > 1:

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from logitstore import StoreError
 from trainer.losses.distillation import loss_from_forward, loss_inside_forward
-from trainer.training import run
+from trainer.training import run_folder
 from trainer.training.callbacks import StopBeforeNonFinite
 from trainer.training.metrics import MetricSums
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
     from trainer.data.batches import Batches
-    from trainer.data.layout import Batch
+    from trainer.data.rows import Batch
     from trainer.losses import Loss
 
 __all__ = ["DistillationTrainer"]
@@ -178,9 +178,9 @@ class DistillationTrainer(Trainer):
         output folder. Raises StoreError where that is none.
         """
         if resume_from_checkpoint is True:
-            found = run.newest_checkpoint(Path(self.args.output_dir))
+            found = run_folder.newest_checkpoint(Path(self.args.output_dir))
         elif resume_from_checkpoint:
-            found = run.whole_checkpoint(Path(resume_from_checkpoint))
+            found = run_folder.whole_checkpoint(Path(resume_from_checkpoint))
         else:
             return self.train_from(None, trial, ignore_keys_for_eval)
         if found is None:
@@ -189,7 +189,7 @@ class DistillationTrainer(Trainer):
         return self.train_from(found, trial, ignore_keys_for_eval)
 
     def train_from(self, checkpoint: tuple[Path, dict[str, Any]] | None, *arguments: Any) -> Any:
-        """`train` from what `run.newest_checkpoint` gave, whose files were looked at there."""
+        """`train` from what `run_folder.newest_checkpoint` gave, whose files were looked at there."""
         folder = None
         if checkpoint is not None:
             folder = str(checkpoint[0])
@@ -218,7 +218,7 @@ class DistillationTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # every rank has written its part
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            run.complete_checkpoint(
+            run_folder.complete_checkpoint(
                 folder,
                 {
                     "step": self.state.global_step,

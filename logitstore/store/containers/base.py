@@ -77,12 +77,12 @@ class Container(Protocol):
         blocks: Sequence[Columns],
         tables: Mapping[str, np.ndarray],
         *,
-        draws: int = 1,
+        draw_count: int = 1,
         by_entry: bool = False,
     ) -> Mapping[str, bytes]:
         """The objects of a shard by name; equal input gives equal bytes, on any machine.
 
-        `blocks`, one at least, hold the entries of `draws` draws side by side, and all have the
+        `blocks`, one at least, hold the entries of `draw_count` draws side by side, and all have the
         same entries and scalars. `by_entry` asks a container that can to lay the n-th entries of
         all rows side by side, for rows that have little in common with their neighbours. A name
         has parts of letters, digits, `_`, `-` and `.`, with `/` between them.

@@ -56,7 +56,7 @@ class ParquetContainer:
         blocks: Sequence[Columns],
         tables: Mapping[str, np.ndarray],
         *,
-        draws: int = 1,
+        draw_count: int = 1,
         by_entry: bool = False,
     ) -> dict[str, bytes]:
         """One row group a block, so that a block is read with one request a column."""

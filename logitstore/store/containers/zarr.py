@@ -75,7 +75,7 @@ class ZarrContainer:
         blocks: Sequence[Columns],
         tables: Mapping[str, np.ndarray],
         *,
-        draws: int = 1,
+        draw_count: int = 1,
         by_entry: bool = False,
     ) -> dict[str, bytes]:
         """The group's objects, `blocks` padded to the largest of them."""
@@ -87,7 +87,7 @@ class ZarrContainer:
             "id": [block.tokens_N for block in blocks],
             "counted": [block.counted_N for block in blocks],
         }
-        _write_planes(group, "entries", entries, draws=draws, by_entry=by_entry)
+        _write_planes(group, "entries", entries, draw_count=draw_count, by_entry=by_entry)
         _write_planes(group, "scalars", scalars)
         _write_planes(group, "tokens", tokens)
         for name, ids in tables.items():
@@ -353,7 +353,7 @@ def _write_planes(
     name: str,
     columns: Mapping[str, Sequence[np.ndarray]],
     *,
-    draws: int = 1,
+    draw_count: int = 1,
     by_entry: bool = False,
 ) -> None:
     """An array of byte planes [plane, row, ...]; a chunk is one plane of one draw of one block."""
@@ -370,7 +370,7 @@ def _write_planes(
             planes.append(column if column == "counted" else f"{column}.{byte}")
             data.append(wide[..., byte])
     stacked = np.ascontiguousarray(np.stack(data))
-    chunk = (1, rows, *(size // draws for size in rest))
+    chunk = (1, rows, *(size // draw_count for size in rest))
     _write(group, name, stacked, chunks=chunk, attributes={"planes": planes}, by_entry=by_entry)
 
 
