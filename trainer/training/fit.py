@@ -222,7 +222,7 @@ def _arguments(options: FitOptions, *, dtype: str, device: str) -> TrainingArgum
 def _begin(
     args: TrainingArguments, *, wanted: dict[str, Any], resume: bool
 ) -> dict[str, Any] | None:
-    """`run_folder.begin`, decided by the first rank alone, which writes what the others would look at."""
+    """`run_folder.begin`, called by the first rank alone, which writes what the others read."""
     answer: list[Any] = [None]
     if args.process_index == 0:
         try:

@@ -189,7 +189,7 @@ class DistillationTrainer(Trainer):
         return self.train_from(found, trial, ignore_keys_for_eval)
 
     def train_from(self, checkpoint: tuple[Path, dict[str, Any]] | None, *arguments: Any) -> Any:
-        """`train` from what `run_folder.newest_checkpoint` gave, whose files were looked at there."""
+        """`train` from what `run_folder.newest_checkpoint` gave: its files were checked there."""
         folder = None
         if checkpoint is not None:
             folder = str(checkpoint[0])

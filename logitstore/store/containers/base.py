@@ -82,7 +82,7 @@ class Container(Protocol):
     ) -> Mapping[str, bytes]:
         """The objects of a shard by name; equal input gives equal bytes, on any machine.
 
-        `blocks`, one at least, hold the entries of `draw_count` draws side by side, and all have the
+        `blocks`, one at least, hold the entries of `draw_count` draws side by side; all have the
         same entries and scalars. `by_entry` asks a container that can to lay the n-th entries of
         all rows side by side, for rows that have little in common with their neighbours. A name
         has parts of letters, digits, `_`, `-` and `.`, with `/` between them.
