@@ -309,7 +309,8 @@ def _forms(message: dict[str, Any]) -> list[dict[str, Any]]:
     content = message["content"]
     rest = {name: value for name, value in message.items() if name != "content"}
     contents: list[dict[str, Any]] = (
-        [{"content": content}] if content else [{"content": None}, {"content": ""}, {}]
+        # Null comes last, for templates print it as "None".
+        [{"content": content}] if content else [{"content": ""}, {}, {"content": None}]
     )
     return [
         {**rest, **one, "tool_calls": calls}
