@@ -8,7 +8,7 @@
     preference   `chosen` beside `rejected`, of which the chosen answer is taken
     tokens       token ids, and a mask or labels that say which of them count
 
-`shape_of` finds the shape by the fields of a record; `Content` is what it becomes.
+`shape_of` finds the shape by the fields of a record.
 """
 
 from __future__ import annotations
@@ -18,31 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from logitstore.corpus.chats import Chat, chat_of, checked_text, parsed_json
+from logitstore.corpus.content import Content, TokenRecord
 from logitstore.corpus.records import BadRecord, shortened
 
-__all__ = ["SHAPES", "Content", "Fields", "Shape", "TokenRecord", "shape_of"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenRecord:
-    """Token ids as they are, and which of them count."""
-
-    ids: list[int]
-    counted: list[bool]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Content:
-    """What a record says: one of a text, a chat and tokens.
-
-    A chat of a prompt and an answer has also a text, for tokenizers without a chat template, of
-    which the characters from `answer` on count.
-    """
-
-    text: str | None = None
-    chat: Chat | None = None
-    tokens: TokenRecord | None = None
-    answer: int = 0
+__all__ = ["SHAPES", "Fields", "Shape", "shape_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
