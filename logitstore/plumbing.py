@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
+    from logitstore.store.reader import StoreLike, as_store
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
@@ -44,8 +45,10 @@ __all__ = [
     "LocalStorage",
     "Option",
     "Sparsifier",
+    "StoreLike",
     "TargetKind",
     "TextRules",
+    "as_store",
     "check_head",
     "checked_options",
     "choose_device",
@@ -87,6 +90,8 @@ __getattr__ = lazy_names(
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
         "sparsifier_of": "logitstore.sparsify",
+        "StoreLike": "logitstore.store.reader",
+        "as_store": "logitstore.store.reader",
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",

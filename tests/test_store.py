@@ -26,6 +26,7 @@ from logitstore.store.inspect import inspect
 from logitstore.store.layout import MANIFEST, README, StoreLayout
 from logitstore.store.lease import Lease
 from logitstore.store.local import LocalStorage
+from logitstore.store.reader import as_store
 from logitstore.store.storage import Storage, place_of
 from logitstore.store.verify import Fault, verify
 from logitstore.store.writer import UnitWriter
@@ -446,6 +447,19 @@ def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
 
 def test_a_store_gives_its_tokenizers_files(layout: StoreLayout) -> None:
     assert logitstore.open(layout.storage).tokenizer_files() == NO_TOKENIZER
+
+
+def test_an_open_store_is_taken_as_it_is(layout: StoreLayout, storage: Storage) -> None:
+    store = logitstore.open(storage)
+    assert as_store(store) is store
+    assert as_store(storage).fingerprint == store.fingerprint
+    assert inspect(store) == inspect(storage)
+    assert list(verify(store)) == []
+    storage.delete(MANIFEST)
+    partial = logitstore.open(storage, allow_partial=True)
+    assert as_store(partial, allow_partial=True) is partial
+    with pytest.raises(StoreError, match="not finished"):
+        as_store(partial)
 
 
 UNSERVED = ["s3://bucket/store", "gs://b/x", "hf://datasets/me/store", "http://host/x", "S3://b"]

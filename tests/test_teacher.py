@@ -125,6 +125,8 @@ def test_it_is_audited_by_its_logits_alone(settings: dict[str, Any], sparsify: s
     found = logitstore.audit(settings["out"], teacher=settings["teacher"])
     assert found["ok"], found["faults"]
     assert (found["teacher"], found["teacher_matches"]) == ("lines", True)
+    store = logitstore.open(settings["out"])
+    assert logitstore.audit(store, teacher=settings["teacher"]) == found
     wrong = logitstore.audit(settings["out"], teacher=Lines(seed=1))
     assert not wrong["ok"]
 

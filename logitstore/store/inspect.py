@@ -6,15 +6,19 @@ from typing import Any
 
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.reader import open_store
-from logitstore.store.storage import StorageLike
+from logitstore.store.reader import StoreLike, as_store
 
 __all__ = ["inspect"]
 
 
-def inspect(uri: StorageLike) -> dict[str, Any]:
-    """The store at `uri`, sealed or not, as one JSON object. Losses and entropies in nats."""
-    store = open_store(uri, allow_partial=True)
+def inspect(store: StoreLike) -> dict[str, Any]:
+    """What a store holds, as one JSON object. Losses and entropies in nats.
+
+    store: an open `Store`, or what `logitstore.open` takes; it need not be sealed.
+
+    Raises what `logitstore.open` raises.
+    """
+    store = as_store(store, allow_partial=True)
     spec, declared = store.spec, sparsifier_of(store.spec.sparsifier)
     targets = store.targets
     per_target = 1 / max(1, targets)

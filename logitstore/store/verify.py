@@ -10,8 +10,8 @@ import numpy as np
 
 from logitstore.errors import CorruptionError, LogitStoreError
 from logitstore.store.layout import StoreLayout
-from logitstore.store.reader import Store, load_store, seal_faults
-from logitstore.store.storage import StorageLike, sha256_of
+from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
+from logitstore.store.storage import sha256_of
 
 if TYPE_CHECKING:
     from logitstore.format.manifest import Commit
@@ -59,14 +59,17 @@ class Fault:
         )
 
 
-def verify(uri: StorageLike, *, depth: Depth = "full") -> Iterator[Fault]:
-    """Every fault of the store at `uri`, each with the place that it is at.
+def verify(store: StoreLike, *, depth: Depth = "full") -> Iterator[Fault]:
+    """Every fault of a store, each with its place; a sound store gives nothing.
 
-    "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full" also
-    decodes every block and checks what it holds. A sound store gives nothing. Raises SettingError
-    for a URI that nothing serves.
+    store: an open `Store`, whose objects are all read anew, or what `logitstore.open` takes.
+    depth: "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full"
+        also decodes every block and checks what it holds.
+
+    Raises SettingError for a URI that nothing serves.
     """
-    return _faults(StoreLayout.at(uri), depth)
+    layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
+    return _faults(layout, depth)
 
 
 def _faults(layout: StoreLayout, depth: Depth) -> Iterator[Fault]:
