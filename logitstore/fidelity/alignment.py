@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from logitstore.teacher.base import OwnForward
+from logitstore.teacher.torch_state import neutral_torch_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,11 +98,11 @@ def _own_probabilities(teacher: Teacher, document: Document) -> tuple[np.ndarray
     tokens = min(len(document), _PROBED_TOKENS)
     row_R = np.flatnonzero(document.counted_L[: tokens - 1])
     if isinstance(teacher, OwnForward):
-        with torch.inference_mode():
+        with neutral_torch_state():
             # Row t is what the model says after token t.
             logits_RV = teacher.own_logits(document, tokens=tokens)[torch.from_numpy(row_R - 1)]
     else:
-        with torch.inference_mode():
+        with neutral_torch_state():
             chunks = [logits_RV.clone() for logits_RV, _ in teacher.logits([document])]
             logits_RV = torch.cat(chunks)[: len(row_R)]
     return row_R, logits_RV.float().softmax(-1).cpu().numpy()

@@ -32,6 +32,7 @@ from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import Teacher, batches
 from logitstore.teacher.devices import DTYPES
 from logitstore.teacher.opening import is_name, open_teacher, teacher_name
+from logitstore.teacher.torch_state import neutral_torch_state
 from logitstore.teacher.transformers import TransformersTeacher
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def audit(**values: Any) -> dict[str, Any]:
             _check_context(model, chosen)
     sums = _Measurements.of(store, teacher, student)
     batch_tokens = options.batch_tokens or store.spec.batch_tokens
-    with torch.inference_mode():
+    with neutral_torch_state():
         for batch in _batches(chosen, batch_tokens=batch_tokens):
             sums.add(batch)
     result = {

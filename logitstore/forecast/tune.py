@@ -22,8 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from logitstore.dumping.job import Job
 from logitstore.dumping.work import by_document, draw_keys
 from logitstore.errors import SettingError
@@ -40,8 +38,11 @@ from logitstore.store.local import LocalStorage
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
+from logitstore.teacher.torch_state import neutral_torch_state
 
 if TYPE_CHECKING:
+    import torch
+
     from logitstore.format.spec import SparsifierSpec
 
 __all__ = ["tune"]
@@ -196,7 +197,7 @@ class _Candidates:
         keys_R = draw_keys(documents, self._job.sparsifier)
         parts: list[list[SparseTargets]] = [[] for _ in self._candidates]
         start = 0
-        with torch.inference_mode():
+        with neutral_torch_state():
             for logits_RV, labels_R in self._job.teacher.logits(documents):
                 chunk = slice(start, start + len(labels_R))
                 for one, own in zip(self._candidates, parts, strict=True):
