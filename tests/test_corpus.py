@@ -103,7 +103,7 @@ def test_units_can_be_read_in_any_order_and_twice(numbered: Corpus) -> None:
 def test_plan_is_a_function_of_the_corpus_and_survives_json(numbered: Corpus) -> None:
     plan = numbered.plan(unit_bytes=5000, limit=1234)
     assert plan == numbered.plan(unit_bytes=5000, limit=1234)
-    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())), place="plan.json")
     assert again == plan
     assert sum(unit.records for unit in plan.units) == 1234
 
