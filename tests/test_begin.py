@@ -108,7 +108,7 @@ def test_a_try_that_wrote_no_row_is_in_nobodys_way(
     fresh = settings | {"out": tmp_path / "fresh"}
     again = logitstore.dump(**fresh, sparsify="topk", k=8, max_length=16)
     assert again.fingerprint == done.fingerprint
-    with pytest.raises(SpecError, match="text.max_length"):
+    with pytest.raises(SpecError, match=r"text\.max_length"):
         logitstore.dump(**settings, sparsify="topk", k=8)
 
 
@@ -211,7 +211,7 @@ def test_a_folder_whose_name_is_no_text_is_told(settings: dict[str, Any], tmp_pa
 def test_a_file_of_the_tokenizer_that_no_store_can_hold_is_told(settings: dict[str, Any]) -> None:
     tokenizer = copy.deepcopy(settings["tokenizer"])
     tokenizer.chat_template = {"default": "{{ messages }}", "with a space": "{{ messages }}"}
-    with pytest.raises(SettingError, match="could not be read again.*with a space"):
+    with pytest.raises(SettingError, match=r"could not be read again.*with a space"):
         logitstore.dump(**settings | {"tokenizer": tokenizer})
     assert not (settings["out"] / SPEC).exists()
 
