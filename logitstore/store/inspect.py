@@ -5,16 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from logitstore.format.spec import SparsifierSpec
+from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.reader import open_store
+from logitstore.store.options import INSPECT_OPTIONS
+from logitstore.store.reader import Store, open_store
 from logitstore.store.storage import StorageLike
 
 __all__ = ["inspect"]
 
 
-def inspect(uri: StorageLike) -> dict[str, Any]:
-    """The store at `uri`, sealed or not, as one JSON object. Losses and entropies in nats."""
-    store = open_store(uri, allow_partial=True)
+@takes(INSPECT_OPTIONS)
+def inspect(store: StorageLike) -> dict[str, Any]:
+    """A store, sealed or not, as one JSON object. Losses and entropies in nats.
+
+    `bytes` are those of every object but the tokenizer, the README and the manifest. Raises
+    StoreError where there is no store, CorruptionError where it is damaged.
+    """
+    return _content(open_store(store, allow_partial=True))
+
+
+def _content(store: Store) -> dict[str, Any]:
     spec, declared = store.spec, sparsifier_of(store.spec.sparsifier)
     targets = store.targets
     per_target = 1 / max(1, targets)
