@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         checked_options,
         option,
         options_of,
+        refuse_uri,
         signature_of,
         takes,
     )
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
+    from logitstore.store.options import STORE
     from logitstore.store.reader import StoreLike, as_store
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
@@ -40,6 +42,7 @@ __all__ = [
     "JSON",
     "REQUIRED",
     "SPARSIFIERS",
+    "STORE",
     "Entries",
     "LMHead",
     "LocalStorage",
@@ -67,6 +70,7 @@ __all__ = [
     "parse_json",
     "print_json",
     "quiet_libraries",
+    "refuse_uri",
     "reporting_errors",
     "sha256_of",
     "signature_of",
@@ -78,7 +82,7 @@ __all__ = [
     "vocab_size",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "DEVICE": "logitstore.teacher.devices",
@@ -86,6 +90,7 @@ __getattr__ = lazy_names(
         "JSON": "logitstore.cli.program",
         "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
+        "STORE": "logitstore.store.options",
         "Entries": "logitstore.targets.kinds",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
@@ -113,6 +118,7 @@ __getattr__ = lazy_names(
         "parse_json": "logitstore.format.json",
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
+        "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",

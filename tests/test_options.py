@@ -25,6 +25,8 @@ class BakeOptions:
     out: Path = option(Path("cake"), help="The tin.", spelled="tin")
     hot: bool = option(False, help="Serve it hot.")
     watch: object | None = option(None, help="Is called often.", python_only=True)
+    name: str | None = option(None, help="What stands on it.", needs="icing")
+    icing: object | None = option(None, help="The icing.", excludes=("sugar",))
     weight: float = 1.0  # no option
 
 
@@ -39,11 +41,12 @@ def bake(**values: Any) -> BakeOptions:
 
 def test_a_dataclass_declares_its_options() -> None:
     assert [one.name for one in OPTIONS] == [
-        *("cake", "eggs", "sugar", "minutes", "out", "hot", "watch")
+        *("cake", "eggs", "sugar", "minutes", "out", "hot", "watch", "name", "icing")
     ]
     kinds = [one.kind for one in OPTIONS]
-    assert kinds == [str, int, float, tuple, Path, bool, object]
-    assert [one.nullable for one in OPTIONS] == [False, False, True, True, False, False, True]
+    assert kinds == [str, int, float, tuple, Path, bool, object, str, object]
+    nullable = [one.name for one in OPTIONS if one.nullable]
+    assert nullable == ["sugar", "minutes", "watch", "name", "icing"]
     assert [one.flag for one in OPTIONS][3:6] == ["--minutes", "--tin", "--hot"]
 
 
@@ -70,6 +73,8 @@ def test_signature_and_docstring_show_every_option() -> None:
     assert shown.startswith("Bake a cake.")
     assert "cake: The cake. One of apple, plum." in shown
     assert "sugar: Sugar in grams. Default: to taste." in shown
+    assert "name: What stands on it. Only with --icing." in shown
+    assert "icing: The icing. Not together with --sugar." in shown
 
 
 def test_values_are_checked_and_become_the_options_type() -> None:
@@ -97,6 +102,12 @@ def test_values_are_checked_and_become_the_options_type() -> None:
         ({"cake": "plum", "minutes": [-1]}, "--minutes is out of range"),
         ({"cake": "plum", "hot": 1}, "--hot must be True or False"),
         ({"cake": "plum", "out": 3}, "--tin must be a path"),
+        ({"cake": ""}, "--cake is empty"),
+        ({"cake": "plum", "out": " "}, "--tin is empty"),
+        ({"cake": "plum", "icing": "\t"}, "--icing is empty"),
+        ({"cake": "plum", "out": "s3://tin"}, "--tin: a URI is not served here.*s3://tin"),
+        ({"cake": "plum", "name": "Ann"}, "--name has no effect without --icing.*Leave --name out"),
+        ({"cake": "plum", "sugar": 1, "icing": "red"}, "--icing and --sugar exclude each other"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:
@@ -167,6 +178,8 @@ def test_a_command_is_given_checked_values() -> None:
         "minutes": (1.0, 2.5),
         "out": Path("cake"),
         "hot": False,
+        "name": None,
+        "icing": None,
         "json": False,
     }
     assert _run("list", "a", "b", "--json").exit_code == 0
@@ -181,6 +194,11 @@ WRONG = {
     "--cake plum --minutes abc": "--minutes must be numbers separated by commas",
     "--cake plum --minutes nan": "--minutes is out of range",
     "--cake plum --hot": "means nothing to plums",
+    "--cake plum --tin=": "--tin is empty",
+    "--cake plum --tin=file:///tin": "--tin: a URI is not served here",
+    "--cake plum --name Ann": "--name has no effect without --icing",
+    "--cake plum --icing=": "--icing is empty",
+    "--cake plum --sugar 1 --icing red": "exclude each other",
     "--cake plum --flour 1": "--flour",
     "--eggs 3": "--cake",
 }

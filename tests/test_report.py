@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from logitstore import SettingError, StorageError, StoreError
-from trainer.report.page import COLUMNS, Report, print_table, render_table, write_report
+from trainer.reporting.page import COLUMNS, Report, print_table, render_table
+from trainer.reporting.page import report as write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -38,7 +38,7 @@ def found(teacher_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPathF
         data=str(corpus),
         batch_tokens=1024,
         seconds=300,
-        picture=picture,
+        out=picture,
     )
 
 
@@ -187,8 +187,8 @@ def test_pulls_are_the_gradients_of_a_uniform_student(name: str) -> None:
         ({"max_error": -1}, SettingError, "--max-error"),
         ({"seconds": 0}, SettingError, "--seconds"),
         ({"seconds": float("inf")}, SettingError, "--seconds"),
-        ({"picture": "tune.txt"}, SettingError, r"tune\.txt.*\.png"),
-        ({"picture": "/no/such/folder/tune.png"}, SettingError, "/no/such/folder"),
+        ({"out": "tune.txt"}, SettingError, r"tune\.txt.*\.png"),
+        ({"out": "/no/such/folder/tune.png"}, SettingError, "/no/such/folder"),
         ({"fidelity": "best"}, SettingError, "--fidelity"),
         ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
     ],
@@ -205,7 +205,7 @@ def test_bad_options_are_told(
         logitstore.tune(**settings)
 
 
-@pytest.mark.parametrize("option", ["temperature", "k", "sparsify", "out"])
+@pytest.mark.parametrize("option", ["temperature", "k", "sparsify", "picture"])
 def test_options_of_what_is_compared_are_none_of_tunes(option: str) -> None:
     with pytest.raises(TypeError, match=rf"tune\(\) got an unexpected keyword argument '{option}'"):
         logitstore.tune(teacher="teacher", data="data", **{option: None})

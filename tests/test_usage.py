@@ -42,7 +42,7 @@ WRONG = {
     ("tune", "--text-field", "a", "--messages-field", "b"): "exclude each other",
     ("estimate", "--seconds", "0"): "--seconds is out of range (found 0; allowed: above 0)",
     ("tune", "--max-bytes", "9", "--max-error", "0.1"): "exclude each other",
-    ("tune", "--out", "tune.txt"): "--out is no name of a picture",
+    ("tune", "--out", "tune.txt"): "--out: this is no name of a picture",
     ("audit", "STORE", "--documents", "0"): "--documents is out of range",
     ("verify", "STORE", "--fast", "--hashes"): "exclude each other",
 }
@@ -102,7 +102,7 @@ def test_help_and_version_load_nothing(words: list[str]) -> None:
         ("dump", {"device": 3, "out": "x"}),
         ("dump", {"out": 3}),
         ("estimate", {"seconds": float("nan")}),
-        ("tune", {"picture": "tune.txt"}),
+        ("tune", {"out": "tune.txt"}),
         ("audit", {"store": "x", "seed": -1}),
     ],
 )

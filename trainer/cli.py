@@ -14,7 +14,7 @@ from logitstore.plumbing import (
     quiet_libraries,
 )
 from trainer.evaluation.options import EvalOptions
-from trainer.report.options import ReportOptions
+from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
 
 __all__ = ["app", "main"]
@@ -64,9 +64,10 @@ def evaluate(*, json: bool, **options: Any) -> None:
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
 def report(*, json: bool, **options: Any) -> None:
     """Compare runs on one page."""
-    from trainer.report.page import print_table, write_report
+    from trainer.reporting.page import print_table
+    from trainer.reporting.page import report as run
 
-    page = write_report(**options)
+    page = run(**options)
     if json:
         print_json({"report": str(page.path), "rows": page.rows, "notes": page.notes})
     else:

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import FIDELITIES
-from logitstore.errors import SettingError
-from logitstore.options import Option, option, options_of
+from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.sparsify.options import TEMPERATURE
@@ -35,7 +34,6 @@ __all__ = [
     "TARGET_OPTIONS",
     "TEACHER",
     "JobOptions",
-    "check_fields",
     "check_targets",
     "own_options",
     "split_options",
@@ -46,6 +44,7 @@ __all__ = [
 TEACHER = Option(
     name="teacher",
     kind=object,
+    refuse=refuse_uri,
     help="The teacher: a transformers folder or a Hub id.",
     in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
 )
@@ -58,22 +57,28 @@ class JobOptions:
     teacher: object = option(like=TEACHER)
     tokenizer: object | None = option(
         None,
+        refuse=refuse_uri,
         help="The tokenizer, or its folder or Hub id. A teacher that is no name needs one.",
         unset="that of the teacher's folder",
         python_only=True,
     )
     data: object = option(
+        refuse=refuse_uri,
         help="The corpus: a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or a Hub "
         "data set.",
         in_python="Or strings, or dicts with the fields of a JSONL line: any iterable, read once.",
     )
     text_field: str | None = option(
-        None, help="The field of a record that holds its text.", unset="'text' where there is one"
+        None,
+        help="The field of a record that holds its text.",
+        unset="'text', where there is one",
+        excludes=("messages_field",),
     )
     messages_field: str | None = option(
         None,
         help="The field of a record that holds its chat.",
-        unset="'messages' where there is one",
+        unset="'messages', where there is one",
+        excludes=("text_field",),
     )
     max_length: int | None = option(
         None,
@@ -82,17 +87,18 @@ class JobOptions:
         unset="the teacher's context, 1024 at most",
     )
     limit: int | None = option(
-        None, least=1, help="Take the first N records of the corpus only.", unset="all of them"
+        None,
+        least=1,
+        help="Take the first N records of the corpus only. In a .txt file a record is a "
+        "section of 16 to 32 KiB.",
+        unset="all of them",
     )
     skip_bad: bool = option(False, help="Count broken records and go on without them.")
     fidelity: str = option(
         "balanced", choices=lambda: FIDELITIES, help="How finely values are stored."
     )
-    container: str = option(
-        "zarr",
-        choices=lambda: CONTAINERS,
-        spelled="format",
-        help="How shards are laid out in files.",
+    format: str = option(
+        "zarr", choices=lambda: CONTAINERS, help="How shards are laid out in files."
     )
     device: str = option(like=DEVICE)
     dtype: str = option(like=DTYPE)
@@ -156,7 +162,11 @@ def _temperature() -> Option:
 
 
 _OUT = Option(
-    name="out", kind=object, help="The folder of the store: a new one, or one to take up again."
+    name="out",
+    kind=object,
+    help="The folder of the store: a new one, or that of a dump to go on with.",
+    in_python="Or an object with the methods of logitstore.Storage.",
+    refuse=open_storage,
 )
 _ON_PROGRESS = Option(
     name="on_progress",
@@ -190,17 +200,9 @@ def target_spec(values: Mapping[str, Any]) -> SparsifierSpec:
     return sparsifier_spec(values["sparsify"], temperatures=values["temperature"], **own)
 
 
-def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any) -> None:
-    """Refuse, by a SettingError, two fields named at once."""
-    if text_field is not None and messages_field is not None:
-        raise SettingError(
-            "--text-field and --messages-field exclude each other", remedy="Give one of them"
-        )
-
-
 def check_targets(**values: Any) -> None:
-    """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
+    """Refuse options that do not fit the sparsifier, by a SettingError, before a model is loaded.
+
+    `values` are the checked options of `dump` or `estimate`.
+    """
     target_spec(values)
-    if "out" in values:
-        open_storage(values["out"])
-    check_fields(**values)

@@ -186,7 +186,7 @@ def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -
         fingerprint=manifest.fingerprint,
         documents=manifest.documents,
         targets=manifest.targets,
-        bytes=store.layout.stored_bytes(commits, manifest=True),
+        bytes=manifest.bytes,
         skipped=sum(commit.skipped for commit in commits),
         seconds=time.monotonic() - started,
         new_targets=new_targets,

@@ -21,7 +21,7 @@ from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.store.commit import StoreWriter
-from logitstore.store.layout import MANIFEST, PLAN, StoreLayout
+from logitstore.store.layout import PLAN, StoreLayout
 from logitstore.store.writer import UnitWriter
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = ["StoreCosts", "TrialStore"]
 
 # Columns that a shard has once, however many targets it holds.
 _SHARD_COLUMNS = ("ranking_id", "container")
-_SHARD_LINES = ('"commits/', '"data/')
 _PART = 4  # every so many documents are written once more
 _LEARNING = 1 / 3  # see above
 
@@ -92,18 +91,15 @@ class TrialStore:
         self._whole.begin(self._spec, plan, tokenizer_files(self._job.tokenizer))
         self._whole.seal(plan)
         commits = self._whole.committed(plan)
-        listed = layout.storage.read(MANIFEST).decode()
-        lines = [line for line in listed.splitlines() if line.strip().startswith(_SHARD_LINES)]
         small = [PLAN, *(layout.commit_name(commit.unit) for commit in commits)]
-        told = sum(len(line) + 1 for line in lines)
-        told += sum(layout.storage.size(name) or 0 for name in small)
+        told = sum(layout.storage.size(name) or 0 for name in small)
         grown = sum(_grown_bytes(commit) for commit in commits)
         stored = sum(one.size for commit in commits for one in commit.objects)
         return StoreCosts(
             per_target=grown / self.targets,
             learnt=_learnt(commits, self._part.committed(plan)),
             per_shard=(stored - grown + told) / len(commits),
-            once=layout.stored_bytes(commits, manifest=True) - stored - told,
+            once=layout.stored_bytes(commits) - stored - told,
             trial_targets=self.targets / sum(len(commit.blocks) for commit in commits),
             block_targets=self._spec.block_targets,
             retained_mass=sum(commit.sums["head_mass"] for commit in commits) / self.targets,

@@ -19,14 +19,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.dumping.job import Job
 from logitstore.dumping.work import by_document, draw_keys
 from logitstore.errors import SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
-from logitstore.forecast.options import TUNE_OPTIONS, check_bounds
+from logitstore.forecast.options import TUNE_OPTIONS
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import draw
@@ -64,13 +64,13 @@ _GROWTH = 4  # of portions, while time allows
 _WRITING = 0.3  # of the time, left for writing the shards
 
 
-@takes(TUNE_OPTIONS, check=check_bounds)
+@takes(TUNE_OPTIONS)
 def tune(
     *,
     seconds: float,
     max_bytes: float | None,
     max_error: float | None,
-    picture: str | PathLike[str] | None,
+    out: Path | None,
     on_fraction: Callable[[float], None] | None,
     **options: Any,
 ) -> TradeOff:
@@ -86,8 +86,8 @@ def tune(
         candidates.run(seconds, on_fraction or (lambda _: None))
         measured = candidates.measured()
     choice = recommend(measured, max_bytes=max_bytes, max_error=max_error)
-    if picture is not None:
-        storage, name = LocalStorage.of_file(picture)
+    if out is not None:
+        storage, name = LocalStorage.of_file(out)
         storage.put(name, draw(measured, choice.taken, name=name))
     return TradeOff(
         measured=measured,
@@ -96,7 +96,7 @@ def tune(
         unmet=choice.unmet,
         sample_documents=candidates.documents,
         sample_targets=candidates.targets,
-        picture=None if picture is None else str(picture),
+        picture=None if out is None else str(out),
     )
 
 

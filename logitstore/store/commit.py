@@ -194,7 +194,7 @@ class StoreWriter:
             documents=sum(block.documents for block in blocks),
             tokens=sum(block.tokens for block in blocks),
             targets=sum(block.targets for block in blocks),
-            bytes=layout.stored_bytes(commits, manifest=False),
+            bytes=layout.stored_bytes(commits),
         )
 
     def _sweep(self, commits: list[Commit]) -> None:

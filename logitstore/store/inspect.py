@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from logitstore.format.spec import SparsifierSpec
+from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.reader import StoreLike, as_store
+from logitstore.store.options import INSPECT_OPTIONS
+from logitstore.store.reader import Store, StoreLike, as_store
 
 __all__ = ["inspect"]
 
 
+@takes(INSPECT_OPTIONS)
 def inspect(store: StoreLike) -> dict[str, Any]:
-    """What a store holds, as one JSON object. Losses and entropies in nats.
+    """A store, sealed or not, as one JSON object. Losses and entropies in nats.
 
-    store: an open `Store`, or what `logitstore.open` takes; it need not be sealed.
-
-    Raises what `logitstore.open` raises.
+    `bytes` are those of every object but the tokenizer, the README and the manifest. Raises
+    StoreError where there is no store, CorruptionError where it is damaged.
     """
-    store = as_store(store, allow_partial=True)
+    return _content(as_store(store, allow_partial=True))
+
+
+def _content(store: Store) -> dict[str, Any]:
     spec, declared = store.spec, sparsifier_of(store.spec.sparsifier)
     targets = store.targets
     per_target = 1 / max(1, targets)

@@ -81,14 +81,14 @@ class StoreLayout:
         commits = [name for name in self.storage.list(COMMITS) if name.endswith(".json")]
         return [SPEC, PLAN, *sorted(commits), *sorted(self.storage.list(TOKENIZER))]
 
-    def stored_bytes(self, commits: Iterable[Commit], *, manifest: bool) -> int:
-        """Bytes of a store with those commits: all objects but the tokenizer and the README.
+    def stored_bytes(self, commits: Iterable[Commit]) -> int:
+        """Bytes of a store with those commits: all objects but tokenizer, README and manifest.
 
-        `manifest` says whether the manifest, which cannot tell its own size, is counted.
+        The manifest says this number, and cannot count itself.
         """
         commits = list(commits)
         small = [SPEC, PLAN, *(self.commit_name(commit.unit) for commit in commits)]
-        sizes = [self.storage.size(name) for name in small + [MANIFEST] * manifest]
+        sizes = [self.storage.size(name) for name in small]
         shards = sum(one.size for commit in commits for one in commit.objects)
         return shards + sum(size or 0 for size in sizes)
 

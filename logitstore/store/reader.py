@@ -143,7 +143,7 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
         for name in ("documents", "tokens", "targets")
     }
     facts |= {
-        "bytes": layout.stored_bytes(store.commits, manifest=False),
+        "bytes": layout.stored_bytes(store.commits),
         "format": FORMAT,
         "fingerprint": fingerprint_of(store),
     }
@@ -200,8 +200,8 @@ class Store(Sequence[StoredDocument]):
 
     @cached_property
     def stored_bytes(self) -> int:
-        """Every object of the store but the tokenizer and the README."""
-        return self.layout.stored_bytes(self.commits, manifest=self.manifest is not None)
+        """Every object of the store but the tokenizer, the README and the manifest."""
+        return self.layout.stored_bytes(self.commits)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer that the store's ids belong to: the files that transformers saves, by name.
@@ -274,6 +274,11 @@ class Store(Sequence[StoredDocument]):
     def __getitem__(self, index: int | slice) -> StoredDocument | list[StoredDocument]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
+        if not hasattr(index, "__index__"):
+            raise TypeError(
+                "the documents of a store are numbered: the index is an integer or a slice, "
+                f"not {type(index).__name__}"
+            )
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"document {index} of a store of {len(self)}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitstore.errors import CorruptionError, LogitStoreError
+from logitstore.options import takes
 from logitstore.store.layout import StoreLayout
+from logitstore.store.options import VERIFY_OPTIONS
 from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
 from logitstore.store.storage import sha256_of
 
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.targets import SparseTargets
 
-__all__ = ["Depth", "Fault", "verify"]
-
-Depth: TypeAlias = Literal["fast", "hashes", "full"]
+__all__ = ["Fault", "verify"]
 
 # A row's head and tail may add up to more than 1 by the steps of both: half of 1/1024 each.
 _MASS_SLACK = 2e-3
@@ -59,20 +59,20 @@ class Fault:
         )
 
 
-def verify(store: StoreLike, *, depth: Depth = "full") -> Iterator[Fault]:
-    """Every fault of a store, each with its place; a sound store gives nothing.
+@takes(VERIFY_OPTIONS)
+def verify(store: StoreLike, *, fast: bool, hashes: bool) -> Iterator[Fault]:
+    """Every fault of a store, each with the place that it is at; a sound store gives none.
 
-    store: an open `Store`, whose objects are all read anew, or what `logitstore.open` takes.
-    depth: "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full"
-        also decodes every block and checks what it holds.
-
-    Raises SettingError for a URI that nothing serves.
+    With neither `fast` nor `hashes` every byte is read, every block decoded, and what it holds is
+    checked. Raises StoreError where there is no store at all.
     """
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
-    return _faults(layout, depth)
+    if not (layout.exists() or layout.planned() or layout.sealed()):
+        layout.read_spec()  # raises
+    return _faults(layout, hashes=not fast, content=not (fast or hashes))
 
 
-def _faults(layout: StoreLayout, depth: Depth) -> Iterator[Fault]:
+def _faults(layout: StoreLayout, *, hashes: bool, content: bool) -> Iterator[Fault]:
     try:
         store = load_store(layout.storage)
     except LogitStoreError as error:
@@ -81,8 +81,8 @@ def _faults(layout: StoreLayout, depth: Depth) -> Iterator[Fault]:
         return
     yield from map(Fault.of, seal_faults(store))
     for commit in store.commits:
-        yield from _shard_faults(store, commit, hashes=depth != "fast")
-    if depth == "full":
+        yield from _shard_faults(store, commit, hashes=hashes)
+    if content:
         yield from _content_faults(store)
 
 

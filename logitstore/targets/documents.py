@@ -33,7 +33,7 @@ def document_id(*, source: str, record: int, piece: int) -> bytes:
     return hashlib.blake2b(name, digest_size=16).digest()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Document:
     """One training sequence: its tokens and which of them count as targets."""
 
@@ -54,13 +54,19 @@ class Document:
     def __len__(self) -> int:
         return len(self.input_ids_L)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Document: record {self.record}, piece {self.piece}, {len(self):,} tokens, "
+            f"{self.targets:,} targets>"
+        )
+
     @property
     def targets(self) -> int:
         """How many of its tokens count."""
         return int(self.counted_L.sum())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class StoredDocument:
     """A document with the teacher's distribution of each of its counted tokens, in order."""
 
@@ -77,8 +83,11 @@ class StoredDocument:
                 allowed=f"{self.document.targets}",
             )
 
+    def __repr__(self) -> str:
+        return f"<StoredDocument: {self.document!r}>"
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class DocumentBlock:
     """A run of whole documents, laid end to end, with their targets: the unit of I/O."""
 
@@ -96,6 +105,12 @@ class DocumentBlock:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"<DocumentBlock: {len(self):,} documents, {len(self.input_ids_N):,} tokens, "
+            f"{len(self.targets):,} targets>"
+        )
 
     @property
     def draws(self) -> tuple[SparseTargets, ...]:

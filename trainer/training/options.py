@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from logitstore import SettingError
-from logitstore.plumbing import DEVICE, DTYPE, option
+from logitstore.plumbing import DEVICE, DTYPE, STORE, option, refuse_uri
 from trainer.losses import LOSSES
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
@@ -39,10 +38,11 @@ _LOSS_HELP = " ".join(
 class FitOptions:
     """The options of a run, each within its bounds."""
 
-    logits: Any = option(help="The store to learn from.")
+    logits: Any = option(like=STORE, positional=False, help="The store to learn from.")
     student: Any = option(
+        refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
-        "which one is made with fresh weights."
+        "which one is made with fresh weights.",
     )
     out: Path = option(help="The folder of the run; new, or one to go on with.")
     alpha: float = option(
@@ -57,13 +57,18 @@ class FitOptions:
     )
     loss: str = option("forward_kl", help=_LOSS_HELP, choices=lambda: LOSSES)
     epochs: int | None = option(
-        None, help="Passes over the store.", unset="1, where --steps is not given", least=1
+        None,
+        help="Passes over the store.",
+        unset="1, where --steps is not given",
+        least=1,
+        excludes=("steps",),
     )
     steps: int | None = option(
         None,
-        help="Optimiser steps, instead of --epochs.",
+        help="Optimiser steps.",
         unset="as many as --epochs takes",
         least=1,
+        excludes=("epochs",),
     )
     batch_tokens: int = option(16_384, help="Tokens of an optimiser step, over all ranks.", least=1)
     micro_tokens: int | None = option(
@@ -103,11 +108,6 @@ class FitOptions:
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
     )
-
-    def __post_init__(self) -> None:
-        """Raise SettingError for options that exclude each other."""
-        if self.epochs is not None and self.steps is not None:
-            raise SettingError("--epochs and --steps exclude each other", remedy="Give one of them")
 
     def wanted(self, *, store: str, dtype: str) -> dict[str, Any]:
         """What decides the weights of the result, as run.json keeps it.

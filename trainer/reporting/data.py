@@ -55,7 +55,7 @@ class RunFolder:
         return as_number(self.value(source), f"{self.folder / file}.json: {keys}")
 
 
-def load_runs(dirs: Sequence[Path]) -> list[RunFolder]:
+def load_runs(dirs: Sequence[str | Path]) -> list[RunFolder]:
     """The runs in `dirs`, in that order.
 
     Raises `SettingError` for a folder that is missing or named twice, `StoreError` for one without
@@ -64,7 +64,7 @@ def load_runs(dirs: Sequence[Path]) -> list[RunFolder]:
     return [_load(Path(folder), name) for folder, name in zip(dirs, _names(dirs), strict=True)]
 
 
-def _names(dirs: Sequence[Path]) -> list[str]:
+def _names(dirs: Sequence[str | Path]) -> list[str]:
     """The folders' own names, whole paths where two are called the same."""
     if not dirs:
         raise SettingError("a report needs at least one folder")

@@ -21,14 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from logitstore import StorageError
-from trainer.report.data import RunFolder, as_number, load_runs, printable, words
-from trainer.report.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
-from trainer.report.figures import reliability_chart as draw_reliability
+from logitstore.plumbing import options_of, takes
+from trainer.reporting.data import RunFolder, as_number, load_runs, printable, words
+from trainer.reporting.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
+from trainer.reporting.figures import reliability_chart as draw_reliability
+from trainer.reporting.options import ReportOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Report", "print_table", "render_table", "write_report"]
+__all__ = ["Report", "print_table", "render_table", "report"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,23 +105,23 @@ _AT_A_TEMPERATURE = ("kl", "acceptance")
 _SIGNS = {"lower": "≥", "upper": "≤", "estimate": "≈"}
 
 
-def write_report(dirs: Sequence[Path], *, out: Path | None = None) -> Report:
-    """Write the page about the runs in `dirs` to `out`, by default `report.html` here.
+@takes(options_of(ReportOptions))
+def report(dirs: Sequence[str | Path], *, out: Path) -> Report:
+    """Compare runs on one page, which is written to `out`.
 
     Raises `SettingError` for a folder that is missing or named twice, `StoreError` for one without
     results or with a file that is not what it should be, `StorageError` where the disk refuses.
     """
-    path = Path("report.html") if out is None else Path(out)
     runs = load_runs(dirs)
     rows = [_row(run) for run in runs]
     notes = _notes(runs, rows)
     page = _page(runs, rows, notes)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8", newline="\n")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise StorageError("the report cannot be written", place=path, found=error) from error
-    return Report(path=path, rows=rows, notes=notes)
+        raise StorageError("the report cannot be written", place=out, found=error) from error
+    return Report(path=out, rows=rows, notes=notes)
 
 
 def render_table(report: Report) -> Table:
