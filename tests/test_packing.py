@@ -54,7 +54,11 @@ def test_it_goes_on_from_the_position_of_any_step(bins):
     store, plan = MemoryStore(), packing(bins=bins)
     whole = epoch(store, plan)
     for number, step in enumerate(whole[:-1]):
-        position = Position.from_json(json.loads(json.dumps(step.after.to_json())))
+        position = Position.from_json(
+            json.loads(json.dumps(step.after.to_json())),
+            packing=plan,
+            documents_B=Lengths(store).documents_B,
+        )
         rest = list(steps(plan, Lengths(store), start=position))
         assert [documents_of(one) for one in rest] == [
             documents_of(one) for one in whole[number + 1 :]
