@@ -12,8 +12,13 @@
         └── ObjectMissing      there is no such object
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
-module owns the wording, so that every message reads alike.
+module owns the wording, so that every message reads alike. Where a message is made, it names
+options as the command line does: `--batch-tokens`. `str(error)` names the argument of the Python
+function instead: `batch_tokens`.
 """
+
+import re
+from collections.abc import Callable, Mapping
 
 __all__ = [
     "CorpusError",
@@ -29,8 +34,16 @@ __all__ = [
 ]
 
 
+# A flag, or what stands between backticks: that is a command to type, and stays as it is.
+_FLAG = re.compile(r"`[^`]*`|(?<![\w/-])--[a-z][a-z0-9-]*")
+
+
 class LogitStoreError(Exception):
-    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional."""
+    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional.
+
+    `arguments` maps words of the message to the arguments that they stand for, where an option's
+    name in Python does not follow from its flag.
+    """
 
     def __init__(
         self,
@@ -46,18 +59,42 @@ class LogitStoreError(Exception):
         self.found = found
         self.allowed = allowed
         self.remedy = remedy
-        super().__init__(self._message())
+        self.arguments: Mapping[str, str] = {}
+        super().__init__(problem)
 
-    def _message(self) -> str:
+    def __str__(self) -> str:
+        return self._message(self._with_arguments)
+
+    @property
+    def command_line_message(self) -> str:
+        """The message to a user of the command line: it names options by their flags."""
+        return self._message(str)
+
+    def _message(self, named: Callable[[object], str]) -> str:
+        """The parts in one sentence; `named` writes those that may name options."""
         values = [
             f"{name} {value}"
-            for name, value in (("found", self.found), ("allowed:", self.allowed))
+            for name, value in (
+                ("found", self.found),
+                ("allowed:", None if self.allowed is None else named(self.allowed)),
+            )
             if value is not None
         ]
-        head = f"{self.place}: " if self.place is not None else ""
+        head = f"{named(self.place)}: " if self.place is not None else ""
         middle = f" ({'; '.join(values)})" if values else ""
-        tail = f". {self.remedy}" if self.remedy else ""
-        return f"{head}{self.problem}{middle}{tail}"
+        tail = f". {named(self.remedy)}" if self.remedy else ""
+        return f"{head}{named(self.problem)}{middle}{tail}"
+
+    def _with_arguments(self, part: object) -> str:
+        text = str(part)
+        for word, argument in self.arguments.items():
+            text = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", argument, text)
+        return _FLAG.sub(_argument, text)
+
+
+def _argument(match: re.Match[str]) -> str:
+    found = match[0]
+    return found if found.startswith("`") else found[2:].rstrip("-").replace("-", "_")
 
 
 class CorpusError(LogitStoreError):

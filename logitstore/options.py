@@ -118,9 +118,16 @@ class Option:
     def check(self, value: Any) -> Any:
         """`value` as the option's own type.
 
-        Numbers of other libraries become Python's. Raises SettingError, which names the flag, the
+        Numbers of other libraries become Python's. Raises SettingError, which names the option, the
         value and what is allowed, for a value of another type or out of bounds.
         """
+        try:
+            return self._checked(value)
+        except SettingError as error:
+            error.arguments = {self.flag: self.name}
+            raise
+
+    def _checked(self, value: Any) -> Any:
         if value is None and self.nullable:
             return None
         value = self._typed(value)

@@ -87,14 +87,14 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
 
 
 def _refused(command: str, values: dict[str, Any]) -> str:
-    """The message of the command line and of Python, which refuse the same in the same words."""
+    """The message of the command line; Python refuses the same, by its own names of options."""
     done = _call(command, values)
     assert (done.exit_code, done.stdout) == (2, ""), done.output
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
     with pytest.raises(SettingError) as caught:
         FUNCTIONS[command][0](**values)
-    assert str(caught.value).rstrip(".") in done.stderr
+    assert caught.value.command_line_message.rstrip(".") in done.stderr
     return done.stderr
 
 

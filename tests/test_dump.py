@@ -329,10 +329,9 @@ def test_commands_refuse_a_uri_that_nothing_serves(
         )
         for command in commands
     ]
-    # What is to be written is looked at with all other options, what is to be read when opened.
-    for process, code in zip(running, [2, 1, 1, 1, 1], strict=True):
+    for process in running:
         _, errors = process.communicate(timeout=120)
-        assert process.returncode == code
+        assert process.returncode == 2
         assert uri in errors
         assert "Copy or mount" in errors
         assert "Traceback" not in errors
@@ -387,7 +386,7 @@ def test_a_bad_line_is_named_or_skipped(
     corpus = tmp_path / "bad.jsonl"
     corpus.write_bytes(b"".join([*lines[:2], BAD_LINES[name], *lines[2:]]))
     settings["data"] = str(corpus)
-    with pytest.raises(CorpusError, match=r"bad\.jsonl:3: .*--skip-bad"):
+    with pytest.raises(CorpusError, match=r"bad\.jsonl:3: .*skip_bad"):
         logitstore.dump(**settings)
     summary = logitstore.dump(**settings, skip_bad=True)
     assert summary.skipped == 1
@@ -415,7 +414,7 @@ def test_a_corpus_of_nothing_but_bad_records_makes_no_store(
         ({"max_length": 1}, SettingError, "found 1"),
         ({"sparsify": "magic"}, SettingError, "found magic.*topk"),
         ({"format": "hdf5"}, SettingError, "found hdf5.*zarr"),
-        ({"unit_tokens": 0}, SettingError, "--unit-tokens"),
+        ({"unit_tokens": 0}, SettingError, "^unit_tokens"),
         ({"dtype": "int4"}, SettingError, "found int4"),
         ({"text_field": "body"}, CorpusError, "body"),
     ],

@@ -167,7 +167,7 @@ def test_rows_without_an_exact_entry_are_left_out_of_the_agreement(use_store, mo
 
 def test_a_temperature_that_was_not_drawn_is_refused_first(use_store, tmp_path):
     use_store(MemoryStore(sparsifier=sparsifier_spec("unbiased")))
-    with pytest.raises(SettingError, match="Dump again with --temperature 1,3"):
+    with pytest.raises(SettingError, match="Dump again with temperature 1,3"):
         trainer.evaluate(tmp_path, logits="memory", temperature=3.0)
 
 
@@ -206,13 +206,13 @@ def test_plain_text_needs_no_teacher(tmp_path, tokenizer_folder, tokenizer):
 
 def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
     store = use_store(MemoryStore())
-    with pytest.raises(SettingError, match="--logits and --data"):
+    with pytest.raises(SettingError, match="logits and data"):
         trainer.evaluate(model)
-    with pytest.raises(SettingError, match="--logits and --data"):
+    with pytest.raises(SettingError, match="logits and data"):
         trainer.evaluate(model, logits="memory", data="text.txt")
-    with pytest.raises(SettingError, match="--temperature"):
+    with pytest.raises(SettingError, match="temperature"):
         trainer.evaluate(model, logits="memory", temperature=0.0)
-    with pytest.raises(SettingError, match="--device"):
+    with pytest.raises(SettingError, match="device"):
         trainer.evaluate(model, logits="memory", device="abacus")
     with pytest.raises(ModelError, match="no such"):
         trainer.evaluate(tmp_path / "nowhere", logits="memory")

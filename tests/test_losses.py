@@ -237,7 +237,7 @@ def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
     assert found is View.WEIGHTS
     for other in (one.name for one in LOSSES.values() if not one.linear):
         with pytest.raises(
-            SettingError, match=r"^--loss: .*forward_kl, or dump .*hybrid, topk or topp"
+            SettingError, match=r"^loss: .*forward_kl, or dump .*hybrid, topk or topp"
         ):
             choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
 
@@ -245,8 +245,8 @@ def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
 @pytest.mark.parametrize(
     ("name", "temperature", "message"),
     [
-        ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with --temperature 1,2,4, or with"),
-        ("unbiased", 0.5, r"Dump again with --temperature 0\.5,1,2$"),
+        ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with temperature 1,2,4, or with"),
+        ("unbiased", 0.5, r"Dump again with temperature 0\.5,1,2$"),
         ("topk", 0.5, "allowed: 1 to 10"),
         ("hybrid", 11.0, "allowed: 1 to 10"),
     ],

@@ -45,7 +45,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 def test_an_unfinished_run_goes_on_only_when_asked(tmp_path):
     record = begun(tmp_path / "run")
     assert run_folder.begin(tmp_path / "run", wanted=WANTED, resume=True) == record
-    with pytest.raises(StoreError, match="--resume"):
+    with pytest.raises(StoreError, match="resume"):
         run_folder.begin(tmp_path / "run", wanted=WANTED, resume=False)
 
 

@@ -145,7 +145,7 @@ def test_a_loaded_model_is_audited_with_a_loaded_student(
     assert found["ok"], found["faults"]
     assert student.training
     assert found["gradient_angle"] > 0
-    with pytest.raises(SettingError, match="--dtype means nothing"):
+    with pytest.raises(SettingError, match="dtype means nothing"):
         logitstore.audit(settings["out"], teacher=model, dtype="bfloat16")
     with pytest.raises(ModelError, match=r"student's hidden states.*a transformers model"):
         logitstore.audit(settings["out"], teacher=model, student=Lines())
@@ -325,8 +325,8 @@ def test_threads_that_share_a_model_in_training_mode_get_no_dropout(
         ({"teacher": 3}, ModelError, "no teacher"),
         ({"tokenizer": None}, SettingError, "needs a tokenizer"),
         ({"tokenizer": 3}, SettingError, "no transformers tokenizer"),
-        ({"device": "cpu"}, SettingError, "--device means nothing to a teacher that is loaded"),
-        ({"dtype": "bfloat16"}, SettingError, "--dtype means nothing to a teacher that is loaded"),
+        ({"device": "cpu"}, SettingError, "device means nothing to a teacher that is loaded"),
+        ({"dtype": "bfloat16"}, SettingError, "dtype means nothing to a teacher that is loaded"),
         ({"max_length": 65}, SettingError, "found 65.*2..64"),
     ],
 )

@@ -193,7 +193,7 @@ def test_wrong_values_cost_no_torch():
 
 @pytest.mark.parametrize("command", ["fit", "eval"])
 def test_python_refuses_what_the_command_line_refuses(command):
-    """With the same words, as SettingError."""
+    """With the same words, as a SettingError that names arguments and not flags."""
     run = {"fit": trainer.fit, "eval": trainer.evaluate}[command]
     kind = {"fit": FitOptions, "eval": EvalOptions}[command]
     for name, *arguments in WRONG:
@@ -207,7 +207,9 @@ def test_python_refuses_what_the_command_line_refuses(command):
             values[flags[flag].name] = of_kind(text)
         with pytest.raises(SettingError) as caught:
             run(**values)
-        assert str(caught.value).rstrip(".") in call(name, *arguments_of(name, arguments)).stderr
+        told = caught.value.command_line_message.rstrip(".")
+        assert told in call(name, *arguments_of(name, arguments)).stderr
+        assert "--" not in str(caught.value)
 
 
 def arguments_of(name, arguments):

@@ -183,13 +183,13 @@ def test_pulls_are_the_gradients_of_a_uniform_student(name: str) -> None:
     ("change", "error", "message"),
     [
         ({"max_bytes": 20, "max_error": 0.1}, SettingError, "exclude each other"),
-        ({"max_bytes": 0}, SettingError, "--max-bytes"),
-        ({"max_error": -1}, SettingError, "--max-error"),
-        ({"seconds": 0}, SettingError, "--seconds"),
-        ({"seconds": float("inf")}, SettingError, "--seconds"),
+        ({"max_bytes": 0}, SettingError, "^max_bytes"),
+        ({"max_error": -1}, SettingError, "^max_error"),
+        ({"seconds": 0}, SettingError, "^seconds"),
+        ({"seconds": float("inf")}, SettingError, "^seconds"),
         ({"out": "tune.txt"}, SettingError, r"tune\.txt.*\.png"),
         ({"out": "/no/such/folder/tune.png"}, SettingError, "/no/such/folder"),
-        ({"fidelity": "best"}, SettingError, "--fidelity"),
+        ({"fidelity": "best"}, SettingError, "^fidelity"),
         ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
     ],
 )

@@ -34,7 +34,7 @@ def reporting_errors(*, json: bool, again: str = AGAIN) -> Iterator[None]:
     try:
         yield
     except LogitStoreError as error:
-        _fail(str(error), as_json=json)
+        _fail(error.command_line_message, as_json=json)
     except KeyboardInterrupt:
         _fail(f"interrupted. {again}", as_json=json)
     except BrokenPipeError:

@@ -96,7 +96,7 @@ def command(
                 if check is not None:
                     check(**{name: one for name, one in values.items() if name != JSON.name})
             except SettingError as error:
-                raise _UsageError(str(error)) from error
+                raise _UsageError(error.command_line_message) from error
             with reporting_errors(json=values.get(JSON.name, False), again=again):
                 function(**values, **({"context": context} if wants_context else {}))
 

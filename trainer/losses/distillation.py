@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore import SettingError
+from logitstore import ModelError, SettingError
 from logitstore.plumbing import LMHead, hidden_states, sparsifier_of
+from trainer.data.rows import Batch
 from trainer.losses import LOSSES
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
+from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 from trainer.losses.tensors import TargetTensors
 
 if TYPE_CHECKING:
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from trainer.data.rows import Batch
-
-__all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward"]
+__all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward", "named_loss"]
 
 
 def distillation_loss(
@@ -57,8 +57,14 @@ def distillation_loss(
         loss: The divergence: a name of the table of losses, or a `Loss` of your own.
 
     Returns sums: `loss` with its gradient, `sums` of the metrics, the `count` of targets. Raises
-    SettingError where the store's targets cannot serve the loss or the temperature.
+    SettingError for a value that is out of range, a batch without the targets of its labels, and
+    where the store's targets cannot serve the loss or the temperature; ModelError for a model with
+    a smaller vocabulary than the store's.
     """
+    alpha = ALPHA.check(alpha)
+    temperature = None if temperature is None else TEMPERATURE.check(temperature)
+    loss = named_loss(loss)
+    _refuse_misfits(model, batch)
     with loss_inside_forward(model):
         return loss_from_forward(model, batch, alpha=alpha, temperature=temperature, loss=loss)
 
@@ -100,7 +106,7 @@ def loss_from_forward(
     """`distillation_loss` of a model inside `loss_inside_forward`."""
     device = next(model.parameters()).device
     request = _LossRequest(
-        batch, alpha=alpha, temperature=temperature, loss=_named(loss), device=device
+        batch, alpha=alpha, temperature=temperature, loss=named_loss(loss), device=device
     )
     inputs = {name: value.to(device) for name, value in batch.model_inputs.items()}
     return LossSums(**model(**inputs, loss_request=request))
@@ -173,12 +179,32 @@ def _temperature(batch: Batch, temperature: float | None) -> float:
     return temperature
 
 
-def _named(loss: str | Loss) -> Loss:
-    if isinstance(loss, Loss):
-        return loss
-    if loss not in LOSSES:
-        raise SettingError("--loss is unknown", found=loss, allowed=", ".join(LOSSES))
-    return LOSSES[loss]
+def named_loss(loss: str | Loss) -> Loss:
+    """The loss of that name, or the one that is given. Raises SettingError for an unknown name."""
+    return loss if isinstance(loss, Loss) else LOSSES[LOSS.check(loss)]
+
+
+def _refuse_misfits(model: torch.nn.Module, batch: Batch) -> None:
+    """Raise SettingError or ModelError where there is no loss of `batch` for `model`."""
+    for name, value, kind in (("model", model, torch.nn.Module), ("batch", batch, Batch)):
+        if not isinstance(value, kind):
+            raise SettingError(
+                f"{name} is of another type", found=type(value).__name__, allowed=kind.__name__
+            )
+    if batch.targets is None and len(batch.labels_R):
+        raise SettingError("the batch has labels, and no targets to learn them from", place="batch")
+    inner = _transformers_model(model)
+    if not hasattr(inner, "get_input_embeddings"):
+        raise SettingError("model is no transformers model", found=type(inner).__name__)
+    size = _spec_of(batch).tokenizer.vocab_size
+    embeddings = inner.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", size)  # the weight itself may be sharded
+    if rows < size:
+        raise ModelError(
+            "the model has fewer input embeddings than the store's vocabulary has ids",
+            found=rows,
+            allowed=f"{size} or more",
+        )
 
 
 def _transformers_model(model: Any) -> PreTrainedModel:

@@ -15,11 +15,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, TrainingArguments
 
-import logitstore
 from logitstore import LogitStoreError, ModelError
 from logitstore.plumbing import LocalStorage, choose_device, options_of, takes
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
+from trainer.data.store import as_store
 from trainer.losses import LOSSES, choose_view
 from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from logitstore import Store
+    from trainer.data.store import StoreLike
 
 __all__ = ["fit"]
 
@@ -57,7 +57,7 @@ def fit(**values: Any) -> dict[str, Any]:
     options than the run was begun with), StoreError, ModelError.
     """
     options = FitOptions(**values)
-    store = logitstore.open(options.logits)
+    store = as_store(options.logits)
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
@@ -72,7 +72,7 @@ def fit(**values: Any) -> dict[str, Any]:
 class _Fit:
     """One run, after everything that can be refused cheaply has been looked at."""
 
-    store: Store
+    store: StoreLike
     options: FitOptions
     wanted: dict[str, Any]
     args: TrainingArguments
@@ -164,7 +164,7 @@ class _Fit:
         }
         if self.args.should_save:
             LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
-            _write_tokenizer(self.store.tokenizer_files(), LocalStorage(out))
+            _write_tokenizer(self.store, LocalStorage(out))
             run_folder.write_json(out / "history.json", history)
             run_folder.write_json(out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
@@ -236,7 +236,8 @@ def _begin(
     return answer[0]
 
 
-def _write_tokenizer(files: Mapping[str, bytes], run: LocalStorage) -> None:
-    """The store's tokenizer beside the model; files of the model's own names are left out."""
+def _write_tokenizer(store: StoreLike, run: LocalStorage) -> None:
+    """The store's tokenizer, where it has one, beside the model, whose own files stay."""
+    files: Mapping[str, bytes] = getattr(store, "tokenizer_files", dict)()
     for name, data in files.items():
         run.put_if_absent(name, data)

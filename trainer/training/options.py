@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from logitstore import SettingError
 from logitstore.plumbing import DEVICE, DTYPE, STORE, option, refuse_uri
-from trainer.losses import LOSSES
+from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
+from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
@@ -26,42 +28,28 @@ TRAINER_DEVICE = replace(
     choices=lambda: ("auto", "cpu", "cuda", "mps"),
 )
 
-_LOSS_HELP = " ".join(
-    [
-        "The divergence from the teacher's distribution.",
-        *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
-    ]
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """The options of a run, each within its bounds."""
 
-    logits: Any = option(like=STORE, positional=False, help="The store to learn from.")
+    logits: Any = option(
+        like=STORE,
+        positional=False,
+        help="The store to learn from.",
+        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
+    )
     student: Any = option(
         refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
         "which one is made with fresh weights.",
     )
     out: Path = option(help="The folder of the run; new, or one to go on with.")
-    alpha: float = option(
-        0.9,
-        help="Weight of the teacher's distribution in the loss; the rest is that of the true "
-        "tokens.",
-        least=0,
-        most=1,
-    )
-    temperature: float = option(
-        1.0, help="The temperature T that both distributions are softened with.", above=0
-    )
-    loss: str = option("forward_kl", help=_LOSS_HELP, choices=lambda: LOSSES)
+    alpha: float = option(like=ALPHA)
+    temperature: float = option(like=TEMPERATURE)
+    loss: str = option(like=LOSS)
     epochs: int | None = option(
-        None,
-        help="Passes over the store.",
-        unset="1, where --steps is not given",
-        least=1,
-        excludes=("steps",),
+        like=EPOCHS, unset="1, where --steps is not given", excludes=("steps",)
     )
     steps: int | None = option(
         None,
@@ -70,10 +58,8 @@ class FitOptions:
         least=1,
         excludes=("epochs",),
     )
-    batch_tokens: int = option(16_384, help="Tokens of an optimiser step, over all ranks.", least=1)
-    micro_tokens: int | None = option(
-        None, help="Tokens of one forward pass at most.", unset="about 4096", least=1
-    )
+    batch_tokens: int = option(like=BATCH_TOKENS)
+    micro_tokens: int | None = option(like=MICRO_TOKENS)
     lr: float = option(
         3e-4, help="The highest learning rate, which falls to 0 along a cosine.", above=0
     )
@@ -82,17 +68,9 @@ class FitOptions:
     )
     weight_decay: float = option(0.1, help="Weight decay of AdamW.", least=0)
     seed: int = option(
-        0,
-        help="Seed of the order of documents, of fresh weights and of dropout.",
-        least=0,
-        most=2**32 - 1,
+        like=SEED, help="Seed of the order of documents, of fresh weights and of dropout."
     )
-    window: int | None = option(
-        None,
-        help="Blocks of a lane whose documents are shuffled together.",
-        unset="what fits into 1 GiB over all lanes",
-        least=1,
-    )
+    window: int | None = option(like=WINDOW)
     save_steps: int = option(500, help="Steps between checkpoints.", least=1)
     log_steps: int = option(10, help="Steps between reports.", least=1)
     resume: bool = option(
@@ -108,6 +86,22 @@ class FitOptions:
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
     )
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for objects of a wrong type.
+
+        A student is a name, for a run that is resumed loads it anew.
+        """
+        if not isinstance(self.student, str | Path):
+            raise SettingError(
+                "--student must be a name",
+                found=type(self.student).__name__,
+                allowed="a transformers folder, a Hub id, or a configuration file .json",
+                remedy="Save the model with save_pretrained and name the folder, or train it with "
+                "`trainer.DistillationTrainer`",
+            )
+        if self.report is not None and not callable(self.report):
+            raise SettingError("report must be a function", found=repr(self.report)[:80])
 
     def wanted(self, *, store: str, dtype: str) -> dict[str, Any]:
         """What decides the weights of the result, as run.json keeps it.
