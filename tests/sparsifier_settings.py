@@ -70,5 +70,5 @@ def _fitted(name: str, options: dict[str, Any], *, vocab_size: int) -> dict[str,
     values = SPARSIFIERS[name].defaults | options
     total = sum(values[one] for one in room)
     if total <= vocab_size:
-        return options
+        return dict(options)
     return options | {one: max(1, values[one] * vocab_size // total) for one in room}

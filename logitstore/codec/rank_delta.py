@@ -363,13 +363,25 @@ def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:
 
 
 def _check_lengths(columns: Columns) -> None:
-    """The table of documents, the tokens and the targets must tell of the same block."""
+    """The table of documents, the tokens and every column must be of the same block."""
     tokens, targets = (int(columns.documents_DC[:, column].sum()) for column in (4, 5))
-    found = (len(columns.tokens_N), len(columns.entries["id_delta"]), int(columns.counted_N.sum()))
-    if found != (tokens, targets, targets):
+    found = (len(columns.tokens_N), len(columns.counted_N), int(columns.counted_N.sum()))
+    if found != (tokens, tokens, targets):
         raise CorruptionError(
             "the table of documents does not add up",
             place="documents",
-            found=f"{found[0]} tokens, {found[1]} targets, {found[2]} counted tokens",
+            found=f"{found[0]} tokens, {found[2]} of {found[1]} counted",
             allowed=f"{tokens} tokens, {targets} targets",
         )
+    wide = columns.entries["id_delta"].shape[1]
+    shapes = dict.fromkeys(columns.entries, (targets, wide)) | dict.fromkeys(
+        columns.scalars, (targets,)
+    )
+    for name, held in (*columns.entries.items(), *columns.scalars.items()):
+        if held.shape != shapes[name]:
+            raise CorruptionError(
+                "a column is too short or too long",
+                place=name,
+                found=held.shape,
+                allowed=shapes[name],
+            )
