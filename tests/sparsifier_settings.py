@@ -26,15 +26,14 @@ def small(name: str, *, vocab_size: int) -> dict[str, Any]:
     """Options for rows of few entries: those above, else the first compared, else the defaults."""
     sparsifier = SPARSIFIERS[name]
     first = next(iter(sparsifier.compared), {})
-    return _fitted(name, _SMALL.get(name, {**sparsifier.defaults, **first}), vocab_size=vocab_size)
+    return _fitted(name, _SMALL.get(name, _entries(name) | first), vocab_size=vocab_size)
 
 
 def settings(name: str, *, vocab_size: int) -> list[dict[str, Any]]:
     """Options at which draws are compared with the dense distribution: few entries, and more."""
     if name in _SEVERAL:
         return [_fitted(name, one, vocab_size=vocab_size) for one in _SEVERAL[name]]
-    sparsifier = SPARSIFIERS[name]
-    tried = [sparsifier.defaults, *({**sparsifier.defaults, **one} for one in sparsifier.compared)]
+    tried = [_entries(name), *(_entries(name) | one for one in SPARSIFIERS[name].compared)]
     # Entries that no row can be short of, and so few that every row is.
     found = [
         _fitted(name, one, vocab_size=size) for one, size in product(tried, (8, vocab_size // 2))
@@ -62,6 +61,12 @@ def _allowed(option: Any, value: Any) -> bool:
     except SettingError:
         return False
     return True
+
+
+def _entries(name: str) -> dict[str, Any]:
+    """The defaults of the options that say what a row holds; tests set the others themselves."""
+    defaults = SPARSIFIERS[name].defaults
+    return {one: value for one, value in defaults.items() if one not in ("seed", "repeats")}
 
 
 def _fitted(name: str, options: dict[str, Any], *, vocab_size: int) -> dict[str, Any]:

@@ -281,7 +281,7 @@ def test_no_column_of_an_entry_can_give_an_id_beyond_the_vocabulary(name: str) -
         for one, array in getattr(columns, group).items():
             for value in (0, V, np.iinfo(array.dtype).max):
                 hostile = array.copy()
-                hostile[-1] = value
+                hostile[-1] = min(value, np.iinfo(array.dtype).max)
                 changed = replace(columns, **{group: getattr(columns, group) | {one: hostile}})
                 try:
                     found = codec.decode(changed, tables).targets
