@@ -82,12 +82,12 @@ class RawCodec:
         )
 
 
-def _least_probability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) -> Any:
-    """The tokens of at least `least_p` times the highest probability (min-p), at most K."""
+def _made_up_sharerobability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) -> Any:
+    """The tokens of at least `made_up_share` times the highest probability (min-p), at most K."""
     from logitstore.sparsify.heads import head_targets
 
-    whole = head_targets(logits_RV, labels_R, spec, kind=MIN_P.targets)
-    floor_R1 = whole.logprobs_RK[:, :1] + np.log(spec.options["least_p"])
+    whole = head_targets(logits_RV, labels_R, spec, kind=MADE_UP.targets)
+    floor_R1 = whole.logprobs_RK[:, :1] + np.log(spec.options["made_up_share"])
     count_R = (whole.used_RK() & (whole.logprobs_RK >= floor_R1)).sum(axis=1).astype(np.int32)
     cut_RK = whole.used_RK() & (np.arange(whole.k) >= count_R[:, None])
     tails = []
@@ -105,26 +105,32 @@ def _least_probability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) ->
     )
 
 
-_LEAST_P = Option(
-    name="least_p", kind=float, help="Least share of the highest probability.", above=0, most=1
+_SHARE = Option(
+    name="made_up_share",
+    kind=float,
+    help="Least share of the highest probability.",
+    above=0,
+    most=1,
 )
-MIN_P = Sparsifier(
-    name="minp",
+MADE_UP = Sparsifier(
+    name="made_up",
     summary="the tokens of a share of the highest probability",
     targets=SPARSIFIERS["topk"].targets,
-    options={K: 64, _LEAST_P: 0.01},
+    options={K: 64, _SHARE: 0.01},
     room=("k",),
     codec="rank-delta/1",
-    draw=_least_probability,
-    compared=({"k": 64, "least_p": 0.01},),
+    draw=_made_up_sharerobability,
+    compared=({"k": 64, "made_up_share": 0.01},),
 )
 
 
 def add(codec: str) -> None:
     """The lines in the tables; `codec` is that of the new sparsifier."""
     presets: dict[str, dict[str, int]] = {name: {} for name in FIDELITIES}
-    CODECS["raw/1"] = CodecKind(id="raw/1", summary="as they are", presets=presets, build=RawCodec)
-    SPARSIFIERS["minp"] = replace(MIN_P, codec=codec)
+    CODECS["made-up/1"] = CodecKind(
+        id="made-up/1", summary="as they are", presets=presets, build=RawCodec
+    )
+    SPARSIFIERS["made_up"] = replace(MADE_UP, codec=codec)
 
 
 if __name__ == "__main__":

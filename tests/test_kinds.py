@@ -192,17 +192,17 @@ def run(codec: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
-@pytest.mark.parametrize("codec", ["rank-delta/1", "raw/1"])
+@pytest.mark.parametrize("codec", ["rank-delta/1", "made-up/1"])
 def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
     codec: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
 ) -> None:
     out, places = tmp_path / "s", ("--teacher", teacher_folder, "--data", corpus)
-    options = ("--sparsify", "minp", "--least-p", 0.05, "--format", container)
+    options = ("--sparsify", "made_up", "--made-up-share", 0.05, "--format", container)
     done = run(codec, "logitstore", "dump", *places, "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert run(codec, "logitstore", "verify", out).returncode == 0
     seen = json.loads(run(codec, "logitstore", "inspect", out, "--json").stdout)
-    assert seen["sparsifier_options"]["least_p"] == 0.05
+    assert seen["sparsifier_options"]["made_up_share"] == 0.05
     assert seen["codec"]["id"] == codec
     audit = run(codec, "logitstore", "audit", out, "--teacher", teacher_folder, "--json")
     assert audit.returncode == 0, audit.stderr
@@ -218,13 +218,13 @@ def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
 
 
 def test_a_new_sparsifiers_options_are_in_the_help() -> None:
-    shown = run("raw/1", "logitstore", "dump", "--help").stdout
-    assert "--least-p" in shown
-    assert "minp" in shown
+    shown = run("made-up/1", "logitstore", "dump", "--help").stdout
+    assert "--made-up-share" in shown
+    assert "made_up" in shown
     refused = run(
-        "raw/1",
+        "made-up/1",
         *("logitstore", "dump", "--teacher", "t", "--data", "d", "--out", "o", "--sparsify"),
-        *("minp", "--least-p", 2),
+        *("made_up", "--made-up-share", 2),
     )
     assert refused.returncode == 2
-    assert "--least-p is out of range" in refused.stderr
+    assert "--made-up-share is out of range" in refused.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logitstore.codec.base import FIDELITIES, Codec, CodecKind
-from logitstore.codec.rank_delta import COUNTED, HEADS, WEIGHTED
+from logitstore.codec.rank_delta_kinds import COUNTED, HEADS, WEIGHTED
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec
 from logitstore.sparsify import sparsifier_of

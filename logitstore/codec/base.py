@@ -8,6 +8,7 @@ Shapes: R targets, K entries, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -22,9 +23,17 @@ if TYPE_CHECKING:
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["FIDELITIES", "BuildCodec", "Codec", "CodecKind"]
+__all__ = ["FIDELITIES", "NAME", "RESERVED_NAMES", "BuildCodec", "Codec", "CodecKind"]
 
 FIDELITIES = ("compact", "balanced", "exact")  # as `--fidelity` takes them
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # of a column or a table
+# What the containers name themselves, so that no column or table of a codec may have such a name.
+RESERVED_NAMES = frozenset(
+    (
+        *("id", "record", "piece", "tokens", "targets", "input_ids", "counted"),
+        *("documents", "entries", "scalars", "container"),
+    )
+)
 
 
 class Codec(Protocol):

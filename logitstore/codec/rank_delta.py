@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitstore.codec.base import CodecKind
+from logitstore.codec.base import NAME, RESERVED_NAMES
 from logitstore.codec.integers import (
     decode_documents,
     encode_documents,
@@ -35,27 +35,29 @@ from logitstore.codec.integers import (
     scalar,
     whole_steps,
 )
-from logitstore.codec.values import CountedValues, ExactValues, WeightedValues
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.columns import Columns
 from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from logitstore.codec.values import Values
     from logitstore.format.spec import CodecSpec, SparsifierSpec
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["COUNTED", "HEADS", "WEIGHTED", "RankDeltaCodec"]
+__all__ = ["RankDeltaCodec"]
 
 _RANKING = "ranking"
 
 # 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
 _SLAB_ROWS = 4096
-# Scalars that do not depend on random numbers: repeats of a draw share them.
-_SHARED = ("odds", "entropy")
+# Its own scalars: those of every draw, and the one of a target. They, the columns of entries and
+# what containers name are not free for the scalars of `Values`.
+_OF_DRAWS = ("entropy", "count")
+_OF_TARGETS = "label_logprob"
+_DRAW = "_draw"
 
 
 class RankDeltaCodec:
@@ -86,6 +88,10 @@ class RankDeltaCodec:
         # better lay the n-th entries of all rows side by side.
         self.by_entry = not kind.rows_alike
         self._values = values
+        self._check_names()
+        self._names = (*values.names, *_OF_DRAWS)
+        # The entropy is that of the whole distribution, which is the same for all repeats.
+        self._shared = {*values.shared, "entropy"}
 
     @property
     def stated_kl(self) -> float:
@@ -138,10 +144,10 @@ class RankDeltaCodec:
             deltas_RK, codes_RK, own = self._encode_draw(targets, tables[_RANKING])
             parts.append((deltas_RK, codes_RK))
             if number != self._first(number):
-                own = {name: values_R for name, values_R in own.items() if name not in _SHARED}
+                own = self._without_shared(own, scalars, number)
             if number == 0:
-                own["label_logprob"] = whole_steps(
-                    -targets.label_logprob_R, self.parameters["scalar_steps"], what="label_logprob"
+                own[_OF_TARGETS] = whole_steps(
+                    -targets.label_logprob_R, self.parameters["scalar_steps"], what=_OF_TARGETS
                 )
             scalars |= {_name(name, number): values_R for name, values_R in own.items()}
         deltas, codes = zip(*parts, strict=True)
@@ -196,6 +202,11 @@ class RankDeltaCodec:
         self, targets: SparseTargets, ranking_V: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         codes_RK, scalars = self._values.encode(targets)
+        if set(scalars) != set(self._values.names):
+            raise TypeError(
+                f"codec {self.spec.id}: values declare the scalars {', '.join(self._values.names)} "
+                f"and encode {', '.join(scalars)}"
+            )
         # Rank and code travel through one sort as one integer; padding sorts to the end. Sorting
         # 32 bits takes half the time of 64.
         width: Any = np.uint32 if self.vocab_size < 1 << 16 else np.uint64
@@ -219,8 +230,8 @@ class RankDeltaCodec:
 
     def _decode_draw(self, columns: Columns, ranking_V: np.ndarray, draw: int) -> SparseTargets:
         own = {}
-        for name in _names_of(columns.scalars):
-            held = _name(name, self._first(draw) if name in _SHARED else draw)
+        for name in self._names:
+            held = _name(name, self._first(draw) if name in self._shared else draw)
             if held in columns.scalars:
                 own[name] = columns.scalars[held]
         deltas_RK, codes_RK = self._entries_of(columns, draw)
@@ -249,7 +260,7 @@ class RankDeltaCodec:
             sampled_RK=sampled_RK,
             count_R=count_R,
             tail_logmass_RB=np.concatenate(tails),
-            label_logprob_R=-self._nats(columns.scalars, "label_logprob"),
+            label_logprob_R=-self._nats(columns.scalars, _OF_TARGETS),
             entropy_R=self._nats(own, "entropy"),
         )
         if (count_R != k).any():
@@ -259,6 +270,36 @@ class RankDeltaCodec:
             if self.kind.drawn:
                 targets.sampled_RK[padding_RK] = False
         return targets
+
+    def _without_shared(
+        self, own: dict[str, np.ndarray], scalars: Mapping[str, np.ndarray], draw: int
+    ) -> dict[str, np.ndarray]:
+        """The scalars `own` of a repeat, without those that are stored with the first one."""
+        for name in self._shared:
+            first_R = scalars[_name(name, self._first(draw))].astype(np.int64)
+            if (np.abs(own[name] - first_R) > 1).any():  # the sum of a row may round differently
+                raise SettingError(
+                    f"{name} differs between the repeats of a draw, and is stored once for all",
+                    place=f"--sparsify {self.sparsifier.name}",
+                    remedy="Leave the name out of `shared` of the codec's values",
+                )
+        return {name: values_R for name, values_R in own.items() if name not in self._shared}
+
+    def _check_names(self) -> None:
+        """TypeError where the scalars of `values` have names that mean something else."""
+        taken = {*_OF_DRAWS, _OF_TARGETS, *self.entries, *(f"{one}s" for one in self.entries)}
+        names = self._values.names
+        wrong = [
+            name
+            for name in names
+            if name in taken | RESERVED_NAMES or not NAME.fullmatch(name) or _DRAW in name
+        ]
+        if wrong or len(set(names)) < len(names) or not set(self._values.shared) <= set(names):
+            raise TypeError(
+                f"codec {self.spec.id}: scalars of values are named {', '.join(names)}; each name "
+                f"must be there once, in lower case, without {_DRAW!r}, and none of "
+                f"{', '.join(sorted(taken | RESERVED_NAMES))}; `shared` must be some of them"
+            )
 
     def _first(self, draw: int) -> int:
         """The first draw at the temperature of `draw`."""
@@ -305,79 +346,8 @@ class RankDeltaCodec:
         return ids
 
 
-def _kind(
-    name: str,
-    summary: str,
-    values_of: Callable[[SparsifierSpec, int, Mapping[str, int]], Values],
-    *parameters: str,
-) -> CodecKind:
-    """The codec `name` with those of the steps that it has use for."""
-
-    def build(
-        codec: CodecSpec, sparsifier: SparsifierSpec, kind: TargetKind, vocab_size: int
-    ) -> RankDeltaCodec:
-        return RankDeltaCodec(
-            codec=codec,
-            values=values_of(sparsifier, vocab_size, codec.parameters),
-            vocab_size=vocab_size,
-            sparsifier=sparsifier,
-            kind=kind,
-        )
-
-    presets = {
-        fidelity: {one: steps[one] for one in parameters} for fidelity, steps in _STEPS.items()
-    }
-    return CodecKind(id=name, summary=summary, presets=presets, build=build)
-
-
-# Preset -> steps per nat. KL of a row that is all head: 2.6e-3, 2.9e-4, 1.0e-5 nats.
-_STEPS: dict[str, dict[str, int]] = {
-    "compact": {
-        "value_steps": 4,
-        "floor_steps": 256,
-        "odds_steps": 128,
-        "tail_steps": 256,
-        "scalar_steps": 64,
-    },
-    "balanced": {
-        "value_steps": 12,
-        "floor_steps": 1024,
-        "odds_steps": 512,
-        "tail_steps": 1024,
-        "scalar_steps": 256,
-    },
-    "exact": {
-        "value_steps": 64,
-        "floor_steps": 8192,
-        "odds_steps": 8192,
-        "tail_steps": 8192,
-        "scalar_steps": 1024,
-    },
-}
-
-HEADS = _kind(
-    "rank-delta/1",
-    "a head of exact entries and its tail",
-    ExactValues.of,
-    *("value_steps", "floor_steps", "tail_steps", "scalar_steps"),
-)
-WEIGHTED = _kind(
-    "rank-delta-weighted/1",
-    "exact entries, and drawn ones at a common weight",
-    WeightedValues.of,
-    *("value_steps", "odds_steps", "tail_steps", "scalar_steps"),
-)
-COUNTED = _kind(
-    "rank-delta-counted/1", "entries drawn with replacement", CountedValues.of, "scalar_steps"
-)
-
-
 def _name(name: str, draw: int) -> str:
-    return name if draw == 0 else f"{name}_draw{draw}"
-
-
-def _names_of(scalars: Mapping[str, np.ndarray]) -> list[str]:
-    return [name for name in scalars if "_draw" not in name]
+    return name if draw == 0 else f"{name}{_DRAW}{draw}"
 
 
 def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:
@@ -393,13 +363,25 @@ def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:
 
 
 def _check_lengths(columns: Columns) -> None:
-    """The table of documents, the tokens and the targets must tell of the same block."""
+    """The table of documents, the tokens and every column must be of the same block."""
     tokens, targets = (int(columns.documents_DC[:, column].sum()) for column in (4, 5))
-    found = (len(columns.tokens_N), len(columns.entries["id_delta"]), int(columns.counted_N.sum()))
-    if found != (tokens, targets, targets):
+    found = (len(columns.tokens_N), len(columns.counted_N), int(columns.counted_N.sum()))
+    if found != (tokens, tokens, targets):
         raise CorruptionError(
             "the table of documents does not add up",
             place="documents",
-            found=f"{found[0]} tokens, {found[1]} targets, {found[2]} counted tokens",
+            found=f"{found[0]} tokens, {found[2]} of {found[1]} counted",
             allowed=f"{tokens} tokens, {targets} targets",
         )
+    wide = columns.entries["id_delta"].shape[1]
+    shapes = dict.fromkeys(columns.entries, (targets, wide)) | dict.fromkeys(
+        columns.scalars, (targets,)
+    )
+    for name, held in (*columns.entries.items(), *columns.scalars.items()):
+        if held.shape != shapes[name]:
+            raise CorruptionError(
+                "a column is too short or too long",
+                place=name,
+                found=held.shape,
+                allowed=shapes[name],
+            )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CountedValues", "Decoded", "ExactValues", "Values", "WeightedValues"]
 
 _MAX_CODE = (1 << 16) - 1
+_SUM_ERROR = 1e-3  # of a row's weights; float32 sums 4,096 of them to some 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,19 @@ class Decoded:
 
 class Values(Protocol):
     """How the values of one kind of target become integers."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the scalars that `encode` gives, which are those that `decode` needs.
+
+        `RankDeltaCodec` refuses a name that it or a container has a use for.
+        """
+        ...
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Those of `names` that all repeats of a draw have in common: they are stored once."""
+        ...
 
     @property
     def stated_kl(self) -> float:
@@ -63,6 +77,12 @@ class ExactValues:
 
     parameters: Mapping[str, int]
     tails: _TailSteps
+    shared: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Values`."""
+        return ("floor", *self.tails.names)
 
     @property
     def stated_kl(self) -> float:
@@ -116,6 +136,12 @@ class WeightedValues:
     tails: _TailSteps  # at the nodes below 1
     has_tail: bool
     top: int  # of the log-odds
+    shared: tuple[str, ...] = ("odds",)  # it is a sum over the whole vocabulary
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Values`."""
+        return ("odds", *self.tails.names)
 
     @property
     def stated_kl(self) -> float:
@@ -147,7 +173,10 @@ class WeightedValues:
             log_rest_R = np.where(shared_R, log_rest_R, targets.tail_logmass_RB[:, 0])
             shared_R |= log_rest_R > EMPTY_TAIL
         shared_R &= exact_RK.any(axis=1)
-        odds_R = log_rest_R - logsumexp(targets.logprobs_RK, exact_RK)
+        log_exact_R = logsumexp(targets.logprobs_RK, exact_RK)
+        has_exact_R, has_rest_R = exact_RK.any(axis=1), drawn_RK.any(axis=1) | self.has_tail
+        _check_sum(np.exp(log_exact_R) * has_exact_R + np.exp(log_rest_R) * has_rest_R)
+        odds_R = log_rest_R - log_exact_R
         below_R = np.where(shared_R, self.top - odds_R, 0)
         odds_code_R = whole_steps(below_R, self.parameters["odds_steps"], what="odds") + 1
         scalars = {
@@ -186,6 +215,8 @@ class CountedValues:
     """Entries drawn with replacement: the code is how often."""
 
     draws: int
+    names: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     stated_kl: float = 0.0  # counts are exact
 
     @staticmethod
@@ -224,6 +255,10 @@ class _TailSteps:
     nodes: tuple[float, ...]
     vocab_size: int
     steps: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"tail_{column}" for column in range(len(self.nodes)))
 
     def _tops(self) -> list[int]:
         # sum over the tail of p^b is at most V^(1 - b).
@@ -274,4 +309,15 @@ def _check_common(logprobs_RK: np.ndarray, drawn_RK: np.ndarray) -> None:
             "drawn entries of one row must share one weight",
             found=float(np.exp(highest_R[highest_R > lowest_R + 1e-4][0])),
             allowed="one common weight a row",
+        )
+
+
+def _check_sum(mass_R: np.ndarray) -> None:
+    """What is stored of a row's masses is one ratio, so anything but a sum of 1 would be lost."""
+    wrong_R = ~(np.abs(mass_R - 1) < _SUM_ERROR)
+    if wrong_R.any():
+        raise SettingError(
+            "the weights of a row, with its tail where one is kept, must sum to 1",
+            found=float(mass_R[wrong_R][0]),
+            allowed=f"1, to {_SUM_ERROR:g}",
         )

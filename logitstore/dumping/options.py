@@ -118,16 +118,33 @@ def _options_by_kind() -> dict[str, Mapping[Option, Any]]:
 
 
 def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
-    """The options of all sparsifiers, each once, with the default that each gives it in words."""
+    """The options of all sparsifiers, each once, with the help and default that each gives it."""
     declared: dict[str, Option] = {}
     defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    helps: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for kind, options in kinds.items():
         for one, default in options.items():
             declared.setdefault(one.name, one)
             defaults[one.name][default].append(kind)
+            helps[one.name][one.help].append(kind)
     return tuple(
-        replace(one, default=None, nullable=True, unset=_in_words(defaults[name]))
+        replace(
+            one,
+            default=None,
+            nullable=True,
+            help=_help_by_kind(helps[name]),
+            unset=_in_words(defaults[name]),
+        )
         for name, one in declared.items()
+    )
+
+
+def _help_by_kind(kinds_of: Mapping[str, list[str]]) -> str:
+    """The one help of an option; where sparsifiers differ, that of each after their names."""
+    if len(kinds_of) == 1:
+        return next(iter(kinds_of))
+    return " ".join(
+        f"With {_listed(kinds)}: {text[:1].lower()}{text[1:]}" for text, kinds in kinds_of.items()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from logitstore.options import Option
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["HYBRID"]
 
 _KIND = TargetKind(entries=Entries.WEIGHTED, keeps_tail=True, weights_sum_to_one=True)
+_HEAD = replace(K, help="Keep this many of the most probable tokens exactly.")
 _TAIL_DRAWS = Option(
     name="tail_draws",
     kind=int,
-    help="The entries that are drawn from the tail.",
+    help="Draw this many entries from the tail, besides those of --k.",
     least=1,
     most=MOST_ENTRIES,
 )
@@ -54,7 +56,7 @@ HYBRID = Sparsifier(
     name="hybrid",
     summary="the K most probable tokens, others drawn from the rest, and the mass of the tail",
     targets=_KIND,
-    options={K: 8, _TAIL_DRAWS: 8, SEED: 0},
+    options={_HEAD: 8, _TAIL_DRAWS: 8, SEED: 0},
     room=("k", "tail_draws"),
     codec="rank-delta-weighted/1",
     draw=_draw,

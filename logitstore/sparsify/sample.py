@@ -22,7 +22,7 @@ _KIND = TargetKind(entries=Entries.COUNTED, keeps_tail=False, weights_sum_to_one
 _DRAWS = Option(
     name="draws",
     kind=int,
-    help="The draws of a target, with replacement.",
+    help="Draw this many tokens of each target, with replacement.",
     least=1,
     most=MOST_ENTRIES,
 )

@@ -33,15 +33,16 @@ __all__ = [
 class ShardReader(Protocol):
     """An open shard: its columns, equal in name and value to those that were written.
 
-    What it must do besides:
+    Entries, scalars, tokens and tables are uint32, the mask of counted tokens is uint8, and the
+    table of documents uint64, whatever width the codec gave them. What a shard must do besides:
 
-    * Threads may read from it at the same time, and it pickles, also after it was read: handles and
-      caches are opened anew on the other side.
-    * Every byte is checked against a checksum before a value is made of it. A changed byte raises
-      CorruptionError that names the object, or changes no value; so does an object that has gone or
-      was cut short since the shard was opened.
-    * A block's number out of range, a negative one too, raises IndexError.
-    * What the storage refuses stays the StorageError that it is.
+    * Threads may read from it at the same time.
+    * It can be pickled, also after it was read. The copy opens handles and fills caches anew.
+    * Every byte is checked against a checksum before a value is made of it. A changed byte raises a
+      CorruptionError that names the object, or changes no value. The same holds for an object that
+      was removed or cut short after the shard was opened.
+    * A block's number that is out of range, or negative, raises IndexError.
+    * A StorageError of the storage is passed on as it is.
     """
 
     @property
@@ -52,12 +53,16 @@ class ShardReader(Protocol):
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """The columns of block `number`.
 
-        With `draw`, a container that can may leave out the entries of the other draws.
+        With `draw`, a container may leave out the entries of the other draws. Raises a
+        CorruptionError that names a column of entries that the shard lacks.
         """
         ...
 
     def documents(self, number: int) -> np.ndarray:
-        """uint64 [D, C]: the table of documents of block `number` alone."""
+        """uint64 [D, C]: the table of documents of block `number`.
+
+        It reads less than `block` does: every block is asked for it before the first is decoded.
+        """
         ...
 
     def column_bytes(self) -> dict[str, int]:

@@ -17,16 +17,13 @@ There is an array like `ranking` for each table of the shard. Attribute `planes`
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from logitstore.errors import CorruptionError
@@ -38,13 +35,13 @@ from logitstore.store.containers.base import (
     fields_of,
     missing_as_corruption,
 )
+from logitstore.store.containers.zarr_objects import ObjectStore
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.core.buffer import Buffer
 
     from logitstore.format.manifest import BlockCounts, StoredObject
     from logitstore.store.storage import Storage
@@ -193,7 +190,7 @@ class ZarrShard:
         sizes = {one.path: one.size for one in self.objects}
         try:
             with missing_as_corruption(place):
-                group = zarr.open_group(_ObjectStore(self.storage, self.prefix, sizes), mode="r")
+                group = zarr.open_group(ObjectStore(self.storage, self.prefix, sizes), mode="r")
                 arrays = dict(group.arrays())
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CorruptionError(f"no Zarr group: {error}", place=place) from error
@@ -258,89 +255,6 @@ class ZarrShard:
                 return np.asarray(self._arrays[name][index])
         except (ValueError, RuntimeError, KeyError, OSError, MemoryError) as error:
             raise CorruptionError(f"chunk is damaged: {error}", place=self._place(name)) from error
-
-
-class _ObjectStore(Store):
-    """A shard's objects as Zarr reads them: whole ones and ranges, off the event loop's thread."""
-
-    supports_writes = False
-    supports_deletes = False
-    supports_partial_writes = False
-    supports_listing = True
-
-    def __init__(self, storage: Storage, prefix: str, sizes: Mapping[str, int]) -> None:
-        super().__init__(read_only=True)
-        self.storage, self.prefix, self.sizes = storage, prefix, sizes
-        self._indexes: dict[str, bytes] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = object.__hash__
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """The object, or a range of it; None where there is no such object."""
-        if key not in self.sizes:
-            return None
-        data = await asyncio.to_thread(self._read, key, byte_range)
-        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
-
-    def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
-        name, size = f"{self.prefix}{key}", self.sizes[key]
-        if byte_range is None:
-            return self.storage.read(name)
-        if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, asked often
-            if key not in self._indexes:
-                start = max(0, size - byte_range.suffix)
-                (self._indexes[key],) = self.storage.read_ranges(name, [(start, size)])
-            return self._indexes[key]
-        start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
-        stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
-        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
-        return data
-
-    async def get_partial_values(
-        self,
-        prototype: BufferPrototype,
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
-    ) -> list[Buffer | None]:
-        """One `get` each."""
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
-    async def exists(self, key: str) -> bool:
-        """By what the commit says of the shard."""
-        return key in self.sizes
-
-    async def list(self) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
-        for key in self.sizes:
-            yield key
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
-        for key in self.sizes:
-            if key.startswith(prefix):
-                yield key
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
-        start = f"{prefix.rstrip('/')}/" if prefix else ""
-        inside = (key[len(start) :] for key in self.sizes if key.startswith(start))
-        for part in sorted({key.split("/")[0] for key in inside}):
-            yield part
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Refused."""
-        raise NotImplementedError(key)
-
-    async def delete(self, key: str) -> None:
-        """Refused."""
-        raise NotImplementedError(key)
 
 
 def _gives_meaning(one: StoredObject) -> bool:
