@@ -14,6 +14,7 @@ from logitstore.plumbing import (
     quiet_libraries,
 )
 from trainer.evaluation.options import EvalOptions
+from trainer.evaluation.signs import lines
 from trainer.report.options import ReportOptions
 from trainer.training.options import FitOptions
 
@@ -58,7 +59,8 @@ def evaluate(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     else:
-        _print_evaluation(result)
+        for line in lines(result):
+            print(line)
 
 
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
@@ -95,18 +97,6 @@ def _words(one: dict[str, float]) -> str:
 
 
 _SAME = 1e-4  # nats
-
-
-_SIGNS = {"lower": ">= ", "upper": "<= ", "estimate": "~ "}
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    bounds = result["bounds"]
-    for name, value in result.items():
-        if isinstance(value, float):
-            print(f"{name:18} {_SIGNS.get(bounds.get(name), '')}{value:.4f}")
-        elif isinstance(value, int | str):
-            print(f"{name:18} {value}")
 
 
 if __name__ == "__main__":

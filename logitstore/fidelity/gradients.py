@@ -3,9 +3,9 @@
 With student q and target t the gradient of forward KL on the student's logits is `(sum t) q - t`,
 which is `q - t` where t sums to 1. Dense distillation pulls towards the teacher's whole
 distribution p. A target of weights (unbiased, sample, hybrid) pulls towards those weights, and
-towards `(1 - sum t) q` beside them where they need not sum to 1. A head with its tail in one bucket pulls towards p on
-the head and, with M the teacher's and Q the student's mass of the tail, towards `q_j M / Q` on the
-tail, which is the gradient `q_j (1 - M / Q)` there.
+towards `(1 - sum t) q` beside them where they need not sum to 1. A head with its tail in one bucket
+pulls towards p on the head and, with M the teacher's and Q the student's mass of the tail, towards
+`q_j M / Q` on the tail, which is the gradient `q_j (1 - M / Q)` there.
 
 Gradients are summed over many targets before they are compared, as an optimiser sums them over a
 batch: what an unbiased target misses averages out in the sum, what a biased one misses adds up.
