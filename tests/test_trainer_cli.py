@@ -105,6 +105,21 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
     assert "≈ means: an estimate" in page.read_text()
 
 
+def test_a_bound_is_printed_behind_its_sign_and_the_sign_explained(folder, monkeypatch):
+    store = MemoryStore(tokenizer=folder / "tokenizer", k=6, fidelity="compact")
+    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    fit(folder)
+    result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    found = json.loads((folder / "run" / "eval.json").read_text())
+    shown = found["kl"] - found["coding_errors"]["kl"]
+    assert lines["kl"].startswith(f">= {shown:.4f}  (measured {found['kl']:.4f}, standard error ")
+    assert lines["acceptance"].startswith("<= ")
+    assert lines[">="].startswith("means: the exact value is at least this")
+    assert lines["<="].startswith("means: the exact value is at most this")
+
+
 def test_the_help_names_every_loss():
     shown = " ".join(call("fit", "--help").stdout.split())
     assert [name for name in LOSSES if name not in shown] == []

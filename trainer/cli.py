@@ -32,7 +32,15 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
     again="Run the same command with --resume to go on",
 )
 def fit(*, json: bool, **options: Any) -> None:
-    """Distil a student from a store."""
+    """Distil a student from a store.
+
+    Each report holds means over the targets since the last one: loss; ce, the cross-entropy with
+    the true tokens; kl, the forward KL from the teacher, whatever the loss is: an estimate where
+    targets were drawn at T, else that over the exact entries and one bucket, a lower bound but for
+    the store's rounding, with its two parts in brackets: binary, that of the mass inside the head
+    against the bucket's, and head, that inside the head; divergence, that of the loss where it is
+    another; top-1, how often the most probable token is the teacher's.
+    """
     quiet_libraries()
     from trainer.training.fit import fit as run
 

@@ -85,7 +85,7 @@ def evaluate(**values: Any) -> dict[str, Any]:
 
     The result is written to `eval.json` in `out`, or in `model` where that is a run and `logits`
     are given: plain text must not take the place of a comparison with the teacher. Raises
-    SettingError, StoreError, ModelError (also where the loss is no finite number); TokenizerError
+    SettingError, StoreError, ModelError (also where a loss is no finite number); TokenizerError
     where model and store do not match.
     """
     options = EvalOptions(**values)
@@ -273,6 +273,7 @@ class _BatchMeasure:
         """Count what needs no teacher; gives the loss of each row, float64 [R]."""
         log_total_R = logits_RV.logsumexp(dim=-1)
         label_R = logits_RV.gather(1, labels_R[:, None])[:, 0] - log_total_R
+        _check_finite(label_R)
         top_R, id_R = logits_RV.max(dim=-1)
         confidence_R = (top_R - log_total_R).exp().double().cpu()
         correct_R = (id_R == labels_R).double().cpu()
@@ -283,6 +284,16 @@ class _BatchMeasure:
         ):
             row.index_add_(0, bin_R, value_R)
         return {"loss": -label_R.double()}
+
+
+def _check_finite(label_R: torch.Tensor) -> None:
+    finite_R = label_R.isfinite()
+    if not bool(finite_R.all()):
+        raise ModelError(
+            "the model's loss of a target is no finite number",
+            found=-float(label_R[~finite_R][0]),
+            remedy="Where a run has diverged, train again with a smaller --lr",
+        )
 
 
 def _result(
@@ -299,12 +310,6 @@ def _result(
         if comparison.knows_entropy:
             near["teacher_entropy"] = values["teacher_entropy"] / targets
     loss = values["loss"] / targets
-    if not math.isfinite(loss):
-        raise ModelError(
-            "the model's loss is no finite number",
-            found=loss,
-            remedy="The run has diverged: train again with a smaller --lr",
-        )
     confidence_B, correct_B, count_B = sums.bins_3B
     return {
         "parameters": parameters,

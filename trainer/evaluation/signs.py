@@ -92,7 +92,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     bounds, coding, errors = (
         result[name] for name in ("bounds", "coding_errors", "standard_errors")
     )
-    used = {}
+    used: set[str] = set()
     for name, value in result.items():
         if isinstance(value, float):
             sign, number = shown(name, value, bound=bounds.get(name), coding_error=coding.get(name))
@@ -105,7 +105,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
                 notes.append(f"rounding {coding[name]:.4f}")
             before = "" if sign is None else f"{SIGNS[sign].ascii} "
             yield f"{name:18} {before}{number:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
-            used |= {} if sign is None else {sign: None}
+            used |= set() if sign is None else {sign}
         elif isinstance(value, int | str):
             yield f"{name:18} {value}"
     yield from (f"{one.ascii} means: {one.meaning}." for key, one in SIGNS.items() if key in used)

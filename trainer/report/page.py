@@ -158,7 +158,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     row: dict[str, Any] = {key: run.number(column.source) for key, column in COLUMNS.items()}
     if row["parameters"] is None:
         row["parameters"] = run.number("run.parameters")
-    signs = {}
+    signs: dict[str, str] = {}
     for key in COLUMNS:
         if row[key] is not None and (bound := run.value(f"eval.bounds.{key}")) in _BOUNDS:
             coding_error = run.number(f"eval.coding_errors.{key}")
