@@ -10,6 +10,7 @@ from logitstore.lazy import lazy_names
 if TYPE_CHECKING:
     from logitstore.cli.console import print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
+    from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
-    from logitstore.targets.tails import tail_logmass_at
+    from logitstore.targets.tails import rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
     from logitstore.teacher.models import load_model, model_folder
@@ -56,6 +57,7 @@ __all__ = [
     "checked_options",
     "choose_device",
     "choose_dtype",
+    "codec_for",
     "command",
     "command_signature",
     "hidden_states",
@@ -72,6 +74,7 @@ __all__ = [
     "quiet_libraries",
     "refuse_uri",
     "reporting_errors",
+    "rest_logmass",
     "sha256_of",
     "signature_of",
     "sparsifier_of",
@@ -105,6 +108,7 @@ __getattr__, __dir__ = lazy_names(
         "checked_options": "logitstore.options",
         "choose_device": "logitstore.teacher.devices",
         "choose_dtype": "logitstore.teacher.devices",
+        "codec_for": "logitstore.codec",
         "command": "logitstore.cli.program",
         "command_signature": "logitstore.cli.program",
         "hidden_states": "logitstore.teacher.lm_head",
@@ -122,6 +126,7 @@ __getattr__, __dir__ = lazy_names(
         "reporting_errors": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
+        "rest_logmass": "logitstore.targets.tails",
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",

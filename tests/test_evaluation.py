@@ -68,7 +68,8 @@ def test_all_figures_equal_the_dense_ones_where_nothing_is_left_out(use_store, m
     result = trainer.evaluate(model, logits="memory", temperature=temperature, batch_tokens=30)
     assert set(result) >= NEEDED
     assert result["targets"] == len(labels)
-    assert result["bounds"] == {}
+    # Nothing is left out, but a codec rounds what it keeps.
+    assert result["bounds"] == {"kl": "estimate", "acceptance": "estimate"}
     assert result["loss"] == pytest.approx(float(-plain[rows, labels].mean()), rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
     assert result["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
@@ -163,6 +164,45 @@ def test_rows_without_an_exact_entry_are_left_out_of_the_agreement(use_store, mo
         found = trainer.evaluate(model, logits="memory", temperature=temperature)
         assert found["top1_agreement"] == pytest.approx(agreed.mean())
         assert known.all() == (temperature == 0.1)
+
+
+def test_standard_errors_are_those_over_documents(use_store, model):
+    """As the spread of the mean over stores of other documents tells them."""
+    spec = sparsifier_spec("unbiased", k=10)
+    results = []
+    for seed in range(24):
+        use_store(MemoryStore(sparsifier=spec, blocks=6, seed=seed))
+        results.append(trainer.evaluate(model, logits="memory", batch_tokens=40))
+    for name in ("loss", "kl", "top1_agreement", "acceptance"):
+        spread = np.std([one[name] for one in results], ddof=1)
+        told = np.mean([one["standard_errors"][name] for one in results])
+        assert 0.6 < told / spread < 1.6, name  # of 24 values a spread is known to a seventh
+    use_store(MemoryStore(sparsifier=spec, blocks=1, documents=1, longest=12, seed=3))
+    assert trainer.evaluate(model, logits="memory")["standard_errors"] == {}
+
+
+def test_standard_errors_are_the_formula(use_store, model):
+    store = use_store(MemoryStore())
+    _, _, plain, labels = dense(store)
+    loss_R = -plain[np.arange(len(labels)), labels].numpy()
+    counts_D = np.array([len(one.targets) for one in store])
+    sums_D = np.add.reduceat(np.append(loss_R, 0), np.cumsum(counts_D) - counts_D) * (counts_D > 0)
+    counted, mean = (counts_D > 0).sum(), loss_R.mean()
+    squares = ((sums_D - mean * counts_D) ** 2).sum()
+    expected = math.sqrt(squares * counted / (counted - 1)) / counts_D.sum()
+    for tokens in (1, 30, 10**6):
+        found = trainer.evaluate(model, logits="memory", batch_tokens=tokens)
+        assert found["documents"] == counted
+        assert found["standard_errors"]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_that_has_diverged_is_an_expected_error(use_store, tmp_path):
+    use_store(MemoryStore())
+    broken = tiny()
+    broken.model.embed_tokens.weight.data[20:] = math.nan  # beyond the ids that are probed
+    broken.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="finite"):
+        trainer.evaluate(tmp_path / "model", logits="memory", out=tmp_path)
 
 
 def test_a_temperature_that_was_not_drawn_is_refused_first(use_store, tmp_path):

@@ -25,6 +25,7 @@ from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
 from logitstore.targets.kinds import Entries, TargetKind
 from logitstore.targets.sparsifier import Sparsifier
+from trainer.evaluation.signs import shown
 
 TEXTS = [
     "The teacher reads the text once.",
@@ -69,6 +70,16 @@ def check_teacher_on_its_own_store(
     assert abs(found["kl"]) <= allowed, (found["kl"], allowed)
     if found["top1_agreement"] is not None:
         assert found["top1_agreement"] >= 0.99
+    for name, exact in (("kl", 0.0), ("acceptance", 1.0)):
+        if found[name] is not None:
+            sign, value = shown(
+                name,
+                found[name],
+                bound=found["bounds"].get(name),
+                coding_error=found["coding_errors"].get(name),
+            )
+            assert sign != "lower" or value <= exact, (name, value)
+            assert sign != "upper" or value >= exact, (name, value)
 
 
 def drawn_kl(store: Any, teacher: Path, temperature: float) -> np.ndarray:

@@ -74,8 +74,11 @@ def test_eval_prints_a_line_for_each_figure(folder):
     fit(folder)
     result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines()]
-    assert {"loss", "kl", "acceptance"} <= set(names)
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert {"loss", "kl", "acceptance"} <= set(lines)
+    for name in ("loss", "kl", "top1_agreement", "acceptance"):
+        assert "standard error 0." in lines[name]
+    assert "by the spread over the " in lines["standard"]
     assert (folder / "run" / "eval.json").is_file()
 
 
@@ -91,12 +94,30 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
     assert result.exit_code == 0, result.stderr
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert lines["kl"].startswith("~ ")
+    assert "rounding 0." in lines["kl"]
+    assert lines["~"].startswith("means: an estimate")
+    assert not {">=", "<="} & set(lines)
     assert "acceptance" not in lines
     page = folder / "page.html"
     result = call("report", folder / "run", "--out", page)
     assert result.exit_code == 0, result.stderr
     assert "≈" in result.stdout
-    assert "≈ marks an estimate" in page.read_text()
+    assert "≈ means: an estimate" in page.read_text()
+
+
+def test_a_bound_is_printed_behind_its_sign_and_the_sign_explained(folder, monkeypatch):
+    store = MemoryStore(tokenizer=folder / "tokenizer", k=6, fidelity="compact")
+    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    fit(folder)
+    result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    found = json.loads((folder / "run" / "eval.json").read_text())
+    shown = found["kl"] - found["coding_errors"]["kl"]
+    assert lines["kl"].startswith(f">= {shown:.4f}  (measured {found['kl']:.4f}, standard error ")
+    assert lines["acceptance"].startswith("<= ")
+    assert lines[">="].startswith("means: the exact value is at least this")
+    assert lines["<="].startswith("means: the exact value is at most this")
 
 
 def test_the_help_names_every_loss():

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from logitstore.sparsify.distribution import LOWEST_NATS, check_finite
-from logitstore.targets.tails import tail_logmass_at
+from logitstore.targets.tails import rest_logmass, tail_logmass_at
 from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from logitstore.targets.kinds import TargetKind
     from logitstore.targets.targets import SparseTargets
 
 __all__ = ["StoredRows", "divergence", "live_logprobs"]
@@ -53,6 +54,7 @@ def divergence(live: Tensor, stored: Tensor) -> Tensor:
 class StoredRows:
     """Stored targets beside the live distributions `live_RV` of the same rows."""
 
+    kind: TargetKind
     live_RV: Tensor  # nats, as `live_logprobs` gives them
     ids_RK: Tensor  # int64
     stored_RK: Tensor  # nats, as wide as `live_RV`
@@ -67,6 +69,7 @@ class StoredRows:
         """`targets`, their tail's log-mass kept at `nodes`, on the device of `live_RV`."""
         device = live_RV.device
         return StoredRows(
+            kind=targets.kind,
             live_RV=live_RV,
             ids_RK=torch.from_numpy(targets.ids_RK.astype(np.int64)).to(device),
             stored_RK=torch.from_numpy(targets.logprobs_RK).to(live_RV),
@@ -80,8 +83,8 @@ class StoredRows:
     def head_kl_R(self) -> Tensor:
         """nats: KL(live || stored) over the exact entries and one bucket of everything else.
 
-        The stored bucket is the tail's mass at b = 1; where no tail is kept, that of the drawn
-        entries.
+        The stored bucket is the tail's mass at b = 1. Where no tail is kept it is what the exact
+        entries leave of 1: the sum of the drawn weights for a kind whose weights sum to 1.
         """
         head_RK = divergence(self._live_RK(), self.stored_RK) * self.exact_RK
         _, tail_R = self._split(self.live_RV.exp())
@@ -128,10 +131,15 @@ class StoredRows:
         return head_RK.sum(-1), mass_RV.scatter_add_(1, self.ids_RK, -head_RK).sum(-1)
 
     def _stored_tail_R(self) -> Tensor:
-        if self.nodes:
+        if self.kind.keeps_tail:
             return self._tail_logmass_R(1.0).to(self.stored_RK)
-        drawn_RK = self.used_RK & ~self.exact_RK
-        return self.stored_RK.masked_fill(~drawn_RK, EMPTY_TAIL).logsumexp(-1)
+        return rest_logmass(
+            self.kind,
+            self.stored_RK,
+            used_RK=self.used_RK,
+            exact_RK=self.exact_RK,
+            vocab_size=self.live_RV.shape[1],
+        )
 
     def _tail_logmass_R(self, temperature: float) -> Tensor:
         return tail_logmass_at(

@@ -12,7 +12,7 @@ its sharpened logits, as the error of the tail's mass at the worst of these T:
 Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) did no better on
 the whole: up to 22 times worse on flat rows, at best 3 times better on sharp ones.
 
-Shapes: R targets, B stored temperatures, X interpolation points.
+Shapes: R targets, K entries, B stored temperatures, X interpolation points.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from logitstore.targets.targets import EMPTY_TAIL
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["tail_logmass_at"]
+    from logitstore.targets.kinds import TargetKind
+
+__all__ = ["rest_logmass", "tail_logmass_at"]
 
 # Nodes closer than this say nothing new but magnify each other's rounding: with T = 1, 2, ... 10
 # stored to 1e-4, the six nearest missed the tail's mass at T = 1.25 by 1e-2, these by under 1e-3.
 _APART = 0.125
 _SAME_NODE = 1e-6
+_FLOAT32 = 2.0**-24  # half the distance from 1 to the next float32
 
 
 def tail_logmass_at(
@@ -62,6 +65,40 @@ def tail_logmass_at(
     tail_R = (points_RX * weights_X).sum(dim=-1)
     empty_R = (tail_logmass_RB <= EMPTY_TAIL / 2).any(dim=-1) | (count_R >= vocab_size)
     return tail_R.masked_fill(empty_R, EMPTY_TAIL)
+
+
+def rest_logmass(
+    kind: TargetKind,
+    logprobs_RK: Tensor,
+    *,
+    used_RK: Tensor,
+    exact_RK: Tensor,
+    vocab_size: int,
+) -> Tensor:
+    """[R], nats: the log-mass of all tokens that are no exact entry, where no tail is kept.
+
+    Weights that sum to 1 tell it: it is the sum of the drawn ones, which keeps its digits however
+    sharp the row. Otherwise the drawn ones have the right sum on average alone, and the mass is
+    1 less that of the exact entries.
+
+    Args:
+        kind: The kind of the targets; it keeps no tail.
+        logprobs_RK: Nats: log-probabilities of exact entries, logarithms of drawn weights.
+        used_RK: bool: which entries are in use.
+        exact_RK: bool: which entries are in use and hold the teacher's own probability.
+        vocab_size: V; where all V tokens are exact entries the rest is empty.
+    """
+    if kind.weights_sum_to_one:
+        drawn_RK = used_RK & ~exact_RK
+        return logprobs_RK.masked_fill(~drawn_RK, EMPTY_TAIL).logsumexp(-1)
+    # 1 - p of the largest entry comes from its logarithm: rounded to float32, p itself may be 1.
+    known_RK = logprobs_RK.masked_fill(~exact_RK, EMPTY_TAIL)
+    top_R, place_R = known_RK.max(-1)
+    beside_top_R = -torch.expm1(top_R)
+    others_RK = known_RK.scatter(1, place_R[:, None], EMPTY_TAIL).exp()
+    rest_R = (beside_top_R - others_RK.sum(-1)).maximum(_FLOAT32 * beside_top_R)
+    full_R = exact_RK.sum(-1) >= vocab_size
+    return rest_R.log().clamp(min=EMPTY_TAIL).masked_fill(full_R, EMPTY_TAIL)
 
 
 def _check_range(nodes: tuple[float, ...], b: float) -> None:

@@ -26,7 +26,7 @@ class View(Enum):
     """How a target is seen."""
 
     BUCKET = "bucket"  # its exact entries, and one bucket of everything else
-    WEIGHTS = "weights"  # all its entries by their weights, which sum to 1
+    WEIGHTS = "weights"  # all its entries by their weights, in the mean the teacher's probabilities
 
 
 def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -> View:

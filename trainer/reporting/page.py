@@ -22,6 +22,7 @@ from rich.text import Text
 
 from logitstore import StorageError
 from logitstore.plumbing import options_of, takes
+from trainer.evaluation.signs import SIGNS, shown
 from trainer.reporting.data import RunFolder, as_number, load_runs, printable, words
 from trainer.reporting.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
 from trainer.reporting.figures import reliability_chart as draw_reliability
@@ -37,9 +38,10 @@ __all__ = ["Report", "print_table", "render_table", "report"]
 class Report:
     """The page that was written, and its summary.
 
-    A row's keys are `name`, `reference`, `bounds`, `store` and `compared_at` (the temperature of KL
-    and acceptance) and those of `COLUMNS`; None stands where its folder says nothing. `notes` are
-    sentences that belong below the table.
+    A row's keys are `name`, `reference`, `store`, `compared_at` (the temperature of KL and
+    acceptance), `bounds` (figure -> its sign), `standard_errors` and those of `COLUMNS`; None
+    stands where its folder says nothing. A figure with a sign of a bound is that bound, its coding
+    error included. `notes` are sentences that belong below the table.
     """
 
     path: Path
@@ -91,7 +93,7 @@ COLUMNS = {
 CURVES = {
     "loss": ("Training loss", "nats; not comparable between runs with another α or temperature"),
     "ce": ("Cross-entropy with the labels", "nats"),
-    "kl": ("Divergence from the teacher", "nats"),
+    "kl": ("Forward KL from the teacher, whatever the loss", "nats"),
     "kl_binary": ("Part of it: how much mass is in the head", "nats"),
     "kl_head": ("Part of it: how the head shares its mass", "nats"),
     "agreement": ("Top-1 agreement with the teacher", "share of targets"),
@@ -101,8 +103,8 @@ _LEGEND = (
     "loss, KL to the teacher: nats per target; top-1: agreement with the teacher; accepted: share "
     "of proposals that speculative decoding keeps; ECE: calibration error; *: best."
 )
+_BOUNDS = ("lower", "upper", "estimate")
 _AT_A_TEMPERATURE = ("kl", "acceptance")
-_SIGNS = {"lower": "≥", "upper": "≤", "estimate": "≈"}
 
 
 @takes(options_of(ReportOptions))
@@ -158,16 +160,18 @@ def _row(run: RunFolder) -> dict[str, Any]:
     row: dict[str, Any] = {key: run.number(column.source) for key, column in COLUMNS.items()}
     if row["parameters"] is None:
         row["parameters"] = run.number("run.parameters")
-    bounds = run.value("eval.bounds")
-    signs = {
-        key: _SIGNS[bounds[key]]
-        for key in COLUMNS
-        if isinstance(bounds, dict) and isinstance(bounds.get(key), str) and bounds[key] in _SIGNS
-    }
+    signs: dict[str, str] = {}
+    for key in COLUMNS:
+        if row[key] is not None and (bound := run.value(f"eval.bounds.{key}")) in _BOUNDS:
+            coding_error = run.number(f"eval.coding_errors.{key}")
+            sign, row[key] = shown(key, row[key], bound=bound, coding_error=coding_error)
+            signs |= {} if sign is None else {key: SIGNS[sign].page}
+    errors = {key: run.number(f"eval.standard_errors.{key}") for key in COLUMNS}
     return {
         "name": run.name,
         "reference": run.reference,
         "bounds": signs,
+        "standard_errors": {key: one for key, one in errors.items() if one is not None},
         "store": words(run.value("eval.store")),
         "compared_at": run.number("eval.temperature"),
         **row,
@@ -194,27 +198,28 @@ def _best(key: str, rows: Sequence[dict[str, Any]]) -> set[int]:
     return {number for number, value in values.items() if value == max(values.values())}
 
 
-def _cell(key: str, row: dict[str, Any]) -> str:
-    value = row[key]
+def _cell(key: str, row: dict[str, Any], *, with_error: bool = False) -> str:
+    value, error = row[key], row["standard_errors"].get(key)
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "not finite"
     sign = row["bounds"].get(key, "")
-    return f"{sign} {value:{COLUMNS[key].show}}".strip()
+    after = ""
+    if with_error and error is not None and math.isfinite(error):
+        after = f" ± {error:{COLUMNS[key].show}}"
+    return f"{sign} {value:{COLUMNS[key].show}}{after}".strip()
 
 
 def _notes(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """What a reader of the table must know."""
-    notes = []
-    signs = {sign for row in rows for sign in row["bounds"].values()}
-    if signs & {"≥", "≤"}:
+    used = {sign for row in rows for sign in row["bounds"].values()}
+    notes = [f"{one.page} means: {one.meaning}." for one in SIGNS.values() if one.page in used]
+    if any(row["standard_errors"] for row in rows):
         notes.append(
-            "≥ and ≤ mark bounds: the store keeps only a part of each distribution, so the exact "
-            "value is at least, or at most, the one shown."
+            "± is one standard error of a mean over targets, by the spread over documents; of a "
+            "bound, that of the figure before its coding error (on the page; not in the terminal)."
         )
-    if "≈" in signs:
-        notes.append("≈ marks an estimate from drawn entries: right on the average.")
     if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
         notes.append("Not all were evaluated on the same store: do not compare across stores.")
     temperatures = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
@@ -256,7 +261,9 @@ def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequ
             {
                 "name": row["name"],
                 "reference": row["reference"],
-                "cells": [(_cell(key, row), number in best[key]) for key in COLUMNS],
+                "cells": [
+                    (_cell(key, row, with_error=True), number in best[key]) for key in COLUMNS
+                ],
             }
             for number, row in enumerate(rows)
         ],
