@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.console import print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.text import TextRules, tokenize
@@ -49,6 +49,7 @@ __all__ = [
     "Sparsifier",
     "TargetKind",
     "TextRules",
+    "announce_hub",
     "check_head",
     "checked_options",
     "choose_device",
@@ -96,6 +97,7 @@ __getattr__, __dir__ = lazy_names(
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",
+        "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",
         "choose_device": "logitstore.teacher.devices",

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from logitstore.cli.console import print_json, quiet_libraries
+from logitstore.cli.console import announce_hub, print_json, quiet_libraries
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.terminal import (
     dump_bar,
@@ -47,6 +47,7 @@ def dump(**options: Any) -> None:
     quiet_libraries()
     from logitstore.dumping.run import dump as run
 
+    announce_hub(options["teacher"], options["data"])
     with dump_bar() as on_progress:
         summary = run(**options, on_progress=on_progress)
     print_summary(summary)
@@ -58,6 +59,7 @@ def estimate(*, json: bool, **options: Any) -> None:
     quiet_libraries()
     from logitstore.forecast.estimate import estimate as run
 
+    announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
         found = run(**options, on_fraction=on_fraction)
     if json:
@@ -72,6 +74,7 @@ def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
     quiet_libraries()
     from logitstore.forecast.tune import tune as run
 
+    announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
         found = run(**options, on_fraction=on_fraction)
     if json:
@@ -115,6 +118,7 @@ def audit(*, json: bool, **options: Any) -> None:
     quiet_libraries()
     from logitstore.fidelity.audit import audit as run
 
+    announce_hub(options["teacher"], options["student"])
     result = run(**options)
     if json:
         print_json(result)
