@@ -21,7 +21,7 @@ _NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "dev
 # What transformers' own loop can be given; another GPU than the first is not among it.
 TRAINER_DEVICE = replace(
     DEVICE,
-    help="The device that computes: auto is a GPU where there is one. Of several GPUs, "
+    help="The device to compute on: auto takes a GPU where there is one. Of several GPUs, "
     "CUDA_VISIBLE_DEVICES chooses.",
     choices=lambda: ("auto", "cpu", "cuda", "mps"),
 )
@@ -44,59 +44,61 @@ class FitOptions:
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
         "which one is made with fresh weights.",
     )
-    out: Path = option(help="The folder of the run; new, or one to go on with.")
+    out: Path = option(help="The folder of the run: a new one, or that of a run to go on with.")
     alpha: float = option(
         0.9,
-        help="Weight of the teacher's distribution in the loss; the rest is that of the true "
-        "tokens.",
+        help="The weight of the teacher's distribution in the loss; the true tokens have the rest.",
         least=0,
         most=1,
     )
     temperature: float = option(
-        1.0, help="The temperature T that both distributions are softened with.", above=0
+        1.0, help="The temperature T of both distributions in the divergence.", above=0
     )
     loss: str = option("forward_kl", help=_LOSS_HELP, choices=lambda: LOSSES)
     epochs: int | None = option(
         None,
-        help="Passes over the store.",
+        help="The number of passes over the store.",
         unset="1, where --steps is not given",
         least=1,
         excludes=("steps",),
     )
     steps: int | None = option(
         None,
-        help="Optimiser steps.",
+        help="The number of optimiser steps.",
         unset="as many as --epochs takes",
         least=1,
         excludes=("epochs",),
     )
-    batch_tokens: int = option(16_384, help="Tokens of an optimiser step, over all ranks.", least=1)
+    batch_tokens: int = option(
+        16_384, help="The number of tokens in an optimiser step, over all ranks.", least=1
+    )
     micro_tokens: int | None = option(
-        None, help="Tokens of one forward pass at most.", unset="about 4096", least=1
+        None, help="The most tokens in one forward pass.", unset="about 4096", least=1
     )
     lr: float = option(
         3e-4, help="The highest learning rate, which falls to 0 along a cosine.", above=0
     )
     warmup: float = option(
-        0.03, help="Share of the steps in which the learning rate rises.", least=0, most=1
+        0.03, help="The share of the steps in which the learning rate rises.", least=0, most=1
     )
-    weight_decay: float = option(0.1, help="Weight decay of AdamW.", least=0)
+    weight_decay: float = option(0.1, help="The weight decay of AdamW.", least=0)
     seed: int = option(
         0,
-        help="Seed of the order of documents, of fresh weights and of dropout.",
+        help="The seed of the order of documents, of fresh weights and of dropout.",
         least=0,
         most=2**32 - 1,
     )
     window: int | None = option(
         None,
-        help="Blocks of a lane whose documents are shuffled together.",
+        help="The number of blocks, in each lane, whose documents are shuffled together.",
         unset="what fits into 1 GiB over all lanes",
         least=1,
     )
-    save_steps: int = option(500, help="Steps between checkpoints.", least=1)
-    log_steps: int = option(10, help="Steps between reports.", least=1)
+    save_steps: int = option(500, help="The number of steps between checkpoints.", least=1)
+    log_steps: int = option(10, help="The number of steps between reports.", least=1)
     resume: bool = option(
-        False, help="Go on with an unfinished run from its newest checkpoint, or begin it."
+        False,
+        help="Go on with an unfinished run from its newest checkpoint, or begin a new one.",
     )
     device: str = option(like=TRAINER_DEVICE)
     dtype: str = option(
