@@ -2,8 +2,8 @@
 
 A teacher is trained on text that comes with every Python and dumped once. Three students of a third
 of its size learn from a seventh of its text: from the text's own tokens (hard), from the stored
-distributions (soft), and from both. Every step after the teacher is a command line, which is printed
-before it runs. The demo ends with a table, a page, and one sentence computed from the figures.
+distributions (soft), and from both. Every step after the teacher is a command line, printed before
+it runs. The demo ends with a table, a page, and one sentence computed from the figures.
 """
 
 from __future__ import annotations
