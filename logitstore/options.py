@@ -189,8 +189,9 @@ class Option:
         """Refuse an empty string; of paths, what would become a folder called "s3:"."""
         if self.kind is list and not isinstance(value, str | Path):
             raise SettingError(f"{self.flag} must be a string or a path", found=repr(value)[:80])
-        if isinstance(value, str) and not value.strip():
-            raise SettingError(f"{self.flag} is empty", found=repr(value))
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            problem = "holds a zero byte" if value.strip() else "is empty"
+            raise SettingError(f"{self.flag} {problem}", found=repr(value)[:80])
         if self.kind in (Path, list):
             refuse_uri(value, flag=self.flag)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.console import print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
@@ -52,6 +52,7 @@ __all__ = [
     "StoreLike",
     "TargetKind",
     "TextRules",
+    "announce_hub",
     "as_store",
     "check_head",
     "checked_options",
@@ -104,6 +105,7 @@ __getattr__, __dir__ = lazy_names(
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",
+        "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",
         "choose_device": "logitstore.teacher.devices",

@@ -317,6 +317,16 @@ def test_fields_that_contradict_are_refused(tmp_path: Path) -> None:
         open_corpus(path, messages_field="b")
 
 
+def test_a_field_of_plain_text_alone_is_refused(tmp_path: Path) -> None:
+    """Beside a file that has fields it counts for that one."""
+    (tmp_path / "a.txt").write_text("a text\n")
+    for path in (tmp_path, tmp_path / "a.txt"):
+        with pytest.raises(CorpusError, match=r"--text-field has no effect.*found body"):
+            open_corpus(path, text_field="body")
+    (tmp_path / "b.jsonl").write_text('{"body": "another"}\n')
+    assert len(records(open_corpus(tmp_path, text_field="body"))) == 2
+
+
 # Bad records.
 
 BAD_LINES = {

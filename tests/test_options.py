@@ -106,6 +106,7 @@ def test_values_are_checked_and_become_the_options_type() -> None:
         ({"cake": ""}, "^cake is empty"),
         ({"cake": "plum", "out": " "}, "^out is empty"),
         ({"cake": "plum", "icing": "\t"}, "^icing is empty"),
+        ({"cake": "plum", "icing": "a\0b"}, "^icing holds a zero byte"),
         ({"cake": "plum", "out": "s3://tin"}, "^out: a URI is not served here.*s3://tin"),
         ({"cake": "plum", "name": "Ann"}, "^name has no effect without icing.*Leave name out"),
         ({"cake": "plum", "sugar": 1, "icing": "red"}, "^icing and sugar exclude each other"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from logitstore.plumbing import (
     JSON,
+    announce_hub,
     command,
     new_program,
     options_of,
@@ -44,6 +45,7 @@ def fit(*, json: bool, **options: Any) -> None:
     quiet_libraries()
     from trainer.training.fit import fit as run
 
+    announce_hub(options["student"])
     reports: list[dict[str, float]] = []
     result = run(**options, report=lambda one: _report(one, reports))
     if json:
@@ -63,6 +65,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
     quiet_libraries()
     from trainer.evaluation.measure import evaluate as run
 
+    announce_hub(options["model"], options["data"])
     result = run(**options)
     if json:
         print_json(result)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from logitstore.cli.console import print_json, quiet_libraries
+from logitstore.cli.console import announce_hub, print_json, quiet_libraries
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.terminal import (
     dump_bar,
@@ -37,16 +37,18 @@ _TUNE_OPTIONS = tuple(
 )
 
 app = new_program(
-    "logitstore", summary="Run a teacher once, keep its next-token distributions, share them."
+    "logitstore",
+    summary="Run a teacher once and store its next-token distributions, to train students from.",
 )
 
 
 @command(app, options=DUMP_OPTIONS, check=check_targets)
 def dump(**options: Any) -> None:
-    """Run a teacher over a corpus and store its distributions. The same command again resumes."""
+    """Run a teacher over a corpus and store its distributions. The same command resumes a dump."""
     quiet_libraries()
     from logitstore.dumping.run import dump as run
 
+    announce_hub(options["teacher"], options["data"])
     with dump_bar() as on_progress:
         summary = run(**options, on_progress=on_progress)
     print_summary(summary)
@@ -54,10 +56,11 @@ def dump(**options: Any) -> None:
 
 @command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)
 def estimate(*, json: bool, **options: Any) -> None:
-    """Dump a sample and say what the whole would take: targets, bytes, time. Leaves nothing."""
+    """Dump a sample and estimate targets, bytes and time of the whole dump. Leaves no files."""
     quiet_libraries()
     from logitstore.forecast.estimate import estimate as run
 
+    announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
         found = run(**options, on_fraction=on_fraction)
     if json:
@@ -68,10 +71,11 @@ def estimate(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*_TUNE_OPTIONS, JSON), again=_AGAIN)
 def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
-    """Compare sparsifiers on a sample: bytes a target against error of the gradient."""
+    """Compare sparsifiers on a sample by bytes and error of the gradient, and recommend one."""
     quiet_libraries()
     from logitstore.forecast.tune import tune as run
 
+    announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
         found = run(**options, on_fraction=on_fraction)
     if json:
@@ -111,10 +115,11 @@ def verify(*, store: str, json: bool, **depth: bool) -> None:
 
 @command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)
 def audit(*, json: bool, **options: Any) -> None:
-    """Compare a store with its live teacher. Names each judgement that failed; exit 1 if any."""
+    """Compare a store with its live teacher. Names each check that failed; exit 1 if any."""
     quiet_libraries()
     from logitstore.fidelity.audit import audit as run
 
+    announce_hub(options["teacher"], options["student"])
     result = run(**options)
     if json:
         print_json(result)

@@ -99,6 +99,13 @@ def _local_sources(path: Path, rule: FieldRule) -> list[Source]:
             place=path,
             allowed=", ".join(SUFFIXES),
         )
+    if rule.text is not None and all(file.name.lower().endswith(".txt") for file in files.values()):
+        raise CorpusError(
+            "plain text has no field of text, so --text-field has no effect",
+            place=path,
+            found=rule.text,
+            remedy="Leave it out",
+        )
     cursor = GzipCursor()
     return [_local_source(name, file, rule, cursor) for name, file in files.items()]
 

@@ -93,22 +93,21 @@ class JobOptions:
         "section of 16 to 32 KiB.",
         unset="all of them",
     )
-    skip_bad: bool = option(False, help="Count broken records and go on without them.")
+    skip_bad: bool = option(False, help="Skip broken records, and report how many there were.")
     fidelity: str = option(
-        "balanced", choices=lambda: FIDELITIES, help="How finely values are stored."
+        "balanced", choices=lambda: FIDELITIES, help="The precision of the stored values."
     )
-    format: str = option(
-        "zarr", choices=lambda: CONTAINERS, help="How shards are laid out in files."
-    )
+    format: str = option("zarr", choices=lambda: CONTAINERS, help="The file format of the shards.")
     device: str = option(like=DEVICE)
     dtype: str = option(like=DTYPE)
     batch_tokens: int = option(
-        16_384, least=1, help="The most tokens of one batch of the teacher, padding included."
+        16_384, least=1, help="The most tokens in one batch of the teacher, padding included."
     )
     unit_tokens: int = option(
         1_000_000,
         least=1,
-        help="The tokens of a unit of work, about: what a crash can cost at most.",
+        help="The approximate number of tokens in a work unit. A crash loses at most the work on "
+        "one unit.",
     )
 
 
@@ -163,7 +162,7 @@ _SPARSIFY = Option(
     kind=str,
     default=DEFAULT_SPARSIFIER,
     choices=lambda: SPARSIFIERS,
-    help="The sparsifier: how a distribution becomes entries.",
+    help="The method that chooses which tokens of a distribution are stored.",
 )
 
 
@@ -172,8 +171,8 @@ def _temperature() -> Option:
     drawn = [name for name, one in SPARSIFIERS.items() if not one.targets.keeps_tail]
     return replace(
         TEMPERATURE,
-        help=f"The temperatures to serve, as in 1,2,4: {_listed(drawn)} draw once for each, the "
-        "others keep the tail's mass at each.",
+        help=f"The temperatures that the store serves, as in 1,2,4. {_listed(drawn)} draw once for "
+        "each; the others store the mass of the tail at each.",
         unset="1; for the others, all from 1 to 10",
     )
 

@@ -19,13 +19,15 @@ class AuditOptions:
 
     store: Any = option(like=STORE)
     teacher: object = option(like=TEACHER)
-    documents: int = option(32, least=1, help="How many documents to audit, spread over the store.")
+    documents: int = option(
+        32, least=1, help="The number of documents to audit, spread over the store."
+    )
     student: object | None = option(
         None,
         refuse=refuse_uri,
         help="The model on whose output layer gradients are compared.",
         in_python="By name or loaded.",
-        unset="a uniform one",
+        unset="a student that gives every token the same probability",
     )
     seed: int = option(0, least=0, help="The seed of the choice of documents.")
     device: str = option(like=DEVICE)

@@ -40,7 +40,7 @@ _COUNTING = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A dump of the whole corpus, as its sample foretells it."""
+    """A dump of the whole corpus, as its sample predicts it."""
 
     documents: int
     targets: int

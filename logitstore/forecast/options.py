@@ -37,7 +37,7 @@ _SECONDS = Option(
     kind=float,
     default=60.0,
     above=0,
-    help="The seconds to spend on a sample, about; loading the teacher comes on top.",
+    help="The approximate time for the sample, in seconds; loading the teacher takes more.",
 )
 _ON_FRACTION = Option(
     name="on_fraction",
@@ -54,7 +54,7 @@ _MAX_BYTES = Option(
     nullable=True,
     above=0,
     excludes=("max_error",),
-    help="Choose the least error within so many bytes a target.",
+    help="Recommend the setting of least error among those of at most so many bytes a target.",
 )
 _MAX_ERROR = Option(
     name="max_error",
@@ -63,7 +63,7 @@ _MAX_ERROR = Option(
     nullable=True,
     above=0,
     excludes=("max_bytes",),
-    help="Choose the fewest bytes within this error, as in 0.05.",
+    help="Recommend the setting of fewest bytes among those of at most this error, as in 0.05.",
 )
 _OUT = Option(
     name="out",

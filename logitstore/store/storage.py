@@ -104,7 +104,7 @@ def open_storage(where: StorageLike) -> Storage:
     """
     if isinstance(where, Storage):
         return where
-    if not isinstance(where, str | os.PathLike) or not os.fspath(where):
+    if not isinstance(where, str | os.PathLike) or not str(where).strip():
         raise SettingError(
             "a store is named by a folder's path or a URI",
             found=repr(where)[:80],

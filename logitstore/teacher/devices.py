@@ -36,7 +36,7 @@ DEVICE = Option(
     kind=str,
     default="auto",
     refuse=_refuse_device,
-    help="The device that computes: cpu, cuda, cuda:1, mps, or auto, a GPU where there is one.",
+    help="The device to compute on: cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.",
 )
 DTYPE = Option(
     name="dtype",

@@ -34,7 +34,7 @@ class EvalOptions:
         None,
         refuse=refuse_uri,
         excludes=("logits",),
-        help="Held-out text, without a teacher; as `dump` takes it.",
+        help="Held-out text, without a teacher: a file, a folder or a Hub data set, as for `dump`.",
     )
     temperature: float = option(
         1.0,
@@ -42,7 +42,11 @@ class EvalOptions:
         above=0,
         needs="logits",
     )
-    batch_tokens: int = option(4096, help="Tokens of one forward pass.", least=1)
+    batch_tokens: int = option(
+        4096,
+        help="The most tokens in one forward pass; a longer document has a pass of its own.",
+        least=1,
+    )
     max_length: int | None = option(
         None,
         help="The most tokens of a document; longer ones are split.",

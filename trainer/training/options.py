@@ -23,7 +23,7 @@ _NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "dev
 # What transformers' own loop can be given; another GPU than the first is not among it.
 TRAINER_DEVICE = replace(
     DEVICE,
-    help="The device that computes: auto is a GPU where there is one. Of several GPUs, "
+    help="The device to compute on: auto takes a GPU where there is one. Of several GPUs, "
     "CUDA_VISIBLE_DEVICES chooses.",
     choices=lambda: ("auto", "cpu", "cuda", "mps"),
 )
@@ -44,7 +44,7 @@ class FitOptions:
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
         "which one is made with fresh weights.",
     )
-    out: Path = option(help="The folder of the run; new, or one to go on with.")
+    out: Path = option(help="The folder of the run: a new one, or that of a run to go on with.")
     alpha: float = option(like=ALPHA)
     temperature: float = option(like=TEMPERATURE)
     loss: str = option(like=LOSS)
@@ -53,7 +53,7 @@ class FitOptions:
     )
     steps: int | None = option(
         None,
-        help="Optimiser steps.",
+        help="The number of optimiser steps.",
         unset="as many as --epochs takes",
         least=1,
         excludes=("epochs",),
@@ -64,17 +64,18 @@ class FitOptions:
         3e-4, help="The highest learning rate, which falls to 0 along a cosine.", above=0
     )
     warmup: float = option(
-        0.03, help="Share of the steps in which the learning rate rises.", least=0, most=1
+        0.03, help="The share of the steps in which the learning rate rises.", least=0, most=1
     )
-    weight_decay: float = option(0.1, help="Weight decay of AdamW.", least=0)
+    weight_decay: float = option(0.1, help="The weight decay of AdamW.", least=0)
     seed: int = option(
-        like=SEED, help="Seed of the order of documents, of fresh weights and of dropout."
+        like=SEED, help="The seed of the order of documents, of fresh weights and of dropout."
     )
     window: int | None = option(like=WINDOW)
-    save_steps: int = option(500, help="Steps between checkpoints.", least=1)
-    log_steps: int = option(10, help="Steps between reports.", least=1)
+    save_steps: int = option(500, help="The number of steps between checkpoints.", least=1)
+    log_steps: int = option(10, help="The number of steps between reports.", least=1)
     resume: bool = option(
-        False, help="Go on with an unfinished run from its newest checkpoint, or begin it."
+        False,
+        help="Go on with an unfinished run from its newest checkpoint, or begin a new one.",
     )
     device: str = option(like=TRAINER_DEVICE)
     dtype: str = option(
