@@ -61,7 +61,7 @@ def load_student(
     seed = SEED.check(seed)
     if not isinstance(name, str | Path):
         raise SettingError("the student must be a name", found=type(name).__name__)
-    if not hasattr(spec, "tokenizer"):
+    if not (hasattr(spec, "tokenizer") and hasattr(spec, "text")):
         raise SettingError(
             "spec must be that of a store", found=type(spec).__name__, allowed="`store.spec`"
         )
