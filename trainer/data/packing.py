@@ -11,7 +11,7 @@ Shapes: B blocks of a store, D documents of a block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +97,7 @@ class Packing:
         except (TypeError, KeyError) as error:
             raise SettingError("packing has missing or unknown fields", found=content) from error
         for name in ("bins", "bin_tokens"):
-            BATCH_TOKENS.check(getattr(found, name))
+            replace(BATCH_TOKENS, name=name, python_only=True).check(getattr(found, name))
         return found
 
 

@@ -86,13 +86,15 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if options.logits is not None:
         stored = _from_store(options.logits, temperature=options.temperature)
     folder = model_folder(str(options.model))
+    out = options.out
+    if out is None and options.logits is not None and (folder / "run.json").is_file():
+        out = folder
+    if out is not None:
+        run_folder.refuse_unwritable(out)
     source = stored or _from_text(folder, options)
     model = _load(folder, source.spec)
     result = _measure(model.to(device).eval(), source, batch_tokens=options.batch_tokens)
     result |= {"model": str(options.model), "store": source.fingerprint, "data": options.data}
-    out = options.out
-    if out is None and options.logits is not None and (folder / "run.json").is_file():
-        out = folder
     if out is not None:
         run_folder.write_json(out / "eval.json", result)
     return result
