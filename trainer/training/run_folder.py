@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "begin",
     "complete_checkpoint",
-    "explain_full_disk",
+    "explain_failed_write",
     "newest_checkpoint",
     "read_json",
     "refuse_other_settings",
@@ -43,6 +43,8 @@ __all__ = [
 FORMAT = "trainer-run/1"
 MARKER = "complete.json"
 _PREFIX = "checkpoint-"
+# What `torch.save` says in its RuntimeError when a file cannot be written; it gives no reason.
+_TORCH_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
 _OBJECTS = ("wanted", "settings", "packing")
 
 
@@ -213,10 +215,29 @@ def _step(folder: Path) -> int:
 
 
 @contextmanager
-def explain_full_disk(place: Path) -> Iterator[None]:
-    """safetensors tells of a full disk in an error of its own."""
+def explain_failed_write(place: Path, *, remedy: str) -> Iterator[None]:
+    """Turn what libraries raise when they cannot write into a StorageError.
+
+    place: the file or folder that is written, where the library names none.
+    remedy: how the run is gone on with.
+    """
     try:
         yield
+    except StorageError as error:
+        raise StorageError(error.problem, place=error.place, remedy=remedy) from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror or error}",
+            place=error.filename or place,
+            remedy=remedy,
+        ) from error
     except SafetensorError as error:
-        remedy = "Make room, then add --resume to the command to go on"
         raise StorageError(f"cannot be written: {error}", place=place, remedy=remedy) from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _TORCH_WRITES):
+            raise
+        raise StorageError(
+            "cannot be written: the disk is full, or refuses files of this size",
+            place=place,
+            remedy=remedy,
+        ) from error
