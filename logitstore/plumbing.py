@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
-    from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
+    from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import load_model, model_folder
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "choose_dtype",
     "command",
     "command_signature",
+    "evaluating",
     "hidden_states",
     "lazy_names",
     "load_model",
@@ -97,6 +98,7 @@ __getattr__ = lazy_names(
         "choose_dtype": "logitstore.teacher.devices",
         "command": "logitstore.cli.program",
         "command_signature": "logitstore.cli.program",
+        "evaluating": "logitstore.teacher.lm_head",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import logitstore
+import trainer
+from logitstore.plumbing import LocalStorage
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 LOOP, DROP_IN = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
@@ -134,6 +136,28 @@ def test_the_loop_killed_at_any_moment_ends_in_the_same_weights(run):
     places = [place for _, place, _ in (torn, *stops, last)]
     assert places == sorted(set(places))  # each has made a step
     assert same_weights(straight, stopped)
+
+
+def test_a_store_is_given_open_or_by_what_opens_it(made, tmp_path):
+    """To each function that takes one; the result is the same."""
+    opened = logitstore.open(made / "store")
+    sources = [made / "store", str(made / "store"), (made / "store").as_uri(), opened]
+    sources.append(LocalStorage(made / "store"))
+    model = trainer.load_student(made / "student.json", spec=opened.spec)
+    common = {"student": made / "student.json", "device": "cpu", "steps": 1}
+    found = []
+    for number, source in enumerate(sources):
+        batches = trainer.training_batches(source, model=model, epochs=1)
+        fitted = trainer.fit(logits=source, out=tmp_path / str(number), **common)
+        measured = trainer.evaluate(model, logits=source)
+        found.append(
+            [
+                next(iter(batches)).labels_R.tolist(),
+                *(fitted["metrics"][name] for name in ("loss", "kl")),
+                *(measured[name] for name in ("loss", "kl", "store")),
+            ]
+        )
+    assert all(one == found[0] for one in found)
 
 
 def test_the_drop_in_trains_saves_and_resumes(run):

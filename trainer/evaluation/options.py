@@ -19,9 +19,22 @@ class EvalOptions:
 
     model: Any = option(
         help="The model to measure: the folder of a run, a transformers folder, or a Hub id.",
+        in_python="Or a loaded transformers model, which stays on its device and in its number "
+        "type.",
         positional=True,
     )
-    logits: Any | None = option(None, help="A store of held-out text, with its teacher's targets.")
+    tokenizer: Any | None = option(
+        None,
+        help="The tokenizer of the model, or its folder or Hub id; a loaded model needs one for "
+        "`data`.",
+        unset="that of the model's folder",
+        python_only=True,
+    )
+    logits: Any | None = option(
+        None,
+        help="A store of held-out text, with its teacher's targets.",
+        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
+    )
     data: str | None = option(None, help="Held-out text, without a teacher; as `dump` takes it.")
     temperature: float = option(
         1.0, help="The temperature of the KL to the teacher and of the acceptance.", above=0
@@ -47,6 +60,23 @@ class EvalOptions:
     device: str = option(like=TRAINER_DEVICE)
 
     def __post_init__(self) -> None:
-        """Raise SettingError where there is not one text to measure on."""
+        """Raise SettingError where there is not one text and one model to measure."""
+        if not isinstance(self.model, str | Path):
+            self._check_loaded()
         if (self.logits is None) == (self.data is None):
             raise SettingError("name one of --logits and --data: the text to measure on")
+
+    def _check_loaded(self) -> None:
+        if not all(hasattr(self.model, name) for name in ("get_output_embeddings", "config")):
+            raise SettingError(
+                "model is neither a name nor a loaded transformers model",
+                found=type(self.model).__name__,
+            )
+        if self.device != "auto":
+            raise SettingError(
+                "--device means nothing to a model that is loaded already",
+                found=self.device,
+                remedy="Leave it out, and move the model before",
+            )
+        if self.data is not None and self.tokenizer is None:
+            raise SettingError("a loaded model needs a tokenizer", remedy="Give it as tokenizer=")
