@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
-    from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
+    from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import load_model, model_folder
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "codec_for",
     "command",
     "command_signature",
+    "evaluating",
     "hidden_states",
     "lazy_names",
     "load_model",
@@ -113,6 +114,7 @@ __getattr__, __dir__ = lazy_names(
         "codec_for": "logitstore.codec",
         "command": "logitstore.cli.program",
         "command_signature": "logitstore.cli.program",
+        "evaluating": "logitstore.teacher.lm_head",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",

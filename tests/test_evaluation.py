@@ -263,3 +263,52 @@ def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
     with pytest.raises(StoreError, match="no targets"):
         trainer.evaluate(model, logits="memory")
     assert store.spec.tokenizer.vocab_size == VOCAB
+
+
+FIGURES = ("targets", "loss", "kl", "top1_agreement", "acceptance", "parameters")
+
+
+def test_a_loaded_model_is_measured_as_its_folder_is_and_left_in_its_mode(model):
+    store, loaded = MemoryStore(), tiny()
+    loaded.train()
+    loaded.lm_head.eval()
+    found = trainer.evaluate(loaded, logits=store)
+    expected = trainer.evaluate(model, logits=store)
+    assert [found[name] for name in FIGURES] == [expected[name] for name in FIGURES]
+    assert found["model"] == "LlamaForCausalLM"
+    assert loaded.training
+    assert not loaded.lm_head.training
+    half = trainer.evaluate(tiny().bfloat16(), logits=store)
+    assert half["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+
+
+def test_a_loaded_model_on_plain_text_needs_a_tokenizer(tmp_path, tokenizer, tokenizer_folder):
+    path = tmp_path / "corpus.txt"
+    path.write_text("The teacher reads the text once.\n\nThe student reads it too.\n")
+    loaded = tiny(vocab_size=300)
+    for given in (tokenizer, tokenizer_folder, str(tokenizer_folder)):
+        assert trainer.evaluate(loaded, data=str(path), tokenizer=given)["targets"] > 0
+    with pytest.raises(SettingError, match=r"a loaded model needs a tokenizer.*tokenizer="):
+        trainer.evaluate(loaded, data=str(path))
+    with pytest.raises(SettingError, match="no transformers tokenizer"):
+        trainer.evaluate(loaded, data=str(path), tokenizer=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": 3}, SettingError, "model is neither a name nor"),
+        ({"model": torch.nn.Linear(2, 2)}, SettingError, "model is neither a name nor"),
+        ({"device": "cpu"}, SettingError, "device means nothing to a model that is loaded"),
+        ({"model": tiny(vocab_size=12)}, ModelError, "fewer input embeddings"),
+        ({"logits": 3}, SettingError, "a store is"),
+    ],
+)
+def test_a_loaded_model_that_does_not_fit_is_told(change, error, message):
+    with pytest.raises(error, match=message):
+        trainer.evaluate(**{"model": tiny(), "logits": MemoryStore()} | change)
+
+
+def test_a_tokenizer_of_other_ids_is_refused(tokenizer):
+    with pytest.raises(TokenizerError, match="another than the store's"):
+        trainer.evaluate(tiny(), logits=MemoryStore(), tokenizer=tokenizer)

@@ -132,3 +132,11 @@ def test_lengths_are_read_once_a_block():
         tokens_D, targets_D = lengths.of(1)
     assert asked == [1]
     assert tokens_D.dtype == targets_D.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "change", [{"bins": 0}, {"bins": "4"}, {"bin_tokens": -1}, {"shuffle": {}}, {"more": 1}]
+)
+def test_a_packing_that_cannot_be_is_refused(change):
+    with pytest.raises(SettingError):
+        Packing.from_json(packing().to_json() | change)

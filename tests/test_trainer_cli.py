@@ -261,3 +261,23 @@ def test_options_are_the_published_ones():
     )
     shown = call("fit", "--help").stdout
     assert [option for option in published.split() if option not in shown] == []
+
+
+@pytest.mark.parametrize("command", ["fit", "eval"])
+def test_an_out_that_cannot_be_written_is_told_before_a_model_is_loaded(folder, command):
+    (folder / "file").write_text("mine")
+    (folder / "link").symlink_to(folder / "nowhere" / "run")
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    given = {
+        "fit": ("fit", "--student", folder / "no_student", *QUICK),
+        "eval": ("eval", folder / "model", "--device", "cpu"),
+    }
+    for out in (folder / "file", folder / "link", folder / "file" / "run", "/proc/nope"):
+        result = call(*given[command], "--logits", "S", "--out", out)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"error: {out if out != folder / 'file' / 'run' else ''}")
+        assert "the folder cannot be used" in result.stderr
+        assert result.stderr.endswith("Name another folder (--out)\n")
+        assert len(result.stderr.splitlines()) == 1

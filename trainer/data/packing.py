@@ -11,13 +11,14 @@ Shapes: B blocks of a store, D documents of a block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitstore import SettingError
 from trainer.data import order
+from trainer.data.options import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,8 +91,14 @@ class Packing:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Packing:
-        """The packing that `to_json` gave."""
-        return Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
+        """The packing that `to_json` gave. Raises SettingError for an object that is none."""
+        try:
+            found = Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
+        except (TypeError, KeyError) as error:
+            raise SettingError("packing has missing or unknown fields", found=content) from error
+        for name in ("bins", "bin_tokens"):
+            replace(BATCH_TOKENS, name=name, python_only=True).check(getattr(found, name))
+        return found
 
 
 def choose_packing(

@@ -13,21 +13,16 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-import logitstore
 from logitstore import ModelError, SettingError, StoreError
 from logitstore.plumbing import (
     LMHead,
     TextRules,
-    choose_device,
+    evaluating,
     hidden_states,
-    load_model,
-    load_tokenizer,
-    model_folder,
     open_corpus,
     options_of,
     takes,
@@ -35,12 +30,13 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.rows import RowLayout, choose_layout, lay_out
+from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.spread import Spread
+from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
 from trainer.training import run_folder
-from trainer.training.student import refuse_misfits, refuse_other_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,38 +79,31 @@ def evaluate(**values: Any) -> dict[str, Any]:
     are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
     `acceptance` are None; so is a `perplexity` that is too large for a float.
 
-    The result is written to `eval.json` in `out`, or in `model` where that is a run and `logits`
+    A loaded model is left in the mode that it was in. The result is written to `eval.json` in
+    `out`, or in `model` where that is a run and `logits`
     are given: plain text must not take the place of a comparison with the teacher. Raises
     SettingError, StoreError, ModelError (also where a loss is no finite number); TokenizerError
     where model and store do not match.
     """
     options = EvalOptions(**values)
-    device = choose_device(options.device)
     # What the store cannot serve is refused before a model may have to be fetched.
     stored = None
     if options.logits is not None:
         stored = _from_store(options.logits, temperature=options.temperature)
-    folder = model_folder(str(options.model))
-    source = stored or _from_text(folder, options)
-    model = _load(folder, source.spec)
-    result = _measure(model.to(device).eval(), source, batch_tokens=options.batch_tokens)
-    result |= {"model": str(options.model), "store": source.fingerprint, "data": options.data}
+    subject = Subject.of(options)
     out = options.out
-    if out is None and options.logits is not None and (folder / "run.json").is_file():
-        out = folder
+    if out is None and stored is not None and subject.folder is not None:
+        out = subject.folder if (subject.folder / "run.json").is_file() else None
+    if out is not None:
+        run_folder.refuse_unwritable(out)
+    source = stored or _from_text(subject.open_tokenizer(), options)
+    model = subject.open_model(source.spec)
+    with evaluating(model):
+        result = _measure(model, source, batch_tokens=options.batch_tokens)
+    result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
     if out is not None:
         run_folder.write_json(out / "eval.json", result)
     return result
-
-
-def _load(folder: Path, spec: StoreSpec | None) -> PreTrainedModel:
-    """The model in `folder`, which fits the store of `spec`, if there is one."""
-    if spec is not None:
-        refuse_other_tokenizer(folder, spec=spec)
-    model = load_model(folder, dtype=torch.float32)
-    if spec is not None:
-        refuse_misfits(model, folder, spec=spec)
-    return model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -129,11 +118,13 @@ class _EvalData:
 
 
 def _from_store(logits: Any, *, temperature: float) -> _EvalData:
-    store = logitstore.open(logits)
+    store = as_store(logits)
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison.of(store.spec, temperature=temperature)
     if not sum(one.targets for one in store.blocks):
-        raise StoreError("the store holds no targets to measure on", place=store.uri)
+        raise StoreError(
+            "the store holds no targets to measure on", place=f"store {store.fingerprint[:12]}"
+        )
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)
@@ -146,8 +137,7 @@ def _from_store(logits: Any, *, temperature: float) -> _EvalData:
     )
 
 
-def _from_text(folder: Path, options: EvalOptions) -> _EvalData:
-    tokenizer = load_tokenizer(str(folder))
+def _from_text(tokenizer: Any, options: EvalOptions) -> _EvalData:
     corpus = open_corpus(
         str(options.data),
         text_field=options.text_field,

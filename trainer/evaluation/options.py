@@ -20,7 +20,16 @@ class EvalOptions:
     model: Any = option(
         refuse=refuse_uri,
         help="The model to measure: the folder of a run, a transformers folder, or a Hub id.",
+        in_python="Or a loaded transformers model, which stays on its device and in its number "
+        "type.",
         positional=True,
+    )
+    tokenizer: Any | None = option(
+        None,
+        help="The tokenizer of the model, or its folder or Hub id; a loaded model needs one for "
+        "`data`.",
+        unset="that of the model's folder",
+        python_only=True,
     )
     logits: Any | None = option(
         None,
@@ -29,6 +38,7 @@ class EvalOptions:
         positional=False,
         excludes=("data",),
         help="A store of held-out text, with its teacher's targets.",
+        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
     )
     data: str | None = option(
         None,
@@ -76,8 +86,25 @@ class EvalOptions:
     device: str = option(like=TRAINER_DEVICE)
 
     def __post_init__(self) -> None:
-        """Raise SettingError where there is no text to measure on."""
+        """Raise SettingError where there is not one text and one model to measure."""
+        if not isinstance(self.model, str | Path):
+            self._check_loaded()
         if self.logits is None and self.data is None:
             raise SettingError(
                 "there is no text to measure on", remedy="Give one of --logits and --data"
             )
+
+    def _check_loaded(self) -> None:
+        if not all(hasattr(self.model, name) for name in ("get_output_embeddings", "config")):
+            raise SettingError(
+                "model is neither a name nor a loaded transformers model",
+                found=type(self.model).__name__,
+            )
+        if self.device != "auto":
+            raise SettingError(
+                "--device means nothing to a model that is loaded already",
+                found=self.device,
+                remedy="Leave it out, and move the model before",
+            )
+        if self.data is not None and self.tokenizer is None:
+            raise SettingError("a loaded model needs a tokenizer", remedy="Give it as tokenizer=")

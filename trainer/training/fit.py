@@ -40,6 +40,7 @@ __all__ = ["fit"]
 
 # Two checkpoints are kept: the newest, and the one before it while the newest is being written.
 _CHECKPOINTS = 2
+_RESUME = "Make room, then go on from the last whole checkpoint (--resume)"
 
 
 @takes(options_of(FitOptions))
@@ -104,9 +105,13 @@ class _Fit:
             train_dataset=batches,
             alpha=self.options.alpha,
             loss=self.options.loss,
-            callbacks=[interrupt, ReportToFolder(self.options.report or (lambda _: None))],
+            callbacks=[
+                interrupt,
+                ReportToFolder(self.options.report or (lambda _: None), remedy=_RESUME),
+            ],
         )
         loop.remove_callback(PrinterCallback)
+        loop.resume_remedy = _RESUME
         if self.begun is None and self.args.should_save:
             run_folder.write_json(self.options.out / "run.json", record)
         self._train(loop, interrupt)
@@ -144,29 +149,26 @@ class _Fit:
         if newest is not None and newest[1]["step"] >= self.args.max_steps:
             loop.restore(newest)  # killed between the last step and the end: nothing is left to do
             return
-        with (
-            run_folder.explain_full_disk(self.options.out),
-            interrupt.listening(ranks=self.args.world_size),
-        ):
+        with interrupt.listening(ranks=self.args.world_size):
             loop.train_from(newest)
 
     def _finish(self, loop: DistillationTrainer, record: dict[str, Any]) -> dict[str, Any]:
         """The result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
         out = self.options.out
-        with run_folder.explain_full_disk(out):
-            loop.save_model(str(out))
         history = history_of(loop.state.log_history)
         finished = record | {
             "finished": True,
             "seconds": loop.seconds,
             "metrics": history[-1],
         }
-        if self.args.should_save:
-            LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
-            _write_tokenizer(self.store, LocalStorage(out))
-            run_folder.write_json(out / "history.json", history)
-            run_folder.write_json(out / "run.json", finished)
+        with run_folder.explain_failed_write(out, remedy=_RESUME):
+            loop.save_model(str(out))
+            if self.args.should_save:
+                LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
+                _write_tokenizer(self.store, LocalStorage(out))
+                run_folder.write_json(out / "history.json", history)
+                run_folder.write_json(out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
         return finished
 

@@ -63,6 +63,11 @@ class DistillationTrainer(Trainer):
         optimizers: An optimizer and a scheduler in place of those that `args` describes.
     """
 
+    # What an error of a checkpoint that cannot be written tells the user to do.
+    resume_remedy = (
+        "Make room, then go on from the last whole checkpoint: resume_from_checkpoint=True"
+    )
+
     def __init__(
         self,
         *,
@@ -222,20 +227,21 @@ class DistillationTrainer(Trainer):
         self._sums = MetricSums(self.accelerator, carried=state["sums"])
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        sums = self._sums.gathered()
-        self.accelerator.wait_for_everyone()  # every rank has written its part
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            run_folder.complete_checkpoint(
-                folder,
-                {
-                    "step": self.state.global_step,
-                    "stream": self._batches.state_dict(),
-                    "seconds": self.seconds,
-                    "sums": sums,
-                },
-            )
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with run_folder.explain_failed_write(folder, remedy=self.resume_remedy):
+            super()._save_checkpoint(model, trial)
+            sums = self._sums.gathered()
+            self.accelerator.wait_for_everyone()  # every rank has written its part
+            if self.args.should_save:
+                run_folder.complete_checkpoint(
+                    folder,
+                    {
+                        "step": self.state.global_step,
+                        "stream": self._batches.state_dict(),
+                        "seconds": self.seconds,
+                        "sums": sums,
+                    },
+                )
 
 
 class _Inputs:

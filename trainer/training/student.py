@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
     from logitstore import StoreSpec
 
-__all__ = ["load_student", "refuse_misfits", "refuse_other_tokenizer", "refuse_small_vocabulary"]
+__all__ = [
+    "load_student",
+    "refuse_misfits",
+    "refuse_other_tokenizer",
+    "refuse_small_vocabulary",
+    "refuse_tokenizer_of_other_ids",
+]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -61,7 +67,7 @@ def load_student(
     seed = SEED.check(seed)
     if not isinstance(name, str | Path):
         raise SettingError("the student must be a name", found=type(name).__name__)
-    if not hasattr(spec, "tokenizer"):
+    if not (hasattr(spec, "tokenizer") and hasattr(spec, "text")):
         raise SettingError(
             "spec must be that of a store", found=type(spec).__name__, allowed="`store.spec`"
         )
@@ -135,14 +141,28 @@ def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> N
 
 
 def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
-    """Raise TokenizerError where the model's folder holds a tokenizer that is not the store's."""
+    """Raise TokenizerError where a model's folder holds a tokenizer that is not the store's.
+
+    folder: of the model; without a tokenizer it is taken.
+    spec: that of the store.
+    """
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return
-    found = tokenizer_fingerprint(load_tokenizer(str(folder)))
+    refuse_tokenizer_of_other_ids(load_tokenizer(str(folder)), spec=spec, place=folder)
+
+
+def refuse_tokenizer_of_other_ids(tokenizer: Any, *, spec: StoreSpec, place: object) -> None:
+    """Raise TokenizerError where a tokenizer is not the store's.
+
+    tokenizer: of the model that is to be trained or measured.
+    spec: that of the store.
+    place: what the error names.
+    """
+    found = tokenizer_fingerprint(tokenizer)
     if found != spec.tokenizer.fingerprint:
         raise TokenizerError(
             "the student's tokenizer is another than the store's, so ids would mean other tokens",
-            place=folder,
+            place=place,
             found=found[:12],
             allowed=spec.tokenizer.fingerprint[:12],
             remedy="Take a student with the teacher's tokenizer, or its config.json to start from "
