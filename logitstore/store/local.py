@@ -7,7 +7,9 @@ at any moment and a machine may lose power:
     put_if_absent    hard link, which fails where the name is taken
                      without hard links: rename, while holding the name's claim (`claims.py`)
 
-This module and `claims.py` alone know paths and call the file system; `corpus/`, `teacher/` and `cli/` apart.
+The folder is resolved once, so that a later change of the working directory moves no store;
+messages show it as it was given. Paths stand here and in `claims.py` alone, apart from `corpus/`,
+`teacher/` and `cli/`.
 """
 
 from __future__ import annotations
@@ -48,12 +50,25 @@ _SWEPT = 100  # times that a write is begun again
 
 @dataclass(frozen=True, slots=True, init=False)
 class LocalStorage:
-    """Files below one folder, which is made by the first `put`."""
+    """Files below one folder, which is made by the first `put`.
 
-    folder: Path
+    folder: its path; a relative one is taken from the working directory of now.
+    """
+
+    folder: Path  # absolute
+    uri: str  # the folder's path, as it was given
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        object.__setattr__(self, "folder", Path(folder))
+        given = Path(folder)
+        if "\0" in str(given):
+            raise SettingError("a path holds a zero byte", found=repr(str(given)))
+        object.__setattr__(self, "uri", str(given))
+        try:
+            object.__setattr__(self, "folder", given.absolute())
+        except OSError as error:  # the working directory was removed
+            raise StorageError(
+                "a relative path leads nowhere: the working directory is gone", place=given
+            ) from error
 
     @staticmethod
     def of_uri(uri: str) -> LocalStorage:
@@ -67,34 +82,29 @@ class LocalStorage:
     def of_file(path: str | os.PathLike[str]) -> tuple[LocalStorage, str]:
         """The folder that holds, or will hold, the file `path`, and the file's name in it."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links
-        if absolute.is_dir() or not absolute.parent.is_dir():
+        if "\0" in str(path) or absolute.is_dir() or not absolute.parent.is_dir():
             raise StorageError(
                 "cannot be written", place=path, remedy="Name a file in a folder that is there"
             )
         return LocalStorage(Path(path).parent), absolute.name
 
-    @property
-    def uri(self) -> str:
-        """The folder's path, as it was given."""
-        return str(self.folder)
-
     def read(self, name: str) -> bytes:
         """See `Storage`."""
         path = self._path(name)
-        with _explained(path, reading=True):
+        with self._explained(path, reading=True):
             return path.read_bytes()
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Storage`. The file is opened once."""
         path = self._path(name)
-        with _explained(path, reading=True), path.open("rb", buffering=0) as file:
+        with self._explained(path, reading=True), path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size  # no more is asked for, nor set aside
             return [_read(file.fileno(), start, min(stop, size)) for start, stop in ranges]
 
     def size(self, name: str) -> int | None:
         """See `Storage`."""
         path = self._path(name)
-        with _explained(path):
+        with self._explained(path):
             found = status(path)
         return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
@@ -121,17 +131,17 @@ class LocalStorage:
             _sync_folder(path.parent)
             return True
 
-        _write(path, replace)
+        self._write(path, replace)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Storage`."""
         path = self._path(name)
-        return _write(path, lambda: status(path) is None and self._create(path, data))
+        return self._write(path, lambda: status(path) is None and self._create(path, data))
 
     def delete(self, name: str) -> None:
         """See `Storage`. A folder that is empty now goes too."""
         path = self._path(name)
-        with _explained(path):
+        with self._explained(path):
             path.unlink(missing_ok=True)
         _remove_empty(path.parent, up_to=self.folder)
 
@@ -144,7 +154,7 @@ class LocalStorage:
 
     def sync(self) -> None:
         """Bring onto the disk what another library wrote below the folder."""
-        with _explained(self.folder):
+        with self._explained(self.folder):
             for place, _, files in os.walk(self.folder):
                 for file in files:
                     with (Path(place) / file).open("rb") as opened:
@@ -153,18 +163,57 @@ class LocalStorage:
             _sync_folder(self.folder.parent)
 
     def _path(self, name: str) -> Path:
-        if {"", ".", ".."} & set(name.split("/")):
+        if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
             raise ValueError(f"{name!r} is no name of an object")
         return self.folder / name
+
+    @contextmanager
+    def _explained(self, path: Path, *, reading: bool = False) -> Iterator[None]:
+        """What the file system refuses, as a StorageError with a way out."""
+        try:
+            yield
+        except OSError as error:
+            place = self._shown(error.filename or path)
+            if reading and isinstance(error, MISSING):
+                raise ObjectMissing("file is missing", place=place) from error
+            full = error.errno in _FULL
+            reason = error.strerror or error
+            raise StorageError(
+                "no space left" if full else f"the file system refused: {reason}",
+                place=place,
+                remedy="Make room and run the same command again: it resumes" if full else None,
+            ) from error
+
+    def _shown(self, path: str | os.PathLike[str]) -> str:
+        """A path as the user knows it: below the folder as it was given."""
+        below = Path(path)
+        if not below.is_relative_to(self.folder):
+            return str(path)
+        return str(Path(self.uri) / below.relative_to(self.folder))
+
+    def _write(self, path: Path, write: Callable[[], bool]) -> bool:
+        """`write()` with the folder of `path` in place.
+
+        Once more where a process that seals the store has swept our temporary file or the empty
+        folder away.
+        """
+        with self._explained(path):
+            for _ in range(_SWEPT):
+                try:
+                    _make_folder(path.parent)
+                    return write()
+                except FileNotFoundError:
+                    continue
+            raise FileNotFoundError(errno.ENOENT, "it goes while it is written", str(path))
 
     def _refuse_unlisted(self, error: OSError) -> None:
         """A folder that cannot be listed; one that has just gone is no error."""
         if isinstance(error, NotADirectoryError) and error.filename == str(self.folder):
             raise StorageError(
-                "is a file, no folder", place=self.folder, remedy="Name a new folder"
+                "is a file, no folder", place=self.uri, remedy="Name a new folder"
             ) from error
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            with _explained(self.folder):
+            with self._explained(self.folder):
                 raise error
 
     def _create(self, path: Path, data: bytes) -> bool:
@@ -190,39 +239,6 @@ class LocalStorage:
                 return False
             raise
         return True
-
-
-@contextmanager
-def _explained(path: Path, *, reading: bool = False) -> Iterator[None]:
-    """What the file system refuses, as a StorageError with a way out."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or path
-        if reading and isinstance(error, MISSING):
-            raise ObjectMissing("file is missing", place=place) from error
-        full = error.errno in _FULL
-        raise StorageError(
-            "no space left" if full else f"the file system refused: {error}",
-            place=place,
-            remedy="Make room and run the same command again: it resumes" if full else None,
-        ) from error
-
-
-def _write(path: Path, write: Callable[[], bool]) -> bool:
-    """`write()` with the folder of `path` in place.
-
-    Once more where a process that seals the store has swept our temporary file or the empty folder
-    away.
-    """
-    with _explained(path):
-        for _ in range(_SWEPT):
-            try:
-                _make_folder(path.parent)
-                return write()
-            except FileNotFoundError:
-                continue
-        raise FileNotFoundError(errno.ENOENT, "it goes while it is written", str(path))
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:
