@@ -12,7 +12,8 @@
         └── ObjectMissing      there is no such object
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
-module owns the wording, so that every message reads alike.
+module owns the wording, so that every message reads alike: one line, in which no value takes more
+than 200 characters.
 """
 
 __all__ = [
@@ -26,11 +27,38 @@ __all__ = [
     "StorageError",
     "StoreError",
     "TokenizerError",
+    "shown",
 ]
+
+_VALUE_CHARACTERS = 200
+_PROBLEM_CHARACTERS = 2000  # it may quote another library, or list several values
+
+
+def shown(value: object, *, most: int = _VALUE_CHARACTERS) -> str:
+    """`str(value)` in one line of a message, with its length where it is too long to be shown.
+
+    value: anything, from anywhere; what cannot be printed is escaped.
+    most: the characters that it may take, before what is escaped.
+    """
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most - 40]}... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 class LogitStoreError(Exception):
-    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional."""
+    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional.
+
+    problem: what is wrong, in a few words.
+    place: where: a file, a line, an option.
+    found: the value that is wrong.
+    allowed: what it may be.
+    remedy: what to do about it, as a sentence without its full stop.
+    """
 
     def __init__(
         self,
@@ -50,14 +78,15 @@ class LogitStoreError(Exception):
 
     def _message(self) -> str:
         values = [
-            f"{name} {value}"
+            f"{name} {shown(value)}"
             for name, value in (("found", self.found), ("allowed:", self.allowed))
             if value is not None
         ]
-        head = f"{self.place}: " if self.place is not None else ""
+        head = f"{shown(self.place, most=_PROBLEM_CHARACTERS)}: " if self.place is not None else ""
+        problem = shown(self.problem, most=_PROBLEM_CHARACTERS)
         middle = f" ({'; '.join(values)})" if values else ""
         tail = f". {self.remedy}" if self.remedy else ""
-        return f"{head}{self.problem}{middle}{tail}"
+        return f"{head}{problem}{middle}{tail}"
 
 
 class CorpusError(LogitStoreError):

@@ -60,8 +60,8 @@ class LocalStorage:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         given = Path(folder)
-        if "\0" in str(given):
-            raise SettingError("a path holds a zero byte", found=repr(str(given)))
+        if not _is_path(str(given)):
+            raise SettingError("no file system has such a path", found=repr(str(given)))
         object.__setattr__(self, "uri", str(given))
         try:
             object.__setattr__(self, "folder", given.absolute())
@@ -82,7 +82,7 @@ class LocalStorage:
     def of_file(path: str | os.PathLike[str]) -> tuple[LocalStorage, str]:
         """The folder that holds, or will hold, the file `path`, and the file's name in it."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links
-        if "\0" in str(path) or absolute.is_dir() or not absolute.parent.is_dir():
+        if not _is_path(str(path)) or absolute.is_dir() or not absolute.parent.is_dir():
             raise StorageError(
                 "cannot be written", place=path, remedy="Name a file in a folder that is there"
             )
@@ -239,6 +239,14 @@ class LocalStorage:
                 return False
             raise
         return True
+
+
+def _is_path(text: str) -> bool:
+    """Whether it can be one: no zero byte, and no half of a surrogate pair but for odd bytes."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:
