@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.memory import MemorySource
 from logitstore.corpus.records import BadRecord, Record, bad_record, shortened
-from logitstore.corpus.sources import FieldRule, GzipCursor, LineFile, TextFile
+from logitstore.corpus.sources import FieldRule, GzipCursor, LineFile, TextFile, reading
 from logitstore.corpus.tables import ParquetTable, TableSource, load_hub
 from logitstore.errors import CorpusError, SettingError
 from logitstore.format.plan import Plan, WorkUnit
@@ -78,8 +78,11 @@ def open_corpus(
 
 def _named_corpus(data: str, rule: FieldRule) -> Corpus:
     path = Path(data)
-    if path.exists():
-        return Corpus(_local_sources(path, rule), name=path.name, rule=rule)
+    with reading(data):
+        there = path.exists()
+        sources = _local_sources(path, rule) if there else []
+    if there:
+        return Corpus(sources, name=path.name, rule=rule)
     if _HUB_ID.fullmatch(data) and not data.lower().endswith(SUFFIXES):
         split, table = load_hub(data)
         source = TableSource(name=split, rule=rule, table=table)

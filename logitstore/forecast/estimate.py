@@ -7,7 +7,6 @@ the teacher has one thread and the encoding another, so of the two the slower se
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import check_targets
 from logitstore.dumping.work import stored_documents
@@ -69,7 +69,7 @@ def estimate(
     slice_tokens = max(1, job.options.batch_tokens // _SLICES_PER_BATCH)
     slices = Slices.of(job, slice_tokens=slice_tokens)
     sliced = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
+    with temporary_folder() as folder:
         trial = _Trial(job, slices, folder)
         trial.run(seconds, on_fraction or (lambda _: None))
         # A dump reads the corpus twice: to plan it, and unit by unit.

@@ -16,12 +16,12 @@ Shapes: R targets, V vocabulary.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
 from logitstore.dumping.work import by_document, draw_keys
 from logitstore.errors import SettingError
@@ -81,7 +81,7 @@ def tune(
     SettingError.
     """
     job = Job.load(options | _GIVES_WAY)
-    with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
+    with temporary_folder() as folder:
         candidates = _Candidates(job, folder)
         candidates.run(seconds, on_fraction or (lambda _: None))
         measured = candidates.measured()

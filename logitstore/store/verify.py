@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitstore.errors import CorruptionError, LogitStoreError
+from logitstore.errors import CorruptionError, LogitStoreError, shown
 from logitstore.options import takes
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
@@ -42,8 +42,8 @@ class Fault:
         return Fault(
             place=None if error.place is None else str(error.place),
             problem=error.problem,
-            found=error.found,
-            allowed=error.allowed,
+            found=_short(error.found),
+            allowed=_short(error.allowed),
             remedy=error.remedy,
         )
 
@@ -173,6 +173,12 @@ def _mass_R(targets: SparseTargets) -> np.ndarray:
     exact_RK = targets.exact_RK()
     head_R = targets.weights_RK.sum(axis=1, where=exact_RK)
     return head_R + np.exp(targets.tail_logmass_RB[:, 0])  # at b = 1
+
+
+def _short(value: Any) -> Any:
+    """The value itself, or how a message shows it where that is shorter."""
+    text = shown(value)
+    return value if text == str(value) else text
 
 
 def _fault(place: str, what: str, found: object, allowed: object) -> Fault:
