@@ -1,4 +1,4 @@
-"""What `estimate` and `tune` are told, beside what a dump is told."""
+"""The options of `estimate` and `tune`, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS = Option(
     kind=float,
     default=60.0,
     above=0,
-    help="The seconds to spend on a sample, about; loading the teacher comes on top.",
+    help="Spend about this many seconds on a sample; loading the teacher is not included.",
 )
 _ON_FRACTION = Option(
     name="on_fraction",
@@ -37,7 +37,7 @@ _MAX_BYTES = Option(
     default=None,
     nullable=True,
     above=0,
-    help="Choose the least error within so many bytes a target.",
+    help="Choose the setting with the least error within this many bytes per target.",
 )
 _MAX_ERROR = Option(
     name="max_error",
@@ -45,7 +45,7 @@ _MAX_ERROR = Option(
     default=None,
     nullable=True,
     above=0,
-    help="Choose the fewest bytes within this error, as in 0.05.",
+    help="Choose the setting with the fewest bytes within this error, as in 0.05.",
 )
 _PICTURE = Option(
     name="picture",
@@ -53,7 +53,7 @@ _PICTURE = Option(
     kind=object,
     default=None,
     nullable=True,
-    help="The file for a picture of the trade-off: .png, .svg or .pdf.",
+    help="Draw a picture of the trade-off to this file: .png, .svg or .pdf.",
 )
 
 ESTIMATE_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _SECONDS, _ON_FRACTION)
@@ -63,7 +63,14 @@ TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _PICTURE, _ON_FR
 def check_bounds(
     *, max_bytes: float | None, max_error: float | None, picture: Any, **options: Any
 ) -> None:
-    """Refuse two bounds at once, and a picture that cannot be written, by a SettingError."""
+    """Raise SettingError for options that exclude each other or cannot be satisfied.
+
+    Args:
+        max_bytes: The bound on bytes per target, or None.
+        max_error: The bound on the error, or None. Only one of the two may be given.
+        picture: The file of the picture, or None.
+        options: The options of the job.
+    """
     check_fields(**options)
     if max_bytes is not None and max_error is not None:
         raise SettingError("--max-bytes and --max-error exclude each other")
@@ -72,7 +79,10 @@ def check_bounds(
 
 
 def check_picture(path: str | PathLike[str]) -> None:
-    """Refuse a file that the picture cannot be written to, before anything is measured for it."""
+    """Raise SettingError where a picture cannot be written to `path`.
+
+    That is where it has another suffix than PICTURE_SUFFIXES, or its folder is missing.
+    """
     if not str(path).lower().endswith(PICTURE_SUFFIXES):
         raise SettingError(
             "--out is no name of a picture",

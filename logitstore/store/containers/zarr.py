@@ -53,8 +53,8 @@ _ZSTD_LEVEL = 9
 # Heads of neighbouring rows have long runs of ids in common, which zstd finds when the entries are
 # stored row by row: 64 ids take 23 bytes, and 39 when they are stored by entry. Drawn entries have
 # little in common with other rows. There the n-th entries of all rows, which are of similar size,
-# are next to each other: ids and codes of 16 entries take 18.4 bytes, and 19.9 row by row at level 9
-# (19.2 at level 17).
+# are next to each other: ids and codes of 16 entries take 18.4 bytes; row by row they take 19.9 at
+# level 9 and 19.2 at level 17.
 _BY_ENTRY = (0, 2, 1)
 _BY_ENTRY_ZSTD_LEVEL = 17
 _CHUNKED = ("entries", "scalars", "tokens")  # what is not hashed when a shard is opened
