@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 __all__ = ["Choice", "MeasuredSparsifier", "TradeOff", "recommend"]
 
 # Without a bound, an error of up to 1.5 times the least one within 40 bytes is accepted: on
-# `teacher/` unbiased with 16, 24, 32 entries takes 24, 32, 40 bytes for an error of 5.4, 4.3, 3.5 %,
-# and a student learns from 16 entries as well as from dense targets.
+# `teacher/` unbiased with 16, 24, 32 entries takes 24, 32, 40 bytes for an error of 5.4, 4.3 and
+# 3.5 %, and a student learns from 16 entries as well as from dense targets.
 _MODEST_BYTES = 40.0
 _NEAR = 1.5
 
