@@ -27,7 +27,7 @@ from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 class RawCodec:
     """Ids and the bits of float32 log-probabilities as they are: no ranking, no table, no step."""
 
-    entries = ("id", "bits")
+    entries = ("entry", "bits")
     by_entry = False
     stated_kl = 0.0
     stated_drawn_kl = 0.0
@@ -51,7 +51,7 @@ class RawCodec:
         }
         tails = np.ascontiguousarray(one.tail_logmass_RB.T).view(np.uint32)
         return Columns(
-            entries={"id": one.ids_RK, "bits": one.logprobs_RK.view(np.uint32)},
+            entries={"entry": one.ids_RK, "bits": one.logprobs_RK.view(np.uint32)},
             scalars=scalars | {f"tail_{node}": tail_R for node, tail_R in enumerate(tails)},
             tokens_N=block.input_ids_N,
             counted_N=block.counted_N.astype(np.uint8),
@@ -62,8 +62,9 @@ class RawCodec:
         def floats(values: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(values, dtype=np.uint32).view(np.float32)
 
+        self._check(columns)
         tails = [columns.scalars[f"tail_{n}"] for n in range(len(self.sparsifier.tail_nodes))]
-        ids_RK = np.ascontiguousarray(columns.entries["id"], dtype=np.uint32)
+        ids_RK = np.ascontiguousarray(columns.entries["entry"], dtype=np.uint32)
         targets = SparseTargets(
             kind=self.kind,
             ids_RK=ids_RK,

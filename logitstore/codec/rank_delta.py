@@ -1,15 +1,15 @@
 """SparseTargets <-> integer columns: ids re-ranked and delta-coded, log-probabilities in log space.
 
-Token ids are most of the bytes of a store of this kind, so they are re-ranked by how often each
-occurs as an entry of the shard, sorted by that rank within a row and stored as differences: small
-numbers, which zstd packs to 3-4 bits. How values become codes depends on the kind of target
-(`values.py`); code and id of an entry stand at the same place.
+Token ids are most of the bytes of such a store. They are replaced by ranks, by how often each id
+occurs as an entry of the shard, sorted by rank within each row and stored as differences: small
+numbers, which zstd compresses to 3-4 bits. How values become codes depends on the kind of target
+(`values.py`). The code and the id of an entry have the same place in their columns.
 
     id = ranking[cumsum(id_delta)]          ranking: [V], a table of the shard, rank -> id
 
-Where targets have several draws, these lie side by side: draw d has entries d K .. (d + 1) K, and
-scalars of its own, of the name `<scalar>_draw<d>` from the second draw on. Repeats at one
-temperature share what does not depend on random numbers.
+Where targets have several draws, draw d has the entries d K .. (d + 1) K, and scalars of its own,
+which are named `<scalar>_draw<d>` from the second draw on. Scalars that do not depend on random
+numbers are stored once for all repeats at one temperature.
 
     rank-delta/1             a head of exact entries and its tail
     rank-delta-weighted/1    exact entries, and drawn ones at a common weight
@@ -51,21 +51,31 @@ __all__ = ["RankDeltaCodec"]
 
 _RANKING = "ranking"
 
-# 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
+# Rows that are coded at once: 4,096 rows of 64 entries are 1 MiB per array. Decoding takes a third
+# less time than with all rows at once.
 _SLAB_ROWS = 4096
-# Its own scalars: those of every draw, and the one of a target. They, the columns of entries and
-# what containers name are not free for the scalars of `Values`.
+# The scalars of the codec itself: those of every draw, and the one that a target has once. The
+# scalars of `Values` may not have these names.
 _OF_DRAWS = ("entropy", "count")
 _OF_TARGETS = "label_logprob"
 _DRAW = "_draw"
 
 
 class RankDeltaCodec:
-    """Rank-delta ids and values in whole steps: a `Codec`.
+    """A `Codec` that stores ids as differences of ranks, and values as `values` codes them.
 
-    What it keeps beyond that contract: ids come back in the order of rank, log-probabilities within
-    half a value step of the originals, up to a shift of the row that keeps its mass, weights of
-    sampled entries as they were, to the step of their sum, and scalars within half their step.
+    Ids come back in the order of their ranks. With the `Values` of this package, log-probabilities
+    are within half a value step, up to a shift of the row that keeps its mass; weights of sampled
+    entries are within the step of their sum; scalars are within half their step.
+
+    Args:
+        codec: Spec of the codec; its parameters must contain `scalar_steps`.
+        values: How log-probabilities, tails and the kinds of entries are coded.
+        vocab_size: The number of tokens, V.
+        sparsifier: Spec of the sparsifier whose targets are stored.
+        kind: The kind of these targets.
+
+    Raises TypeError where a scalar of `values` has a name that the codec or a container uses.
     """
 
     entries = ("id_delta", "code")  # names of the columns [R, K]
@@ -84,8 +94,7 @@ class RankDeltaCodec:
         self.vocab_size = vocab_size
         self.sparsifier = sparsifier
         self.kind = kind
-        # Most entries that are drawn without replacement occur in one row alone: a container had
-        # better lay the n-th entries of all rows side by side.
+        # Most entries that are drawn without replacement occur in one row only.
         self.by_entry = not kind.rows_alike
         self._values = values
         self._check_names()
@@ -104,7 +113,7 @@ class RankDeltaCodec:
         return self._values.stated_kl + 0.5 / self.parameters["scalar_steps"]
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
-        """The shard's ranking, uint32 [V]: ids by falling count as entries, ties by id."""
+        """The ranking, uint32 [V]: ids by how often they are entries of `blocks`, ties by id."""
         counts_V = np.zeros(self.vocab_size, dtype=np.int64)
         for block in blocks:
             for targets in block.draws:
@@ -113,7 +122,7 @@ class RankDeltaCodec:
         return {_RANKING: np.argsort(-counts_V, kind="stable").astype(np.uint32)}
 
     def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
-        """CorruptionError unless a shard's tables are a ranking that holds each id once."""
+        """Raise CorruptionError unless the tables are one ranking that holds each id once."""
         if set(tables) != {_RANKING}:
             raise CorruptionError(
                 "tables missing or unknown", found=", ".join(sorted(tables)), allowed=_RANKING
@@ -129,14 +138,14 @@ class RankDeltaCodec:
     # --- a block ----------------------------------------------------------------------------
 
     def encode(self, block: DocumentBlock, tables: Mapping[str, np.ndarray]) -> Columns:
-        """`block`, all its draws, as integers, its ids by their place in the ranking."""
+        """See `Codec`: the block with all its draws; ids are replaced by their rank."""
         if any(targets.kind != self.kind for targets in block.draws):
             raise SettingError(
                 "targets are of another kind than their sparsifier declares",
                 place=f"--sparsify {self.sparsifier.name}",
                 found=block.targets.kind,
                 allowed=self.kind,
-                remedy="Mend the sparsifier: its declaration and its targets must agree",
+                remedy="Correct the sparsifier: its declaration and its targets must agree",
             )
         scalars: dict[str, np.ndarray] = {}
         parts = []
@@ -165,11 +174,7 @@ class RankDeltaCodec:
     def decode(
         self, columns: Columns, tables: Mapping[str, np.ndarray], *, draw: int = 0
     ) -> DocumentBlock:
-        """The block that `encode` was given, to within the steps; refused if it cannot be one.
-
-        `tables` have passed `check_tables`. Of the draws only number `draw` is decoded, and
-        `columns` may hold the entries of that draw alone.
-        """
+        """See `Codec`: the block with the targets of draw number `draw`."""
         if missing := [name for name in self.entries if name not in columns.entries]:
             raise CorruptionError("a column is missing", place=missing[0])
         _check_lengths(columns)
@@ -207,8 +212,8 @@ class RankDeltaCodec:
                 f"codec {self.spec.id}: values declare the scalars {', '.join(self._values.names)} "
                 f"and encode {', '.join(scalars)}"
             )
-        # Rank and code travel through one sort as one integer; padding sorts to the end. Sorting
-        # 32 bits takes half the time of 64.
+        # Rank and code are sorted as one integer, and padding goes to the end. Sorting 32 bits
+        # takes half the time of 64.
         width: Any = np.uint32 if self.vocab_size < 1 << 16 else np.uint64
         key_of_V = np.empty(self.vocab_size, dtype=width)
         key_of_V[ranking_V] = np.arange(self.vocab_size, dtype=width) << width(16)
@@ -240,7 +245,7 @@ class RankDeltaCodec:
         ids_RK = np.empty((rows, k), dtype=np.uint32)
         logprobs_RK = np.empty((rows, k), dtype=np.float32)
         sampled, tails = [], []
-        # A slab of rows at a time, so that it stays in cache.
+        # Some rows at a time, so that they stay in the cache.
         for start in range(0, rows, _SLAB_ROWS):
             slab = slice(start, start + _SLAB_ROWS)
             ids_RK[slab] = ranking_V[self._checked_ranks(deltas_RK[slab])]

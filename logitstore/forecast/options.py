@@ -1,4 +1,4 @@
-"""What `estimate` and `tune` are told, beside what a dump is told."""
+"""The options of `estimate` and `tune`, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SECONDS = Option(
     kind=float,
     default=60.0,
     above=0,
-    help="The approximate time for the sample, in seconds; loading the teacher takes more.",
+    help="Spend about this many seconds on a sample; loading the teacher is not included.",
 )
 _ON_FRACTION = Option(
     name="on_fraction",
@@ -54,7 +54,7 @@ _MAX_BYTES = Option(
     nullable=True,
     above=0,
     excludes=("max_error",),
-    help="Recommend the setting of least error among those of at most so many bytes a target.",
+    help="Choose the setting with the least error within this many bytes per target.",
 )
 _MAX_ERROR = Option(
     name="max_error",
@@ -63,7 +63,7 @@ _MAX_ERROR = Option(
     nullable=True,
     above=0,
     excludes=("max_bytes",),
-    help="Recommend the setting of fewest bytes among those of at most this error, as in 0.05.",
+    help="Choose the setting with the fewest bytes within this error, as in 0.05.",
 )
 _OUT = Option(
     name="out",
@@ -71,7 +71,7 @@ _OUT = Option(
     default=None,
     nullable=True,
     refuse=_refuse_picture,
-    help="The file for a picture of the trade-off: .png, .svg or .pdf.",
+    help="Draw a picture of the trade-off to this file: .png, .svg or .pdf.",
     in_python="Without one no picture is drawn.",
 )
 

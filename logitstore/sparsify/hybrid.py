@@ -1,4 +1,4 @@
-"""hybrid: a head that is exact for sure, tokens drawn from the rest, and the tail's log-mass."""
+"""hybrid: a head that is always exact, tokens drawn from the rest, and the tail's log-mass."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _TAIL_DRAWS = Option(
 def _draw(
     logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
 ) -> tuple[SparseTargets, ...]:
-    """Like `unbiased`, with all but `tail_draws` entries exact for sure, and a tail's log-mass.
+    """Like `unbiased`, but at least the first `k` entries are exact, and the tail is kept.
 
-    The tail is everything that is not kept exactly, the drawn entries included.
+    The tail is everything that is not kept exactly, so drawn entries belong to it.
     """
     from logitstore.sparsify.sampling import Thresholded, all_draws
 

@@ -1,4 +1,4 @@
-"""Options that several sparsifiers take. What one alone takes stands with it."""
+"""Options that several sparsifiers take. An option of one sparsifier is declared in its module."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ REPEATS = Option(
     least=1,
     most=MOST_ENTRIES,
 )
-# Every sparsifier takes it: one that keeps a tail keeps its mass there, the others draw there.
+# For every sparsifier: one that keeps the tail stores its mass at these temperatures, the others
+# draw at them.
 TEMPERATURE = Option(
     name="temperature",
     kind=tuple,

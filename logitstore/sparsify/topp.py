@@ -38,7 +38,7 @@ def _draw(
 ) -> tuple[SparseTargets, ...]:
     """The fewest tokens of each row that hold `top_p` of the mass, at most `spec.k`.
 
-    The rule of nucleus sampling (Holtzman et al. 2020): the token that crosses the mass is in.
+    As in nucleus sampling (Holtzman et al. 2020), the token that crosses the mass is included.
     """
     from logitstore.sparsify.heads import head_targets
 

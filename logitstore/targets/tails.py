@@ -1,16 +1,16 @@
 """The mass of a tail at any temperature, interpolated between the nodes at which it is stored.
 
 A target keeps `f(b) = log sum_{i in tail} p_i^b` at a few nodes b = 1/T. f is smooth and convex,
-and `f(0) = log(V - n)` needs no storing. Between the nodes f is the polynomial through them, less
-those too close to another. Measured for T = 1.25 ... 10, V = 8,192, K = 64 on a real teacher and
-its sharpened logits, as the error of the tail's mass at the worst of these T:
+and `f(0) = log(V - n)` need not be stored. Between the nodes f is interpolated by the polynomial
+through them; a node that is too close to another is left out. The error of the tail's mass, at the
+worst T of 1.25 ... 10, V = 8,192, K = 64, on a real teacher and its sharpened logits:
 
     nodes 1, 3/4, 1/2, 1/4         mean 3.0e-4, largest 1.0e-3 from 6.0 down to 2.8 nats,
                                    mean 1.6e-3, largest 4.7e-3 (at T = 3) at 1.7 nats
     nodes 1, 3/4, 1/2, 1/3, 1/5    mean 1.9e-4, largest 1.4e-3 from 6.0 down to 1.7 nats
 
-Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) did no better on
-the whole: up to 22 times worse on flat rows, at best 3 times better on sharp ones.
+Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) were not better
+overall: up to 22 times worse on flat rows, at most 3 times better on sharp rows.
 
 Shapes: R targets, K entries, B stored temperatures, X interpolation points.
 """
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rest_logmass", "tail_logmass_at"]
 
-# Nodes closer than this say nothing new but magnify each other's rounding: with T = 1, 2, ... 10
-# stored to 1e-4, the six nearest missed the tail's mass at T = 1.25 by 1e-2, these by under 1e-3.
+# Nodes that are closer than this add no information but amplify rounding errors: with T = 1, 2,
+# ... 10 stored to 1e-4, the six nearest nodes gave an error of 1e-2 at T = 1.25, these under 1e-3.
 _APART = 0.125
 _SAME_NODE = 1e-6
 _FLOAT32 = 2.0**-24  # half the distance from 1 to the next float32
@@ -49,8 +49,14 @@ def tail_logmass_at(
 ) -> Tensor:
     """float32 [R]: `log sum over the tail of p^(1/T)`, exact where 1/T is one of the `nodes`.
 
-    `count_R` are the entries that are not of the tail. Raises SettingError for a temperature that
-    is neither a node's nor between 1 and 10.
+    Args:
+        temperature: T, above 0.
+        tail_logmass_RB: The stored log-masses, one column for each node.
+        nodes: b = 1/T of each column, falling from 1; empty where no tail is stored.
+        vocab_size: The number of tokens, V.
+        count_R: How many entries of each row do not belong to the tail.
+
+    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10.
     """
     b = 1.0 / temperature
     for column, node in enumerate(nodes):

@@ -49,7 +49,7 @@ class ObjectStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """The object, or a range of it; None where there is no such object."""
+        """The object `key`, or a range of it; None where there is no such object."""
         if key not in self.sizes:
             return None
         data = await asyncio.to_thread(self._read, key, byte_range)
@@ -59,7 +59,7 @@ class ObjectStore(Store):
         name, size = f"{self.prefix}{key}", self.sizes[key]
         if byte_range is None:
             return self.storage.read(name)
-        if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, asked often
+        if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, read often
             if key not in self._indexes:
                 start = max(0, size - byte_range.suffix)
                 (self._indexes[key],) = self.storage.read_ranges(name, [(start, size)])
@@ -74,35 +74,35 @@ class ObjectStore(Store):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
-        """One `get` each."""
+        """The result of `get` for each key and range."""
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     async def exists(self, key: str) -> bool:
-        """By what the commit says of the shard."""
+        """Whether the commit names the object."""
         return key in self.sizes
 
     async def list(self) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
+        """The objects that the commit names."""
         for key in self.sizes:
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
+        """The objects that the commit names, whose names begin with `prefix`."""
         for key in self.sizes:
             if key.startswith(prefix):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
+        """The next parts of the names that begin with the folder `prefix`."""
         start = f"{prefix.rstrip('/')}/" if prefix else ""
         inside = (key[len(start) :] for key in self.sizes if key.startswith(start))
         for part in sorted({key.split("/")[0] for key in inside}):
             yield part
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Refused."""
+        """Not possible: the store is read-only."""
         raise NotImplementedError(key)
 
     async def delete(self, key: str) -> None:
-        """Refused."""
+        """Not possible: the store is read-only."""
         raise NotImplementedError(key)
