@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from logitstore import SettingError, StorageError, StoreError
-from trainer.report.page import COLUMNS, Report, print_table, render_table, write_report
+from trainer.report.page import Report, print_table, render_table, write_report
+from trainer.report.summary import COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path

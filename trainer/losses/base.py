@@ -1,10 +1,11 @@
 """What a loss declares, what it is given, and the plain formula that it is compared with.
 
-A distribution over V tokens is seen as the K entries of a stored target and a bucket that pools
-everything else. A divergence between two such views is a lower bound of the divergence between the
-distributions, and equal to it where the bucket is empty. A loss is a plain differentiable function
-of the two views; the fused pass takes its gradient from autograd. A new loss is one file and one
-line of `LOSSES`; the conformance tests run over that table.
+A distribution over V tokens is represented by the K entries of a stored target and one bucket,
+which has the probability of all other tokens together. A divergence between two distributions in
+this form is a lower bound of that between the whole ones, and equal to it where the bucket is
+empty. A loss is a differentiable function of student and teacher in this form; the fused pass takes
+its gradient from autograd. A new loss is one file and one line of `LOSSES`; the conformance tests
+run over that table.
 
 Nothing here imports torch, so that a command line can name every loss without the cost of it.
 
