@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
-    from logitstore.targets.tails import rest_logmass, tail_logmass_at
+    from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import load_model, model_folder
@@ -44,6 +44,7 @@ __all__ = [
     "REQUIRED",
     "SPARSIFIERS",
     "STORE",
+    "TAIL_TEMPERATURES",
     "Entries",
     "LMHead",
     "LocalStorage",
@@ -96,6 +97,7 @@ __getattr__, __dir__ = lazy_names(
         "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
         "STORE": "logitstore.store.options",
+        "TAIL_TEMPERATURES": "logitstore.targets.tails",
         "Entries": "logitstore.targets.kinds",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",

@@ -205,6 +205,17 @@ def test_a_model_that_has_diverged_is_an_expected_error(use_store, tmp_path):
         trainer.evaluate(tmp_path / "model", logits="memory", out=tmp_path)
 
 
+def test_a_perplexity_beyond_a_float_is_none_and_can_be_written(use_store, tmp_path):
+    use_store(MemoryStore())
+    wild = tiny()
+    wild.lm_head.weight.data.mul_(1e5)
+    wild.save_pretrained(tmp_path / "model")
+    result = trainer.evaluate(tmp_path / "model", logits="memory", out=tmp_path)
+    assert result["loss"] > 700
+    assert result["perplexity"] is None
+    assert json.loads((tmp_path / "eval.json").read_text())["perplexity"] is None
+
+
 def test_a_temperature_that_was_not_drawn_is_refused_first(use_store, tmp_path):
     use_store(MemoryStore(sparsifier=sparsifier_spec("unbiased")))
     with pytest.raises(SettingError, match="Dump again with temperature 1,3"):

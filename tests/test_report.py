@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from logitstore import SettingError, StorageError, StoreError
-from trainer.reporting.page import COLUMNS, Report, print_table, render_table
+from trainer.reporting.page import Report, print_table, render_table
 from trainer.reporting.page import report as write_report
+from trainer.reporting.summary import COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -205,8 +205,8 @@ def _teach(out: Path, sizes: Sizes) -> None:
 
 def _dump(data: Path, store: Path, *, teacher: Path, sizes: Sizes, measure: bool = False) -> None:
     options: tuple[object, ...] = ("--unit-tokens", sizes.unit_tokens)
-    if measure:  # 64 exact entries say more of a student than 8 and a sample
-        options = ("--sparsify", "topk", "--k", 64, *options)
+    if measure:  # 64 exact entries, finely stored, say more of a student than 8 and a sample
+        options = ("--sparsify", "topk", "--k", 64, "--fidelity", "exact", *options)
     _command("logitstore", "dump", "--teacher", teacher, "--data", data, "--out", store, *options)
 
 

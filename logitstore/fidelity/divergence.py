@@ -30,8 +30,13 @@ __all__ = ["StoredRows", "divergence", "live_logprobs"]
 def live_logprobs(logits_RV: Tensor, *, temperature: float) -> Tensor:
     """float64 [R, V], nats: the log-softmax of `logits / temperature`, finite everywhere.
 
-    A token without any chance gets -4000, whose mass is 0. ModelError where a row is no
-    distribution.
+    A token with a probability of 0 gets -4000, whose exponential is 0.
+
+    Args:
+        logits_RV: Of the live teacher, at T = 1.
+        temperature: T.
+
+    Raises ModelError where a row is no distribution.
     """
     wide = torch.float32 if logits_RV.device.type == "mps" else torch.float64
     wide_RV = logits_RV.to(wide) / temperature
@@ -41,10 +46,14 @@ def live_logprobs(logits_RV: Tensor, *, temperature: float) -> Tensor:
 
 
 def divergence(live: Tensor, stored: Tensor) -> Tensor:
-    """Each outcome's share of KL(live || stored), nats, of log-probabilities: p log(p / s) - p + s.
+    """What each outcome adds to KL(live || stored), nats: p log(p / s) - p + s, never below 0.
 
-    The last two cancel in the sum over a row where both sum to 1. Where a stored row misses that by
-    half a step they keep the divergence from falling below 0.
+    The last two terms cancel in the sum over a row where both sum to 1. Where the sum of a stored
+    row is off by half a step they keep the divergence from falling below 0.
+
+    Args:
+        live: Log-probabilities of the live teacher, nats.
+        stored: Stored log-probabilities of the same outcomes, nats.
     """
     p = live.exp()
     return p * (live - stored) - p + stored.exp()
@@ -66,7 +75,13 @@ class StoredRows:
 
     @staticmethod
     def of(targets: SparseTargets, live_RV: Tensor, *, nodes: tuple[float, ...]) -> StoredRows:
-        """`targets`, their tail's log-mass kept at `nodes`, on the device of `live_RV`."""
+        """Stored targets beside live distributions, on the device of these.
+
+        Args:
+            targets: R stored targets.
+            live_RV: Nats: the live log-probabilities of the same rows, by `live_logprobs`.
+            nodes: The b = 1/T at which the log-mass of tails is stored; empty where none is.
+        """
         device = live_RV.device
         return StoredRows(
             kind=targets.kind,
@@ -106,9 +121,9 @@ class StoredRows:
         return -(weights_RK * self._live_RK()).sum(-1) - self.entropy_R
 
     def tail_error_R(self, temperature: float) -> Tensor:
-        """|stored - live| mass of the tail at `temperature`; each distribution sums to 1 there.
+        """|stored - live| mass of the tail at `temperature`, where each distribution sums to 1.
 
-        SettingError where the store cannot serve that temperature.
+        Raises SettingError where the store cannot serve that temperature.
         """
         b = 1.0 / temperature
         # Single precision serves a mass to 1e-6, and its exponentials take half the time.

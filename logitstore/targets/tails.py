@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["rest_logmass", "tail_logmass_at"]
+__all__ = ["TAIL_TEMPERATURES", "rest_logmass", "tail_logmass_at"]
+
+# Between these the mass of a tail is interpolated; beyond them it must be stored.
+TAIL_TEMPERATURES = (1.0, 10.0)
 
 # Nodes that are closer than this add no information but amplify rounding errors: with T = 1, 2,
 # ... 10 stored to 1e-4, the six nearest nodes gave an error of 1e-2 at T = 1.25, these under 1e-3.
@@ -108,15 +111,19 @@ def rest_logmass(
 
 
 def _check_range(nodes: tuple[float, ...], b: float) -> None:
-    if not nodes or not 0.1 - _SAME_NODE <= b <= min(1.0, max(nodes)) + _SAME_NODE:
-        least = max(1.0, 1 / max(nodes, default=1.0))
-        stored = [f"{1 / node:g}" for node in nodes if not least <= 1 / node <= 10]
+    lowest, highest = TAIL_TEMPERATURES
+    highest_b = min(1 / lowest, max(nodes, default=1 / lowest))
+    if not nodes or not 1 / highest - _SAME_NODE <= b <= highest_b + _SAME_NODE:
+        least = 1 / highest_b
+        stored = [f"{1 / node:g}" for node in nodes if not least <= 1 / node <= highest]
         others = f", or a stored one: {', '.join(stored)}" if stored else ""
         raise SettingError(
             "this store cannot serve the temperature",
             place="--temperature",
             found=f"{1 / b:g}",
-            allowed=f"{least:g} to 10{others}" if nodes else "none: the store keeps no tail's mass",
+            allowed=f"{least:g} to {highest:g}{others}"
+            if nodes
+            else "none: the store keeps no tail's mass",
             remedy="Take a temperature in that range" if nodes else "Dump with --sparsify hybrid",
         )
 

@@ -1,8 +1,9 @@
 """The loss of a batch, computed inside the student's own forward.
 
-Outside of it, DistributedDataParallel would not see the backward pass (ranks then differ by 3e-2
-after two steps), and the weights of FSDP and ZeRO would not be there. So while a loss is asked for,
-the model's `forward` takes one keyword more; without it, it is the model's own.
+Taken after the forward, DistributedDataParallel would not see the backward pass (ranks then differ
+by 3e-2 after two steps), and FSDP and ZeRO would have released the weights of the output layer. So
+inside `loss_inside_forward` the model's `forward` takes one more keyword, `loss_request`; without
+that keyword it computes what it always does.
 
 Shapes: R counted targets, N packed tokens, D width.
 """
@@ -71,10 +72,13 @@ def distillation_loss(
 
 @contextmanager
 def loss_inside_forward(model: torch.nn.Module) -> Iterator[None]:
-    """While it lasts, `loss_from_forward` can ask `model` for the loss of a batch.
+    """A context in which `loss_from_forward` can take the loss of a batch from `model`.
 
-    The method is set on the instance: the class, and other models of it, stay as they are, and so
-    do saving, wrapping and adapters.
+    Its `forward` is replaced on the instance, and put back at the end: the class, and other models
+    of it, stay as they are, and so do saving, wrapping and adapters.
+
+    Args:
+        model: The student, as `distillation_loss` takes it.
     """
     inner = _transformers_model(model)
     plain, before = inner.forward, inner.__dict__.get("forward")
@@ -103,7 +107,15 @@ def loss_from_forward(
     temperature: float | None,
     loss: str | Loss,
 ) -> LossSums:
-    """`distillation_loss` of a model inside `loss_inside_forward`."""
+    """`distillation_loss` of a model that is inside the context of `loss_inside_forward`.
+
+    Args:
+        model: See `distillation_loss`, as for all arguments.
+        batch: One of `training_batches`.
+        alpha: Weight of the teacher's distribution.
+        temperature: T; None for that of the batch.
+        loss: The divergence.
+    """
     device = next(model.parameters()).device
     request = _LossRequest(
         batch, alpha=alpha, temperature=temperature, loss=named_loss(loss), device=device
