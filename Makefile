@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## dump a teacher, distil three students, show what it bought
+demo: $(STAMP)  ## dump a teacher, distil three students, compare them
 	$(BIN)/python -m tools.demo --out demo
 
 test: $(STAMP)  ## the whole suite, on the CPU, without a network

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from logitstore.store.verify import Fault, verify
     from logitstore.teacher.base import Teacher
 
+    __version__: str
+
 __all__ = [
     "EMPTY_TAIL",
     "CorpusError",
@@ -63,9 +65,10 @@ __all__ = [
     "verify",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "__version__": "logitstore.version:VERSION",
         "Fault": "logitstore.store.verify",
         "Storage": "logitstore.store.storage",
         "Store": "logitstore.store.reader",

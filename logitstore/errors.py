@@ -12,8 +12,14 @@
         └── ObjectMissing      there is no such object
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
-module owns the wording, so that every message reads alike.
+module owns the wording, so that every message reads alike: one line, in which no value
+takes more than 200 characters. Where a message is made, it names
+options as the command line does: `--batch-tokens`. `str(error)` names the argument of the Python
+function instead: `batch_tokens`.
 """
+
+import re
+from collections.abc import Callable, Mapping
 
 __all__ = [
     "CorpusError",
@@ -26,11 +32,45 @@ __all__ = [
     "StorageError",
     "StoreError",
     "TokenizerError",
+    "shown",
 ]
+
+_VALUE_CHARACTERS = 200
+_PROBLEM_CHARACTERS = 2000  # it may quote another library, or list several values
+
+
+def shown(value: object, *, most: int = _VALUE_CHARACTERS) -> str:
+    """`str(value)` in one line of a message, with its length where it is too long to be shown.
+
+    value: anything, from anywhere; what cannot be printed is escaped.
+    most: the characters that it may take, before what is escaped.
+    """
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most - 40]}... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+# A flag, or what stands between backticks: that is a command to type, and stays as it is.
+_FLAG = re.compile(r"`[^`]*`|(?<![\w/-])--[a-z][a-z0-9-]*")
 
 
 class LogitStoreError(Exception):
-    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional."""
+    """`place: problem (found X; allowed Y). remedy`, each part but the problem optional.
+
+    problem: what is wrong, in a few words.
+    place: where: a file, a line, an option.
+    found: the value that is wrong.
+    allowed: what it may be.
+    remedy: what to do about it, as a sentence without its full stop.
+
+    `arguments` maps words of the message to the arguments that they stand for, where an option's
+    name in Python does not follow from its flag.
+    """
 
     def __init__(
         self,
@@ -46,18 +86,46 @@ class LogitStoreError(Exception):
         self.found = found
         self.allowed = allowed
         self.remedy = remedy
-        super().__init__(self._message())
+        self.arguments: Mapping[str, str] = {}
+        super().__init__(problem)
 
-    def _message(self) -> str:
+    def __str__(self) -> str:
+        return self._message(self._with_arguments)
+
+    @property
+    def command_line_message(self) -> str:
+        """The message to a user of the command line: it names options by their flags."""
+        return self._message(_words)
+
+    def _message(self, named: Callable[[object], str]) -> str:
+        """The parts in one sentence; `named` writes those that may name options."""
         values = [
             f"{name} {value}"
-            for name, value in (("found", self.found), ("allowed:", self.allowed))
+            for name, value in (
+                ("found", None if self.found is None else shown(self.found)),
+                ("allowed:", None if self.allowed is None else named(self.allowed)),
+            )
             if value is not None
         ]
-        head = f"{self.place}: " if self.place is not None else ""
+        head = f"{named(self.place)}: " if self.place is not None else ""
         middle = f" ({'; '.join(values)})" if values else ""
-        tail = f". {self.remedy}" if self.remedy else ""
-        return f"{head}{self.problem}{middle}{tail}"
+        tail = f". {named(self.remedy)}" if self.remedy else ""
+        return f"{head}{named(self.problem)}{middle}{tail}"
+
+    def _with_arguments(self, part: object) -> str:
+        text = _words(part)
+        for word, argument in self.arguments.items():
+            text = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", argument, text)
+        return _FLAG.sub(_argument, text)
+
+
+def _words(part: object) -> str:
+    return shown(part, most=_PROBLEM_CHARACTERS)
+
+
+def _argument(match: re.Match[str]) -> str:
+    found = match[0]
+    return found if found.startswith("`") else found[2:].rstrip("-").replace("-", "_")
 
 
 class CorpusError(LogitStoreError):

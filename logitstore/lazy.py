@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["lazy_names"]
 
 
-def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of the module `package`.
+def lazy_names(
+    package: str, places: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and the `__dir__` of the module `package`.
 
     `places` gives each name the module it stands in, as "module" or "module:attribute" where it
-    has another name there. The function raises AttributeError for every other name.
+    has another name there. The first function raises AttributeError for every other name.
     """
 
     def find(name: str) -> Any:
@@ -26,4 +29,7 @@ def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
         found = import_module(module)
         return found if attribute == "*" else getattr(found, attribute or name)
 
-    return find
+    def listed() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *places})
+
+    return find, listed

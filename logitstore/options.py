@@ -16,6 +16,7 @@ in one place, before anything that costs time is imported or read.
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -37,6 +38,8 @@ __all__ = [
     "documented",
     "option",
     "options_of",
+    "refuse_combinations",
+    "refuse_uri",
     "signature_of",
     "takes",
 ]
@@ -45,6 +48,8 @@ REQUIRED: Any = inspect.Parameter.empty  # the default of an option that must be
 
 Result = TypeVar("Result")
 
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
@@ -52,8 +57,9 @@ class Option:
 
     `kind` is bool, int, float, str, tuple (different numbers, separated by commas on the command
     line), Path, list (strings, each an argument of the command line), or object: what Python takes
-    as it is and the command line as a string. Bounds are inclusive but for `above`. `choices` is
-    asked when a value is shown or checked, so that a table may be imported late.
+    as it is and the command line as a string. Strings and paths are never empty. Bounds are
+    inclusive but for `above`. `choices` is asked when a value is shown or checked, so that a table
+    may be imported late.
     """
 
     name: str  # in Python
@@ -67,6 +73,9 @@ class Option:
     above: float | None = None
     most: float | None = None
     choices: Callable[[], Iterable[str]] | None = None
+    refuse: Callable[[Any], object] | None = None  # raises SettingError for a value it refuses
+    excludes: tuple[str, ...] = ()  # options that cannot be given together with it
+    needs: str | None = None  # the option without which it has no effect
     spelled: str | None = None  # on the command line, where it has another name there
     positional: bool = False  # given by its place; on the command line in capital letters
     python_only: bool = False  # the command line has no such option
@@ -77,14 +86,18 @@ class Option:
         name = self.spelled or self.name
         if self.python_only:
             return name
-        return name.upper() if self.positional else f"--{name.replace('_', '-')}"
+        return name.upper() if self.positional else _flag(name)
 
     @property
     def description(self) -> str:
-        """Its help, the choices it has, and what it is where nobody sets it and that is None."""
+        """Its help, its choices, what it fits together with, and what None stands for."""
         parts = [self.help]
         if self.choices is not None:
             parts.append(f"One of {', '.join(self.choices())}.")
+        if self.needs is not None:
+            parts.append(f"Only with {_flag(self.needs)}.")
+        if self.excludes:
+            parts.append(f"Not together with {' or '.join(map(_flag, self.excludes))}.")
         if self.unset is not None:
             parts.append(f"Default: {self.unset}.")
         return " ".join(parts)
@@ -105,9 +118,16 @@ class Option:
     def check(self, value: Any) -> Any:
         """`value` as the option's own type.
 
-        Numbers of other libraries become Python's. Raises SettingError, which names the flag, the
+        Numbers of other libraries become Python's. Raises SettingError, which names the option, the
         value and what is allowed, for a value of another type or out of bounds.
         """
+        try:
+            return self._checked(value)
+        except SettingError as error:
+            error.arguments = {self.flag: self.name}
+            raise
+
+    def _checked(self, value: Any) -> Any:
         if value is None and self.nullable:
             return None
         value = self._typed(value)
@@ -120,7 +140,29 @@ class Option:
             )
         if self.choices is not None and value not in (choices := tuple(self.choices())):
             raise SettingError(f"{self.flag} is unknown", found=value, allowed=", ".join(choices))
+        self._refuse(value)
         return value
+
+    def given(self, value: Any) -> bool:
+        """Whether somebody has set it: `value` is not what it is where nobody does."""
+        if self.nullable or self.kind is object:
+            return value is not self.default
+        return bool(value != self.default)
+
+    def _refuse(self, value: Any) -> None:
+        """Raise the SettingError of `refuse`, with the flag as its place."""
+        if self.refuse is None:
+            return
+        try:
+            self.refuse(value)
+        except SettingError as error:
+            raise SettingError(
+                error.problem,
+                place=self.flag,
+                found=error.found,
+                allowed=error.allowed,
+                remedy=error.remedy,
+            ) from error
 
     def _typed(self, value: Any) -> Any:
         if isinstance(value, bool) and self.kind in (int, float):
@@ -139,7 +181,19 @@ class Option:
             raise SettingError(
                 f"{self.flag} must be {_KIND_WORDS[self.kind]}", found=repr(value)[:80]
             )
+        for one in value if self.kind is list else (value,):
+            self._refuse_no_name(one)
         return value if self.kind is object else self.kind(value)
+
+    def _refuse_no_name(self, value: Any) -> None:
+        """Refuse an empty string; of paths, what would become a folder called "s3:"."""
+        if self.kind is list and not isinstance(value, str | Path):
+            raise SettingError(f"{self.flag} must be a string or a path", found=repr(value)[:80])
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            problem = "holds a zero byte" if value.strip() else "is empty"
+            raise SettingError(f"{self.flag} {problem}", found=repr(value)[:80])
+        if self.kind in (Path, list):
+            refuse_uri(value, flag=self.flag)
 
     def _within(self, number: float) -> bool:
         """Whether a number is finite and within the bounds."""
@@ -158,6 +212,21 @@ _KIND_WORDS: dict[type, str] = {
     Path: "a path",
     list: "a list",
 }
+
+
+def refuse_uri(value: object, *, flag: str | None = None) -> None:
+    """Raise SettingError where `value` is a URI, for an option that takes a path or a name.
+
+    `flag` is what the message names, where the caller does not do so.
+    """
+    if isinstance(value, str) and _URI.match(value):
+        raise SettingError(
+            "a URI is not served here",
+            place=flag,
+            found=value,
+            allowed="a path or a name",
+            remedy="Copy or mount it to a folder and name that",
+        )
 
 
 def option(default: Any = REQUIRED, *, like: Option | None = None, **declared: Any) -> Any:
@@ -208,7 +277,31 @@ def checked_options(
     for name, one in known.items():
         if one.default is REQUIRED and name not in values:
             raise TypeError(f"{function}() missing 1 required {_how(one)} argument: {name!r}")
-    return {name: one.check(values.get(name, one.default)) for name, one in known.items()}
+    checked = {name: one.check(values.get(name, one.default)) for name, one in known.items()}
+    refuse_combinations(known.values(), checked)
+    return checked
+
+
+def refuse_combinations(options: Iterable[Option], values: Mapping[str, Any]) -> None:
+    """Raise SettingError for options that exclude each other, or have no effect as given.
+
+    `values` are those of all `options`, checked.
+    """
+    known = {one.name: one for one in options}
+    given = {name: one for name, one in known.items() if one.given(values[name])}
+    for name, one in given.items():
+        for other in one.excludes:
+            if other in given:
+                raise SettingError(
+                    f"{one.flag} and {known[other].flag} exclude each other",
+                    remedy="Give one of them",
+                )
+        if one.needs is not None and one.needs not in given:
+            raise SettingError(
+                f"{one.flag} has no effect without {known[one.needs].flag}",
+                found=values[name],
+                remedy=f"Leave {one.flag} out",
+            )
 
 
 def takes(
@@ -287,6 +380,10 @@ def _type_of(hint: Any) -> dict[str, Any]:
     (kind,) = (part for part in parts if part is not type(None))
     plain = typing.get_origin(kind) or kind
     return {"kind": object if plain is Any else plain, "nullable": type(None) in parts}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _how(option: Option) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.console import print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
+    from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
         checked_options,
         option,
         options_of,
+        refuse_uri,
         signature_of,
         takes,
     )
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
+    from logitstore.store.options import STORE
+    from logitstore.store.reader import StoreLike, as_store
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
-    from logitstore.targets.tails import tail_logmass_at
+    from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
-    from logitstore.teacher.lm_head import LMHead, check_head, hidden_states
+    from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import load_model, model_folder
 
 __all__ = [
@@ -39,19 +43,26 @@ __all__ = [
     "JSON",
     "REQUIRED",
     "SPARSIFIERS",
+    "STORE",
+    "TAIL_TEMPERATURES",
     "Entries",
     "LMHead",
     "LocalStorage",
     "Option",
     "Sparsifier",
+    "StoreLike",
     "TargetKind",
     "TextRules",
+    "announce_hub",
+    "as_store",
     "check_head",
     "checked_options",
     "choose_device",
     "choose_dtype",
+    "codec_for",
     "command",
     "command_signature",
+    "evaluating",
     "hidden_states",
     "lazy_names",
     "load_model",
@@ -64,7 +75,9 @@ __all__ = [
     "parse_json",
     "print_json",
     "quiet_libraries",
+    "refuse_uri",
     "reporting_errors",
+    "rest_logmass",
     "sha256_of",
     "signature_of",
     "sparsifier_of",
@@ -75,7 +88,7 @@ __all__ = [
     "vocab_size",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "DEVICE": "logitstore.teacher.devices",
@@ -83,20 +96,27 @@ __getattr__ = lazy_names(
         "JSON": "logitstore.cli.program",
         "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
+        "STORE": "logitstore.store.options",
+        "TAIL_TEMPERATURES": "logitstore.targets.tails",
         "Entries": "logitstore.targets.kinds",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
         "sparsifier_of": "logitstore.sparsify",
+        "StoreLike": "logitstore.store.reader",
+        "as_store": "logitstore.store.reader",
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text",
+        "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",
         "choose_device": "logitstore.teacher.devices",
         "choose_dtype": "logitstore.teacher.devices",
+        "codec_for": "logitstore.codec",
         "command": "logitstore.cli.program",
         "command_signature": "logitstore.cli.program",
+        "evaluating": "logitstore.teacher.lm_head",
         "hidden_states": "logitstore.teacher.lm_head",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
@@ -108,9 +128,11 @@ __getattr__ = lazy_names(
         "parse_json": "logitstore.format.json",
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
+        "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
+        "rest_logmass": "logitstore.targets.tails",
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",

@@ -27,7 +27,7 @@ from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 class RawCodec:
     """Ids and the bits of float32 log-probabilities as they are: no ranking, no table, no step."""
 
-    entries = ("id", "bits")
+    entries = ("entry", "bits")
     by_entry = False
     stated_kl = 0.0
     stated_drawn_kl = 0.0
@@ -51,7 +51,7 @@ class RawCodec:
         }
         tails = np.ascontiguousarray(one.tail_logmass_RB.T).view(np.uint32)
         return Columns(
-            entries={"id": one.ids_RK, "bits": one.logprobs_RK.view(np.uint32)},
+            entries={"entry": one.ids_RK, "bits": one.logprobs_RK.view(np.uint32)},
             scalars=scalars | {f"tail_{node}": tail_R for node, tail_R in enumerate(tails)},
             tokens_N=block.input_ids_N,
             counted_N=block.counted_N.astype(np.uint8),
@@ -62,8 +62,9 @@ class RawCodec:
         def floats(values: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(values, dtype=np.uint32).view(np.float32)
 
+        self._check(columns)
         tails = [columns.scalars[f"tail_{n}"] for n in range(len(self.sparsifier.tail_nodes))]
-        ids_RK = np.ascontiguousarray(columns.entries["id"], dtype=np.uint32)
+        ids_RK = np.ascontiguousarray(columns.entries["entry"], dtype=np.uint32)
         targets = SparseTargets(
             kind=self.kind,
             ids_RK=ids_RK,
@@ -82,12 +83,12 @@ class RawCodec:
         )
 
 
-def _least_probability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) -> Any:
-    """The tokens of at least `least_p` times the highest probability (min-p), at most K."""
+def _made_up_sharerobability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) -> Any:
+    """The tokens of at least `made_up_share` times the highest probability (min-p), at most K."""
     from logitstore.sparsify.heads import head_targets
 
-    whole = head_targets(logits_RV, labels_R, spec, kind=MIN_P.targets)
-    floor_R1 = whole.logprobs_RK[:, :1] + np.log(spec.options["least_p"])
+    whole = head_targets(logits_RV, labels_R, spec, kind=MADE_UP.targets)
+    floor_R1 = whole.logprobs_RK[:, :1] + np.log(spec.options["made_up_share"])
     count_R = (whole.used_RK() & (whole.logprobs_RK >= floor_R1)).sum(axis=1).astype(np.int32)
     cut_RK = whole.used_RK() & (np.arange(whole.k) >= count_R[:, None])
     tails = []
@@ -105,26 +106,32 @@ def _least_probability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) ->
     )
 
 
-_LEAST_P = Option(
-    name="least_p", kind=float, help="Least share of the highest probability.", above=0, most=1
+_SHARE = Option(
+    name="made_up_share",
+    kind=float,
+    help="Least share of the highest probability.",
+    above=0,
+    most=1,
 )
-MIN_P = Sparsifier(
-    name="minp",
+MADE_UP = Sparsifier(
+    name="made_up",
     summary="the tokens of a share of the highest probability",
     targets=SPARSIFIERS["topk"].targets,
-    options={K: 64, _LEAST_P: 0.01},
+    options={K: 64, _SHARE: 0.01},
     room=("k",),
     codec="rank-delta/1",
-    draw=_least_probability,
-    compared=({"k": 64, "least_p": 0.01},),
+    draw=_made_up_sharerobability,
+    compared=({"k": 64, "made_up_share": 0.01},),
 )
 
 
 def add(codec: str) -> None:
     """The lines in the tables; `codec` is that of the new sparsifier."""
     presets: dict[str, dict[str, int]] = {name: {} for name in FIDELITIES}
-    CODECS["raw/1"] = CodecKind(id="raw/1", summary="as they are", presets=presets, build=RawCodec)
-    SPARSIFIERS["minp"] = replace(MIN_P, codec=codec)
+    CODECS["made-up/1"] = CodecKind(
+        id="made-up/1", summary="as they are", presets=presets, build=RawCodec
+    )
+    SPARSIFIERS["made_up"] = replace(MADE_UP, codec=codec)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from logitstore.codec import new_codec
 from logitstore.errors import StoreError
 from logitstore.format.manifest import BlockCounts
 from logitstore.format.spec import SparsifierSpec
@@ -47,7 +48,8 @@ def targets_of(logprobs_RV, labels_R, *, k):
 class MemoryStore:
     """`blocks` blocks of short documents; about one token in eight does not count.
 
-    Its targets are the top `k`, or those that `sparsifier` makes.
+    Its targets are the top `k`, or those that `sparsifier` makes; as they are, or, with a
+    `fidelity`, as they come back from the codec.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class MemoryStore:
         seed=0,
         tokenizer=None,
         sparsifier=None,
+        fidelity=None,
     ):
         self.draw = 0
         sparsifier = sparsifier or SparsifierSpec(name="topk", k=k, tail_nodes=NODES)
@@ -67,6 +70,9 @@ class MemoryStore:
             self._block(number, documents, longest=longest, sparsifier=sparsifier, seed=seed)
             for number in range(blocks)
         ]
+        codec = new_codec(sparsifier, vocab_size=VOCAB, fidelity=fidelity or "balanced")
+        if fidelity is not None:
+            self._blocks = [_coded(block, codec) for block in self._blocks]
         self.blocks = tuple(
             BlockCounts(
                 documents=len(block),
@@ -86,6 +92,7 @@ class MemoryStore:
             ),
             text=SimpleNamespace(max_length=longest),
             sparsifier=sparsifier,
+            codec=codec.spec,
         )
 
     def tokenizer_files(self):
@@ -130,6 +137,15 @@ class MemoryStore:
                 for place in range(documents)
             ]
         )
+
+
+def _coded(block, codec):
+    tables = codec.tables([block])
+    columns = codec.encode(block, tables)
+    draws = [
+        codec.decode(columns, tables, draw=number).targets for number in range(len(block.draws))
+    ]
+    return replace(block, targets=draws[0], other_draws=tuple(draws[1:]))
 
 
 def _document(draw, *, number, longest, sparsifier):

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 RANKS = [
     "logitstore.errors",
     "logitstore.lazy",
+    "logitstore.version",
     "logitstore.format",
     "logitstore.options",
     "logitstore.targets",
@@ -39,7 +40,7 @@ RANKS = [
     "trainer.losses",
     "trainer.training",
     "trainer.evaluation",
-    "trainer.report",
+    "trainer.reporting",
     "trainer.cli",
     "trainer",
     "trainer.__main__",

@@ -202,5 +202,5 @@ def test_a_store_without_targets_is_refused():
 
 
 def test_bins_that_ranks_cannot_share_are_refused():
-    with pytest.raises(SettingError, match="--micro-tokens"):
+    with pytest.raises(SettingError, match="micro_tokens"):
         stream(MemoryStore(), ranks=3)

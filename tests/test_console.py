@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from logitstore.cli.console import print_json, reporting_errors
+from logitstore.cli.console import announce_hub, print_json, reporting_errors
 from logitstore.errors import SettingError
 
 
@@ -38,6 +38,16 @@ def test_a_fault_of_ours_keeps_its_traceback():
         1 / 0  # noqa: B018
     with pytest.raises(OSError, match="odd"), reporting_errors(json=False):
         raise OSError(errno.EIO, "odd")
+
+
+def test_what_is_asked_of_the_hub_is_said_before(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").mkdir()
+    names = ["org/model", "model", "org/data:config:split", "org/model"]
+    announce_hub(*names, "gpt2", str(tmp_path), "./model", "a/b/c", "data.jsonl", None, object())
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": no such path")[0] for line in lines] == names[:3]
+    assert all("Hub" in line for line in lines)
 
 
 def test_json_is_valid_whatever_the_numbers(capsys):

@@ -103,7 +103,7 @@ def test_units_can_be_read_in_any_order_and_twice(numbered: Corpus) -> None:
 def test_plan_is_a_function_of_the_corpus_and_survives_json(numbered: Corpus) -> None:
     plan = numbered.plan(unit_bytes=5000, limit=1234)
     assert plan == numbered.plan(unit_bytes=5000, limit=1234)
-    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())), place="plan.json")
     assert again == plan
     assert sum(unit.records for unit in plan.units) == 1234
 
@@ -274,7 +274,7 @@ def test_a_named_field_is_the_only_one_that_counts(tmp_path: Path, suffix: str) 
     (chat,) = records(open_corpus(str(path), messages_field="talk"))
     assert (text.text, text.messages) == ("yes", None)
     assert (chat.text, chat.messages) == (None, CHAT)
-    with pytest.raises(CorpusError, match=r"--text-field or --messages-field"):
+    with pytest.raises(CorpusError, match=r"text_field or messages_field"):
         records(open_corpus(str(path)), skip_bad=True)
 
 
@@ -317,6 +317,16 @@ def test_fields_that_contradict_are_refused(tmp_path: Path) -> None:
         open_corpus(path, messages_field="b")
 
 
+def test_a_field_of_plain_text_alone_is_refused(tmp_path: Path) -> None:
+    """Beside a file that has fields it counts for that one."""
+    (tmp_path / "a.txt").write_text("a text\n")
+    for path in (tmp_path, tmp_path / "a.txt"):
+        with pytest.raises(CorpusError, match=r"--text-field has no effect.*found body"):
+            open_corpus(path, text_field="body")
+    (tmp_path / "b.jsonl").write_text('{"body": "another"}\n')
+    assert len(records(open_corpus(tmp_path, text_field="body"))) == 2
+
+
 # Bad records.
 
 BAD_LINES = {
@@ -349,7 +359,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path: Path, case: str) -> None:
     corpus = open_corpus(
         write(tmp_path / "a.jsonl", b'{"text": "one"}\n' + line + b'\n{"text": "three"}\n')
     )
-    with pytest.raises(CorpusError, match=rf"a\.jsonl:2: .*{problem}.*--skip-bad"):
+    with pytest.raises(CorpusError, match=rf"a\.jsonl:2: .*{problem}.*skip_bad"):
         records(corpus)
     found = records(corpus, skip_bad=True)
     assert [(record.text, record.record, record.line) for record in found] == [
@@ -377,7 +387,7 @@ def test_bad_bytes_in_text_are_named_by_their_line(
 ) -> None:
     good = PARAGRAPH.encode() * 500
     corpus = open_corpus(write(tmp_path / "a.txt", good + b"fine\n" + bad + b"\n" + good))
-    with pytest.raises(CorpusError, match=rf"a\.txt:1502: .*{problem}.*--skip-bad"):
+    with pytest.raises(CorpusError, match=rf"a\.txt:1502: .*{problem}.*skip_bad"):
         records(corpus)
     (unit,) = corpus.plan(unit_bytes=1 << 20, limit=None).units
     reader = corpus.read(unit, skip_bad=True)
@@ -427,7 +437,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_limits_must_leave_something(tmp_path: Path) -> None:
     corpus = open_corpus(write(tmp_path / "a.txt", "text"))
-    with pytest.raises(CorpusError, match="--limit"):
+    with pytest.raises(CorpusError, match="limit"):
         corpus.plan(unit_bytes=1, limit=0)
     with pytest.raises(SettingError, match="unit"):
         corpus.plan(unit_bytes=0, limit=None)

@@ -83,7 +83,7 @@ def _dense(folder: Path, input_ids_L: np.ndarray) -> np.ndarray:
 def test_rows_are_the_live_teachers(
     settings: dict[str, Any], teacher_folder: Path, container: str
 ) -> None:
-    summary = logitstore.dump(**settings, container=container)
+    summary = logitstore.dump(**settings, format=container)
     store = logitstore.open(settings["out"])
     assert list(verify(settings["out"])) == []
     assert (summary.documents, summary.targets) == (len(store), store.targets)
@@ -133,7 +133,7 @@ def test_the_same_command_again_leaves_a_finished_store_as_it_is(settings: dict[
     ("change", "field"),
     [
         ({"k": 9}, r"sparsifier\.k: 8 there, 9 here"),
-        ({"container": "parquet"}, "container"),
+        ({"format": "parquet"}, "container"),
         ({"max_length": 32}, r"text\.max_length"),
         ({"unit_tokens": 300}, r"corpus\.unit_tokens"),
         ({"batch_tokens": 256}, "batch_tokens"),
@@ -243,7 +243,7 @@ main()
 def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
     settings: dict[str, Any], tmp_path: Path, container: str
 ) -> None:
-    whole = logitstore.dump(**settings, container=container)
+    whole = logitstore.dump(**settings, format=container)
     wanted = _data(settings["out"])
     settings["out"] = out = tmp_path / "killed"
     options = _command(settings, f"--format={container}")[3:]
@@ -270,7 +270,7 @@ def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_a_storage_in_memory_holds_the_same_store(settings: dict[str, Any], container: str) -> None:
     """Through a failure on the way, and made by several threads at the same time."""
-    whole = logitstore.dump(**settings, container=container)
+    whole = logitstore.dump(**settings, format=container)
     wanted = _data(settings["out"])
 
     class Failing(DictStorage):
@@ -284,11 +284,11 @@ def test_a_storage_in_memory_holds_the_same_store(settings: dict[str, Any], cont
     storage = Failing()
     settings["out"] = storage
     with pytest.raises(StorageError, match="no connection"):
-        logitstore.dump(**settings, container=container)
+        logitstore.dump(**settings, format=container)
     assert len(logitstore.open(storage, allow_partial=True).commits) == 3
     storage.refused = "nothing"
     with ThreadPoolExecutor(3) as pool:
-        dumps = [pool.submit(logitstore.dump, **settings, container=container) for _ in range(3)]
+        dumps = [pool.submit(logitstore.dump, **settings, format=container) for _ in range(3)]
     assert {one.result().fingerprint for one in dumps} == {whole.fingerprint}
     assert dumps[0].result().uri == "memory://store"
     store = logitstore.open(storage)
@@ -329,10 +329,9 @@ def test_commands_refuse_a_uri_that_nothing_serves(
         )
         for command in commands
     ]
-    # What is to be written is looked at with all other options, what is to be read when opened.
-    for process, code in zip(running, [2, 1, 1, 1, 1], strict=True):
+    for process in running:
         _, errors = process.communicate(timeout=120)
-        assert process.returncode == code
+        assert process.returncode == 2
         assert uri in errors
         assert "Copy or mount" in errors
         assert "Traceback" not in errors
@@ -387,7 +386,7 @@ def test_a_bad_line_is_named_or_skipped(
     corpus = tmp_path / "bad.jsonl"
     corpus.write_bytes(b"".join([*lines[:2], BAD_LINES[name], *lines[2:]]))
     settings["data"] = str(corpus)
-    with pytest.raises(CorpusError, match=r"bad\.jsonl:3: .*--skip-bad"):
+    with pytest.raises(CorpusError, match=r"bad\.jsonl:3: .*skip_bad"):
         logitstore.dump(**settings)
     summary = logitstore.dump(**settings, skip_bad=True)
     assert summary.skipped == 1
@@ -414,8 +413,8 @@ def test_a_corpus_of_nothing_but_bad_records_makes_no_store(
         ({"max_length": 65}, SettingError, "found 65.*64"),
         ({"max_length": 1}, SettingError, "found 1"),
         ({"sparsify": "magic"}, SettingError, "found magic.*topk"),
-        ({"container": "hdf5"}, SettingError, "found hdf5.*zarr"),
-        ({"unit_tokens": 0}, SettingError, "--unit-tokens"),
+        ({"format": "hdf5"}, SettingError, "found hdf5.*zarr"),
+        ({"unit_tokens": 0}, SettingError, "^unit_tokens"),
         ({"dtype": "int4"}, SettingError, "found int4"),
         ({"text_field": "body"}, CorpusError, "body"),
     ],
@@ -521,7 +520,7 @@ def test_draws_depend_on_no_batch_and_no_unit(
     settings |= options
     logitstore.dump(**settings)
     other = {"out": tmp_path / "other", "unit_tokens": 2000, "batch_tokens": 100}
-    logitstore.dump(**settings | other, container="parquet")
+    logitstore.dump(**settings | other, format="parquet")
     assert list(verify(settings["out"])) == list(verify(other["out"])) == []
     one, two = logitstore.open(settings["out"]), logitstore.open(other["out"])
     rows = same = 0

@@ -68,7 +68,8 @@ def test_all_figures_equal_the_dense_ones_where_nothing_is_left_out(use_store, m
     result = trainer.evaluate(model, logits="memory", temperature=temperature, batch_tokens=30)
     assert set(result) >= NEEDED
     assert result["targets"] == len(labels)
-    assert result["bounds"] == {}
+    # Nothing is left out, but a codec rounds what it keeps.
+    assert result["bounds"] == {"kl": "estimate", "acceptance": "estimate"}
     assert result["loss"] == pytest.approx(float(-plain[rows, labels].mean()), rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
     assert result["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
@@ -165,9 +166,59 @@ def test_rows_without_an_exact_entry_are_left_out_of_the_agreement(use_store, mo
         assert known.all() == (temperature == 0.1)
 
 
+def test_standard_errors_are_those_over_documents(use_store, model):
+    """As the spread of the mean over stores of other documents tells them."""
+    spec = sparsifier_spec("unbiased", k=10)
+    results = []
+    for seed in range(24):
+        use_store(MemoryStore(sparsifier=spec, blocks=6, seed=seed))
+        results.append(trainer.evaluate(model, logits="memory", batch_tokens=40))
+    for name in ("loss", "kl", "top1_agreement", "acceptance"):
+        spread = np.std([one[name] for one in results], ddof=1)
+        told = np.mean([one["standard_errors"][name] for one in results])
+        assert 0.6 < told / spread < 1.6, name  # of 24 values a spread is known to a seventh
+    use_store(MemoryStore(sparsifier=spec, blocks=1, documents=1, longest=12, seed=3))
+    assert trainer.evaluate(model, logits="memory")["standard_errors"] == {}
+
+
+def test_standard_errors_are_the_formula(use_store, model):
+    store = use_store(MemoryStore())
+    _, _, plain, labels = dense(store)
+    loss_R = -plain[np.arange(len(labels)), labels].numpy()
+    counts_D = np.array([len(one.targets) for one in store])
+    sums_D = np.add.reduceat(np.append(loss_R, 0), np.cumsum(counts_D) - counts_D) * (counts_D > 0)
+    counted, mean = (counts_D > 0).sum(), loss_R.mean()
+    squares = ((sums_D - mean * counts_D) ** 2).sum()
+    expected = math.sqrt(squares * counted / (counted - 1)) / counts_D.sum()
+    for tokens in (1, 30, 10**6):
+        found = trainer.evaluate(model, logits="memory", batch_tokens=tokens)
+        assert found["documents"] == counted
+        assert found["standard_errors"]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_that_has_diverged_is_an_expected_error(use_store, tmp_path):
+    use_store(MemoryStore())
+    broken = tiny()
+    broken.model.embed_tokens.weight.data[20:] = math.nan  # beyond the ids that are probed
+    broken.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="finite"):
+        trainer.evaluate(tmp_path / "model", logits="memory", out=tmp_path)
+
+
+def test_a_perplexity_beyond_a_float_is_none_and_can_be_written(use_store, tmp_path):
+    use_store(MemoryStore())
+    wild = tiny()
+    wild.lm_head.weight.data.mul_(1e5)
+    wild.save_pretrained(tmp_path / "model")
+    result = trainer.evaluate(tmp_path / "model", logits="memory", out=tmp_path)
+    assert result["loss"] > 700
+    assert result["perplexity"] is None
+    assert json.loads((tmp_path / "eval.json").read_text())["perplexity"] is None
+
+
 def test_a_temperature_that_was_not_drawn_is_refused_first(use_store, tmp_path):
     use_store(MemoryStore(sparsifier=sparsifier_spec("unbiased")))
-    with pytest.raises(SettingError, match="Dump again with --temperature 1,3"):
+    with pytest.raises(SettingError, match="Dump again with temperature 1,3"):
         trainer.evaluate(tmp_path, logits="memory", temperature=3.0)
 
 
@@ -206,13 +257,13 @@ def test_plain_text_needs_no_teacher(tmp_path, tokenizer_folder, tokenizer):
 
 def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
     store = use_store(MemoryStore())
-    with pytest.raises(SettingError, match="--logits and --data"):
+    with pytest.raises(SettingError, match="logits and data"):
         trainer.evaluate(model)
-    with pytest.raises(SettingError, match="--logits and --data"):
+    with pytest.raises(SettingError, match="logits and data"):
         trainer.evaluate(model, logits="memory", data="text.txt")
-    with pytest.raises(SettingError, match="--temperature"):
+    with pytest.raises(SettingError, match="temperature"):
         trainer.evaluate(model, logits="memory", temperature=0.0)
-    with pytest.raises(SettingError, match="--device"):
+    with pytest.raises(SettingError, match="device"):
         trainer.evaluate(model, logits="memory", device="abacus")
     with pytest.raises(ModelError, match="no such"):
         trainer.evaluate(tmp_path / "nowhere", logits="memory")
@@ -223,3 +274,52 @@ def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
     with pytest.raises(StoreError, match="no targets"):
         trainer.evaluate(model, logits="memory")
     assert store.spec.tokenizer.vocab_size == VOCAB
+
+
+FIGURES = ("targets", "loss", "kl", "top1_agreement", "acceptance", "parameters")
+
+
+def test_a_loaded_model_is_measured_as_its_folder_is_and_left_in_its_mode(model):
+    store, loaded = MemoryStore(), tiny()
+    loaded.train()
+    loaded.lm_head.eval()
+    found = trainer.evaluate(loaded, logits=store)
+    expected = trainer.evaluate(model, logits=store)
+    assert [found[name] for name in FIGURES] == [expected[name] for name in FIGURES]
+    assert found["model"] == "LlamaForCausalLM"
+    assert loaded.training
+    assert not loaded.lm_head.training
+    half = trainer.evaluate(tiny().bfloat16(), logits=store)
+    assert half["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+
+
+def test_a_loaded_model_on_plain_text_needs_a_tokenizer(tmp_path, tokenizer, tokenizer_folder):
+    path = tmp_path / "corpus.txt"
+    path.write_text("The teacher reads the text once.\n\nThe student reads it too.\n")
+    loaded = tiny(vocab_size=300)
+    for given in (tokenizer, tokenizer_folder, str(tokenizer_folder)):
+        assert trainer.evaluate(loaded, data=str(path), tokenizer=given)["targets"] > 0
+    with pytest.raises(SettingError, match=r"a loaded model needs a tokenizer.*tokenizer="):
+        trainer.evaluate(loaded, data=str(path))
+    with pytest.raises(SettingError, match="no transformers tokenizer"):
+        trainer.evaluate(loaded, data=str(path), tokenizer=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": 3}, SettingError, "model is neither a name nor"),
+        ({"model": torch.nn.Linear(2, 2)}, SettingError, "model is neither a name nor"),
+        ({"device": "cpu"}, SettingError, "device means nothing to a model that is loaded"),
+        ({"model": tiny(vocab_size=12)}, ModelError, "fewer input embeddings"),
+        ({"logits": 3}, SettingError, "a store is"),
+    ],
+)
+def test_a_loaded_model_that_does_not_fit_is_told(change, error, message):
+    with pytest.raises(error, match=message):
+        trainer.evaluate(**{"model": tiny(), "logits": MemoryStore()} | change)
+
+
+def test_a_tokenizer_of_other_ids_is_refused(tokenizer):
+    with pytest.raises(TokenizerError, match="another than the store's"):
+        trainer.evaluate(tiny(), logits=MemoryStore(), tokenizer=tokenizer)

@@ -25,6 +25,7 @@ from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
 from logitstore.targets.kinds import Entries, TargetKind
 from logitstore.targets.sparsifier import Sparsifier
+from trainer.evaluation.signs import shown
 
 TEXTS = [
     "The teacher reads the text once.",
@@ -69,6 +70,16 @@ def check_teacher_on_its_own_store(
     assert abs(found["kl"]) <= allowed, (found["kl"], allowed)
     if found["top1_agreement"] is not None:
         assert found["top1_agreement"] >= 0.99
+    for name, exact in (("kl", 0.0), ("acceptance", 1.0)):
+        if found[name] is not None:
+            sign, value = shown(
+                name,
+                found[name],
+                bound=found["bounds"].get(name),
+                coding_error=found["coding_errors"].get(name),
+            )
+            assert sign != "lower" or value <= exact, (name, value)
+            assert sign != "upper" or value >= exact, (name, value)
 
 
 def drawn_kl(store: Any, teacher: Path, temperature: float) -> np.ndarray:
@@ -192,17 +203,17 @@ def run(codec: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
-@pytest.mark.parametrize("codec", ["rank-delta/1", "raw/1"])
+@pytest.mark.parametrize("codec", ["rank-delta/1", "made-up/1"])
 def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
     codec: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
 ) -> None:
     out, places = tmp_path / "s", ("--teacher", teacher_folder, "--data", corpus)
-    options = ("--sparsify", "minp", "--least-p", 0.05, "--format", container)
+    options = ("--sparsify", "made_up", "--made-up-share", 0.05, "--format", container)
     done = run(codec, "logitstore", "dump", *places, "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert run(codec, "logitstore", "verify", out).returncode == 0
     seen = json.loads(run(codec, "logitstore", "inspect", out, "--json").stdout)
-    assert seen["sparsifier_options"]["least_p"] == 0.05
+    assert seen["sparsifier_options"]["made_up_share"] == 0.05
     assert seen["codec"]["id"] == codec
     audit = run(codec, "logitstore", "audit", out, "--teacher", teacher_folder, "--json")
     assert audit.returncode == 0, audit.stderr
@@ -218,13 +229,13 @@ def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
 
 
 def test_a_new_sparsifiers_options_are_in_the_help() -> None:
-    shown = run("raw/1", "logitstore", "dump", "--help").stdout
-    assert "--least-p" in shown
-    assert "minp" in shown
+    shown = run("made-up/1", "logitstore", "dump", "--help").stdout
+    assert "--made-up-share" in shown
+    assert "made_up" in shown
     refused = run(
-        "raw/1",
+        "made-up/1",
         *("logitstore", "dump", "--teacher", "t", "--data", "d", "--out", "o", "--sparsify"),
-        *("minp", "--least-p", 2),
+        *("made_up", "--made-up-share", 2),
     )
     assert refused.returncode == 2
-    assert "--least-p is out of range" in refused.stderr
+    assert "--made-up-share is out of range" in refused.stderr

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from logitstore import EMPTY_TAIL, SettingError
+from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from trainer.losses import (
     LOSSES,
@@ -196,6 +199,130 @@ def test_the_terms_are_those_of_the_divergence(sharpness):
     torch.testing.assert_close(found["kl"], divergence("forward_kl", view(q), view(p)))
 
 
+# --- what a loss declares is what it does
+
+
+def shuffled(*, seed, sharpness):
+    g = torch.Generator().manual_seed(seed)
+    return rows(sharpness=sharpness, seed=seed)[:, torch.randperm(V, generator=g)]
+
+
+def seen(p_NV, q_NV, *, kept_NV):
+    """The divergence of each row by the plain formula, over whole distributions."""
+    labels_N = torch.arange(N) + 2  # half of them are kept where K tokens are
+    sides = {"log_student_RV": q_NV, "log_teacher_RV": p_NV}
+    return DenseRows(**sides, kept_RV=kept_NV, label_ids_R=labels_N)
+
+
+def fused_inputs(p_NV, q_NV):
+    """The same rows as a loss is given them, the first K tokens as entries."""
+    labels_N1 = torch.arange(N)[:, None] + 2
+    return LossInputs(
+        student=view(q_NV),
+        teacher=view(p_NV),
+        used_NK=USED,
+        is_label_NK=torch.arange(K) == labels_N1,
+        log_label_N=q_NV.gather(1, labels_N1).squeeze(1).float(),
+    )
+
+
+def misses_affinity(loss: Loss) -> tuple[float, float]:
+    """By how much a loss of a mixture of teachers is not the mixture of its losses.
+
+    Of the formula and of the divergence. Terms of the teacher alone, such as its entropy, cancel
+    in the difference of two students.
+    """
+    # One teacher with its mass among the first K tokens, one with it anywhere.
+    teachers = [rows(sharpness=3.0), shuffled(seed=6, sharpness=3.0)]
+    students = [rows(sharpness=1.0), shuffled(seed=8, sharpness=1.0)]
+    share = 0.3
+    mixture = torch.logaddexp(teachers[0] + math.log(share), teachers[1] + math.log(1 - share))
+    kept_NV = torch.zeros(N, V, dtype=torch.bool)
+    kept_NV[:, :K] = True
+
+    def difference(formula, given) -> list[torch.Tensor]:
+        found = []
+        for p_NV in (*teachers, mixture):
+            first, second = (formula(given(p_NV, q_NV)).double() for q_NV in students)
+            found.append(first - second)
+        return found
+
+    missed = []
+    for formula, given in (
+        (loss.reference, functools.partial(seen, kept_NV=kept_NV)),
+        (loss.divergence, fused_inputs),
+    ):
+        first, second, both = difference(formula, given)
+        missed.append(float((both - share * first - (1 - share) * second).abs().max()))
+    return missed[0], missed[1]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_linear_in_the_teacher_if_and_only_if_it_says_so(name):
+    formula, divergence = misses_affinity(LOSSES[name])
+    if LOSSES[name].linear:
+        assert formula < 1e-9
+        assert divergence < 1e-5
+    else:
+        assert formula > 0.05
+        assert divergence > 0.05
+
+
+def use_of_the_tail(loss: Loss) -> str:
+    """The word for what a loss makes of the teacher's bucket, found by trying."""
+    p_NV, q_NV = rows(sharpness=2.0).flip(-1), rows(sharpness=1.0, seed=1)
+    given = fused_inputs(p_NV, q_NV)
+
+    def gradients(inputs: LossInputs) -> dict[str, torch.Tensor]:
+        """On what a student could change: its head, its bucket, its probability of the label."""
+        leaves = {
+            "head": inputs.student.log_head_NK,
+            "tail": inputs.student.log_tail_N,
+            "label": inputs.log_label_N,
+        }
+        leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+        student = HeadTail(log_head_NK=leaves["head"], log_tail_N=leaves["tail"])
+        value = loss.divergence(replace(inputs, student=student, log_label_N=leaves["label"]))
+        found = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if one is None else one
+            for (name, leaf), one in zip(leaves.items(), found, strict=True)
+        }
+
+    # The same head but for its mass: the bucket takes half of what the entries had.
+    halved_N = given.teacher.log_head_NK.exp().sum(1) / 2
+    lighter = HeadTail(
+        log_head_NK=given.teacher.log_head_NK - math.log(2),
+        log_tail_N=(given.teacher.log_tail_N.exp() + halved_N).log(),
+    )
+    plain, changed = gradients(given), gradients(replace(given, teacher=lighter))
+    outside_N = ~given.is_label_NK.any(1)
+    assert outside_N.any()
+    assert not outside_N.all()
+    follows = any((plain[name] - changed[name]).abs().max() > 1e-4 for name in plain)
+    by_bucket = bool((plain["tail"].abs() > 1e-6).all())
+    by_label = bool((plain["label"][outside_N].abs() > 1e-6).all())
+    assert by_bucket or not plain["tail"].any()
+    assert by_label or not plain["label"].any()
+    words = {(True, True, False): "bucket", (False, False, False): "dropped"}
+    return (words | {(True, False, True): "label"})[follows, by_bucket, by_label]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_makes_of_the_tail_what_it_says(name):
+    assert use_of_the_tail(LOSSES[name]) == LOSSES[name].tail
+
+
+def test_drawn_entries_serve_losses_that_are_linear_and_need_no_tail():
+    for linear, tail, served in (
+        (True, "bucket", True),
+        (False, "bucket", False),
+        (True, "label", False),
+        (True, "dropped", False),
+    ):
+        assert Loss(**DECLARED | {"linear": linear, "tail": tail}).serves_drawn is served
+
+
 def test_forward_kl_of_whole_rows_is_the_dense_one():
     p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1)
     used = torch.ones(N, V, dtype=torch.bool)
@@ -221,11 +348,24 @@ SPECS = {name: sparsifier_spec(name) for name in ("topk", "topp", "hybrid")} | {
 }
 
 
+def test_what_a_message_offers_comes_from_the_table(monkeypatch):
+    """A sparsifier that keeps a tail is offered, and one that is gone is not."""
+    kept = replace(SPARSIFIERS["topk"], name="another")
+    monkeypatch.delitem(SPARSIFIERS, "topp")
+    monkeypatch.setitem(SPARSIFIERS, "another", kept)
+    with pytest.raises(SettingError, match=r"with --sparsify hybrid, topk or another$"):
+        choose_view(SPECS["sample"], loss=LOSSES["reverse_kl"], temperature=1.0)
+    with pytest.raises(SettingError, match=r"with --sparsify hybrid, topk or another$"):
+        choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.0)
+    with pytest.raises(SettingError, match=r"--temperature 1,2,10\.5$"):
+        choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.5)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
 def test_exact_heads_serve_every_loss(name, temperature, loss):
-    weighted = (name, temperature) == ("hybrid", 1.0) and LOSSES[loss].linear
+    weighted = (name, temperature) == ("hybrid", 1.0) and LOSSES[loss].serves_drawn
     found = choose_view(SPECS[name], loss=LOSSES[loss], temperature=temperature)
     assert found is (View.WEIGHTS if weighted else View.BUCKET)
 
@@ -235,9 +375,9 @@ def test_exact_heads_serve_every_loss(name, temperature, loss):
 def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
     found = choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
     assert found is View.WEIGHTS
-    for other in (one.name for one in LOSSES.values() if not one.linear):
+    for other in (one.name for one in LOSSES.values() if not one.serves_drawn):
         with pytest.raises(
-            SettingError, match=r"^--loss: .*forward_kl, or dump .*hybrid, topk or topp"
+            SettingError, match=r"^loss: .*forward_kl, or dump .*hybrid, topk or topp"
         ):
             choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
 
@@ -245,8 +385,8 @@ def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
 @pytest.mark.parametrize(
     ("name", "temperature", "message"),
     [
-        ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with --temperature 1,2,4, or with"),
-        ("unbiased", 0.5, r"Dump again with --temperature 0\.5,1,2$"),
+        ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with temperature 1,2,4, or with"),
+        ("unbiased", 0.5, r"Dump again with temperature 0\.5,1,2$"),
         ("topk", 0.5, "allowed: 1 to 10"),
         ("hybrid", 11.0, "allowed: 1 to 10"),
     ],

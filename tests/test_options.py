@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class BakeOptions:
     out: Path = option(Path("cake"), help="The tin.", spelled="tin")
     hot: bool = option(False, help="Serve it hot.")
     watch: object | None = option(None, help="Is called often.", python_only=True)
+    name: str | None = option(None, help="What stands on it.", needs="icing")
+    icing: object | None = option(None, help="The icing.", excludes=("sugar",))
     weight: float = 1.0  # no option
 
 
@@ -39,11 +42,12 @@ def bake(**values: Any) -> BakeOptions:
 
 def test_a_dataclass_declares_its_options() -> None:
     assert [one.name for one in OPTIONS] == [
-        *("cake", "eggs", "sugar", "minutes", "out", "hot", "watch")
+        *("cake", "eggs", "sugar", "minutes", "out", "hot", "watch", "name", "icing")
     ]
     kinds = [one.kind for one in OPTIONS]
-    assert kinds == [str, int, float, tuple, Path, bool, object]
-    assert [one.nullable for one in OPTIONS] == [False, False, True, True, False, False, True]
+    assert kinds == [str, int, float, tuple, Path, bool, object, str, object]
+    nullable = [one.name for one in OPTIONS if one.nullable]
+    assert nullable == ["sugar", "minutes", "watch", "name", "icing"]
     assert [one.flag for one in OPTIONS][3:6] == ["--minutes", "--tin", "--hot"]
 
 
@@ -70,6 +74,8 @@ def test_signature_and_docstring_show_every_option() -> None:
     assert shown.startswith("Bake a cake.")
     assert "cake: The cake. One of apple, plum." in shown
     assert "sugar: Sugar in grams. Default: to taste." in shown
+    assert "name: What stands on it. Only with --icing." in shown
+    assert "icing: The icing. Not together with --sugar." in shown
 
 
 def test_values_are_checked_and_become_the_options_type() -> None:
@@ -81,27 +87,57 @@ def test_values_are_checked_and_become_the_options_type() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"cake": "stone"}, "--cake is unknown.*found stone.*apple, plum"),
-        ({"cake": 3}, "--cake must be a string"),
-        ({"cake": "plum", "eggs": 0}, "--eggs is out of range.*found 0; allowed: 1 to 12"),
-        ({"cake": "plum", "eggs": 2.0}, "--eggs must be a whole number"),
-        ({"cake": "plum", "eggs": True}, "--eggs must be a number"),
-        ({"cake": "plum", "eggs": None}, "--eggs must be a whole number"),
-        ({"cake": "plum", "sugar": float("nan")}, "--sugar is out of range"),
-        ({"cake": "plum", "sugar": float("inf")}, "--sugar is out of range"),
-        ({"cake": "plum", "sugar": 0}, "--sugar is out of range.*above 0"),
-        ({"cake": "plum", "sugar": "3"}, "--sugar must be a number"),
-        ({"cake": "plum", "minutes": [1, 1]}, "--minutes needs different values"),
-        ({"cake": "plum", "minutes": []}, "--minutes needs different values"),
-        ({"cake": "plum", "minutes": 3}, "--minutes must be a list of numbers"),
-        ({"cake": "plum", "minutes": [-1]}, "--minutes is out of range"),
-        ({"cake": "plum", "hot": 1}, "--hot must be True or False"),
-        ({"cake": "plum", "out": 3}, "--tin must be a path"),
+        ({"cake": "stone"}, "^cake is unknown.*found stone.*apple, plum"),
+        ({"cake": 3}, "^cake must be a string"),
+        ({"cake": "plum", "eggs": 0}, "^eggs is out of range.*found 0; allowed: 1 to 12"),
+        ({"cake": "plum", "eggs": 2.0}, "^eggs must be a whole number"),
+        ({"cake": "plum", "eggs": True}, "^eggs must be a number"),
+        ({"cake": "plum", "eggs": None}, "^eggs must be a whole number"),
+        ({"cake": "plum", "sugar": float("nan")}, "^sugar is out of range"),
+        ({"cake": "plum", "sugar": float("inf")}, "^sugar is out of range"),
+        ({"cake": "plum", "sugar": 0}, "^sugar is out of range.*above 0"),
+        ({"cake": "plum", "sugar": "3"}, "^sugar must be a number"),
+        ({"cake": "plum", "minutes": [1, 1]}, "^minutes needs different values"),
+        ({"cake": "plum", "minutes": []}, "^minutes needs different values"),
+        ({"cake": "plum", "minutes": 3}, "^minutes must be a list of numbers"),
+        ({"cake": "plum", "minutes": [-1]}, "^minutes is out of range"),
+        ({"cake": "plum", "hot": 1}, "^hot must be True or False"),
+        ({"cake": "plum", "out": 3}, "^out must be a path"),
+        ({"cake": ""}, "^cake is empty"),
+        ({"cake": "plum", "out": " "}, "^out is empty"),
+        ({"cake": "plum", "icing": "\t"}, "^icing is empty"),
+        ({"cake": "plum", "icing": "a\0b"}, "^icing holds a zero byte"),
+        ({"cake": "plum", "out": "s3://tin"}, "^out: a URI is not served here.*s3://tin"),
+        ({"cake": "plum", "name": "Ann"}, "^name has no effect without icing.*Leave name out"),
+        ({"cake": "plum", "sugar": 1, "icing": "red"}, "^icing and sugar exclude each other"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         bake(**values)
+
+
+def test_a_message_names_arguments_in_python_and_flags_on_the_command_line() -> None:
+    with pytest.raises(SettingError) as caught:
+        OPTIONS[4].check(3)
+    assert str(caught.value) == "out must be a path (found 3)"
+    assert caught.value.command_line_message == "--tin must be a path (found 3)"
+    place = Option(name="places", kind=list, help="Places.", positional=True)
+    with pytest.raises(SettingError, match=r"^places must be a list \(found 'PLACES'\)$"):
+        place.check("PLACES")
+    error = ModelError(
+        "--batch-tokens / --micro-tokens is no whole number",
+        place="/data/--odd",
+        found="--k",
+        allowed="with --top-p",
+        remedy="Leave --x out, or `bake --out`",
+    )
+    assert str(error) == (
+        "/data/--odd: batch_tokens / micro_tokens is no whole number "
+        "(found --k; allowed: with top_p). Leave x out, or `bake --out`"
+    )
+    assert error.command_line_message.count("--") == 7
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_unknown_and_missing_options_are_what_python_makes_of_them() -> None:
@@ -167,6 +203,8 @@ def test_a_command_is_given_checked_values() -> None:
         "minutes": (1.0, 2.5),
         "out": Path("cake"),
         "hot": False,
+        "name": None,
+        "icing": None,
         "json": False,
     }
     assert _run("list", "a", "b", "--json").exit_code == 0
@@ -181,6 +219,11 @@ WRONG = {
     "--cake plum --minutes abc": "--minutes must be numbers separated by commas",
     "--cake plum --minutes nan": "--minutes is out of range",
     "--cake plum --hot": "means nothing to plums",
+    "--cake plum --tin=": "--tin is empty",
+    "--cake plum --tin=file:///tin": "--tin: a URI is not served here",
+    "--cake plum --name Ann": "--name has no effect without --icing",
+    "--cake plum --icing=": "--icing is empty",
+    "--cake plum --sugar 1 --icing red": "exclude each other",
     "--cake plum --flour 1": "--flour",
     "--eggs 3": "--cake",
 }

@@ -54,7 +54,11 @@ def test_it_goes_on_from_the_position_of_any_step(bins):
     store, plan = MemoryStore(), packing(bins=bins)
     whole = epoch(store, plan)
     for number, step in enumerate(whole[:-1]):
-        position = Position.from_json(json.loads(json.dumps(step.after.to_json())))
+        position = Position.from_json(
+            json.loads(json.dumps(step.after.to_json())),
+            packing=plan,
+            documents_B=Lengths(store).documents_B,
+        )
         rest = list(steps(plan, Lengths(store), start=position))
         assert [documents_of(one) for one in rest] == [
             documents_of(one) for one in whole[number + 1 :]
@@ -97,7 +101,7 @@ def test_bins_and_their_size(batch_tokens, max_length, micro_tokens, expected):
 
 @pytest.mark.parametrize(
     ("batch_tokens", "micro_tokens", "message"),
-    [(16384, 100, "--micro-tokens: .*found 100"), (0, None, "--batch-tokens")],
+    [(16384, 100, "^micro_tokens: .*found 100"), (0, None, "^batch_tokens")],
 )
 def test_sizes_that_cannot_be_are_refused(batch_tokens, micro_tokens, message):
     shuffle = Shuffle(fingerprint="f", seed=0, lanes=1, window=1)
@@ -108,13 +112,13 @@ def test_sizes_that_cannot_be_are_refused(batch_tokens, micro_tokens, message):
 
 
 def test_a_document_longer_than_a_bin_is_refused():
-    with pytest.raises(SettingError, match="--micro-tokens"):
+    with pytest.raises(SettingError, match="micro_tokens"):
         epoch(MemoryStore(), packing(bin_tokens=8))
 
 
 def test_ranks_share_the_bins_or_are_told_how():
     assert packing(bins=4).bins_of_a_rank(2) == 2
-    with pytest.raises(SettingError, match="--micro-tokens"):
+    with pytest.raises(SettingError, match="micro_tokens"):
         packing(bins=4).bins_of_a_rank(3)
 
 
@@ -128,3 +132,11 @@ def test_lengths_are_read_once_a_block():
         tokens_D, targets_D = lengths.of(1)
     assert asked == [1]
     assert tokens_D.dtype == targets_D.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "change", [{"bins": 0}, {"bins": "4"}, {"bin_tokens": -1}, {"shuffle": {}}, {"more": 1}]
+)
+def test_a_packing_that_cannot_be_is_refused(change):
+    with pytest.raises(SettingError):
+        Packing.from_json(packing().to_json() | change)

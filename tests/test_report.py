@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console
 
 from logitstore import SettingError, StorageError, StoreError
-from trainer.report.page import COLUMNS, Report, print_table, render_table, write_report
+from trainer.reporting.page import Report, print_table, render_table
+from trainer.reporting.page import report as write_report
+from trainer.reporting.summary import COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +69,8 @@ def evaluation(**changes: Any) -> dict[str, Any]:
         "teacher_loss": 2.5,
         "teacher_entropy": 2.4,
         "bounds": {"kl": "lower", "acceptance": "upper"},
+        "coding_errors": {"kl": 0.0, "acceptance": 0.0},
+        "standard_errors": {},
         "reliability": [
             {"confidence": 0.2, "accuracy": 0.25, "count": 10},
             {"confidence": 0.8, "accuracy": 0.7, "count": 5},
@@ -168,10 +172,47 @@ def test_bounds_carry_their_sign_and_a_footnote(tmp_path: Path, three: list[Path
     _, page, _ = report_of(tmp_path, *three)
     assert "≥ 0.300" in page.text
     assert "≤ 72.0%" in page.text
-    assert "the exact value is at least, or at most, the one shown" in page.text
+    assert "≥ means: the exact value is at least this" in page.text
+    assert "≤ means: the exact value is at most this" in page.text
     exact = folder(tmp_path, "exact", eval=evaluation(bounds={}))
     _, page, _ = report_of(tmp_path, exact)
     assert "≥" not in page.text
+
+
+def test_a_bound_is_shown_with_its_coding_error(tmp_path: Path) -> None:
+    coding = {"kl": 0.02, "acceptance": 0.1}
+    run = folder(tmp_path, "run", eval=evaluation(coding_errors=coding))
+    report, page, _ = report_of(tmp_path, run)
+    assert report.rows[0]["kl"] == pytest.approx(0.48)
+    assert "≥ 0.480" in page.text
+    assert "≤ 82.0%" in page.text
+    # Behind these numbers nothing can be, so they are not passed.
+    coding = {"kl": 9.0, "acceptance": 9.0}
+    run = folder(tmp_path, "coarse", eval=evaluation(coding_errors=coding))
+    _, page, _ = report_of(tmp_path, run)
+    assert "≥ 0.000" in page.text
+    assert "≤ 100.0%" in page.text
+
+
+def test_a_bound_of_which_rounding_is_not_known_is_called_so(tmp_path: Path) -> None:
+    """An eval.json of an earlier version says nothing of rounding, or of standard errors."""
+    content = evaluation()
+    del content["coding_errors"], content["standard_errors"]
+    _, page, _ = report_of(tmp_path, folder(tmp_path, "old", eval=content))
+    assert "≳ 0.500" in page.text
+    assert "≲ 72.0%" in page.text
+    assert "≥" not in page.text
+    assert "≳ means: the exact value is at least about this" in page.text
+    assert "±" not in page.text
+
+
+def test_standard_errors_stand_on_the_page(tmp_path: Path) -> None:
+    content = evaluation(standard_errors={"kl": 0.0123, "top1_agreement": 0.004})
+    report, page, _ = report_of(tmp_path, folder(tmp_path, "run", eval=content))
+    assert "≥ 0.500 ± 0.012" in page.text
+    assert "61.0% ± 0.4%" in page.text
+    assert "± is one standard error" in page.text
+    assert "0.500 ±" not in terminal(report)
 
 
 @pytest.mark.parametrize(

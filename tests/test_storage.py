@@ -205,7 +205,7 @@ def test_a_uri_that_nothing_serves_is_refused(uri: str) -> None:
     assert "Copy or mount" in message
 
 
-@pytest.mark.parametrize("name", ["../x", "a//b", "/etc/passwd", "a/./b", "a/..", ""])
+@pytest.mark.parametrize("name", ["../x", "a//b", "/etc/passwd", "a/./b", "a/..", "", "a\0b"])
 def test_a_name_does_not_leave_the_folder(tmp_path: Path, name: str) -> None:
     for call in (LocalStorage(tmp_path).read, LocalStorage(tmp_path).size):
         with pytest.raises(ValueError, match="no name"):
@@ -221,10 +221,47 @@ def test_names_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert pickle.loads(pickle.dumps(LocalStorage("a"))) == LocalStorage("a")
 
 
+def test_a_folder_stays_where_it_was_when_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    storage = LocalStorage("a/store")
+    storage.put("one", b"1")
+    pickled = pickle.dumps(storage)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for opened in (storage, pickle.loads(pickled)):
+        assert opened.read("one") == b"1"
+        assert "one" in opened.list("")
+        assert (opened.uri, base_name(opened)) == ("a/store", "store")
+        opened.put("b/two", b"2")
+        with pytest.raises(ObjectMissing, match=r"^a/store/three: "):
+            opened.read("three")
+        with pytest.raises(StorageError, match=r"^a/store/b: the file system refused: Is a direc"):
+            opened.delete("b")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_working_directory_that_is_gone_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StorageError, match=r"store: .*working directory is gone"):
+        LocalStorage("store")
+
+
+@pytest.mark.parametrize("where", [LocalStorage, DictStorage, 3, b"folder", "", "a\0b", None])
+def test_what_names_no_store_is_refused(where: object) -> None:
+    with pytest.raises(SettingError):
+        open_storage(where)  # type: ignore[arg-type]
+
+
 def test_a_file_to_write_is_a_folder_and_a_name(tmp_path: Path) -> None:
     storage, name = LocalStorage.of_file(tmp_path / "tune.png")
     assert (storage, name) == (LocalStorage(tmp_path), "tune.png")
-    for path in (tmp_path, tmp_path / "none" / "tune.png"):
+    for path in (tmp_path, tmp_path / "none" / "tune.png", tmp_path / "tune\0.png"):
         with pytest.raises(StorageError, match="Name a file in a folder that is there"):
             LocalStorage.of_file(path)
 

@@ -26,6 +26,7 @@ from logitstore.store.inspect import inspect
 from logitstore.store.layout import MANIFEST, README, StoreLayout
 from logitstore.store.lease import Lease
 from logitstore.store.local import LocalStorage
+from logitstore.store.reader import as_store
 from logitstore.store.storage import Storage, place_of
 from logitstore.store.verify import Fault, verify
 from logitstore.store.writer import UnitWriter
@@ -245,8 +246,8 @@ def test_a_lease_at_work_is_renewed(storage: Storage, monkeypatch: pytest.Monkey
 
 
 def test_a_sound_store_has_no_faults(layout: StoreLayout) -> None:
-    for depth in ("fast", "hashes", "full"):
-        assert list(verify(layout.storage, depth=depth)) == []
+    for depth in ({"fast": True}, {"hashes": True}, {}):
+        assert list(verify(layout.storage, **depth)) == []
 
 
 def _shard(layout: StoreLayout) -> list[str]:
@@ -303,7 +304,7 @@ def test_faults_are_objects_that_say_what_the_lines_say(layout: StoreLayout) -> 
     name = _largest(layout)
     size = layout.storage.size(name)
     layout.storage.put(name, b"short")
-    (fault,) = verify(layout.storage, depth="fast")
+    (fault,) = verify(layout.storage, fast=True)
     place = place_of(layout.storage, name)
     problem = "size in bytes is not as written"
     assert fault == Fault(place=place, problem=problem, found=5, allowed=size)
@@ -334,7 +335,8 @@ def test_a_changed_small_object_is_refused_when_the_store_is_opened(
 ) -> None:
     """A digit of the spec decides what the shards are decoded to."""
     data = layout.storage.read(name)
-    layout.storage.put(name, data.replace(b"10", b"20", 1) + b" ")
+    before, _, after = data.rpartition(b"10")  # the first may be in an attempt's name
+    layout.storage.put(name, before + b"20" * bool(before) + after + b" ")
     with pytest.raises(CorruptionError, match=name):
         logitstore.open(layout.storage)
 
@@ -448,6 +450,19 @@ def test_a_store_gives_its_tokenizers_files(layout: StoreLayout) -> None:
     assert logitstore.open(layout.storage).tokenizer_files() == NO_TOKENIZER
 
 
+def test_an_open_store_is_taken_as_it_is(layout: StoreLayout, storage: Storage) -> None:
+    store = logitstore.open(storage)
+    assert as_store(store) is store
+    assert as_store(storage).fingerprint == store.fingerprint
+    assert inspect(store) == inspect(storage)
+    assert list(verify(store)) == []
+    storage.delete(MANIFEST)
+    partial = logitstore.open(storage, allow_partial=True)
+    assert as_store(partial, allow_partial=True) is partial
+    with pytest.raises(StoreError, match="not finished"):
+        as_store(partial)
+
+
 UNSERVED = ["s3://bucket/store", "gs://b/x", "hf://datasets/me/store", "http://host/x", "S3://b"]
 
 
@@ -464,6 +479,38 @@ def test_a_uri_that_nothing_serves_is_refused_and_makes_no_folder(
     assert not list(tmp_path.iterdir())
 
 
+def test_inspect_tells_no_means_of_a_store_without_targets(storage: Storage) -> None:
+    StoreWriter(StoreLayout(storage)).begin(store_spec(), plan_of(1), {})
+    content = inspect(storage)
+    assert (content["targets"], content["sealed"], content["units_done"]) == (0, False, 0)
+    for name in ("bytes_per_target", "teacher_loss", "teacher_entropy", "retained_mass"):
+        assert content[name] is None
+
+
+def test_verify_of_what_is_no_store_is_one_error(storage: Storage) -> None:
+    for depth in ({"fast": True}, {}):
+        with pytest.raises(StoreError, match="no store here"):
+            verify(storage, **depth)
+
+
+def test_one_number_of_bytes(layout: StoreLayout) -> None:
+    """What inspect says, the manifest and the card of one store are the same."""
+    size = inspect(layout.storage)["bytes"]
+    assert size == layout.read_manifest().bytes
+    assert f"| bytes | {size:,} (" in layout.storage.read(README).decode()
+
+
+def test_documents_are_numbered_and_shown_on_a_line(layout: StoreLayout) -> None:
+    store = logitstore.open(layout.storage)
+    assert store[np.int64(0)].document.id == store[0].document.id
+    for index in ("a", 1.0, None):
+        with pytest.raises(TypeError, match=f"an integer or a slice, not {type(index).__name__}"):
+            store[index]  # type: ignore[call-overload]
+    for one in (store[0], store[0].document, store.read_block(0)):
+        assert len(repr(one).splitlines()) == 1
+        assert "tokens" in repr(one)
+
+
 def test_inspect_adds_up(layout: StoreLayout) -> None:
     storage = layout.storage
     content = inspect(storage)
@@ -473,7 +520,7 @@ def test_inspect_adds_up(layout: StoreLayout) -> None:
     assert sum(content["column_bytes_per_target"].values()) == pytest.approx(
         content["bytes_per_target"]
     )
-    left_out = (README, "tokenizer/")
+    left_out = (README, MANIFEST, "tokenizer/")
     counted = [name for name in storage.list("") if not name.startswith(left_out)]
     assert content["bytes"] == sum(storage.size(name) or 0 for name in counted)
     head = [np.exp(stored.targets.logprobs_RK).sum() for unit in UNITS for stored in unit]

@@ -2,13 +2,16 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.errors import ModelError, SettingError, SpecError
@@ -16,6 +19,7 @@ from logitstore.store.verify import verify
 from logitstore.targets.documents import Document
 from logitstore.teacher.base import OwnForward, Teacher
 from logitstore.teacher.transformers import TransformersTeacher, model_fingerprint
+from tests.tiny_models import tiny
 
 TEXTS = ["The teacher reads the text once.", "the student reads what the teacher wrote"] * 4
 VOCAB = 300
@@ -125,6 +129,8 @@ def test_it_is_audited_by_its_logits_alone(settings: dict[str, Any], sparsify: s
     found = logitstore.audit(settings["out"], teacher=settings["teacher"])
     assert found["ok"], found["faults"]
     assert (found["teacher"], found["teacher_matches"]) == ("lines", True)
+    store = logitstore.open(settings["out"])
+    assert logitstore.audit(store, teacher=settings["teacher"]) == found
     wrong = logitstore.audit(settings["out"], teacher=Lines(seed=1))
     assert not wrong["ok"]
 
@@ -139,7 +145,7 @@ def test_a_loaded_model_is_audited_with_a_loaded_student(
     assert found["ok"], found["faults"]
     assert student.training
     assert found["gradient_angle"] > 0
-    with pytest.raises(SettingError, match="--dtype means nothing"):
+    with pytest.raises(SettingError, match="dtype means nothing"):
         logitstore.audit(settings["out"], teacher=model, dtype="bfloat16")
     with pytest.raises(ModelError, match=r"student's hidden states.*a transformers model"):
         logitstore.audit(settings["out"], teacher=model, student=Lines())
@@ -174,6 +180,12 @@ WRONG = {
     "pair": (lambda logits, labels: logits, "no pair of tensors"),
     "numpy": (lambda logits, labels: (logits.numpy(), labels), "no pair of tensors"),
     "labels": (lambda logits, labels: (logits, labels + 1), "labels are not the counted tokens"),
+    "int32": (lambda logits, labels: (logits, labels.int()), "labels are not int64"),
+    "real labels": (lambda logits, labels: (logits, labels.double()), "labels are not int64"),
+    "meta": (lambda logits, labels: (logits.to("meta"), labels), "no common device"),
+    "all meta": (lambda logits, labels: (logits.to("meta"), labels.to("meta")), "no common device"),
+    "numbers": (lambda logits, labels: (logits * torch.nan, labels), "a row has NaN"),
+    "infinity": (lambda logits, labels: (logits + torch.inf, labels), "a row has NaN"),
 }
 
 
@@ -185,11 +197,125 @@ def test_a_teacher_that_breaks_the_contract_is_told_so(settings: dict[str, Any],
     assert not settings["out"].exists()
 
 
-def test_a_teacher_without_numbers_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ModelError):
-        logitstore.dump(
-            **settings | {"teacher": _Wrong(lambda logits, labels: (logits * torch.nan, labels))}
-        )
+def test_a_teacher_without_chunks_is_told_so(settings: dict[str, Any]) -> None:
+    settings["teacher"].logits = lambda batch: None
+    with pytest.raises(ModelError, match=r"no chunks.*NoneType.*an iterator"):
+        logitstore.dump(**settings)
+
+
+@pytest.mark.parametrize("sparsify", ["topk", "hybrid", "sample"])
+def test_rows_that_share_memory_are_dumped(settings: dict[str, Any], sparsify: str) -> None:
+    """A uniform teacher, whose rows are all one: not to be overwritten one by one."""
+
+    def alike(logits: torch.Tensor, labels: torch.Tensor) -> Any:
+        return torch.zeros(1, VOCAB).expand(len(labels), VOCAB), labels
+
+    logitstore.dump(**settings | {"teacher": _Wrong(alike), "sparsify": sparsify, "k": None})
+    for stored in logitstore.open(settings["out"]):
+        np.testing.assert_allclose(stored.targets.entropy_R, np.log(VOCAB), atol=0.01)
+
+
+BAD_SPECS: dict[str, Any] = {
+    "parameters": [-1, 1.0, True, float("nan"), None, 1 << 53, np.int64(3)],
+    "name": [None, 3, "half a pair: \ud800", Path("lines")],
+    "fingerprint": [None, b"00", "\udfff"],
+    "architecture": [None, str],
+    "dtype": [torch.float32, None],
+    "device": [torch.device("cpu"), None],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, some in BAD_SPECS.items() for value in some]
+)
+def test_a_spec_that_could_not_be_read_again_is_refused_before_anything_is_written(
+    settings: dict[str, Any], field: str, value: Any
+) -> None:
+    teacher = settings["teacher"]
+    teacher.spec = replace(teacher.spec, **{field: value})
+    with pytest.raises(ModelError, match=f"spec of the teacher: .*{field}"):
+        logitstore.dump(**settings)
+    assert not settings["out"].exists()
+    logitstore.dump(**settings | {"teacher": Lines()})
+
+
+def test_a_model_without_weights_is_refused(settings: dict[str, Any], model: Any) -> None:
+    with pytest.raises(ModelError, match="on the meta device"):
+        logitstore.dump(**settings | {"teacher": model.to("meta")})
+    assert not settings["out"].exists()
+
+
+def test_a_class_is_no_teacher(settings: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="a class of them"):
+        logitstore.dump(**settings | {"teacher": Lines})
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+CALLERS: dict[str, Any] = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "float64": lambda: _default_dtype(torch.float64),
+    "bfloat16": lambda: _default_dtype(torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
+    "deterministic": _deterministic,
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("kind", ["name", "loaded", "outside"])
+@pytest.mark.parametrize("sparsify", ["hybrid", "sample"])
+def test_settings_of_torch_that_the_caller_made_change_nothing(
+    settings: dict[str, Any],
+    teacher_folder: Path,
+    model: Any,
+    caller: str,
+    kind: str,
+    sparsify: str,
+    tmp_path: Path,
+) -> None:
+    teachers = {"name": teacher_folder, "loaded": model, "outside": Lines()}
+    settings |= {"teacher": teachers[kind], "sparsify": sparsify, "k": None}
+    plain = logitstore.dump(**settings)
+    with CALLERS[caller]():
+        found = logitstore.dump(**settings | {"out": tmp_path / "other"})
+        audited = logitstore.audit(settings["out"], teacher=settings["teacher"])
+    assert found.fingerprint == plain.fingerprint
+    assert audited == logitstore.audit(settings["out"], teacher=settings["teacher"])
+
+
+def test_threads_that_share_a_model_in_training_mode_get_no_dropout(
+    settings: dict[str, Any], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    model = tiny("gpt2", vocab_size=VOCAB, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5).train()
+    settings |= {"teacher": model, "batch_tokens": 32}
+    plain = logitstore.dump(**settings)
+
+    def dumped(number: int) -> str:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+        own = {"tokenizer": tokenizer, "out": tmp_path / f"store{number}"}
+        return logitstore.dump(**settings | own).fingerprint
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(dumped, range(18))) == {plain.fingerprint}
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize(
@@ -199,8 +325,8 @@ def test_a_teacher_without_numbers_is_refused(settings: dict[str, Any]) -> None:
         ({"teacher": 3}, ModelError, "no teacher"),
         ({"tokenizer": None}, SettingError, "needs a tokenizer"),
         ({"tokenizer": 3}, SettingError, "no transformers tokenizer"),
-        ({"device": "cpu"}, SettingError, "--device means nothing to a teacher that is loaded"),
-        ({"dtype": "bfloat16"}, SettingError, "--dtype means nothing to a teacher that is loaded"),
+        ({"device": "cpu"}, SettingError, "device means nothing to a teacher that is loaded"),
+        ({"dtype": "bfloat16"}, SettingError, "dtype means nothing to a teacher that is loaded"),
         ({"max_length": 65}, SettingError, "found 65.*2..64"),
     ],
 )

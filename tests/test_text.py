@@ -204,7 +204,7 @@ def test_a_text_of_one_token_is_bad(tokenizer: PreTrainedTokenizerFast) -> None:
         text_record(END, number=2),
         text_record("a", number=3),
     ]
-    with pytest.raises(CorpusError, match=r"a\.txt:2: no token .*found 1 tokens.*--skip-bad"):
+    with pytest.raises(CorpusError, match=r"a\.txt:2: no token .*found 1 tokens.*skip_bad"):
         documents(records, tokenizer)
     stream = tokenize(records, tokenizer, rules=TextRules(max_length=8), skip_bad=True)
     assert [document.record for document in stream] == [0, 3]
@@ -213,7 +213,7 @@ def test_a_text_of_one_token_is_bad(tokenizer: PreTrainedTokenizerFast) -> None:
 
 @pytest.mark.parametrize("max_length", [1, 0, -3])
 def test_a_document_holds_two_tokens(max_length: int) -> None:
-    with pytest.raises(SettingError, match="--max-length"):
+    with pytest.raises(SettingError, match="max_length"):
         TextRules(max_length=max_length)
 
 
@@ -363,7 +363,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(
         "{{ message.content }}{% endif %}\n{% endfor %}",
     )
     assert len(documents([chat_record(CHAT[:2])], forgetful)) == 1
-    with pytest.raises(CorpusError, match=r"a\.jsonl:1: .*message 1 otherwise.*--skip-bad"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl:1: .*message 1 otherwise.*skip_bad"):
         documents([chat_record(CHAT)], forgetful)
 
 

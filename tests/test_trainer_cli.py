@@ -74,8 +74,11 @@ def test_eval_prints_a_line_for_each_figure(folder):
     fit(folder)
     result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines()]
-    assert {"loss", "kl", "acceptance"} <= set(names)
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert {"loss", "kl", "acceptance"} <= set(lines)
+    for name in ("loss", "kl", "top1_agreement", "acceptance"):
+        assert "standard error 0." in lines[name]
+    assert "by the spread over the " in lines["standard"]
     assert (folder / "run" / "eval.json").is_file()
 
 
@@ -91,12 +94,30 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
     assert result.exit_code == 0, result.stderr
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert lines["kl"].startswith("~ ")
+    assert "rounding 0." in lines["kl"]
+    assert lines["~"].startswith("means: an estimate")
+    assert not {">=", "<="} & set(lines)
     assert "acceptance" not in lines
     page = folder / "page.html"
     result = call("report", folder / "run", "--out", page)
     assert result.exit_code == 0, result.stderr
     assert "≈" in result.stdout
-    assert "≈ marks an estimate" in page.read_text()
+    assert "≈ means: an estimate" in page.read_text()
+
+
+def test_a_bound_is_printed_behind_its_sign_and_the_sign_explained(folder, monkeypatch):
+    store = MemoryStore(tokenizer=folder / "tokenizer", k=6, fidelity="compact")
+    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    fit(folder)
+    result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    found = json.loads((folder / "run" / "eval.json").read_text())
+    shown = found["kl"] - found["coding_errors"]["kl"]
+    assert lines["kl"].startswith(f">= {shown:.4f}  (measured {found['kl']:.4f}, standard error ")
+    assert lines["acceptance"].startswith("<= ")
+    assert lines[">="].startswith("means: the exact value is at least this")
+    assert lines["<="].startswith("means: the exact value is at most this")
 
 
 def test_the_help_names_every_loss():
@@ -193,7 +214,7 @@ def test_wrong_values_cost_no_torch():
 
 @pytest.mark.parametrize("command", ["fit", "eval"])
 def test_python_refuses_what_the_command_line_refuses(command):
-    """With the same words, as SettingError."""
+    """With the same words, as a SettingError that names arguments and not flags."""
     run = {"fit": trainer.fit, "eval": trainer.evaluate}[command]
     kind = {"fit": FitOptions, "eval": EvalOptions}[command]
     for name, *arguments in WRONG:
@@ -207,7 +228,9 @@ def test_python_refuses_what_the_command_line_refuses(command):
             values[flags[flag].name] = of_kind(text)
         with pytest.raises(SettingError) as caught:
             run(**values)
-        assert str(caught.value).rstrip(".") in call(name, *arguments_of(name, arguments)).stderr
+        told = caught.value.command_line_message.rstrip(".")
+        assert told in call(name, *arguments_of(name, arguments)).stderr
+        assert "--" not in str(caught.value)
 
 
 def arguments_of(name, arguments):
@@ -238,3 +261,23 @@ def test_options_are_the_published_ones():
     )
     shown = call("fit", "--help").stdout
     assert [option for option in published.split() if option not in shown] == []
+
+
+@pytest.mark.parametrize("command", ["fit", "eval"])
+def test_an_out_that_cannot_be_written_is_told_before_a_model_is_loaded(folder, command):
+    (folder / "file").write_text("mine")
+    (folder / "link").symlink_to(folder / "nowhere" / "run")
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    given = {
+        "fit": ("fit", "--student", folder / "no_student", *QUICK),
+        "eval": ("eval", folder / "model", "--device", "cpu"),
+    }
+    for out in (folder / "file", folder / "link", folder / "file" / "run", "/proc/nope"):
+        result = call(*given[command], "--logits", "S", "--out", out)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"error: {out if out != folder / 'file' / 'run' else ''}")
+        assert "the folder cannot be used" in result.stderr
+        assert result.stderr.endswith("Name another folder (--out)\n")
+        assert len(result.stderr.splitlines()) == 1

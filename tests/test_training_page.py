@@ -1,7 +1,12 @@
 """The programs of docs/training.md do what the page says, as they stand there."""
 
+import ast
 import json
+import random
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import logitstore
+import trainer
+from logitstore.plumbing import LocalStorage
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 LOOP, DROP_IN = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
@@ -51,26 +58,106 @@ def test_the_loop_has_about_twenty_lines():
     assert len([line for line in LOOP.splitlines() if line.strip()]) <= 22
 
 
-def test_the_loop_learns_and_ends_in_the_same_weights_after_a_stop(run, monkeypatch):
-    straight = run(LOOP, "straight")
-    steps = []
-    save = torch.save
+# Runs the program of file 1 in folder 2, in processes that are forked from one that has loaded
+# torch: one for each further number, killed so many milliseconds after its first checkpoint, and a
+# last one that is not. A negative number is a size of files, in bytes, at which the kernel kills
+# from then on: in the middle of the next save. Prints what each has left as checkpoint.
+KILLER = """
+import os, resource, signal, sys, time
+from pathlib import Path
+import torch, transformers, trainer, logitstore
+from trainer.losses import distillation
+from trainer.training import batching
+left = Path("checkpoint.pt")
+def written():
+    return left.stat().st_mtime_ns if left.exists() else None
+def ended(child):
+    return os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+program = compile(Path(sys.argv[1]).read_text(), "page", "exec")
+torch.set_num_threads(1)
+os.chdir(sys.argv[2])
+for limit in [*map(int, sys.argv[3:]), None]:
+    before = written()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        exec(program, {"__name__": "page"})
+        os._exit(0)
+    while limit is not None and written() == before and not os.waitid(*ended(child)):
+        time.sleep(0.001)
+    if limit is not None and limit < 0:
+        resource.prlimit(child, resource.RLIMIT_FSIZE, (-limit, -limit))
+    elif limit is not None:
+        time.sleep(limit / 1000)
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    state = torch.load(left)["batches"]
+    place = 1000 * state["epoch"] + state["step"]
+    print(code, place, Path("checkpoint.tmp").exists(), flush=True)
+    if code == 0:
+        break
+"""
 
-    def stopping(content, path):
-        save(content, path)
-        steps.append(content["batches"]["step"])
-        if len(steps) == 4:
-            raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(LOOP, "stopped")
-    stopped = run(LOOP, "stopped")
-    assert len(steps) > 8  # so it was stopped in the middle
-    first, second = (
-        load_file(one / "student" / "model.safetensors") for one in (straight, stopped)
+def killed(folder, *limits):
+    """(exit code, place of the checkpoint, whether another is half written) after each process."""
+    program = folder / "page.py"
+    program.write_text(LOOP)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, program, folder, *map(str, limits)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert done.returncode == 0, done.stderr
+    return [tuple(map(ast.literal_eval, line.split())) for line in done.stdout.splitlines()]
+
+
+def same_weights(one, other):
+    first, second = (load_file(each / "student" / "model.safetensors") for each in (one, other))
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_the_loop_killed_at_any_moment_ends_in_the_same_weights(run):
+    """Once in the middle of a save for sure, then wherever it is."""
+    straight = run(LOOP, "straight")
+    stopped = run("", "stopped")
+    size = (straight / "checkpoint.pt").stat().st_size
+    draw = random.Random(0)
+    torn, *stops, last = killed(stopped, -size // 2, *(draw.randint(0, 60) for _ in range(3)))
+    assert torn[0] == -signal.SIGXFSZ
+    assert torn[2]
+    assert {code for code, *_ in stops} <= {-signal.SIGKILL}
+    assert last[0] == 0
+    places = [place for _, place, _ in (torn, *stops, last)]
+    assert places == sorted(set(places))  # each has made a step
+    assert same_weights(straight, stopped)
+
+
+def test_a_store_is_given_open_or_by_what_opens_it(made, tmp_path):
+    """To each function that takes one; the result is the same."""
+    opened = logitstore.open(made / "store")
+    sources = [made / "store", str(made / "store"), (made / "store").as_uri(), opened]
+    sources.append(LocalStorage(made / "store"))
+    model = trainer.load_student(made / "student.json", spec=opened.spec)
+    common = {"student": made / "student.json", "device": "cpu", "steps": 1}
+    found = []
+    for number, source in enumerate(sources):
+        batches = trainer.training_batches(source, model=model, epochs=1)
+        fitted = trainer.fit(logits=source, out=tmp_path / str(number), **common)
+        measured = trainer.evaluate(model, logits=source)
+        found.append(
+            [
+                next(iter(batches)).labels_R.tolist(),
+                *(fitted["metrics"][name] for name in ("loss", "kl")),
+                *(measured[name] for name in ("loss", "kl", "store")),
+            ]
+        )
+    assert all(one == found[0] for one in found)
 
 
 def test_the_drop_in_trains_saves_and_resumes(run):

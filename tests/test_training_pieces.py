@@ -207,7 +207,7 @@ def test_a_loss_of_ones_own_is_taken_and_an_unknown_one_refused():
     found = trainer.distillation_loss(model, batch, alpha=1.0, loss=own).loss
     whole = trainer.distillation_loss(model, batch, alpha=1.0).loss
     assert found.item() == pytest.approx(whole.item() / 8, rel=1e-5)  # T^2 is 4
-    with pytest.raises(SettingError, match=r"--loss is unknown .*forward_kl"):
+    with pytest.raises(SettingError, match=r"loss is unknown .*forward_kl"):
         trainer.distillation_loss(model, batch, loss="hope")
 
 

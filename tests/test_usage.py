@@ -15,6 +15,7 @@ from logitstore.errors import SettingError
 from logitstore.options import Option
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
+from logitstore.store.containers import CONTAINERS
 
 JOB = ("--teacher", "/no/teacher", "--data", "/no/data")
 HEAVY = ("torch", "transformers", "zarr", "pyarrow", "datasets", "matplotlib")
@@ -25,7 +26,7 @@ WRONG = {
         "--sparsify",
         "magic",
     ): "--sparsify is unknown (found magic; allowed: hybrid",
-    ("dump", "--format", "hdf5"): "--format is unknown (found hdf5; allowed: zarr, parquet)",
+    ("dump", "--format", "hdf5"): f"(found hdf5; allowed: {', '.join(CONTAINERS)})",
     ("dump", "--fidelity", "best"): "--fidelity is unknown (found best; allowed: compact",
     ("dump", "--dtype", "int4"): "--dtype is unknown (found int4; allowed: auto, float32",
     ("dump", "--k", "0"): "--k is out of range (found 0; allowed: 1 to 4,096)",
@@ -42,7 +43,7 @@ WRONG = {
     ("tune", "--text-field", "a", "--messages-field", "b"): "exclude each other",
     ("estimate", "--seconds", "0"): "--seconds is out of range (found 0; allowed: above 0)",
     ("tune", "--max-bytes", "9", "--max-error", "0.1"): "exclude each other",
-    ("tune", "--out", "tune.txt"): "--out is no name of a picture",
+    ("tune", "--out", "tune.txt"): "--out: this is no name of a picture",
     ("audit", "STORE", "--documents", "0"): "--documents is out of range",
     ("verify", "STORE", "--fast", "--hashes"): "exclude each other",
 }
@@ -102,7 +103,7 @@ def test_help_and_version_load_nothing(words: list[str]) -> None:
         ("dump", {"device": 3, "out": "x"}),
         ("dump", {"out": 3}),
         ("estimate", {"seconds": float("nan")}),
-        ("tune", {"picture": "tune.txt"}),
+        ("tune", {"out": "tune.txt"}),
         ("audit", {"store": "x", "seed": -1}),
     ],
 )
@@ -142,3 +143,17 @@ def test_every_option_of_a_sparsifier_is_one_of_dump(kind: str) -> None:
     defaults = SPARSIFIERS[kind].defaults
     assert set(defaults) <= {one.name for one in OWN_OPTIONS}
     assert target_spec({"sparsify": kind, "temperature": None, **defaults}) == sparsifier_spec(kind)
+
+
+def test_an_option_that_means_something_else_to_each_sparsifier_says_so() -> None:
+    few, most = (Option(name="k", kind=int, help=text, least=1) for text in ("Few.", "Most."))
+    (found,) = own_options({"a": {few: 1}, "b": {few: 1}, "c": {most: 2}})
+    assert found.help == "With a and b: few. With c: most."
+
+
+@pytest.mark.parametrize("module", ["logitstore", "logitstore.cli", "trainer", "trainer.cli"])
+def test_a_command_line_is_a_module_too(module: str) -> None:
+    call = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert f"Usage: python -m {module} " in done.stdout
+    assert done.stderr == ""

@@ -1,1 +1,1 @@
-"""What stands around the project: the demo, the benchmark, the pages written by the program."""
+"""Around the project: the demo, the benchmarks, the checks of bytes, the makers of pages."""

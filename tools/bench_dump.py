@@ -84,7 +84,7 @@ def _dump(teacher: Path, data: Path, store: Path, *, container: str) -> float:
         out=store,
         sparsify="topk",
         k=K,
-        container=container,
+        format=container,
         device="cpu",
         dtype="float32",
         batch_tokens=BATCH_TOKENS,

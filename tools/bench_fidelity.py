@@ -1,7 +1,7 @@
-"""How much of the teacher a student keeps by each record: the miniature of published comparisons.
+"""How much of the gap to the teacher a student closes with each kind of target, on a small scale.
 
-One teacher, one student, the same text in the same order, the same steps: only what the student is
-told of the teacher differs (`tools/fidelity_students.py`). Results are kept in a JSON file, a line
+Teacher, student, text, order and steps are the same: only the targets that the student learns from
+differ (`tools/fidelity_students.py`). Results are kept in a JSON file, a line
 a seed and recipe, so that the work can be done in pieces.
 
     python -m tools.bench_fidelity --teacher FOLDER --seeds 0,1,2,3,4,5

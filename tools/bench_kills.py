@@ -1,4 +1,4 @@
-"""A dump killed at random moments, beside one that was left alone.
+"""A dump that is killed at random moments, compared with one that is not.
 
     python -m tools.bench_kills [--teacher FOLDER] [--kills 20] [--characters 1100000]
 

@@ -1,4 +1,4 @@
-"""Whether several epochs over one draw of the targets fit its noise, and what fresh draws mend.
+"""Whether epochs over one draw of the targets overfit its noise, and how far new draws help.
 
 One text, one student, several epochs: from a store that holds one draw of each target, and from
 one that holds a draw for each epoch (`--repeats`). Both are real stores, trained on by

@@ -20,9 +20,12 @@ PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 _HEAD = """# Command lines
 
-Made from the programs by `make docs`; do not edit. Exit codes: 0 done, 1 a fault found or an
-expected error (one message on standard error), 2 wrong usage. With `--json` a command prints one
-JSON object and nothing else on standard output, on exit 1 too. Losses are in nats per target.
+Made from the programs by `make docs`; do not edit. Exit codes: 0 done, 1 a fault was found or the
+command failed (one message on standard error), 2 wrong usage: a value that cannot be, or options
+that do not fit together; this is told before a model is loaded. With `--json` a command prints one
+JSON object and nothing else on standard output, also on exit code 1 and 2. Losses are in nats per
+target. Each command is also a Python function with the same names: `logitstore.dump(teacher=...)`,
+`trainer.fit(logits=...)`; `trainer eval` is `trainer.evaluate`.
 """
 
 

@@ -1,10 +1,9 @@
 """The main job from end to end, on two cores and without a network: `python -m tools.demo`.
 
-A teacher is trained on text that every Python has and dumped once; three students of a third of
-its size learn from a seventh of its text: from the text's own tokens (hard), from the stored
-distributions (soft), from both. Everything after the teacher goes through the command lines that
-a user would type, printed before they run. At the end: a table, a page, and one sentence computed
-from the figures, whatever they say.
+A teacher is trained on text that comes with every Python and dumped once. Three students of a third
+of its size learn from a seventh of its text: from the text's own tokens (hard), from the stored
+distributions (soft), and from both. Every step after the teacher is a command line, printed before
+it runs. The demo ends with a table, a page, and one sentence computed from the figures.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ FULL = Sizes(
     batch_tokens=1024,
     unit_tokens=25_000,
     # The rate at which hard labels do best (held-out loss at 1.5e-3, 3e-3, 6e-3, 1e-2: 5.35, 5.30,
-    # 5.48, 5.41), so that the comparison does not flatter the teacher.
+    # 5.48, 5.41), so that the comparison does not favour the soft labels.
     lr=3e-3,
 )
 QUICK = Sizes(
@@ -106,22 +105,22 @@ def run_demo(out: Path, *, sizes: Sizes) -> str:
     """
     step = _Steps(started=time.monotonic())
     _clear(out, sizes)
-    step.heading("a teacher")
+    step.heading("train a teacher")
     _teach(out, sizes)
-    step.heading("its distributions, once")
+    step.heading("dump its distributions into a store")
     for data, store in (("student.jsonl", "store"), ("heldout.jsonl", "heldout")):
         measure = store == "heldout"
         _dump(out / data, out / store, teacher=out / "teacher", sizes=sizes, measure=measure)
         _command("logitstore", "verify", out / store)
     _command("logitstore", "inspect", out / "store")
-    step.heading("three students that never meet it")
+    step.heading("distil three students from the store")
     for name, alpha in STUDENTS.items():
         _fit(out, name, alpha=alpha, sizes=sizes)
-    step.heading("text that none of them has seen")
+    step.heading("measure all models on held-out text")
     folders = [out / name for name in ("teacher", *STUDENTS)]
     for folder in folders:
         _command("trainer", "eval", folder, "--logits", out / "heldout", "--out", folder)
-    step.heading("what it bought")
+    step.heading("compare them on one page")
     _command("trainer", "report", *folders, "--out", out / "report.html")
     losses = {folder.name: _held_out_loss(folder) for folder in folders}
     sentence = conclusion(losses)
@@ -130,7 +129,7 @@ def run_demo(out: Path, *, sizes: Sizes) -> str:
 
 
 def conclusion(losses: Mapping[str, float]) -> str:
-    """What the held-out losses of teacher, hard, both and soft say, flattering or not."""
+    """What the held-out losses of teacher, hard, both and soft show, whatever they are."""
     teacher, hard = losses["teacher"], losses["hard"]
     reached = (
         f"On held-out text hard labels alone reached {hard:.3f} nats per token, soft labels "
@@ -138,7 +137,7 @@ def conclusion(losses: Mapping[str, float]) -> str:
     )
     gap = hard - teacher
     if gap <= 0:
-        return f"{reached}: this teacher is no better than its student, so it had nothing to teach."
+        return f"{reached}: this teacher is no better than its student, so it cannot help."
     name, loss = min((losses[name], name) for name in ("both", "soft"))[::-1]
     what = {"soft": "soft labels", "both": "both together"}[name]
     if loss >= hard:
@@ -206,8 +205,8 @@ def _teach(out: Path, sizes: Sizes) -> None:
 
 def _dump(data: Path, store: Path, *, teacher: Path, sizes: Sizes, measure: bool = False) -> None:
     options: tuple[object, ...] = ("--unit-tokens", sizes.unit_tokens)
-    if measure:  # 64 exact entries say more of a student than 8 and a sample
-        options = ("--sparsify", "topk", "--k", 64, *options)
+    if measure:  # 64 exact entries, finely stored, say more of a student than 8 and a sample
+        options = ("--sparsify", "topk", "--k", 64, "--fidelity", "exact", *options)
     _command("logitstore", "dump", "--teacher", teacher, "--data", data, "--out", store, *options)
 
 

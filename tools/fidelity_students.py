@@ -1,6 +1,6 @@
-"""Students trained side by side from one teacher, each told of it in another way.
+"""Students trained together from one teacher, each from another kind of targets.
 
-The teacher runs once a batch, and every record goes through its codec before it is learnt from.
+The teacher runs once for each batch, and all targets go through their codec before training.
 
 Shapes: R targets, V vocabulary, D width, B documents of a batch, L tokens of a document.
 """

@@ -95,11 +95,19 @@ def _losses() -> str:
             one.summary,
             "yes" if one.linear else "no",
             one.tail,
+            "yes" if one.serves_drawn else "no",
             "yes" if one.times_temperature_squared else "no",
         )
         for one in LOSSES.values()
     )
-    heads = ("`--loss`", "what it is", "linear in the teacher", "the tail's mass", "times T²")
+    heads = (
+        "`--loss`",
+        "what it is",
+        "linear in the teacher",
+        "the tail's mass",
+        "from drawn entries",
+        "times T²",
+    )
     return f"## Losses\n\n{_table(heads, rows)}"
 
 

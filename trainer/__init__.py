@@ -1,7 +1,8 @@
 """Distil student language models from a store of a teacher's distributions.
 
-`fit` and `evaluate` do what the commands do; the other names are what they are made of, for a loop
-of your own. Importing this costs no torch: that is loaded on first use.
+`fit`, `evaluate` and `report` do what the commands `fit`, `eval` and `report` do. The other names
+are their parts, for a training loop of your own. Importing this package does not load torch, which
+is loaded on first use.
 """
 
 from typing import TYPE_CHECKING
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     from trainer.evaluation.measure import evaluate
     from trainer.losses.distillation import distillation_loss
     from trainer.losses.fused import LossSums
+    from trainer.reporting.page import report
     from trainer.training.batching import training_batches
     from trainer.training.fit import fit
     from trainer.training.loop import DistillationTrainer
     from trainer.training.student import load_student
+
+    __version__: str
 
 __all__ = [
     "LOSSES",
@@ -33,12 +37,14 @@ __all__ = [
     "evaluate",
     "fit",
     "load_student",
+    "report",
     "training_batches",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "__version__": "logitstore",
         "Batch": "trainer.data.rows",
         "Batches": "trainer.data.batches",
         "DistillationTrainer": "trainer.training.loop",
@@ -48,6 +54,7 @@ __getattr__ = lazy_names(
         "evaluate": "trainer.evaluation.measure",
         "fit": "trainer.training.fit",
         "load_student": "trainer.training.student",
+        "report": "trainer.reporting.page",
         "training_batches": "trainer.training.batching",
     },
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from logitstore.plumbing import (
     JSON,
+    announce_hub,
     command,
     new_program,
     options_of,
@@ -14,7 +15,8 @@ from logitstore.plumbing import (
     quiet_libraries,
 )
 from trainer.evaluation.options import EvalOptions
-from trainer.report.options import ReportOptions
+from trainer.evaluation.signs import lines
+from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
 
 __all__ = ["app", "main"]
@@ -31,10 +33,19 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
     again="Run the same command with --resume to go on",
 )
 def fit(*, json: bool, **options: Any) -> None:
-    """Distil a student from a store."""
+    """Distil a student from a store.
+
+    Each report holds means over the targets since the last one: loss; ce, the cross-entropy with
+    the true tokens; kl, the forward KL from the teacher, whatever the loss is: an estimate where
+    targets were drawn at T, else that over the exact entries and one bucket, a lower bound but for
+    the store's rounding, with its two parts in brackets: binary, that of the mass inside the head
+    against the bucket's, and head, that inside the head; divergence, that of the loss where it is
+    another; top-1, how often the most probable token is the teacher's.
+    """
     quiet_libraries()
     from trainer.training.fit import fit as run
 
+    announce_hub(options["student"])
     reports: list[dict[str, float]] = []
     result = run(**options, report=lambda one: _report(one, reports))
     if json:
@@ -54,19 +65,22 @@ def evaluate(*, json: bool, **options: Any) -> None:
     quiet_libraries()
     from trainer.evaluation.measure import evaluate as run
 
+    announce_hub(options["model"], options["data"])
     result = run(**options)
     if json:
         print_json(result)
     else:
-        _print_evaluation(result)
+        for line in lines(result):
+            print(line)
 
 
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
 def report(*, json: bool, **options: Any) -> None:
     """Compare runs on one page."""
-    from trainer.report.page import print_table, write_report
+    from trainer.reporting.page import print_table
+    from trainer.reporting.page import report as run
 
-    page = write_report(**options)
+    page = run(**options)
     if json:
         print_json({"report": str(page.path), "rows": page.rows, "notes": page.notes})
     else:
@@ -95,18 +109,6 @@ def _words(one: dict[str, float]) -> str:
 
 
 _SAME = 1e-4  # nats
-
-
-_SIGNS = {"lower": ">= ", "upper": "<= ", "estimate": "~ "}
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    bounds = result["bounds"]
-    for name, value in result.items():
-        if isinstance(value, float):
-            print(f"{name:18} {_SIGNS.get(bounds.get(name), '')}{value:.4f}")
-        elif isinstance(value, int | str):
-            print(f"{name:18} {value}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import LogitStoreError
@@ -18,9 +20,12 @@ from logitstore.errors import LogitStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["AGAIN", "print_json", "quiet_libraries", "reporting_errors"]
+__all__ = ["AGAIN", "announce_hub", "print_json", "quiet_libraries", "reporting_errors"]
 
 AGAIN = "Run the same command again: it resumes"
+# A name on the Hub: `name` or `org/name`, of a data set with `:configuration:split` behind it.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[^/]*)?")
+_FILE_NAMES = (".txt", ".jsonl", ".gz", ".parquet", ".json")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -34,7 +39,7 @@ def reporting_errors(*, json: bool, again: str = AGAIN) -> Iterator[None]:
     try:
         yield
     except LogitStoreError as error:
-        _fail(str(error), as_json=json)
+        _fail(error.command_line_message, as_json=json)
     except KeyboardInterrupt:
         _fail(f"interrupted. {again}", as_json=json)
     except BrokenPipeError:
@@ -65,6 +70,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def announce_hub(*names: Any) -> None:
+    """Say on standard error which of `names` are looked for on the Hub: that may take a minute.
+
+    What is a path here, or no name at all, is not.
+    """
+    for name in dict.fromkeys(names):
+        if not isinstance(name, str) or name.endswith(_FILE_NAMES) or Path(name).exists():
+            continue
+        if _HUB_NAME.fullmatch(name):
+            print(f"{name}: no such path here; asking the Hugging Face Hub for it", file=sys.stderr)
 
 
 def quiet_libraries() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from logitstore.cli.console import print_json, quiet_libraries
+from logitstore.cli.console import announce_hub, print_json, quiet_libraries
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.terminal import (
     dump_bar,
@@ -22,39 +22,33 @@ from logitstore.cli.terminal import (
     sample_bar,
 )
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
-from logitstore.errors import SettingError
 from logitstore.fidelity.options import AUDIT_OPTIONS
-from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS, check_bounds
-from logitstore.options import Option
+from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
+from logitstore.store.options import INSPECT_OPTIONS, VERIFY_OPTIONS
 
 __all__ = ["app", "main"]
 
 _AGAIN = "Run the same command again"
 
-_STORE = Option(name="store", kind=str, positional=True, help="The folder of the store.")
-_FAST = Option(
-    name="fast", kind=bool, default=False, help="Check names, sizes and the manifest only."
-)
-_HASHES = Option(
-    name="hashes", kind=bool, default=False, help="Check every object's hash too; decode nothing."
-)
 # A picture is drawn on the command line unless another place is named for it.
 _TUNE_OPTIONS = tuple(
-    replace(one, default=Path("tune.png"), nullable=False) if one.name == "picture" else one
+    replace(one, default=Path("tune.png"), nullable=False) if one.name == "out" else one
     for one in TUNE_OPTIONS
 )
 
 app = new_program(
-    "logitstore", summary="Run a teacher once, keep its next-token distributions, share them."
+    "logitstore",
+    summary="Run a teacher once and store its next-token distributions, to train students from.",
 )
 
 
 @command(app, options=DUMP_OPTIONS, check=check_targets)
 def dump(**options: Any) -> None:
-    """Run a teacher over a corpus and store its distributions. The same command again resumes."""
+    """Run a teacher over a corpus and store its distributions. The same command resumes a dump."""
     quiet_libraries()
     from logitstore.dumping.run import dump as run
 
+    announce_hub(options["teacher"], options["data"])
     with dump_bar() as on_progress:
         summary = run(**options, on_progress=on_progress)
     print_summary(summary)
@@ -62,10 +56,11 @@ def dump(**options: Any) -> None:
 
 @command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)
 def estimate(*, json: bool, **options: Any) -> None:
-    """Dump a sample and say what the whole would take: targets, bytes, time. Leaves nothing."""
+    """Dump a sample and estimate targets, bytes and time of the whole dump. Leaves no files."""
     quiet_libraries()
     from logitstore.forecast.estimate import estimate as run
 
+    announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
         found = run(**options, on_fraction=on_fraction)
     if json:
@@ -74,12 +69,13 @@ def estimate(*, json: bool, **options: Any) -> None:
         print_estimate(found)
 
 
-@command(app, options=(*_TUNE_OPTIONS, JSON), check=check_bounds, again=_AGAIN)
+@command(app, options=(*_TUNE_OPTIONS, JSON), again=_AGAIN)
 def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
-    """Compare sparsifiers on a sample: bytes a target against error of the gradient."""
+    """Compare sparsifiers on a sample by bytes and error of the gradient, and recommend one."""
     quiet_libraries()
     from logitstore.forecast.tune import tune as run
 
+    announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
         found = run(**options, on_fraction=on_fraction)
     if json:
@@ -92,34 +88,38 @@ def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
         raise typer.Exit(1)
 
 
-def _check_depth(*, fast: bool, hashes: bool, **_: Any) -> None:
-    if fast and hashes:
-        raise SettingError("--fast and --hashes exclude each other", remedy="Give one of them")
+# What a check without faults has shown, by how far it went.
+_SHOWN = {
+    "fast": "names, sizes and the seal agree; the contents were not read",
+    "hashes": "every hash agrees; the contents were not decoded",
+    "full": "sound",
+}
 
 
-@command(app, options=(_STORE, _FAST, _HASHES, JSON), check=_check_depth)
-def verify(*, store: str, fast: bool, hashes: bool, json: bool) -> None:
+@command(app, options=(*VERIFY_OPTIONS, JSON), again=_AGAIN)
+def verify(*, store: str, json: bool, **depth: bool) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
     from logitstore.store.verify import verify as check
 
-    found = check(store, depth="fast" if fast else "hashes" if hashes else "full")
-    faults = [str(fault) for fault in found]
+    faults = [str(fault) for fault in check(store, **depth)]
+    checked = next((name for name, chosen in depth.items() if chosen), "full")
     if json:
-        print_json({"store": store, "ok": not faults, "faults": faults})
+        print_json({"store": store, "ok": not faults, "checked": checked, "faults": faults})
     print_faults(faults)
     if faults:
         typer.echo(f"{store}: faults found: {len(faults)}", err=True)
         raise typer.Exit(1)
     if not json:
-        typer.echo(f"{store}: sound")
+        typer.echo(f"{store}: {_SHOWN[checked]}")
 
 
-@command(app, options=(_STORE, *AUDIT_OPTIONS[1:], JSON), again=_AGAIN)
+@command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)
 def audit(*, json: bool, **options: Any) -> None:
-    """Compare a store with its live teacher. Names each judgement that failed; exit 1 if any."""
+    """Compare a store with its live teacher. Names each check that failed; exit 1 if any."""
     quiet_libraries()
     from logitstore.fidelity.audit import audit as run
 
+    announce_hub(options["teacher"], options["student"])
     result = run(**options)
     if json:
         print_json(result)
@@ -132,7 +132,7 @@ def audit(*, json: bool, **options: Any) -> None:
         typer.echo(f"{options['store']}: ok")
 
 
-@command(app, options=(_STORE, JSON))
+@command(app, options=(*INSPECT_OPTIONS, JSON), again=_AGAIN)
 def inspect(*, store: str, json: bool) -> None:
     """Show what a store holds, from which teacher and corpus, and what each column costs."""
     from logitstore.store.inspect import inspect as look

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +22,8 @@ from typer.core import TyperGroup
 
 from logitstore.cli.console import AGAIN, print_json, reporting_errors
 from logitstore.errors import SettingError
-from logitstore.options import Option, signature_of
+from logitstore.options import Option, refuse_combinations, signature_of
+from logitstore.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,7 +54,7 @@ def new_program(name: str, *, summary: str) -> typer.Typer:
 
 def _show_version(context: typer.Context, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"{context.command.name} {version('logitstore')}")
+        typer.echo(f"{context.command.name} {VERSION}")
         raise typer.Exit
 
 
@@ -91,10 +92,11 @@ def command(
         def run(context: typer.Context, **given: Any) -> None:
             try:
                 values = {one.name: _read(one, given[one.name]) for one in listed}
+                refuse_combinations(listed, values)
                 if check is not None:
                     check(**{name: one for name, one in values.items() if name != JSON.name})
             except SettingError as error:
-                raise _UsageError(str(error)) from error
+                raise _UsageError(error.command_line_message) from error
             with reporting_errors(json=values.get(JSON.name, False), again=again):
                 function(**values, **({"context": context} if wants_context else {}))
 
@@ -128,7 +130,8 @@ def command_signature(options: Iterable[Option]) -> inspect.Signature:
 
 
 def _annotation(option: Option) -> Any:
-    kinds: dict[type, Any] = {object: str, tuple: str, list: list[str]}
+    # A path is read as a string: an empty one would become the current folder.
+    kinds: dict[type, Any] = {object: str, Path: str, tuple: str, list: list[str]}
     kind: Any = kinds.get(option.kind, option.kind)
     if option.nullable:
         kind = kind | None

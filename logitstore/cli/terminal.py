@@ -110,6 +110,8 @@ def print_table(content: dict[str, Any]) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{name} {_shown(one)}" for name, one in value.items())
+    if value is None:
+        return "none"
     if isinstance(value, float):
         return f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

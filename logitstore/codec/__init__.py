@@ -1,7 +1,7 @@
 """The codecs by id: SparseTargets as integer columns, and back.
 
-To add one: a module of this folder that declares a `CodecKind`, and a line in `CODECS`; sparsifiers
-name the codec that stores their targets.
+To add a codec, write a module of this folder that declares a `CodecKind`, and add it to `CODECS`.
+Each sparsifier names the codec that stores its targets.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logitstore.codec.base import FIDELITIES, Codec, CodecKind
-from logitstore.codec.rank_delta import COUNTED, HEADS, WEIGHTED
+from logitstore.codec.rank_delta_kinds import COUNTED, HEADS, WEIGHTED
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec
 from logitstore.sparsify import sparsifier_of
@@ -32,9 +32,14 @@ CODECS: dict[str, CodecKind] = {
 
 
 def new_codec(sparsifier: SparsifierSpec, *, vocab_size: int, fidelity: str = "balanced") -> Codec:
-    """The codec that a new store of targets of `sparsifier` is written with.
+    """The codec that a new store is written with.
 
-    `fidelity` names a preset of its parameters. Raises SettingError for an unknown one.
+    Args:
+        sparsifier: Spec of the sparsifier whose targets are stored.
+        vocab_size: The number of tokens, V.
+        fidelity: The preset of the codec's parameters, a name of `FIDELITIES`.
+
+    Raises SettingError for an unknown fidelity.
     """
     if fidelity not in FIDELITIES:
         allowed = ", ".join(FIDELITIES)
@@ -45,7 +50,16 @@ def new_codec(sparsifier: SparsifierSpec, *, vocab_size: int, fidelity: str = "b
 
 
 def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int) -> Codec:
-    """The codec of that spec; CorruptionError if it is unknown or its parameters do not fit."""
+    """The codec of a store.
+
+    Args:
+        codec: Spec of the codec.
+        sparsifier: Spec of the sparsifier whose targets are stored.
+        vocab_size: The number of tokens, V.
+
+    Raises CorruptionError where the codec is unknown, is not that of the sparsifier, or has
+    parameters that are not allowed.
+    """
     if codec.id not in CODECS:
         raise CorruptionError(
             "the store was written with a codec this version does not know",
@@ -67,7 +81,7 @@ def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int
         type(value) is int and 1 <= value <= _MOST for value in codec.parameters.values()
     ):
         raise CorruptionError(
-            "parameters of the codec are not as they should be",
+            "parameters of the codec are missing, unknown or out of range",
             place=f"codec {codec.id}",
             found=codec.parameters,
             allowed=f"{', '.join(sorted(names))}, each 1..{_MOST}",
@@ -76,5 +90,5 @@ def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int
 
 
 def codec_for(spec: StoreSpec) -> Codec:
-    """The codec that a store names, from the ones this version knows."""
+    """The codec of the store that has this spec. Raises CorruptionError as `build_codec` does."""
     return build_codec(spec.codec, spec.sparsifier, vocab_size=spec.tokenizer.vocab_size)

@@ -1,13 +1,14 @@
-"""What a codec must do, and what a kind of codec declares of itself.
+"""What a codec must do, and what it declares.
 
 A codec turns blocks of documents and targets into integer columns, and back. It decides what the
-integers mean; a container decides how they lie in files. Neither knows the other.
+integers mean; a container decides how they are stored in files. Neither depends on the other.
 
 Shapes: R targets, K entries, V vocabulary.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -22,76 +23,100 @@ if TYPE_CHECKING:
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["FIDELITIES", "BuildCodec", "Codec", "CodecKind"]
+__all__ = ["FIDELITIES", "NAME", "RESERVED_NAMES", "BuildCodec", "Codec", "CodecKind"]
 
 FIDELITIES = ("compact", "balanced", "exact")  # as `--fidelity` takes them
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # of a column or a table
+# What the containers name themselves, so that no column or table of a codec may have such a name.
+RESERVED_NAMES = frozenset(
+    (
+        *("id", "record", "piece", "tokens", "targets", "input_ids", "counted"),
+        *("documents", "entries", "scalars", "container"),
+    )
+)
 
 
 class Codec(Protocol):
     """DocumentBlock <-> Columns, for targets of one sparsifier over one vocabulary.
 
-    `decode(encode(block, tables), tables)` gives the same documents and tokens, the same set of ids
-    in each row, and values within the error that the codec states. Equal blocks give equal columns.
-    What is decoded comes from anywhere: an id beyond the vocabulary, a count beyond K, a column
-    that is missing or too short is a CorruptionError that names the column. What cannot be encoded
-    within the stated error, and targets of another kind than the sparsifier declares, are a
-    SettingError.
+    `decode(encode(block, tables), tables)` gives the same documents and tokens, the same ids in
+    each row, the same of them sampled, and values within the error that the codec states:
+    `stated_kl` for the exact entries and the tail's mass, `stated_drawn_kl` for drawn weights, and
+    `stated_drawn_kl` nats for the label's log-probability, the entropy and each log-mass of the
+    tail. Equal blocks give equal columns.
+
+    `decode` may be given anything. It raises a CorruptionError that names the column for an id
+    beyond the vocabulary, a count beyond K, and a column that is missing or of another length.
+    `encode` raises SettingError for what it cannot store within the stated error, and for targets
+    of another kind than the sparsifier declares.
     """
 
     @property
     def spec(self) -> CodecSpec:
-        """What a store writes down to build this codec again."""
+        """What a store records so that this codec can be built again."""
         ...
 
     @property
     def sparsifier(self) -> SparsifierSpec:
-        """Whose targets it stores."""
+        """Spec of the sparsifier whose targets it stores."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """The number of tokens, V."""
         ...
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """The names of its entry columns."""
+        """The names of its columns of entries."""
         ...
 
     @property
     def by_entry(self) -> bool:
-        """Whether a container had better lay the n-th entries of all rows side by side."""
+        """Whether a container should store the n-th entries of all rows next to each other.
+
+        That is better where neighbouring rows have few ids in common.
+        """
         ...
 
     @property
     def stated_kl(self) -> float:
-        """nats: the mean KL, of head against bucket, that coding may cost a target."""
+        """nats: the largest mean KL, over the exact entries and one bucket, that coding may add."""
         ...
 
     @property
     def stated_drawn_kl(self) -> float:
-        """nats: by how much coding may shift the mean KL that is estimated from drawn weights.
+        """nats: by how much coding may change the mean KL that is estimated from drawn weights.
 
-        That estimate is soft cross-entropy less the stored entropy, so it has the errors of both.
+        That estimate is soft cross-entropy minus the stored entropy, so it has the errors of both.
         """
         ...
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
-        """What the blocks of one shard share, by name: uint32, one axis. May be empty."""
+        """The tables that the blocks of one shard share: name -> uint32 of one axis.
+
+        There may be none.
+        """
         ...
 
     def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
-        """Raise CorruptionError where a shard's tables cannot be this codec's."""
+        """Raise CorruptionError where the tables of a shard cannot have been made by this codec."""
         ...
 
     def encode(self, block: DocumentBlock, tables: Mapping[str, np.ndarray]) -> Columns:
-        """The block, all its draws, as integers."""
+        """The block with all its draws as integers; `tables` are those of its shard."""
         ...
 
     def decode(
         self, columns: Columns, tables: Mapping[str, np.ndarray], *, draw: int = 0
     ) -> DocumentBlock:
-        """The block with the targets of one draw; `columns` may hold that draw's entries alone."""
+        """The block with the targets of one draw.
+
+        Args:
+            columns: The columns of a block. Their entries may be those of that draw only.
+            tables: The tables of its shard, which `check_tables` has accepted.
+            draw: Number of the draw, from 0.
+        """
         ...
 
 
@@ -101,14 +126,15 @@ BuildCodec: TypeAlias = Callable[["CodecSpec", "SparsifierSpec", "TargetKind", i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodecKind:
-    """One codec, declared once: its id, what it is built with, and its presets.
+    """The declaration of a codec: its id, its presets and the function that builds it.
 
-    To add one: a module that declares it, and a line in the table `CODECS`. A changed byte layout
-    takes a new id; an id's bytes never change.
+    To add a codec, write a module that declares it, and add it to the table `CODECS`. A changed
+    byte layout needs a new id, because the bytes of an id never change. Raises TypeError where a
+    preset is missing or unknown.
     """
 
     id: str  # "name/version"
-    summary: str  # what it stores of which targets, in a few words
+    summary: str  # which targets it stores, in a few words
     presets: Mapping[str, Mapping[str, int]]  # each of FIDELITIES -> parameters, 1..65536
     build: BuildCodec
 

@@ -1,4 +1,4 @@
-"""Nats as whole steps, sums in log space, and the table of documents: what every codec needs.
+"""What every codec needs: nats as whole steps, sums in log space, and the table of documents.
 
 Shapes: R targets, K entries, D documents, C columns of the table of documents.
 """
@@ -31,9 +31,17 @@ _MAX_SCALAR = (1 << 24) - 1
 
 
 def whole_steps(value_R: np.ndarray, steps: int, *, what: str) -> np.ndarray:
-    """`value_R` nats, at least 0, in whole steps."""
+    """uint32: values in whole steps, rounded; negative values become 0.
+
+    Args:
+        value_R: Values in nats, of any shape.
+        steps: Steps per nat.
+        what: The name of the value in an error.
+
+    Raises SettingError where a value is not finite or too large for 24 bits.
+    """
     whole_R = np.rint(np.maximum(value_R.astype(np.float64), 0) * steps)
-    # An empty tail stands at +1e4 nats here and is replaced by its own code.
+    # An empty tail is +1e4 nats here; the caller replaces it by its own code.
     highest = whole_R[whole_R < -EMPTY_TAIL * steps].max(initial=0)
     if not np.isfinite(whole_R).all() or highest > _MAX_SCALAR:
         raise SettingError(
@@ -46,12 +54,17 @@ def whole_steps(value_R: np.ndarray, steps: int, *, what: str) -> np.ndarray:
 
 
 def from_steps(code_R: np.ndarray, steps: int) -> np.ndarray:
-    """float32 nats of whole steps."""
+    """float32, nats: the values that `whole_steps` has coded.
+
+    Args:
+        code_R: Values in whole steps.
+        steps: Steps per nat.
+    """
     return code_R.astype(np.float32) / np.float32(steps)
 
 
 def scalar(scalars: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The column `name`; CorruptionError where a store lacks it."""
+    """The column `name` of `scalars`. Raises CorruptionError where there is none."""
     if name not in scalars:
         raise CorruptionError(
             "a column is missing", place=name, allowed="one value for each target"
@@ -60,7 +73,12 @@ def scalar(scalars: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def logsumexp(values_RK: np.ndarray, mask_RK: np.ndarray) -> np.ndarray:
-    """float64 log sum exp over the masked entries of each row; 0 for a row without any."""
+    """float64 [R]: log-sum-exp of each row; 0 for a row without entries.
+
+    Args:
+        values_RK: float32 values.
+        mask_RK: bool, which of them are summed.
+    """
     highest_R = values_RK.max(axis=1, where=mask_RK, initial=-np.inf)
     highest_R[np.isinf(highest_R)] = 0.0
     shifted_RK = np.minimum(values_RK - highest_R[:, None], 0)
@@ -69,7 +87,7 @@ def logsumexp(values_RK: np.ndarray, mask_RK: np.ndarray) -> np.ndarray:
 
 
 def encode_documents(block: DocumentBlock) -> np.ndarray:
-    """uint64 [D, C]: who the documents are and how long."""
+    """uint64 [D, C]: ids, sources and lengths of the block's documents: see `DOCUMENT_COLUMNS`."""
     halves_D2 = np.frombuffer(b"".join(block.ids), dtype=">u8").reshape(-1, 2)
     columns = {
         "id_high": halves_D2[:, 0],
@@ -83,7 +101,7 @@ def encode_documents(block: DocumentBlock) -> np.ndarray:
 
 
 def decode_documents(documents_DC: np.ndarray) -> dict[str, Any]:
-    """The fields of a DocumentBlock that `encode_documents` was made of."""
+    """The fields of a `DocumentBlock` that are in its table of documents, uint64 [D, C]."""
     columns = dict(zip(DOCUMENT_COLUMNS, documents_DC.T, strict=True))
     halves_D2 = documents_DC[:, :2].astype(">u8")
     return {

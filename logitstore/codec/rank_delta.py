@@ -1,15 +1,15 @@
 """SparseTargets <-> integer columns: ids re-ranked and delta-coded, log-probabilities in log space.
 
-Token ids are most of the bytes of a store of this kind, so they are re-ranked by how often each
-occurs as an entry of the shard, sorted by that rank within a row and stored as differences: small
-numbers, which zstd packs to 3-4 bits. How values become codes depends on the kind of target
-(`values.py`); code and id of an entry stand at the same place.
+Token ids are most of the bytes of such a store. They are replaced by ranks, by how often each id
+occurs as an entry of the shard, sorted by rank within each row and stored as differences: small
+numbers, which zstd compresses to 3-4 bits. How values become codes depends on the kind of target
+(`values.py`). The code and the id of an entry have the same place in their columns.
 
     id = ranking[cumsum(id_delta)]          ranking: [V], a table of the shard, rank -> id
 
-Where targets have several draws, these lie side by side: draw d has entries d K .. (d + 1) K, and
-scalars of its own, of the name `<scalar>_draw<d>` from the second draw on. Repeats at one
-temperature share what does not depend on random numbers.
+Where targets have several draws, draw d has the entries d K .. (d + 1) K, and scalars of its own,
+which are named `<scalar>_draw<d>` from the second draw on. Scalars that do not depend on random
+numbers are stored once for all repeats at one temperature.
 
     rank-delta/1             a head of exact entries and its tail
     rank-delta-weighted/1    exact entries, and drawn ones at a common weight
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitstore.codec.base import CodecKind
+from logitstore.codec.base import NAME, RESERVED_NAMES
 from logitstore.codec.integers import (
     decode_documents,
     encode_documents,
@@ -35,35 +35,47 @@ from logitstore.codec.integers import (
     scalar,
     whole_steps,
 )
-from logitstore.codec.values import CountedValues, ExactValues, WeightedValues
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.columns import Columns
 from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from logitstore.codec.values import Values
     from logitstore.format.spec import CodecSpec, SparsifierSpec
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["COUNTED", "HEADS", "WEIGHTED", "RankDeltaCodec"]
+__all__ = ["RankDeltaCodec"]
 
 _RANKING = "ranking"
 
-# 4,096 rows of 64 entries are 1 MiB an array: decoding takes a third less time than all at once.
+# Rows that are coded at once: 4,096 rows of 64 entries are 1 MiB per array. Decoding takes a third
+# less time than with all rows at once.
 _SLAB_ROWS = 4096
-# Scalars that do not depend on random numbers: repeats of a draw share them.
-_SHARED = ("odds", "entropy")
+# The scalars of the codec itself: those of every draw, and the one that a target has once. The
+# scalars of `Values` may not have these names.
+_OF_DRAWS = ("entropy", "count")
+_OF_TARGETS = "label_logprob"
+_DRAW = "_draw"
 
 
 class RankDeltaCodec:
-    """Rank-delta ids and values in whole steps: a `Codec`.
+    """A `Codec` that stores ids as differences of ranks, and values as `values` codes them.
 
-    What it keeps beyond that contract: ids come back in the order of rank, log-probabilities within
-    half a value step of the originals, up to a shift of the row that keeps its mass, weights of
-    sampled entries as they were, to the step of their sum, and scalars within half their step.
+    Ids come back in the order of their ranks. With the `Values` of this package, log-probabilities
+    are within half a value step, up to a shift of the row that keeps its mass; weights of sampled
+    entries are within the step of their sum; scalars are within half their step.
+
+    Args:
+        codec: Spec of the codec; its parameters must contain `scalar_steps`.
+        values: How log-probabilities, tails and the kinds of entries are coded.
+        vocab_size: The number of tokens, V.
+        sparsifier: Spec of the sparsifier whose targets are stored.
+        kind: The kind of these targets.
+
+    Raises TypeError where a scalar of `values` has a name that the codec or a container uses.
     """
 
     entries = ("id_delta", "code")  # names of the columns [R, K]
@@ -82,10 +94,13 @@ class RankDeltaCodec:
         self.vocab_size = vocab_size
         self.sparsifier = sparsifier
         self.kind = kind
-        # Most entries that are drawn without replacement occur in one row alone: a container had
-        # better lay the n-th entries of all rows side by side.
+        # Most entries that are drawn without replacement occur in one row only.
         self.by_entry = not kind.rows_alike
         self._values = values
+        self._check_names()
+        self._names = (*values.names, *_OF_DRAWS)
+        # The entropy is that of the whole distribution, which is the same for all repeats.
+        self._shared = {*values.shared, "entropy"}
 
     @property
     def stated_kl(self) -> float:
@@ -98,7 +113,7 @@ class RankDeltaCodec:
         return self._values.stated_kl + 0.5 / self.parameters["scalar_steps"]
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
-        """The shard's ranking, uint32 [V]: ids by falling count as entries, ties by id."""
+        """The ranking, uint32 [V]: ids by how often they are entries of `blocks`, ties by id."""
         counts_V = np.zeros(self.vocab_size, dtype=np.int64)
         for block in blocks:
             for targets in block.draws:
@@ -107,7 +122,7 @@ class RankDeltaCodec:
         return {_RANKING: np.argsort(-counts_V, kind="stable").astype(np.uint32)}
 
     def check_tables(self, tables: Mapping[str, np.ndarray]) -> None:
-        """CorruptionError unless a shard's tables are a ranking that holds each id once."""
+        """Raise CorruptionError unless the tables are one ranking that holds each id once."""
         if set(tables) != {_RANKING}:
             raise CorruptionError(
                 "tables missing or unknown", found=", ".join(sorted(tables)), allowed=_RANKING
@@ -123,14 +138,14 @@ class RankDeltaCodec:
     # --- a block ----------------------------------------------------------------------------
 
     def encode(self, block: DocumentBlock, tables: Mapping[str, np.ndarray]) -> Columns:
-        """`block`, all its draws, as integers, its ids by their place in the ranking."""
+        """See `Codec`: the block with all its draws; ids are replaced by their rank."""
         if any(targets.kind != self.kind for targets in block.draws):
             raise SettingError(
                 "targets are of another kind than their sparsifier declares",
                 place=f"--sparsify {self.sparsifier.name}",
                 found=block.targets.kind,
                 allowed=self.kind,
-                remedy="Mend the sparsifier: its declaration and its targets must agree",
+                remedy="Correct the sparsifier: its declaration and its targets must agree",
             )
         scalars: dict[str, np.ndarray] = {}
         parts = []
@@ -138,10 +153,10 @@ class RankDeltaCodec:
             deltas_RK, codes_RK, own = self._encode_draw(targets, tables[_RANKING])
             parts.append((deltas_RK, codes_RK))
             if number != self._first(number):
-                own = {name: values_R for name, values_R in own.items() if name not in _SHARED}
+                own = self._without_shared(own, scalars, number)
             if number == 0:
-                own["label_logprob"] = whole_steps(
-                    -targets.label_logprob_R, self.parameters["scalar_steps"], what="label_logprob"
+                own[_OF_TARGETS] = whole_steps(
+                    -targets.label_logprob_R, self.parameters["scalar_steps"], what=_OF_TARGETS
                 )
             scalars |= {_name(name, number): values_R for name, values_R in own.items()}
         deltas, codes = zip(*parts, strict=True)
@@ -159,11 +174,7 @@ class RankDeltaCodec:
     def decode(
         self, columns: Columns, tables: Mapping[str, np.ndarray], *, draw: int = 0
     ) -> DocumentBlock:
-        """The block that `encode` was given, to within the steps; refused if it cannot be one.
-
-        `tables` have passed `check_tables`. Of the draws only number `draw` is decoded, and
-        `columns` may hold the entries of that draw alone.
-        """
+        """See `Codec`: the block with the targets of draw number `draw`."""
         if missing := [name for name in self.entries if name not in columns.entries]:
             raise CorruptionError("a column is missing", place=missing[0])
         _check_lengths(columns)
@@ -196,8 +207,13 @@ class RankDeltaCodec:
         self, targets: SparseTargets, ranking_V: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         codes_RK, scalars = self._values.encode(targets)
-        # Rank and code travel through one sort as one integer; padding sorts to the end. Sorting
-        # 32 bits takes half the time of 64.
+        if set(scalars) != set(self._values.names):
+            raise TypeError(
+                f"codec {self.spec.id}: values declare the scalars {', '.join(self._values.names)} "
+                f"and encode {', '.join(scalars)}"
+            )
+        # Rank and code are sorted as one integer, and padding goes to the end. Sorting 32 bits
+        # takes half the time of 64.
         width: Any = np.uint32 if self.vocab_size < 1 << 16 else np.uint64
         key_of_V = np.empty(self.vocab_size, dtype=width)
         key_of_V[ranking_V] = np.arange(self.vocab_size, dtype=width) << width(16)
@@ -219,8 +235,8 @@ class RankDeltaCodec:
 
     def _decode_draw(self, columns: Columns, ranking_V: np.ndarray, draw: int) -> SparseTargets:
         own = {}
-        for name in _names_of(columns.scalars):
-            held = _name(name, self._first(draw) if name in _SHARED else draw)
+        for name in self._names:
+            held = _name(name, self._first(draw) if name in self._shared else draw)
             if held in columns.scalars:
                 own[name] = columns.scalars[held]
         deltas_RK, codes_RK = self._entries_of(columns, draw)
@@ -229,7 +245,7 @@ class RankDeltaCodec:
         ids_RK = np.empty((rows, k), dtype=np.uint32)
         logprobs_RK = np.empty((rows, k), dtype=np.float32)
         sampled, tails = [], []
-        # A slab of rows at a time, so that it stays in cache.
+        # Some rows at a time, so that they stay in the cache.
         for start in range(0, rows, _SLAB_ROWS):
             slab = slice(start, start + _SLAB_ROWS)
             ids_RK[slab] = ranking_V[self._checked_ranks(deltas_RK[slab])]
@@ -249,7 +265,7 @@ class RankDeltaCodec:
             sampled_RK=sampled_RK,
             count_R=count_R,
             tail_logmass_RB=np.concatenate(tails),
-            label_logprob_R=-self._nats(columns.scalars, "label_logprob"),
+            label_logprob_R=-self._nats(columns.scalars, _OF_TARGETS),
             entropy_R=self._nats(own, "entropy"),
         )
         if (count_R != k).any():
@@ -259,6 +275,36 @@ class RankDeltaCodec:
             if self.kind.drawn:
                 targets.sampled_RK[padding_RK] = False
         return targets
+
+    def _without_shared(
+        self, own: dict[str, np.ndarray], scalars: Mapping[str, np.ndarray], draw: int
+    ) -> dict[str, np.ndarray]:
+        """The scalars `own` of a repeat, without those that are stored with the first one."""
+        for name in self._shared:
+            first_R = scalars[_name(name, self._first(draw))].astype(np.int64)
+            if (np.abs(own[name] - first_R) > 1).any():  # the sum of a row may round differently
+                raise SettingError(
+                    f"{name} differs between the repeats of a draw, and is stored once for all",
+                    place=f"--sparsify {self.sparsifier.name}",
+                    remedy="Leave the name out of `shared` of the codec's values",
+                )
+        return {name: values_R for name, values_R in own.items() if name not in self._shared}
+
+    def _check_names(self) -> None:
+        """TypeError where the scalars of `values` have names that mean something else."""
+        taken = {*_OF_DRAWS, _OF_TARGETS, *self.entries, *(f"{one}s" for one in self.entries)}
+        names = self._values.names
+        wrong = [
+            name
+            for name in names
+            if name in taken | RESERVED_NAMES or not NAME.fullmatch(name) or _DRAW in name
+        ]
+        if wrong or len(set(names)) < len(names) or not set(self._values.shared) <= set(names):
+            raise TypeError(
+                f"codec {self.spec.id}: scalars of values are named {', '.join(names)}; each name "
+                f"must be there once, in lower case, without {_DRAW!r}, and none of "
+                f"{', '.join(sorted(taken | RESERVED_NAMES))}; `shared` must be some of them"
+            )
 
     def _first(self, draw: int) -> int:
         """The first draw at the temperature of `draw`."""
@@ -305,79 +351,8 @@ class RankDeltaCodec:
         return ids
 
 
-def _kind(
-    name: str,
-    summary: str,
-    values_of: Callable[[SparsifierSpec, int, Mapping[str, int]], Values],
-    *parameters: str,
-) -> CodecKind:
-    """The codec `name` with those of the steps that it has use for."""
-
-    def build(
-        codec: CodecSpec, sparsifier: SparsifierSpec, kind: TargetKind, vocab_size: int
-    ) -> RankDeltaCodec:
-        return RankDeltaCodec(
-            codec=codec,
-            values=values_of(sparsifier, vocab_size, codec.parameters),
-            vocab_size=vocab_size,
-            sparsifier=sparsifier,
-            kind=kind,
-        )
-
-    presets = {
-        fidelity: {one: steps[one] for one in parameters} for fidelity, steps in _STEPS.items()
-    }
-    return CodecKind(id=name, summary=summary, presets=presets, build=build)
-
-
-# Preset -> steps per nat. KL of a row that is all head: 2.6e-3, 2.9e-4, 1.0e-5 nats.
-_STEPS: dict[str, dict[str, int]] = {
-    "compact": {
-        "value_steps": 4,
-        "floor_steps": 256,
-        "odds_steps": 128,
-        "tail_steps": 256,
-        "scalar_steps": 64,
-    },
-    "balanced": {
-        "value_steps": 12,
-        "floor_steps": 1024,
-        "odds_steps": 512,
-        "tail_steps": 1024,
-        "scalar_steps": 256,
-    },
-    "exact": {
-        "value_steps": 64,
-        "floor_steps": 8192,
-        "odds_steps": 8192,
-        "tail_steps": 8192,
-        "scalar_steps": 1024,
-    },
-}
-
-HEADS = _kind(
-    "rank-delta/1",
-    "a head of exact entries and its tail",
-    ExactValues.of,
-    *("value_steps", "floor_steps", "tail_steps", "scalar_steps"),
-)
-WEIGHTED = _kind(
-    "rank-delta-weighted/1",
-    "exact entries, and drawn ones at a common weight",
-    WeightedValues.of,
-    *("value_steps", "odds_steps", "tail_steps", "scalar_steps"),
-)
-COUNTED = _kind(
-    "rank-delta-counted/1", "entries drawn with replacement", CountedValues.of, "scalar_steps"
-)
-
-
 def _name(name: str, draw: int) -> str:
-    return name if draw == 0 else f"{name}_draw{draw}"
-
-
-def _names_of(scalars: Mapping[str, np.ndarray]) -> list[str]:
-    return [name for name in scalars if "_draw" not in name]
+    return name if draw == 0 else f"{name}{_DRAW}{draw}"
 
 
 def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:
@@ -393,13 +368,25 @@ def _checked_counts(count_R: np.ndarray, k: int) -> np.ndarray:
 
 
 def _check_lengths(columns: Columns) -> None:
-    """The table of documents, the tokens and the targets must tell of the same block."""
+    """The table of documents, the tokens and every column must be of the same block."""
     tokens, targets = (int(columns.documents_DC[:, column].sum()) for column in (4, 5))
-    found = (len(columns.tokens_N), len(columns.entries["id_delta"]), int(columns.counted_N.sum()))
-    if found != (tokens, targets, targets):
+    found = (len(columns.tokens_N), len(columns.counted_N), int(columns.counted_N.sum()))
+    if found != (tokens, tokens, targets):
         raise CorruptionError(
             "the table of documents does not add up",
             place="documents",
-            found=f"{found[0]} tokens, {found[1]} targets, {found[2]} counted tokens",
+            found=f"{found[0]} tokens, {found[2]} of {found[1]} counted",
             allowed=f"{tokens} tokens, {targets} targets",
         )
+    wide = columns.entries["id_delta"].shape[1]
+    shapes = dict.fromkeys(columns.entries, (targets, wide)) | dict.fromkeys(
+        columns.scalars, (targets,)
+    )
+    for name, held in (*columns.entries.items(), *columns.scalars.items()):
+        if held.shape != shapes[name]:
+            raise CorruptionError(
+                "a column is too short or too long",
+                place=name,
+                found=held.shape,
+                allowed=shapes[name],
+            )

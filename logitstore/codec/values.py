@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["CountedValues", "Decoded", "ExactValues", "Values", "WeightedValues"]
 
 _MAX_CODE = (1 << 16) - 1
+_SUM_ERROR = 1e-3  # of a row's weights; float32 sums 4,096 of them to some 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """What codes and scalars say; values of padding mean nothing."""
+    """The values of one draw; those of padding have no meaning."""
 
     logprobs_RK: np.ndarray  # float32
     sampled_RK: np.ndarray  # bool
@@ -36,33 +37,63 @@ class Decoded:
 
 
 class Values(Protocol):
-    """How the values of one kind of target become integers."""
+    """How the values of one kind of target become integers.
+
+    `RankDeltaCodec` stores the codes next to the ids, and the scalars as columns.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the scalars that `encode` gives, which are those that `decode` needs.
+
+        `RankDeltaCodec` refuses a name that it or a container has a use for.
+        """
+        ...
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Those of `names` that all repeats of a draw have in common: they are stored once."""
+        ...
 
     @property
     def stated_kl(self) -> float:
-        """nats: the mean KL that the steps may cost a target."""
+        """nats: the largest mean KL that rounding to steps may add; see `Codec`."""
         ...
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Codes uint16 [R, K], 0 for padding, and scalars uint32 [R]."""
+        """Codes uint16 [R, K], 0 for padding, and the scalars by name, uint32 [R].
+
+        Raises SettingError for targets that cannot be coded within the stated error.
+        """
         ...
 
     def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
-        """The values of those codes, to within the steps."""
+        """The values that were coded.
+
+        Args:
+            codes_RK: uint16 [R, K].
+            scalars: The scalars of these rows by name, and the column "count" of the entries in
+                use.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExactValues:
-    """Head and tail: code - 1 steps above a floor, and the tail's log-mass at each node.
+    """Exact entries as code - 1 steps above a floor, and the tail's log-mass at each node.
 
-    Where a row spans more than 65,534 steps its least entries, which weigh nothing, are raised to
-    the lowest code; its top is never lowered to the highest. The floor moves so that the coded row
-    holds the mass of the row it stands for.
+    Where a row spans more than 65,534 steps, its smallest entries, whose weight is 0, get the
+    lowest code. The floor is chosen such that the coded row has the mass of the original row.
     """
 
     parameters: Mapping[str, int]
     tails: _TailSteps
+    shared: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Values`."""
+        return ("floor", *self.tails.names)
 
     @property
     def stated_kl(self) -> float:
@@ -71,7 +102,7 @@ class ExactValues:
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
-        """For targets of `spec`, in the steps of `parameters`."""
+        """For targets of a sparsifier's `spec`, with the steps per nat of `parameters`."""
         tails = _TailSteps(
             nodes=spec.tail_nodes, vocab_size=vocab_size, steps=parameters["tail_steps"]
         )
@@ -105,17 +136,24 @@ class ExactValues:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightedValues:
-    """Exact entries like those of a head, and code 0 for an entry drawn at the common weight.
+    """Exact entries as in `ExactValues`; code 0 for an entry drawn at its row's common weight.
 
-    The weights of a row sum to 1, so one number says how its mass is shared between the exact and
-    the drawn: the log-odds of the drawn, fine where either is small, plus 1; 0 where all are exact
-    or all are drawn. It is also the tail's log-mass at b = 1.
+    The weights of a row sum to 1, so one number says how the mass is divided between exact and
+    drawn entries: the log-odds of the drawn ones, which are precise where either part is small. It
+    is stored plus 1; 0 is a row of exact entries only or of drawn entries only. It also gives the
+    tail's log-mass at b = 1.
     """
 
     parameters: Mapping[str, int]
     tails: _TailSteps  # at the nodes below 1
     has_tail: bool
     top: int  # of the log-odds
+    shared: tuple[str, ...] = ("odds",)  # it is a sum over the whole vocabulary
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Values`."""
+        return ("odds", *self.tails.names)
 
     @property
     def stated_kl(self) -> float:
@@ -124,14 +162,14 @@ class WeightedValues:
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> WeightedValues:
-        """For targets of `spec`, in the steps of `parameters`."""
+        """For targets of a sparsifier's `spec`, with the steps per nat of `parameters`."""
         return WeightedValues(
             parameters=parameters,
             tails=_TailSteps(
                 nodes=spec.tail_nodes[1:], vocab_size=vocab_size, steps=parameters["tail_steps"]
             ),
             has_tail=bool(spec.tail_nodes),
-            # An exact entry is no less probable than any drawn one: there are below V of these.
+            # Every exact entry is at least as probable as each of the fewer than V drawn ones.
             top=math.ceil(math.log(vocab_size)),
         )
 
@@ -143,11 +181,14 @@ class WeightedValues:
         codes_RK = _codes(targets.logprobs_RK, exact_RK, self.parameters["value_steps"])
         log_rest_R = logsumexp(targets.logprobs_RK, drawn_RK)
         shared_R = drawn_RK.any(axis=1)
-        if self.has_tail:  # one too light to draw from still weighs at a high temperature
+        if self.has_tail:  # a tail too light to draw from has some mass at a high temperature
             log_rest_R = np.where(shared_R, log_rest_R, targets.tail_logmass_RB[:, 0])
             shared_R |= log_rest_R > EMPTY_TAIL
         shared_R &= exact_RK.any(axis=1)
-        odds_R = log_rest_R - logsumexp(targets.logprobs_RK, exact_RK)
+        log_exact_R = logsumexp(targets.logprobs_RK, exact_RK)
+        has_exact_R, has_rest_R = exact_RK.any(axis=1), drawn_RK.any(axis=1) | self.has_tail
+        _check_sum(np.exp(log_exact_R) * has_exact_R + np.exp(log_rest_R) * has_rest_R)
+        odds_R = log_rest_R - log_exact_R
         below_R = np.where(shared_R, self.top - odds_R, 0)
         odds_code_R = whole_steps(below_R, self.parameters["odds_steps"], what="odds") + 1
         scalars = {
@@ -183,21 +224,23 @@ class WeightedValues:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountedValues:
-    """Entries drawn with replacement: the code is how often."""
+    """Entries drawn with replacement: the code is how often each was drawn."""
 
     draws: int
+    names: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     stated_kl: float = 0.0  # counts are exact
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> CountedValues:
-        """For targets of `spec`."""
+        """For targets of a sparsifier's `spec`; the other arguments are not used."""
         return CountedValues(draws=spec.k)
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """See `Values`."""
         drawn_RK = np.exp(targets.logprobs_RK) * self.draws
         counts_RK = np.rint(drawn_RK)
-        # A float32 logarithm knows a count to some 1e-6 of itself.
+        # A float32 logarithm gives a count with a relative error of some 1e-6.
         odd_RK = (np.abs(drawn_RK - counts_RK) > 1e-3 + 1e-5 * counts_RK) | (counts_RK < 1)
         if (odd_RK & targets.used_RK()).any():
             raise SettingError(
@@ -219,11 +262,15 @@ class CountedValues:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _TailSteps:
-    """Log-masses in steps below the largest that any tail can have; 0 says that it is empty."""
+    """Log-masses in steps below the largest that any tail can have; code 0 is an empty tail."""
 
     nodes: tuple[float, ...]
     vocab_size: int
     steps: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"tail_{column}" for column in range(len(self.nodes)))
 
     def _tops(self) -> list[int]:
         # sum over the tail of p^b is at most V^(1 - b).
@@ -247,16 +294,16 @@ class _TailSteps:
 
 
 def _rounding_kl(value_steps: int) -> float:
-    """nats: what rounding to steps costs a row that is all head, at most: (1 / steps)^2 / 24.
+    """nats: the KL that rounding adds to a row of exact entries, at most: (1 / steps)^2 / 24.
 
-    The error of a value is uniform in half a step to either side and the row's mass is kept, so the
-    KL is half the error's variance.
+    The error of a value is uniform within half a step, and the mass of the row is kept, so the KL
+    is half the variance of the error.
     """
     return (1 / value_steps) ** 2 / 24
 
 
 def _codes(logprobs_RK: np.ndarray, exact_RK: np.ndarray, value_steps: int) -> np.ndarray:
-    """float [R, K] of whole numbers from 1: the steps of each exact entry above the row's least."""
+    """float [R, K], whole numbers from 1: steps above the smallest exact entry of the row."""
     steps = np.float32(value_steps)
     least_R = logprobs_RK.min(axis=1, where=exact_RK, initial=np.inf)
     least_R[np.isinf(least_R)] = 0.0
@@ -274,4 +321,15 @@ def _check_common(logprobs_RK: np.ndarray, drawn_RK: np.ndarray) -> None:
             "drawn entries of one row must share one weight",
             found=float(np.exp(highest_R[highest_R > lowest_R + 1e-4][0])),
             allowed="one common weight a row",
+        )
+
+
+def _check_sum(mass_R: np.ndarray) -> None:
+    """Raise SettingError for another sum than 1: only the ratio of the two masses is stored."""
+    wrong_R = ~(np.abs(mass_R - 1) < _SUM_ERROR)
+    if wrong_R.any():
+        raise SettingError(
+            "the weights of a row, with its tail where one is kept, must sum to 1",
+            found=float(mass_R[wrong_R][0]),
+            allowed=f"1, to {_SUM_ERROR:g}",
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.memory import MemorySource
 from logitstore.corpus.records import BadRecord, Record, bad_record, shortened
-from logitstore.corpus.sources import FieldRule, GzipCursor, LineFile, TextFile
+from logitstore.corpus.sources import FieldRule, GzipCursor, LineFile, TextFile, reading
 from logitstore.corpus.tables import ParquetTable, TableSource, load_hub
 from logitstore.errors import CorpusError, SettingError
 from logitstore.format.plan import Plan, WorkUnit
@@ -33,6 +33,7 @@ __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 IN_MEMORY = "memory"  # the name of a corpus that is no file
+_FIRST_RECORDS = 4
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^/]*)?")
 
 
@@ -77,8 +78,11 @@ def open_corpus(
 
 def _named_corpus(data: str, rule: FieldRule) -> Corpus:
     path = Path(data)
-    if path.exists():
-        return Corpus(_local_sources(path, rule), name=path.name, rule=rule)
+    with reading(data):
+        there = path.exists()
+        sources = _local_sources(path, rule) if there else []
+    if there:
+        return Corpus(sources, name=path.name, rule=rule)
     if _HUB_ID.fullmatch(data) and not data.lower().endswith(SUFFIXES):
         split, table = load_hub(data)
         source = TableSource(name=split, rule=rule, table=table)
@@ -97,6 +101,13 @@ def _local_sources(path: Path, rule: FieldRule) -> list[Source]:
             "the folder holds no file of text" if path.is_dir() else "this is no file of text",
             place=path,
             allowed=", ".join(SUFFIXES),
+        )
+    if rule.text is not None and all(file.name.lower().endswith(".txt") for file in files.values()):
+        raise CorpusError(
+            "plain text has no field of text, so --text-field has no effect",
+            place=path,
+            found=rule.text,
+            remedy="Leave it out",
         )
     cursor = GzipCursor()
     return [_local_source(name, file, rule, cursor) for name, file in files.items()]
@@ -144,9 +155,9 @@ class Corpus:
     ) -> None:
         self.name = name
         self.rule = rule or FieldRule()  # by which fields were chosen
-        for source in sources:
-            if not source.name.isprintable():
-                raise CorpusError("rename the file: its name is no text", place=repr(source.name))
+        for one in (name, *(source.name for source in sources)):
+            if not isinstance(one, str) or not one.isprintable():
+                raise CorpusError("rename it: its name is no text", place=repr(one))
         self._sources = {source.name: source for source in sources}
 
     @property
@@ -184,6 +195,23 @@ class Corpus:
                 limit = None if limit is None else limit - one.unit.records
                 number += 1
 
+    def first_records(self, *, limit: int | None, skip_bad: bool) -> Iterator[RecordReader]:
+        """A reader of the first few records of each source, so that a fault is told early.
+
+        limit: of the records that will be taken; where it is set, the first source alone is read.
+        skip_bad: whether the reader passes over broken records.
+        """
+        sources = list(self._sources.values())
+        for source in sources if limit is None else sources[:1]:
+            draft, few = _Draft(), []
+            for raw in islice(source.records(), min(limit or _FIRST_RECORDS, _FIRST_RECORDS)):
+                draft.add(raw)
+                few.append(raw)
+            if not few:
+                raise _nothing_in(source)
+            unit = draft.unit(source.name).unit
+            yield RecordReader(source=source, unit=unit, raw_records=few, skip_bad=skip_bad)
+
     def read(self, unit: WorkUnit, *, skip_bad: bool) -> RecordReader:
         """The records of `unit`, whose bytes have been compared with the plan's hash."""
         if unit.source not in self._sources:
@@ -219,9 +247,13 @@ def _units(source: Source, *, unit_bytes: int, limit: int | None) -> Iterator[Sl
     if draft.records:
         yield draft.unit(source.name)
     elif draft.start == 0:
-        raise CorpusError(
-            "there is nothing in it", place=source.name, remedy="Leave it out of the corpus"
-        )
+        raise _nothing_in(source)
+
+
+def _nothing_in(source: Source) -> CorpusError:
+    return CorpusError(
+        "there is nothing in it", place=source.name, remedy="Leave it out of the corpus"
+    )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -312,4 +312,4 @@ def _around(data: bytes, position: int) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    return shortened(", ".join(names) or "no field")
+    return shortened(", ".join(map(str, names)) or "no field")

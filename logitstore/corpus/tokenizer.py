@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
-from logitstore.errors import ModelError
+from logitstore.corpus.temporary import temporary_folder
+from logitstore.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,9 +39,20 @@ def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
-    """The files that `save_pretrained` writes, by their names."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+    """The files that `save_pretrained` writes, by their names.
+
+    tokenizer: a transformers tokenizer.
+
+    Raises StorageError where no temporary folder can be written, ModelError for a tokenizer that
+    cannot be saved.
+    """
+    with temporary_folder() as folder:
+        try:
+            tokenizer.save_pretrained(folder)
+        except OSError as error:
+            raise StorageError(f"the tokenizer cannot be saved: {error}", place=folder) from error
+        except Exception as error:  # each kind of tokenizer raises errors of its own
+            raise ModelError(f"the tokenizer cannot be saved: {error}") from error
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
@@ -65,8 +76,14 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """V: the highest id that the tokenizer can produce, and one; added tokens included."""
-    return max(tokenizer.get_vocab().values()) + 1
+    """V: the highest id that the tokenizer can produce, and one; added tokens included.
+
+    tokenizer: a transformers tokenizer. ModelError for one without a single id.
+    """
+    ids = tokenizer.get_vocab().values()
+    if not ids:
+        raise ModelError("the tokenizer has no ids", place=tokenizer.name_or_path or None)
+    return max(ids) + 1
 
 
 def _core(description: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
         ),
         sparsifier=job.sparsifier,
         codec=job.codec.spec,
-        container=job.options.container,
+        container=job.options.format,
         batch_tokens=job.options.batch_tokens,
         block_targets=_BLOCK_TARGETS,
         provenance=_provenance(),

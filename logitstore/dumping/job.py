@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import Codec, new_codec
 from logitstore.corpus.corpus import Corpus, open_corpus
+from logitstore.corpus.text import TextRules, tokenize
 from logitstore.corpus.tokenizer import vocab_size
 from logitstore.dumping.options import JobOptions, split_options, target_spec
 from logitstore.errors import SettingError
@@ -57,6 +58,7 @@ class Job:
         )
         tokenizer = open_tokenizer(options.tokenizer, teacher=options.teacher)
         size = vocab_size(tokenizer)
+        _try_first_records(corpus, tokenizer, options)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
         teacher = open_teacher(
@@ -96,6 +98,19 @@ class Job:
     def read(self, unit: WorkUnit) -> RecordReader:
         """The records of a unit."""
         return self.corpus.read(unit, skip_bad=self.options.skip_bad)
+
+
+def _try_first_records(corpus: Corpus, tokenizer: Any, options: JobOptions) -> None:
+    """Make documents of the first records of each file, so that their faults are told early.
+
+    A wrong field, a file with nothing in it, and a chat without a template cost no teacher then.
+    """
+    # Whether a record has a target hangs on no length: any will do.
+    rules = TextRules(max_length=options.max_length or _DEFAULT_MAX_LENGTH)
+    skip_bad = options.skip_bad
+    for records in corpus.first_records(limit=options.limit, skip_bad=skip_bad):
+        for _ in tokenize(records, tokenizer, rules=rules, skip_bad=skip_bad):
+            pass
 
 
 def _max_length(max_length: int | None, context: int | None) -> int:

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import FIDELITIES
-from logitstore.errors import SettingError
-from logitstore.options import Option, option, options_of
+from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.sparsify.options import TEMPERATURE
@@ -35,7 +34,6 @@ __all__ = [
     "TARGET_OPTIONS",
     "TEACHER",
     "JobOptions",
-    "check_fields",
     "check_targets",
     "own_options",
     "split_options",
@@ -46,6 +44,7 @@ __all__ = [
 TEACHER = Option(
     name="teacher",
     kind=object,
+    refuse=refuse_uri,
     help="The teacher: a transformers folder or a Hub id.",
     in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
 )
@@ -58,22 +57,28 @@ class JobOptions:
     teacher: object = option(like=TEACHER)
     tokenizer: object | None = option(
         None,
+        refuse=refuse_uri,
         help="The tokenizer, or its folder or Hub id. A teacher that is no name needs one.",
         unset="that of the teacher's folder",
         python_only=True,
     )
     data: object = option(
+        refuse=refuse_uri,
         help="The corpus: a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or a Hub "
         "data set.",
         in_python="Or strings, or dicts with the fields of a JSONL line: any iterable, read once.",
     )
     text_field: str | None = option(
-        None, help="The field of a record that holds its text.", unset="'text' where there is one"
+        None,
+        help="The field of a record that holds its text.",
+        unset="'text', where there is one",
+        excludes=("messages_field",),
     )
     messages_field: str | None = option(
         None,
         help="The field of a record that holds its chat.",
-        unset="'messages' where there is one",
+        unset="'messages', where there is one",
+        excludes=("text_field",),
     )
     max_length: int | None = option(
         None,
@@ -82,27 +87,27 @@ class JobOptions:
         unset="the teacher's context, 1024 at most",
     )
     limit: int | None = option(
-        None, least=1, help="Take the first N records of the corpus only.", unset="all of them"
+        None,
+        least=1,
+        help="Take the first N records of the corpus only. In a .txt file a record is a "
+        "section of 16 to 32 KiB.",
+        unset="all of them",
     )
-    skip_bad: bool = option(False, help="Count broken records and go on without them.")
+    skip_bad: bool = option(False, help="Skip broken records, and report how many there were.")
     fidelity: str = option(
-        "balanced", choices=lambda: FIDELITIES, help="How finely values are stored."
+        "balanced", choices=lambda: FIDELITIES, help="The precision of the stored values."
     )
-    container: str = option(
-        "zarr",
-        choices=lambda: CONTAINERS,
-        spelled="format",
-        help="How shards are laid out in files.",
-    )
+    format: str = option("zarr", choices=lambda: CONTAINERS, help="The file format of the shards.")
     device: str = option(like=DEVICE)
     dtype: str = option(like=DTYPE)
     batch_tokens: int = option(
-        16_384, least=1, help="The most tokens of one batch of the teacher, padding included."
+        16_384, least=1, help="The most tokens in one batch of the teacher, padding included."
     )
     unit_tokens: int = option(
         1_000_000,
         least=1,
-        help="The tokens of a unit of work, about: what a crash can cost at most.",
+        help="The approximate number of tokens in a work unit. A crash loses at most the work on "
+        "one unit.",
     )
 
 
@@ -112,16 +117,33 @@ def _options_by_kind() -> dict[str, Mapping[Option, Any]]:
 
 
 def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
-    """The options of all sparsifiers, each once, with the default that each gives it in words."""
+    """The options of all sparsifiers, each once, with the help and default that each gives it."""
     declared: dict[str, Option] = {}
     defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    helps: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for kind, options in kinds.items():
         for one, default in options.items():
             declared.setdefault(one.name, one)
             defaults[one.name][default].append(kind)
+            helps[one.name][one.help].append(kind)
     return tuple(
-        replace(one, default=None, nullable=True, unset=_in_words(defaults[name]))
+        replace(
+            one,
+            default=None,
+            nullable=True,
+            help=_help_by_kind(helps[name]),
+            unset=_in_words(defaults[name]),
+        )
         for name, one in declared.items()
+    )
+
+
+def _help_by_kind(kinds_of: Mapping[str, list[str]]) -> str:
+    """The one help of an option; where sparsifiers differ, that of each after their names."""
+    if len(kinds_of) == 1:
+        return next(iter(kinds_of))
+    return " ".join(
+        f"With {_listed(kinds)}: {text[:1].lower()}{text[1:]}" for text, kinds in kinds_of.items()
     )
 
 
@@ -140,7 +162,7 @@ _SPARSIFY = Option(
     kind=str,
     default=DEFAULT_SPARSIFIER,
     choices=lambda: SPARSIFIERS,
-    help="The sparsifier: how a distribution becomes entries.",
+    help="The method that chooses which tokens of a distribution are stored.",
 )
 
 
@@ -149,14 +171,18 @@ def _temperature() -> Option:
     drawn = [name for name, one in SPARSIFIERS.items() if not one.targets.keeps_tail]
     return replace(
         TEMPERATURE,
-        help=f"The temperatures to serve, as in 1,2,4: {_listed(drawn)} draw once for each, the "
-        "others keep the tail's mass at each.",
+        help=f"The temperatures that the store serves, as in 1,2,4. {_listed(drawn)} draw once for "
+        "each; the others store the mass of the tail at each.",
         unset="1; for the others, all from 1 to 10",
     )
 
 
 _OUT = Option(
-    name="out", kind=object, help="The folder of the store: a new one, or one to take up again."
+    name="out",
+    kind=object,
+    help="The folder of the store: a new one, or that of a dump to go on with.",
+    in_python="Or an object with the methods of logitstore.Storage.",
+    refuse=open_storage,
 )
 _ON_PROGRESS = Option(
     name="on_progress",
@@ -190,17 +216,9 @@ def target_spec(values: Mapping[str, Any]) -> SparsifierSpec:
     return sparsifier_spec(values["sparsify"], temperatures=values["temperature"], **own)
 
 
-def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any) -> None:
-    """Refuse, by a SettingError, two fields named at once."""
-    if text_field is not None and messages_field is not None:
-        raise SettingError(
-            "--text-field and --messages-field exclude each other", remedy="Give one of them"
-        )
-
-
 def check_targets(**values: Any) -> None:
-    """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
+    """Refuse options that do not fit the sparsifier, by a SettingError, before a model is loaded.
+
+    `values` are the checked options of `dump` or `estimate`.
+    """
     target_spec(values)
-    if "out" in values:
-        open_storage(values["out"])
-    check_fields(**values)

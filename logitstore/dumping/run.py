@@ -20,12 +20,14 @@ from logitstore.dumping.job import Job
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import OnProgress, Tally
 from logitstore.dumping.work import read_documents, stored_documents
-from logitstore.errors import CorpusError
+from logitstore.errors import CorpusError, SpecError
 from logitstore.format.plan import Plan, WorkUnit
+from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
+from logitstore.store.begin import is_abandoned, lease_of
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.layout import StoreLayout
-from logitstore.store.lease import Lease
+from logitstore.store.lease import Lease, StoreLease
 from logitstore.store.storage import StorageLike
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument
@@ -62,11 +64,18 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
     refuse_foreign_storage(layout.storage)
     job = Job.load(options)
     # The plan that the store has; for a new one, the corpus cut into units.
-    plan = layout.read_plan() if layout.planned() else job.plan()
-    work = _Work.begin(layout, job, plan)
-    tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
-    work.run(tally)
-    return _seal(work.store, plan, started=started, new_targets=tally.targets)
+    planned = layout.planned() and not is_abandoned(layout)
+    plan = layout.read_plan() if planned else job.plan()
+    spec = store_spec(job, plan)
+    lease = lease_of(layout, spec)
+    try:
+        lease.take()
+        work = _Work.begin(layout, job, plan, spec, lease)
+        tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
+        work.run(tally)
+        return _seal(work.store, plan, started=started, new_targets=tally.targets)
+    finally:
+        lease.release()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +86,18 @@ class _Work:
     writer: UnitWriter
     job: Job
     plan: Plan
+    spec: StoreSpec
+    lease: StoreLease
 
     @staticmethod
-    def begin(layout: StoreLayout, job: Job, plan: Plan) -> _Work:
+    def begin(
+        layout: StoreLayout, job: Job, plan: Plan, spec: StoreSpec, lease: StoreLease
+    ) -> _Work:
         """The work on a store that now has its spec, its tokenizer and its plan."""
-        store, spec = StoreWriter(layout), store_spec(job, plan)
-        store.begin(spec, plan, tokenizer_files(job.tokenizer))
-        return _Work(store=store, writer=UnitWriter.of(store, spec), job=job, plan=plan)
+        store = StoreWriter(layout)
+        store.begin(spec, plan, tokenizer_files(job.tokenizer), lease=lease)
+        writer = UnitWriter.of(store, spec)
+        return _Work(store=store, writer=writer, job=job, plan=plan, spec=spec, lease=lease)
 
     def run(self, tally: Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
@@ -123,6 +137,7 @@ class _Work:
 
         def on_batch(batch: Sequence[Document]) -> None:
             lease.renew()
+            self.lease.renew()
             tally.batch(unit, batch, documents)
 
         return stored_documents(self.job, documents, on_batch=on_batch), skipped
@@ -136,7 +151,14 @@ class _Work:
         tally: Tally,
     ) -> None:
         with _released_on_error(lease):
-            self.writer.write(unit, stored, skipped=skipped)
+            self.store.refuse_other_settings(self.spec)
+            won = self.writer.write(unit, stored, skipped=skipped)
+            try:
+                self.store.refuse_other_settings(self.spec)
+            except SpecError:
+                if won:
+                    self.store.withdraw(unit)
+                raise
         lease.release()
         tally.unit_done()
 
@@ -164,7 +186,7 @@ def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -
         fingerprint=manifest.fingerprint,
         documents=manifest.documents,
         targets=manifest.targets,
-        bytes=store.layout.stored_bytes(commits, manifest=True),
+        bytes=manifest.bytes,
         skipped=sum(commit.skipped for commit in commits),
         seconds=time.monotonic() - started,
         new_targets=new_targets,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from logitstore.corpus.text import TextRules, tokenize
 from logitstore.sparsify import SPARSIFIERS
@@ -19,6 +18,7 @@ from logitstore.targets.documents import StoredDocument
 from logitstore.targets.draws import row_keys
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
+from logitstore.teacher.torch_state import neutral_torch_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +67,7 @@ def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[Sparse
     spec = job.sparsifier
     keys_R = draw_keys(batch, spec)
     parts, start = [], 0
-    with torch.inference_mode():
+    with neutral_torch_state():
         for logits_RV, labels_R in job.teacher.logits(batch):
             chunk = slice(start, start + len(labels_R))
             parts.append(SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys_R[chunk], spec))

@@ -1,7 +1,7 @@
-"""Whether rows stand beside the token they predict: what each costs that token and its neighbours.
+"""Whether rows belong to the token they predict: their loss for that token and its neighbours.
 
-Row t is the distribution of token t + 1. Shift s asks what it gives to token t + 1 + s instead; of
-a teacher that knows its language, rows in line cost least at 0.
+Row t is the distribution of token t + 1. At shift s its loss is taken for token t + 1 + s instead.
+For a teacher that models its language, the loss of rows that are in line is least at shift 0.
 
 Shapes: R targets, K entries, V vocabulary, L tokens of a document, P >= V logit columns.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from logitstore.teacher.base import OwnForward
+from logitstore.teacher.torch_state import neutral_torch_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,9 +36,13 @@ _PROBED_TOKENS = 512
 
 
 def shift_losses(stored: StoredDocument, *, vocab_size: int) -> dict[int, np.ndarray]:
-    """nats [R] at each of SHIFTS: what row t costs token t + 1 + shift; NaN where there is none.
+    """nats [R] at each of SHIFTS: the loss of row t for token t + 1 + shift; NaN without one.
 
-    -log of the stored probability, smoothed: 0.9 of it and 0.1 / V.
+    The loss is -log(0.9 p + 0.1 / V) of the stored probability p.
+
+    Args:
+        stored: A document and its targets.
+        vocab_size: V.
     """
     return {
         shift: _smoothed_loss(
@@ -50,11 +55,16 @@ def shift_losses(stored: StoredDocument, *, vocab_size: int) -> dict[int, np.nda
 def shift_faults(
     losses: dict[int, np.ndarray], teacher: Teacher, documents: Sequence[Document]
 ) -> Iterator[str]:
-    """What is wrong where the `losses` of all rows are less at another shift than at 0.
+    """What is wrong, where the mean loss is less at another shift than at 0.
 
-    Not where chance may have it so, nor where the teacher itself fits the neighbour better, as one
-    with random weights may: that is asked of the model's own forward, by another way than the one
-    by which rows are dumped. At least some of the rows' `documents` are needed for it.
+    A difference within 3 standard errors counts as chance. Nor is it a fault where the teacher
+    itself predicts the neighbour better, as one with random weights may: that is measured with the
+    model's own forward, by another way than the one by which rows are dumped.
+
+    Args:
+        losses: Of all rows, by shift, as `shift_losses` gives them.
+        teacher: The live teacher.
+        documents: The documents of these rows, or some of them.
     """
     shift = min(SHIFTS, key=lambda one: np.nansum(losses[one] - losses[0]))
     apart_R = losses[shift] - losses[0]
@@ -67,7 +77,7 @@ def shift_faults(
 
 
 def mean_and_error(values_R: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, which is infinite for fewer than two values."""
+    """The mean of `values_R` and its standard error; that is infinite for fewer than two values."""
     if len(values_R) < 2:
         return float(values_R.sum()), math.inf
     return float(values_R.mean()), float(values_R.std(ddof=1)) / math.sqrt(len(values_R))
@@ -97,11 +107,11 @@ def _own_probabilities(teacher: Teacher, document: Document) -> tuple[np.ndarray
     tokens = min(len(document), _PROBED_TOKENS)
     row_R = np.flatnonzero(document.counted_L[: tokens - 1])
     if isinstance(teacher, OwnForward):
-        with torch.inference_mode():
+        with neutral_torch_state():
             # Row t is what the model says after token t.
             logits_RV = teacher.own_logits(document, tokens=tokens)[torch.from_numpy(row_R - 1)]
     else:
-        with torch.inference_mode():
+        with neutral_torch_state():
             chunks = [logits_RV.clone() for logits_RV, _ in teacher.logits([document])]
             logits_RV = torch.cat(chunks)[: len(row_R)]
     return row_R, logits_RV.float().softmax(-1).cpu().numpy()

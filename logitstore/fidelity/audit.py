@@ -25,13 +25,14 @@ from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
 from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.reader import Store, open_store
+from logitstore.store.reader import Store, as_store
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.tails import tail_logmass_at
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import Teacher, batches
 from logitstore.teacher.devices import DTYPES
 from logitstore.teacher.opening import is_name, open_teacher, teacher_name
+from logitstore.teacher.torch_state import neutral_torch_state
 from logitstore.teacher.transformers import TransformersTeacher
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ _GPU_CHUNK_BYTES = 512 << 20
 def audit(**values: Any) -> dict[str, Any]:
     """Run the teacher over documents of a sealed store: one JSON object of what it finds.
 
-    Of several draws the first is audited, at its own temperature. Losses and divergences in nats
+    Of several draws one is audited, at its own temperature: the first, or the one at which an open
+    `Store` is read. Losses and divergences in nats
     per target, angles in degrees; `ok` tells whether `faults` is empty. A teacher that is not the
     store's is judged by its numbers alike; one that has no forward of its own (`OwnForward`) cannot
     tell whether its rows were out of line when they were dumped. Raises ModelError for a model that
@@ -62,7 +64,7 @@ def audit(**values: Any) -> dict[str, Any]:
     documents; SettingError; StoreError.
     """
     options = AuditOptions(**values)
-    store = open_store(options.store)
+    store = as_store(options.store)
     chosen = _spread(store, options.documents, seed=options.seed)
     teacher = _open_model(options.teacher, options, store)
     student = None if options.student is None else _open_student(options, store)
@@ -71,11 +73,11 @@ def audit(**values: Any) -> dict[str, Any]:
             _check_context(model, chosen)
     sums = _Measurements.of(store, teacher, student)
     batch_tokens = options.batch_tokens or store.spec.batch_tokens
-    with torch.inference_mode():
+    with neutral_torch_state():
         for batch in _batches(chosen, batch_tokens=batch_tokens):
             sums.add(batch)
     result = {
-        "store": str(options.store),
+        "store": store.uri,
         "teacher": teacher_name(options.teacher) or teacher.spec.name,
         "teacher_matches": teacher.spec.fingerprint == store.spec.teacher.fingerprint,
         "device": teacher.spec.device,
@@ -124,13 +126,13 @@ class _Measurements:
 
     @staticmethod
     def of(store: Store, teacher: Teacher, student: TransformersTeacher | None) -> _Measurements:
-        """Nothing yet, of the first draw of `store`."""
+        """Nothing yet, of the draw at which `store` is read."""
         vocab_size = store.spec.tokenizer.vocab_size
         return _Measurements(
             teacher=teacher,
             student=student,
             store=store,
-            temperature=store.spec.sparsifier.drawn_at[0],
+            temperature=store.spec.sparsifier.drawn_at[store.draw // store.spec.sparsifier.repeats],
             served=_served(store.spec.sparsifier, vocab_size),
             gradients=GradientComparison(vocab_size),
         )

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from logitstore.sparsify.distribution import LOWEST_NATS, check_finite
-from logitstore.targets.tails import tail_logmass_at
+from logitstore.targets.tails import rest_logmass, tail_logmass_at
 from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from logitstore.targets.kinds import TargetKind
     from logitstore.targets.targets import SparseTargets
 
 __all__ = ["StoredRows", "divergence", "live_logprobs"]
@@ -29,8 +30,13 @@ __all__ = ["StoredRows", "divergence", "live_logprobs"]
 def live_logprobs(logits_RV: Tensor, *, temperature: float) -> Tensor:
     """float64 [R, V], nats: the log-softmax of `logits / temperature`, finite everywhere.
 
-    A token without any chance gets -4000, whose mass is 0. ModelError where a row is no
-    distribution.
+    A token with a probability of 0 gets -4000, whose exponential is 0.
+
+    Args:
+        logits_RV: Of the live teacher, at T = 1.
+        temperature: T.
+
+    Raises ModelError where a row is no distribution.
     """
     wide = torch.float32 if logits_RV.device.type == "mps" else torch.float64
     wide_RV = logits_RV.to(wide) / temperature
@@ -40,10 +46,14 @@ def live_logprobs(logits_RV: Tensor, *, temperature: float) -> Tensor:
 
 
 def divergence(live: Tensor, stored: Tensor) -> Tensor:
-    """Each outcome's share of KL(live || stored), nats, of log-probabilities: p log(p / s) - p + s.
+    """What each outcome adds to KL(live || stored), nats: p log(p / s) - p + s, never below 0.
 
-    The last two cancel in the sum over a row where both sum to 1. Where a stored row misses that by
-    half a step they keep the divergence from falling below 0.
+    The last two terms cancel in the sum over a row where both sum to 1. Where the sum of a stored
+    row is off by half a step they keep the divergence from falling below 0.
+
+    Args:
+        live: Log-probabilities of the live teacher, nats.
+        stored: Stored log-probabilities of the same outcomes, nats.
     """
     p = live.exp()
     return p * (live - stored) - p + stored.exp()
@@ -53,6 +63,7 @@ def divergence(live: Tensor, stored: Tensor) -> Tensor:
 class StoredRows:
     """Stored targets beside the live distributions `live_RV` of the same rows."""
 
+    kind: TargetKind
     live_RV: Tensor  # nats, as `live_logprobs` gives them
     ids_RK: Tensor  # int64
     stored_RK: Tensor  # nats, as wide as `live_RV`
@@ -64,9 +75,16 @@ class StoredRows:
 
     @staticmethod
     def of(targets: SparseTargets, live_RV: Tensor, *, nodes: tuple[float, ...]) -> StoredRows:
-        """`targets`, their tail's log-mass kept at `nodes`, on the device of `live_RV`."""
+        """Stored targets beside live distributions, on the device of these.
+
+        Args:
+            targets: R stored targets.
+            live_RV: Nats: the live log-probabilities of the same rows, by `live_logprobs`.
+            nodes: The b = 1/T at which the log-mass of tails is stored; empty where none is.
+        """
         device = live_RV.device
         return StoredRows(
+            kind=targets.kind,
             live_RV=live_RV,
             ids_RK=torch.from_numpy(targets.ids_RK.astype(np.int64)).to(device),
             stored_RK=torch.from_numpy(targets.logprobs_RK).to(live_RV),
@@ -80,8 +98,8 @@ class StoredRows:
     def head_kl_R(self) -> Tensor:
         """nats: KL(live || stored) over the exact entries and one bucket of everything else.
 
-        The stored bucket is the tail's mass at b = 1; where no tail is kept, that of the drawn
-        entries.
+        The stored bucket is the tail's mass at b = 1. Where no tail is kept it is what the exact
+        entries leave of 1: the sum of the drawn weights for a kind whose weights sum to 1.
         """
         head_RK = divergence(self._live_RK(), self.stored_RK) * self.exact_RK
         _, tail_R = self._split(self.live_RV.exp())
@@ -103,9 +121,9 @@ class StoredRows:
         return -(weights_RK * self._live_RK()).sum(-1) - self.entropy_R
 
     def tail_error_R(self, temperature: float) -> Tensor:
-        """|stored - live| mass of the tail at `temperature`; each distribution sums to 1 there.
+        """|stored - live| mass of the tail at `temperature`, where each distribution sums to 1.
 
-        SettingError where the store cannot serve that temperature.
+        Raises SettingError where the store cannot serve that temperature.
         """
         b = 1.0 / temperature
         # Single precision serves a mass to 1e-6, and its exponentials take half the time.
@@ -128,10 +146,15 @@ class StoredRows:
         return head_RK.sum(-1), mass_RV.scatter_add_(1, self.ids_RK, -head_RK).sum(-1)
 
     def _stored_tail_R(self) -> Tensor:
-        if self.nodes:
+        if self.kind.keeps_tail:
             return self._tail_logmass_R(1.0).to(self.stored_RK)
-        drawn_RK = self.used_RK & ~self.exact_RK
-        return self.stored_RK.masked_fill(~drawn_RK, EMPTY_TAIL).logsumexp(-1)
+        return rest_logmass(
+            self.kind,
+            self.stored_RK,
+            used_RK=self.used_RK,
+            exact_RK=self.exact_RK,
+            vocab_size=self.live_RV.shape[1],
+        )
 
     def _tail_logmass_R(self, temperature: float) -> Tensor:
         return tail_logmass_at(

@@ -1,10 +1,11 @@
 """What a sparse target does to a student's gradient: its angle to the dense one, and their norms.
 
-With student q and target t the gradient of forward KL on the student's logits is `q - t`. Dense
-distillation pulls towards the teacher's whole distribution p. A target of weights (unbiased,
-sample, hybrid) pulls towards those weights. A head with its tail in one bucket pulls towards p on
-the head and, with M the teacher's and Q the student's mass of the tail, towards `q_j M / Q` on the
-tail, which is the gradient `q_j (1 - M / Q)` there.
+With student q and target t the gradient of forward KL on the student's logits is `(sum t) q - t`,
+which is `q - t` where t sums to 1. Dense distillation pulls towards the teacher's whole
+distribution p. A target of weights (unbiased, sample, hybrid) pulls towards those weights, and
+towards `(1 - sum t) q` beside them where they need not sum to 1. A head with its tail in one bucket
+pulls towards p on the head and, with M the teacher's and Q the student's mass of the tail, towards
+`q_j M / Q` on the tail, which is the gradient `q_j (1 - M / Q)` there.
 
 Gradients are summed over many targets before they are compared, as an optimiser sums them over a
 batch: what an unbiased target misses averages out in the sum, what a biased one misses adds up.
@@ -115,7 +116,10 @@ def _pulled_towards(targets: SparseTargets, student_RV: Tensor) -> Tensor:
     ids_RK = torch.from_numpy(targets.ids_RK.astype(np.int64)).to(student_RV.device)
     weights_RK = torch.from_numpy(targets.weights_RK).to(student_RV)  # 0 where it is padding
     if targets.kind.drawn:
-        return torch.zeros_like(student_RV).scatter_add_(1, ids_RK, weights_RK)
+        pulled_RV = torch.zeros_like(student_RV).scatter_add_(1, ids_RK, weights_RK)
+        if not targets.kind.weights_sum_to_one:
+            pulled_RV += (1 - weights_RK.sum(-1, keepdim=True)) * student_RV
+        return pulled_RV
     used_RK = torch.from_numpy(targets.used_RK()).to(student_RV.device)
     # x - x is exactly 0, so the tail is what is left, summed without cancellation.
     head_RK = student_RV.gather(1, ids_RK) * used_RK

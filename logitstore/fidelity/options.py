@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from logitstore.dumping.options import TEACHER
-from logitstore.options import option, options_of
+from logitstore.options import option, options_of, refuse_uri
+from logitstore.store.options import STORE
 from logitstore.teacher.devices import DEVICE, DTYPE
 
 __all__ = ["AUDIT_OPTIONS", "AuditOptions"]
@@ -16,14 +17,17 @@ __all__ = ["AUDIT_OPTIONS", "AuditOptions"]
 class AuditOptions:
     """Which store is compared with which teacher, and by how many documents."""
 
-    store: Any = option(positional=True, help="The store.")
+    store: Any = option(like=STORE)
     teacher: object = option(like=TEACHER)
-    documents: int = option(32, least=1, help="How many documents to audit, spread over the store.")
+    documents: int = option(
+        32, least=1, help="The number of documents to audit, spread over the store."
+    )
     student: object | None = option(
         None,
+        refuse=refuse_uri,
         help="The model on whose output layer gradients are compared.",
         in_python="By name or loaded.",
-        unset="a uniform one",
+        unset="a student that gives every token the same probability",
     )
     seed: int = option(0, least=0, help="The seed of the choice of documents.")
     device: str = option(like=DEVICE)

@@ -1,9 +1,10 @@
 """What targets pull a uniform student towards, summed over many; and how far sparse ones go astray.
 
 The gradient of distillation on the logits of a uniform student q = 1/V is q less the pull of the
-target, so of any number of targets only the mean pull need be kept. Weights pull towards
-themselves; of a head with a bucket of mass M over n entries, each other token is pulled towards
-M / (V - n). `GradientComparison` says the same of targets one by one.
+target, so of any number of targets only the mean pull need be kept. Weights w pull towards
+themselves, and each token towards `(1 - sum w) / V` more where they need not sum to 1. Of a head
+with a bucket of mass M over n entries, each other token is pulled towards M / (V - n).
+`GradientComparison` says the same of targets one by one.
 
 Shapes: R targets, K entries, V vocabulary.
 """
@@ -41,14 +42,16 @@ class PullSum:
         return self._sum_V / max(1, self._rows)
 
     def add_dense(self, probs_RV: torch.Tensor) -> None:
-        """Add the teacher's own distributions."""
+        """Add the teacher's own distributions: `probs_RV`, each row of which sums to 1."""
         self._sum_V += probs_RV.sum(0).cpu().numpy()
         self._rows += len(probs_RV)
 
     def add(self, targets: SparseTargets) -> None:
-        """Add sparse targets."""
+        """Add sparse targets, of any kind."""
         vocab_size = len(self._sum_V)
         used_RK, pull_RK = targets.used_RK(), targets.weights_RK.astype(np.float64)
+        if targets.kind.drawn and not targets.kind.weights_sum_to_one:
+            self._sum_V += (1 - pull_RK.sum(axis=1)).sum() / vocab_size
         share_R = targets.tail_share_R(vocab_size=vocab_size)
         self._sum_V += share_R.sum()
         pull_RK -= share_R[:, None]
@@ -57,13 +60,13 @@ class PullSum:
         self._rows += len(targets)
 
     def include(self, other: PullSum) -> None:
-        """Add what `other` holds."""
+        """Add the targets of `other`, which is of the same vocabulary."""
         self._sum_V += other._sum_V
         self._rows += other._rows
 
 
 def compare(dense: PullSum, sparse: PullSum) -> GradientComparison:
-    """The mean gradients of both, on the logits of a uniform student."""
+    """The mean gradients of `dense` and of `sparse` targets, on the logits of a uniform student."""
     comparison = GradientComparison(len(dense.mean_V))
     logs_1V = np.log(np.maximum(dense.mean_V, _TINY)).astype(np.float32)[None, :]
     comparison.add(torch.from_numpy(logs_1V), _as_targets(sparse.mean_V))
@@ -71,7 +74,10 @@ def compare(dense: PullSum, sparse: PullSum) -> GradientComparison:
 
 
 def relative_error(comparison: GradientComparison) -> float:
-    """|sparse - dense| / |dense|, from the ratio of lengths and the angle (law of cosines)."""
+    """|sparse - dense| / |dense| of the two gradients in `comparison`.
+
+    It follows from the ratio of their lengths and their angle by the law of cosines.
+    """
     ratio, half = comparison.norm_ratio, math.radians(comparison.angle) / 2
     return math.sqrt((1 - ratio) ** 2 + 4 * ratio * math.sin(half) ** 2)
 

@@ -1,1 +1,1 @@
-"""What a dump will cost and which one to make, told from a sample of the corpus."""
+"""What a dump will cost, and which sparsifier to choose, estimated from a sample of the corpus."""

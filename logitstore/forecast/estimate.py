@@ -1,13 +1,12 @@
-"""Estimate: what a dump would store and how long it would take, by dumping a sample of the corpus.
+"""Estimate: what a dump would store and how long it would take, from a dump of a sample.
 
-The sample goes the real way, from the corpus to sealed shards in a temporary folder. Targets are
-extrapolated by bytes of the corpus, stored bytes by targets, shards and store, and time by targets:
-the teacher has one thread and the encoding another, so of the two the slower sets the pace.
+The sample is processed as in a dump, from the corpus to sealed shards in a temporary folder. The
+number of targets is extrapolated by bytes of the corpus, stored bytes by targets, shards and store,
+and time by targets. Teacher and encoding have a thread each, so the slower of the two counts.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import check_targets
 from logitstore.dumping.work import stored_documents
@@ -26,21 +26,24 @@ from logitstore.targets.documents import StoredDocument
 
 __all__ = ["Estimate", "estimate"]
 
-# Of a batch: a slice, which costs a look into the corpus, and a visit, which takes a part of it.
+# How many slices and visits are as large as a batch. Each visit reads a part of one slice.
 _SLICES_PER_BATCH = 4
 _VISITS_PER_BATCH = 16
-_GROWTH = 4  # of portions, while time allows; the first one only warms the teacher up
-# Until a shard was written: encoding takes 5-60 us a target beside a teacher's 130 and more.
+# Each portion is at most this many times the last; the first, small one is slow, because the
+# teacher allocates memory and selects kernels in it.
+_GROWTH = 4
+# Time of encoding as a share of the teacher's, until a shard was written: encoding takes 5-60 us
+# per target, the teacher 130 and more.
 _ENCODING_GUESS = 0.3
-# Targets that wait for their neighbours in the corpus before they are written.
+# Targets that are kept until their neighbours in the corpus are there, before they are written.
 _MOST_WAITING = 65_536
-# Of the time, for counting more of the corpus than the teacher sees: 1 us a token.
+# Share of the time for counting tokens of the corpus without the teacher: 1 us per token.
 _COUNTING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A dump of the whole corpus, as its sample foretells it."""
+    """A dump of the whole corpus, as the sample predicts it."""
 
     documents: int
     targets: int
@@ -57,11 +60,11 @@ class Estimate:
 def estimate(
     *, seconds: float, on_fraction: Callable[[float], None] | None, **options: Any
 ) -> Estimate:
-    """What `logitstore.dump` with the same options would make of the corpus, and in what time.
+    """What `logitstore.dump` with the same options would store, and how long it would take.
 
-    Dumps a sample for about `seconds`, beside loading the teacher and one pass over the corpus; all
-    of a corpus that can be dumped in that time. Raises CorpusError, ModelError or SettingError as a
-    dump does.
+    A sample is dumped for about `seconds`, in addition to loading the teacher and reading the
+    corpus once. A corpus that can be dumped in that time is dumped completely. Raises CorpusError,
+    ModelError or SettingError as a dump does.
     """
     started = time.monotonic()
     job = Job.load(options)
@@ -69,7 +72,7 @@ def estimate(
     slice_tokens = max(1, job.options.batch_tokens // _SLICES_PER_BATCH)
     slices = Slices.of(job, slice_tokens=slice_tokens)
     sliced = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
+    with temporary_folder() as folder:
         trial = _Trial(job, slices, folder)
         trial.run(seconds, on_fraction or (lambda _: None))
         # A dump reads the corpus twice: to plan it, and unit by unit.
@@ -78,7 +81,7 @@ def estimate(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Portion:
-    """Documents that went through the teacher one after another, and the time that took."""
+    """Documents that the teacher has processed together, and the time that it took."""
 
     tokens: int
     targets: int
@@ -86,7 +89,7 @@ class _Portion:
 
 
 class _Trial:
-    """A dump of as much of a corpus as fits a given time."""
+    """A dump of as much of a corpus as a given time allows."""
 
     def __init__(self, job: Job, slices: Slices, folder: str) -> None:
         self._job = job
@@ -98,7 +101,12 @@ class _Trial:
         self._documents = 0
 
     def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:
-        """Dump portions, each evenly spread over the corpus, until the time is used up."""
+        """Dump portions, each spread evenly over the corpus, until the time is used up.
+
+        Args:
+            seconds: The time for all portions.
+            on_fraction: Is called with the share of the time that has passed, 0 to 1.
+        """
         started = time.monotonic()
         tokens = self._visit_tokens
         while tokens > 0 and (documents := self._sample.take(tokens)):
@@ -112,7 +120,11 @@ class _Trial:
         self._sample.refuse_empty()
 
     def estimate(self, *, fixed: float) -> Estimate:
-        """The whole, by the sample. `fixed`: the seconds that any dump of the corpus takes."""
+        """The estimate for the whole corpus.
+
+        Args:
+            fixed: The seconds of a dump that do not depend on the targets: loading and planning.
+        """
         sample, costs = self._sample, self._store.costs()
         targets = round(sample.targets * sample.scale)
         units = sample.slices.units
@@ -130,25 +142,25 @@ class _Trial:
         )
 
     def _work_seconds(self, targets: int, units: int) -> float:
-        """The first unit's forward pass, then the slower of the two threads, the last encoding."""
+        """Seconds for all units: teacher of the first, the slower thread, encoding of the last."""
         per_target, tokenising = self._pace(), self._sample.seconds * self._sample.scale
         forward = (per_target * targets + tokenising) / units
         encoding = self._store.seconds / self._store.targets * targets / units
-        # On a CPU the second thread takes its cores from the first.
+        # On a CPU both threads compete for the cores.
         shared = encoding / torch.get_num_threads() if self._job.teacher.spec.device == "cpu" else 0
         return forward + (units - 1) * max(forward + shared, encoding) + encoding
 
     def _pace(self) -> float:
-        """Seconds of teacher and sparsifier a target, from the first portion on that fills a batch.
+        """Seconds of teacher and sparsifier per target, from portions that fill a batch.
 
-        Where none does, by the last one.
+        Those after the first full one count too; where none is full, the last portion counts.
         """
         full = [one.tokens >= self._job.options.batch_tokens for one in self._portions]
         counted = self._portions[full.index(True) :] if any(full) else self._portions[-1:]
         return sum(one.seconds for one in counted) / max(1, sum(one.targets for one in counted))
 
     def _next(self, seconds: float) -> int:
-        """Tokens of the portion that fits the time left, once what is pending is written; or 0."""
+        """Tokens of the next portion, 0 where no time is left after writing what is pending."""
         last = self._portions[-1]
         per_token = last.seconds / last.tokens
         encoding = _ENCODING_GUESS * self._pace()
@@ -176,7 +188,7 @@ class _Trial:
         )
 
     def _write(self, *, whole_units: bool) -> None:
-        """Write what is pending, in the order of the corpus, a shard for each unit's worth."""
+        """Write the pending documents in the order of the corpus, a shard for each full unit."""
         if whole_units and self._waiting < _MOST_WAITING:
             return
         self._pending.sort(key=lambda one: one[0].place)

@@ -1,10 +1,11 @@
-"""What `estimate` and `tune` are told, beside what a dump is told."""
+"""The options of `estimate` and `tune`, and the checks of their values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS, check_fields
+from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS
 from logitstore.errors import SettingError, StorageError
 from logitstore.options import Option
 from logitstore.store.local import LocalStorage
@@ -12,16 +13,31 @@ from logitstore.store.local import LocalStorage
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["ESTIMATE_OPTIONS", "PICTURE_SUFFIXES", "TUNE_OPTIONS", "check_bounds", "check_picture"]
+__all__ = ["ESTIMATE_OPTIONS", "PICTURE_SUFFIXES", "TUNE_OPTIONS"]
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def _refuse_picture(path: str | PathLike[str]) -> None:
+    """Refuse a file that the picture cannot be written to, before anything is measured for it."""
+    if not str(path).lower().endswith(PICTURE_SUFFIXES):
+        raise SettingError(
+            "this is no name of a picture",
+            found=path,
+            allowed=f"a {', '.join(PICTURE_SUFFIXES)} file",
+        )
+    try:
+        LocalStorage.of_file(path)
+    except StorageError as error:
+        raise SettingError("cannot be written", found=path, remedy=error.remedy) from error
+
 
 _SECONDS = Option(
     name="seconds",
     kind=float,
     default=60.0,
     above=0,
-    help="The seconds to spend on a sample, about; loading the teacher comes on top.",
+    help="Spend about this many seconds on a sample; loading the teacher is not included.",
 )
 _ON_FRACTION = Option(
     name="on_fraction",
@@ -37,7 +53,8 @@ _MAX_BYTES = Option(
     default=None,
     nullable=True,
     above=0,
-    help="Choose the least error within so many bytes a target.",
+    excludes=("max_error",),
+    help="Choose the setting with the least error within this many bytes per target.",
 )
 _MAX_ERROR = Option(
     name="max_error",
@@ -45,41 +62,18 @@ _MAX_ERROR = Option(
     default=None,
     nullable=True,
     above=0,
-    help="Choose the fewest bytes within this error, as in 0.05.",
+    excludes=("max_bytes",),
+    help="Choose the setting with the fewest bytes within this error, as in 0.05.",
 )
-_PICTURE = Option(
-    name="picture",
-    spelled="out",
-    kind=object,
+_OUT = Option(
+    name="out",
+    kind=Path,
     default=None,
     nullable=True,
-    help="The file for a picture of the trade-off: .png, .svg or .pdf.",
+    refuse=_refuse_picture,
+    help="Draw a picture of the trade-off to this file: .png, .svg or .pdf.",
+    in_python="Without one no picture is drawn.",
 )
 
 ESTIMATE_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _SECONDS, _ON_FRACTION)
-TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _PICTURE, _ON_FRACTION)
-
-
-def check_bounds(
-    *, max_bytes: float | None, max_error: float | None, picture: Any, **options: Any
-) -> None:
-    """Refuse two bounds at once, and a picture that cannot be written, by a SettingError."""
-    check_fields(**options)
-    if max_bytes is not None and max_error is not None:
-        raise SettingError("--max-bytes and --max-error exclude each other")
-    if picture is not None:
-        check_picture(picture)
-
-
-def check_picture(path: str | PathLike[str]) -> None:
-    """Refuse a file that the picture cannot be written to, before anything is measured for it."""
-    if not str(path).lower().endswith(PICTURE_SUFFIXES):
-        raise SettingError(
-            "--out is no name of a picture",
-            found=path,
-            allowed=f"a {', '.join(PICTURE_SUFFIXES)} file",
-        )
-    try:
-        LocalStorage.of_file(path)
-    except StorageError as error:
-        raise SettingError("--out cannot be written", found=path, remedy=error.remedy) from error
+TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _OUT, _ON_FRACTION)

@@ -1,9 +1,10 @@
-"""A sample: documents from places that lie evenly over a corpus, read only as far as asked for.
+"""A sample: documents from evenly spaced places of a corpus, read only as far as needed.
 
-A corpus is cut as a dump cuts it, only finer, and visited at places that lie evenly over its bytes.
-They come in the order of their bit-reversed numbers (van der Corput 1935), so that any number of
-visits, from the first on, lies evenly over the whole. A slice that one long record makes large (it
-may be a book) is visited that much oftener, and gives another part of its documents each time.
+The corpus is cut into slices as a dump cuts it into units, only finer. Slices are visited in the
+order of their bit-reversed numbers (van der Corput 1935), so that after any number of visits the
+places are spread evenly over the corpus. A slice with one long record (a book, for instance) is
+larger than others. It is visited proportionally more often, and gives another part of its documents
+each time.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Sample", "Sampled", "Slices"]
 
-# Slices kept of a corpus of any size: at 16 KiB each, 16 million tokens.
+# The most slices of a corpus that are kept: at 16 KiB each, 16 million tokens.
 _MOST_SLICES = 4096
 _LEAST_VISITS = 16
-_GOLDEN = (5**0.5 - 1) / 2  # multiples of it, less their whole parts, lie evenly in [0, 1)
+_GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly in [0, 1)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slices:
-    """Evenly spaced slices of a corpus, in its order, and how large the whole is."""
+    """Evenly spaced slices of a corpus, in its order, and the size of the corpus."""
 
     kept: tuple[Slice, ...]
     whole: bool  # no slice was left out
@@ -46,7 +47,12 @@ class Slices:
 
     @staticmethod
     def of(job: Job, *, slice_tokens: int) -> Slices:
-        """The job's corpus in slices of that size; where they become many, every second is kept."""
+        """The slices of a corpus; where they are too many, every second one is left out.
+
+        Args:
+            job: The job, which names the corpus.
+            slice_tokens: The tokens of a slice, about.
+        """
         kept: list[Slice] = []
         stride, total, units, filled, source = 1, 0, 0, 0, None
         slice_bytes = min(slice_tokens * BYTES_PER_TOKEN, job.unit_bytes)
@@ -66,7 +72,7 @@ class Slices:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """A document, and where it stands in the sample."""
+    """A document, and its place in the sample."""
 
     place: tuple[int, int]  # number of its slice, of the document in the slice: corpus order
     bytes: float  # its share of the slice's
@@ -75,7 +81,7 @@ class Sampled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ReadSlice:
-    """What is left to deal of a slice, and what each visit to it counts for."""
+    """The documents of a slice that were not taken yet, and how much each visit counts."""
 
     parts: deque[list[Sampled]]
     documents: float
@@ -83,10 +89,10 @@ class _ReadSlice:
 
     @staticmethod
     def of(held: Sequence[Sampled], *, number: int, visits: int) -> _ReadSlice:
-        """`held`, the documents of slice `number`, in as many parts as there will be visits."""
+        """The documents `held` of slice `number`, in as many parts as there will be visits."""
         stops = [len(held) * visit // visits for visit in range(visits + 1)]
         parts = deque(_spread(list(held[start:stop]) for start, stop in pairwise(stops)))
-        # Most slices are visited once: it must not be the first part that all of them give.
+        # Most slices are visited once, and must not all give their first part.
         parts.rotate(int(number * _GOLDEN % 1 * visits))
         return _ReadSlice(
             parts=parts,
@@ -96,7 +102,13 @@ class _ReadSlice:
 
 
 class Sample:
-    """The documents of a corpus, dealt out in portions that each lie evenly over it."""
+    """The documents of a corpus in portions, each of which is spread evenly over it.
+
+    Args:
+        job: The job, which reads the corpus.
+        slices: The slices of the corpus.
+        visit_tokens: The tokens of one visit to a slice, about.
+    """
 
     def __init__(self, job: Job, slices: Slices, *, visit_tokens: int) -> None:
         self.slices = slices
@@ -113,18 +125,18 @@ class Sample:
 
     @property
     def scale(self) -> float:
-        """How often what was visited goes into the corpus, by bytes."""
+        """How many times larger than the visited part the corpus is, by bytes."""
         return 1.0 if self.slices.whole and not self._order else self.slices.bytes / self.bytes
 
     def take(self, tokens: int) -> list[Sampled]:
-        """Documents of `tokens` tokens or some more, none dealt out before; none when all were.
+        """Documents of about `tokens` tokens that were not taken before; none when all were.
 
         Raises CorpusError for a record that cannot be used.
         """
         taken: list[Sampled] = []
         while self._order and tokens > 0:
             wanted = min(math.ceil(tokens / self._visit_tokens), len(self._order))
-            # In the order of the corpus: a gzip stream is slow to turn back.
+            # In the order of the corpus, because a gzip stream cannot be read backwards.
             for number in sorted(self._order.popleft() for _ in range(wanted)):
                 part = self._visit(number)
                 tokens -= sum(len(one.document) for one in part)
@@ -132,7 +144,11 @@ class Sample:
         return taken
 
     def count(self, *, seconds: float) -> None:
-        """Make further visits, some in any case, for the sake of what they say of the whole."""
+        """Make more visits, only to count documents and targets.
+
+        Args:
+            seconds: The time for that; a few visits are made in any case.
+        """
         until, least = time.monotonic() + seconds, _LEAST_VISITS
         while self._order and (least > 0 or time.monotonic() < until):
             self._visit(self._order.popleft())
@@ -148,7 +164,7 @@ class Sample:
             )
 
     def _visit(self, number: int) -> list[Sampled]:
-        """The next part of slice `number`."""
+        """The documents of the next part of slice `number`."""
         one = self.slices.kept[number]
         if number not in self._read:
             self._read[number] = _ReadSlice.of(
@@ -178,7 +194,7 @@ class Sample:
 
 
 def _spread(items: Iterable[T]) -> list[T]:
-    """The items by bit-reversed number: from 0, 1/2, 1/4, 3/4 of the way, and so on."""
+    """The items in the order of their bit-reversed numbers: at 0, 1/2, 1/4, 3/4 and so on."""
     listed = list(items)
     bits = max(1, (len(listed) - 1).bit_length())
     reversed_numbers = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1 << bits))

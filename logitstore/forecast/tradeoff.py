@@ -1,4 +1,4 @@
-"""Bytes against error: what settings of a dump were measured at, and which of them to take."""
+"""Bytes and error of the settings that were measured, and the choice of one of them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, NamedTuple
 
 __all__ = ["Choice", "MeasuredSparsifier", "TradeOff", "recommend"]
 
-# Without a bound the choice is among settings that nobody would call large, and the last third of
-# the error is left where it is: on `teacher/` unbiased with 16, 24, 32 entries takes 24, 32, 40
-# bytes for an error of 5.4, 4.3, 3.5 %, and 16 already train a student as dense targets do.
+# Without a bound, an error of up to 1.5 times the least one within 40 bytes is accepted: on
+# `teacher/` unbiased with 16, 24, 32 entries takes 24, 32, 40 bytes for an error of 5.4, 4.3 and
+# 3.5 %, and a student learns from 16 entries as well as from dense targets.
 _MODEST_BYTES = 40.0
 _NEAR = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredSparsifier:
-    """A sparsifier with its options, and what it was measured at."""
+    """A sparsifier with its options, and its measurements."""
 
     sparsify: str
     options: Mapping[str, float]  # of `logitstore dump`, by their names in Python
     bytes_per_target: float  # in a store of the whole corpus
-    error: float  # relative, of the gradient of 2,048 targets
+    error: float  # relative error of the gradient of 2,048 targets
     angle: float  # degrees, between the gradients of the whole sample; NaN where there is none
-    norm_ratio: float  # of the sparse one's length to the dense one's
-    retained_mass: float  # of a target, in exact entries
+    norm_ratio: float  # length of the sparse gradient / length of the dense gradient
+    retained_mass: float  # mean mass of the exact entries of a target
 
     @property
     def command(self) -> str:
@@ -38,18 +38,18 @@ class MeasuredSparsifier:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TradeOff:
-    """All settings by rising bytes, and the one to take."""
+    """All settings in ascending order of bytes, and the recommended one."""
 
     measured: tuple[MeasuredSparsifier, ...]
     recommended: MeasuredSparsifier
     reason: str
-    unmet: str | None  # where no setting is within the bound: what was asked and what there is
+    unmet: str | None  # an error message where no setting is within the bound
     sample_documents: int
     sample_targets: int
     picture: str | None  # the file with the picture
 
     def to_json(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """The content of the object that `logitstore tune --json` prints."""
         rows = [asdict(one) | {"command": one.command} for one in self.measured]
         recommended = rows[self.measured.index(self.recommended)]
         return {
@@ -62,7 +62,7 @@ class TradeOff:
 
 
 class Choice(NamedTuple):
-    """The setting to take, why, and what stands against it: None, or a bound that none keeps."""
+    """The recommended setting, the reason, and a message where no setting is within the bound."""
 
     taken: MeasuredSparsifier
     reason: str
@@ -72,12 +72,16 @@ class Choice(NamedTuple):
 def recommend(
     measured: Sequence[MeasuredSparsifier], *, max_bytes: float | None, max_error: float | None
 ) -> Choice:
-    """The setting to take, and why.
+    """The recommended setting, and the reason.
 
-    With `max_bytes` (of a target) the least error within it; with `max_error` the fewest bytes
-    within it. With neither, the fewest bytes whose error is at most 1.5 times the least that 40
-    bytes a target buy, or of all where none is so small. Where nothing is within the bound, the
-    nearest that there is.
+    Where no setting is within the bound, it is the nearest one.
+
+    Args:
+        measured: The settings; at least one.
+        max_bytes: Take the least error within this many bytes per target.
+        max_error: Take the fewest bytes within this error. With neither bound, take the fewest
+            bytes with an error of at most 1.5 times the least error of the settings within 40 bytes
+            per target, or of all settings where none is within 40 bytes.
     """
     if max_bytes is not None:
         reason = f"least error within {max_bytes:g} bytes a target"
@@ -103,7 +107,7 @@ def _bounded(
     wanted: Callable[[MeasuredSparsifier], float],
     reason: str,
 ) -> Choice:
-    """The least of what is wanted among the settings within the bound."""
+    """The setting within the bound with the least `wanted`."""
     within = [one for one in measured if bounded(one) <= bound]
     if within:
         return Choice(min(within, key=wanted), reason, None)

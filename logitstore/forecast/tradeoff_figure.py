@@ -1,4 +1,4 @@
-"""The picture of a trade-off: error over bytes a target, one line for each sparsifier."""
+"""The picture of a trade-off: error over bytes per target, one line for each sparsifier."""
 
 from __future__ import annotations
 
@@ -26,15 +26,21 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tradeoff",
 }
-# The same figures give the same bytes.
+# No dates, so that equal measurements give equal bytes.
 _NO_CLOCK: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_MARKERS = "osD^v"  # so colour is never all that tells two lines apart
+_MARKERS = "osD^v"  # so that lines differ by more than their colour
 
 
 def draw(
     measured: Sequence[MeasuredSparsifier], recommended: MeasuredSparsifier, *, name: str
 ) -> bytes:
-    """The picture, in the format that the suffix of the file's name says."""
+    """The bytes of the picture.
+
+    Args:
+        measured: The settings; the points of one sparsifier form a line.
+        recommended: The setting that is marked.
+        name: Name of the file; its suffix is the format: png, svg or pdf.
+    """
     picture = io.BytesIO()
     kind = name.rpartition(".")[2].lower()
     with mpl.rc_context(_STYLE):
@@ -53,7 +59,7 @@ def draw(
                 axes.annotate(
                     _short(one, among=line),
                     (one.bytes_per_target, one.error),
-                    # Lines that lie on each other are told apart by where their labels stand.
+                    # Labels above and below, for lines that coincide.
                     (5, -11 if number % 2 else 4),
                     textcoords="offset points",
                     fontsize=8,
@@ -82,7 +88,7 @@ def draw(
 
 
 def _short(one: MeasuredSparsifier, *, among: Sequence[MeasuredSparsifier]) -> str:
-    """What tells a setting from others of its sparsifier: the options that are not all equal."""
+    """The label of a setting: the options in which the settings of its sparsifier differ."""
     varied = [
         name for name in one.options if len({other.options[name] for other in among}) > 1
     ] or list(one.options)

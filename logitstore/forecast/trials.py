@@ -1,13 +1,13 @@
-"""A trial store: some documents written as a dump writes them, to see what a store would cost.
+"""A trial store: some documents written as a dump writes them, to measure what a store costs.
 
 Stored bytes are of three kinds: those that grow with the targets (entries, scalars, tokens), those
-that every shard has (its table of ids, the container's own, its commit, its lines of plan and
-manifest), and those that stand once in a store.
+of every shard (its table of ids, the container's own, its commit, its lines of plan and manifest),
+and those that a store has once.
 
-A target also costs less in a large block than in a small one, for compression learns anew in each:
-r(n) = r + e n^(-1/3) bytes. How much less is told by writing a quarter of the documents once more.
-On `teacher/` top-64 takes 83.1, 80.3, 78.7, 77.5 bytes a target in 1,257, 5,014, 20,910 and 83,643
-targets; from the first two the law says 77.6 for the last.
+A target also costs less in a large block than in a small one, because compression starts anew in
+each block: r(n) = r + e n^(-1/3) bytes for n targets. To measure e, a quarter of the documents is
+written a second time. On `teacher/` top-64 takes 83.1, 80.3, 78.7, 77.5 bytes per target with
+1,257, 5,014, 20,910 and 83,643 targets; from the first two the formula predicts 77.6 for the last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.store.commit import StoreWriter
-from logitstore.store.layout import MANIFEST, PLAN, StoreLayout
+from logitstore.store.layout import PLAN, StoreLayout
 from logitstore.store.writer import UnitWriter
 
 if TYPE_CHECKING:
@@ -33,27 +33,31 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreCosts", "TrialStore"]
 
-# Columns that a shard has once, however many targets it holds.
+# Columns whose size does not depend on the number of targets of a shard.
 _SHARD_COLUMNS = ("ranking_id", "container")
-_SHARD_LINES = ('"commits/', '"data/')
-_PART = 4  # every so many documents are written once more
-_LEARNING = 1 / 3  # see above
+_PART = 4  # one of this many documents is written a second time
+_LEARNING = 1 / 3  # the exponent of the formula above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreCosts:
-    """What a store of this kind costs, in bytes, and what its targets keep."""
+    """What a store of this kind costs, in bytes, and the mass that its targets keep."""
 
     per_target: float  # in blocks of the trial's size
-    learnt: float  # of that, what an endless block would save
+    learnt: float  # the part of it that an infinitely large block would save
     per_shard: float
     once: float
-    trial_targets: float  # of a block in the trial
-    block_targets: int  # of a full block
-    retained_mass: float  # of a target, in exact entries
+    trial_targets: float  # targets of a block in the trial
+    block_targets: int  # targets of a full block
+    retained_mass: float  # mean mass of the exact entries of a target
 
     def bytes(self, *, targets: int, shards: int) -> float:
-        """Of a store of `targets` targets in `shards` shards of one size."""
+        """Bytes of a store.
+
+        Args:
+            targets: The number of its targets.
+            shards: The number of its shards, which are of equal size.
+        """
         in_shard = targets / shards
         in_block = in_shard / math.ceil(in_shard / self.block_targets)
         saved = self.learnt * (1 - (self.trial_targets / in_block) ** _LEARNING)
@@ -61,7 +65,12 @@ class StoreCosts:
 
 
 class TrialStore:
-    """Shards in a folder, of which the caller disposes."""
+    """Shards in a folder.
+
+    Args:
+        folder: Where they are written; the caller deletes it.
+        job: The job whose options they are written with.
+    """
 
     def __init__(self, folder: str, job: Job) -> None:
         self.targets = 0
@@ -74,7 +83,12 @@ class TrialStore:
         self._units: list[WorkUnit] = []
 
     def write(self, documents: Sequence[StoredDocument], *, like: WorkUnit) -> None:
-        """One shard. `like` is a unit of the corpus, for what is said of it in the plan."""
+        """Write one shard.
+
+        Args:
+            documents: Its documents with their targets.
+            like: A unit of the corpus, from which the plan's entry of the shard is copied.
+        """
         unit = replace(like, name=f"{len(self._units):06d}")
         started = time.monotonic()
         UnitWriter.of(self._whole, self._spec).write(unit, documents, skipped=0)
@@ -87,23 +101,20 @@ class TrialStore:
         self._units.append(unit)
 
     def costs(self) -> StoreCosts:
-        """By the sealed store of what was written, which is one shard at least."""
+        """Seal the store and measure it. At least one shard must have been written."""
         plan, layout = Plan(units=tuple(self._units)), self._whole.layout
         self._whole.begin(self._spec, plan, tokenizer_files(self._job.tokenizer))
         self._whole.seal(plan)
         commits = self._whole.committed(plan)
-        listed = layout.storage.read(MANIFEST).decode()
-        lines = [line for line in listed.splitlines() if line.strip().startswith(_SHARD_LINES)]
         small = [PLAN, *(layout.commit_name(commit.unit) for commit in commits)]
-        told = sum(len(line) + 1 for line in lines)
-        told += sum(layout.storage.size(name) or 0 for name in small)
+        told = sum(layout.storage.size(name) or 0 for name in small)
         grown = sum(_grown_bytes(commit) for commit in commits)
         stored = sum(one.size for commit in commits for one in commit.objects)
         return StoreCosts(
             per_target=grown / self.targets,
             learnt=_learnt(commits, self._part.committed(plan)),
             per_shard=(stored - grown + told) / len(commits),
-            once=layout.stored_bytes(commits, manifest=True) - stored - told,
+            once=layout.stored_bytes(commits) - stored - told,
             trial_targets=self.targets / sum(len(commit.blocks) for commit in commits),
             block_targets=self._spec.block_targets,
             retained_mass=sum(commit.sums["head_mass"] for commit in commits) / self.targets,
@@ -111,7 +122,7 @@ class TrialStore:
 
 
 def _learnt(wholes: Iterable[Commit], parts: Iterable[Commit]) -> float:
-    """Bytes of a target that more targets in a block would save, by shards that have a part."""
+    """Bytes per target that an infinitely large block would save, from shards with a part."""
     part_of = {commit.unit: commit for commit in parts}
     pairs = [(whole, part_of[whole.unit]) for whole in wholes if whole.unit in part_of]
     whole_targets = sum(_targets(whole) for whole, _ in pairs)
@@ -124,7 +135,7 @@ def _learnt(wholes: Iterable[Commit], parts: Iterable[Commit]) -> float:
 
 
 def _grown_bytes(commit: Commit) -> int:
-    """Of the columns that grow with the targets."""
+    """Bytes of the columns that grow with the targets."""
     return sum(size for name, size in commit.column_bytes.items() if name not in _SHARD_COLUMNS)
 
 

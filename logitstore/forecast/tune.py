@@ -1,34 +1,32 @@
-"""Tune: what each sparsifier costs and how far it bends the gradient, on one teacher and corpus.
+"""Tune: the bytes of each sparsifier and its error in the gradient, on one teacher and corpus.
 
-The teacher runs once over a sample; every setting makes its targets of the same logits, and its
-bytes are those of shards really written. What is compared is the gradient of distillation on the
-logits of a uniform student, dense against sparse, which is the step that training begins with:
+The teacher runs once over a sample. Every setting makes its targets from the same logits, and its
+bytes are measured on shards that are really written. The error is that of the gradient of
+distillation with respect to the logits of a uniform student, which is the first step of training:
 
     error   |sparse - dense| / |dense| of the gradient of 2,048 targets, averaged over the sample:
-            what one step sees, noise and bias together
-    angle, norm ratio   between the gradients of the whole sample: what is left when noise has
-            averaged out as far as the sample goes, which is the bias
+            the error of one step, noise and bias together
+    angle, norm ratio   between the gradients of the whole sample: most of the noise has averaged
+            out, and the bias is left
 
-Both are of the targets as they are drawn; rounding by the codec comes on top.
+Both are measured on the targets before the codec rounds them.
 
 Shapes: R targets, V vocabulary.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
 from logitstore.dumping.work import by_document, draw_keys
 from logitstore.errors import SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
-from logitstore.forecast.options import TUNE_OPTIONS, check_bounds
+from logitstore.forecast.options import TUNE_OPTIONS
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import draw
@@ -40,53 +38,55 @@ from logitstore.store.local import LocalStorage
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
+from logitstore.teacher.torch_state import neutral_torch_state
 
 if TYPE_CHECKING:
+    import torch
+
     from logitstore.format.spec import SparsifierSpec
 
 __all__ = ["tune"]
 
-# What is tried, as options of `logitstore dump`.
+# The settings that are compared, as options of `logitstore dump`.
 CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = tuple(
     (name, options) for name, one in SPARSIFIERS.items() for options in one.compared
 )
 
-# A job has some targets, which give way here to each setting's.
-_GIVES_WAY = {"sparsify": "topk", "k": 1, "temperature": None}
+# A job needs a sparsifier, which is replaced here by that of each setting.
+_REPLACED = {"sparsify": "topk", "k": 1, "temperature": None}
 
 _BATCH_TARGETS = 2048
-# All settings together keep 840 entries of a target, at 9 bytes each: 250 MB.
+# All settings together keep 840 entries of each target, of 9 bytes each: 250 MB.
 _MOST_TARGETS = 32_768
 _SLICES_PER_BATCH = 4
 _VISIT_TOKENS = 1024
-_GROWTH = 4  # of portions, while time allows
-_WRITING = 0.3  # of the time, left for writing the shards
+_GROWTH = 4  # each portion is at most this many times the last
+_WRITING = 0.3  # share of the time that is left for writing the shards
 
 
-@takes(TUNE_OPTIONS, check=check_bounds)
+@takes(TUNE_OPTIONS)
 def tune(
     *,
     seconds: float,
     max_bytes: float | None,
     max_error: float | None,
-    picture: str | PathLike[str] | None,
+    out: Path | None,
     on_fraction: Callable[[float], None] | None,
     **options: Any,
 ) -> TradeOff:
-    """Bytes and error of each setting for this teacher and corpus, and the one to take.
+    """Bytes and error of each setting for this teacher and corpus, and the recommended setting.
 
-    Takes about `seconds` beside loading, or less: 32,768 targets are enough. `max_bytes` (of a
-    target) and `max_error` bound the choice as `recommend` says. Raises CorpusError, ModelError or
-    SettingError.
+    Takes about `seconds` in addition to loading, or less: 32,768 targets are enough. `max_bytes`
+    (per target) and `max_error` bound the choice. Raises CorpusError, ModelError or SettingError.
     """
-    job = Job.load(options | _GIVES_WAY)
-    with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
+    job = Job.load(options | _REPLACED)
+    with temporary_folder() as folder:
         candidates = _Candidates(job, folder)
         candidates.run(seconds, on_fraction or (lambda _: None))
         measured = candidates.measured()
     choice = recommend(measured, max_bytes=max_bytes, max_error=max_error)
-    if picture is not None:
-        storage, name = LocalStorage.of_file(picture)
+    if out is not None:
+        storage, name = LocalStorage.of_file(out)
         storage.put(name, draw(measured, choice.taken, name=name))
     return TradeOff(
         measured=measured,
@@ -95,12 +95,12 @@ def tune(
         unmet=choice.unmet,
         sample_documents=candidates.documents,
         sample_targets=candidates.targets,
-        picture=None if picture is None else str(picture),
+        picture=None if out is None else str(out),
     )
 
 
 def _fits(spec: SparsifierSpec, *, vocab_size: int) -> bool:
-    """Whether the vocabulary has room for the entries of such targets."""
+    """Whether the vocabulary has as many tokens as such targets have entries."""
     try:
         SPARSIFIERS[spec.name].check_vocabulary(spec, vocab_size=vocab_size)
     except SettingError:
@@ -109,7 +109,7 @@ def _fits(spec: SparsifierSpec, *, vocab_size: int) -> bool:
 
 
 class _Candidate:
-    """One setting: its targets, to be stored, and its gradients."""
+    """One setting: its store, its targets that are not written yet, and its gradients."""
 
     def __init__(self, name: str, options: Mapping[str, Any], job: Job, folder: str) -> None:
         self.name, self.options, self.job = name, options, job
@@ -119,13 +119,13 @@ class _Candidate:
         self.errors: list[float] = []
 
     def targets(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: Any) -> Any:
-        """The targets that it makes of logits, which it leaves alone."""
+        """The targets that it makes from logits, which are not changed."""
         spec = self.job.sparsifier
         (targets,) = SPARSIFIERS[spec.name].draw(logits_RV.clone(), labels_R, keys_R, spec)
         return targets
 
     def measured(self, dense: PullSum, *, targets: int, shards: int) -> MeasuredSparsifier:
-        """What it was measured at, in a store of that size."""
+        """Its measurements; bytes are those of a store of that many targets and shards."""
         costs = self.store.costs()
         comparison = compare(dense, self.whole)
         return MeasuredSparsifier(
@@ -140,7 +140,7 @@ class _Candidate:
 
 
 class _Candidates:
-    """All settings that the vocabulary has room for, over one sample."""
+    """All settings that fit the vocabulary, on one sample."""
 
     def __init__(self, job: Job, folder: str) -> None:
         self.documents = self.targets = 0
@@ -156,7 +156,12 @@ class _Candidates:
         self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
 
     def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:
-        """Put portions of the sample through the teacher and every setting, then write them."""
+        """Process portions of the sample by the teacher and every setting, then write them.
+
+        Args:
+            seconds: The time for all of it.
+            on_fraction: Is called with the share of the work that is done, 0 to 1.
+        """
         started = time.monotonic()
         tokens, teaching = _BATCH_TARGETS, seconds * (1 - _WRITING)
         while tokens > 0 and (taken := self._sample.take(tokens)):
@@ -182,7 +187,7 @@ class _Candidates:
             on_fraction(1 - _WRITING * (1 - written))
 
     def measured(self) -> tuple[MeasuredSparsifier, ...]:
-        """What each was measured at, by rising bytes."""
+        """The measurements of all settings, in ascending order of bytes."""
         targets = round(self._sample.targets * self._sample.scale)
         shards = self._sample.slices.units
         measured = [
@@ -191,12 +196,12 @@ class _Candidates:
         return tuple(sorted(measured, key=lambda one: one.bytes_per_target))
 
     def _dump(self, batch: Sequence[Sampled]) -> None:
-        """One batch of the teacher: the targets of every setting, kept and measured."""
+        """One batch of the teacher: make, keep and measure the targets of every setting."""
         documents = [one.document for one in batch]
         keys_R = draw_keys(documents, self._job.sparsifier)
         parts: list[list[SparseTargets]] = [[] for _ in self._candidates]
         start = 0
-        with torch.inference_mode():
+        with neutral_torch_state():
             for logits_RV, labels_R in self._job.teacher.logits(documents):
                 chunk = slice(start, start + len(labels_R))
                 for one, own in zip(self._candidates, parts, strict=True):
@@ -212,7 +217,7 @@ class _Candidates:
         self.targets += start
 
     def _measure(self, probs_RV: torch.Tensor, targets: Sequence[SparseTargets]) -> None:
-        """Add rows to the gradients, and compare these whenever a batch is full."""
+        """Add rows to the gradients, and compare the gradients whenever a batch is full."""
         start = 0
         while start < len(probs_RV):
             rows = slice(start, min(len(probs_RV), start + _BATCH_TARGETS - len(self._batch)))
@@ -224,7 +229,7 @@ class _Candidates:
             start = rows.stop
 
     def _end_batch(self, *, last: bool) -> None:
-        """Compare the batch's gradients, unless it is the short last of several."""
+        """Compare the gradients of the batch, unless it is the last of several and not full."""
         for one in self._candidates:
             if not last or not one.errors:
                 one.errors.append(relative_error(compare(self._batch, one.batch)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from logitstore.format.json import build
+
 __all__ = ["Plan", "WorkUnit"]
 
 
@@ -36,6 +38,11 @@ class Plan:
         return {"units": [asdict(unit) for unit in self.units]}
 
     @staticmethod
-    def from_json(content: dict[str, Any]) -> Plan:
-        """The plan that `to_json` gave."""
-        return Plan(units=tuple(WorkUnit(**unit) for unit in content["units"]))
+    def from_json(content: Any, *, place: str) -> Plan:
+        """The plan that `to_json` gave.
+
+        content: a JSON object of any kind; CorruptionError unless it is a plan.
+        place: what an error names.
+        """
+        plan = build(Plan, content, place=place)
+        return Plan(units=tuple(build(WorkUnit, unit, place=place) for unit in plan.units))

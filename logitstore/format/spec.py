@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import CorruptionError, SpecError
+from logitstore.errors import CorruptionError, SpecError, shown
 from logitstore.format.json import build
 
 if TYPE_CHECKING:
@@ -242,7 +242,8 @@ def refuse_other_spec(found: StoreSpec, wanted: StoreSpec, *, place: str) -> Non
     different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     if different:
         listed = ", ".join(
-            f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in different
+            f"{key}: {shown(repr(old.get(key)))} there, {shown(repr(new.get(key)))} here"
+            for key in different
         )
         raise SpecError(
             f"the store was begun with other settings: {listed}",

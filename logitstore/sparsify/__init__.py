@@ -1,7 +1,7 @@
-"""Dense distribution -> SparseTargets: one declared object for each sparsifier, one table of them.
+"""Dense distribution -> SparseTargets: the sparsifiers by name.
 
-To add one: a module of this folder that declares it, and a line in `SPARSIFIERS`. Declarations cost
-no torch; what draws is imported when it is first used.
+To add a sparsifier, write a module of this folder that declares it, and add it to `SPARSIFIERS`.
+Declarations do not import torch; the code that draws is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -32,16 +32,20 @@ SPARSIFIERS: dict[str, Sparsifier] = {
     )
 }
 
-# The smallest record with a head that trains as the live teacher does, within the noise of six
-# seeds (docs/decisions/006-default-sparsifier.md).
+# The smallest target with a head that trains students as well as the live teacher does, within the
+# noise of six seeds (docs/decisions/006-default-sparsifier.md).
 DEFAULT_SPARSIFIER = "hybrid"
 
 
 def sparsifier_of(spec: SparsifierSpec, *, place: str = "store.json: sparsifier") -> Sparsifier:
-    """The declaration that `spec` belongs to.
+    """The sparsifier that `spec` was made by.
 
-    `place` is what an error names. Raises CorruptionError for a name that this version does not
-    know, and where the spec's options are none of that sparsifier's.
+    Args:
+        spec: The spec of a store.
+        place: What an error names as the place.
+
+    Raises CorruptionError for a name that this version does not know, and for options that the
+    sparsifier of that name cannot have.
     """
     if spec.name not in SPARSIFIERS:
         raise CorruptionError(

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["TAIL_NODES", "kind_options", "sparsifier_spec"]
 
-# b = 1/T at which the tail's log-mass is kept; b = 0 is log(V - n) for free. Between them its mass
-# is interpolated to 4e-4 (largest 4e-3) for any T in [1, 10], on teachers of 6 to 1.5 nats; without
-# 1/8 a sharp teacher misses that fourfold at T = 3 (docs/decisions/002-tail-nodes.md).
+# b = 1/T at which the tail's log-mass is stored; at b = 0 it is log(V - n). Interpolation between
+# them has an error of 4e-4 (largest 4e-3) of the mass for any T in [1, 10], on teachers of 6 to 1.5
+# nats; without 1/8 it is four times larger on a sharp teacher at T = 3
+# (docs/decisions/002-tail-nodes.md).
 TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
 
 _MOST_DRAWS = 64  # of one target, over temperatures and repeats
 
 
 def kind_options() -> dict[str, dict[str, Option]]:
-    """Every option that some sparsifier takes: its name -> the takers' names -> its declaration."""
+    """All options of sparsifiers: name of the option -> name of the sparsifier -> declaration."""
     found: dict[str, dict[str, Option]] = {}
     for name, sparsifier in SPARSIFIERS.items():
         for one in sparsifier.options:
@@ -37,11 +38,17 @@ def kind_options() -> dict[str, dict[str, Option]]:
 def sparsifier_spec(
     name: str, *, temperatures: Sequence[float] | None = None, **options: Any
 ) -> SparsifierSpec:
-    """The spec of sparsifier `name`; `options` that are left out or None take its defaults.
+    """The spec of a sparsifier and its options, as a store writes it down.
 
-    `temperatures` are those at which draws are made (1 where None); for a sparsifier that keeps the
-    tail's mass, those at which it is kept, where None says: enough of them to serve 1 to 10.
-    Raises SettingError for a name, an option or a value that does not fit.
+    Args:
+        name: A name of `SPARSIFIERS`.
+        temperatures: For a sparsifier that keeps the tail, the temperatures at which its mass is
+            stored; None stores enough of them for any T from 1 to 10. For the others, the
+            temperatures at which draws are made; None is 1 only.
+        options: Options of the sparsifier by name. One that is left out or None has its default.
+
+    Raises SettingError for a name, an option or a value that is not allowed, and TypeError for an
+    option that no sparsifier takes.
     """
     if name not in SPARSIFIERS:
         raise SettingError("--sparsify is unknown", found=name, allowed=", ".join(SPARSIFIERS))
@@ -66,7 +73,7 @@ def sparsifier_spec(
 
 
 def _checked(sparsifier: Sparsifier, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `options` that are given, each of a kind and within the bounds it declares."""
+    """The `options` that are not None, each checked by its declaration."""
     declared = kind_options()
     found = {}
     for option, value in options.items():
@@ -86,13 +93,13 @@ def _checked(sparsifier: Sparsifier, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_temperatures(temperatures: Sequence[float] | None) -> tuple[float, ...]:
-    """Empty where none are given."""
+    """The temperatures as numbers, empty where None is given."""
     values: tuple[float, ...] | None = TEMPERATURE.check(temperatures)
     return values or ()
 
 
 def _tail_nodes(temperatures: tuple[float, ...]) -> tuple[float, ...]:
-    """b = 1/T of each temperature, and always b = 1: that is what head and tail add up to 1 at."""
+    """b = 1/T of each temperature, and always b = 1, at which head and tail sum to 1."""
     if not temperatures:
         return TAIL_NODES
     if min(temperatures) < 1:

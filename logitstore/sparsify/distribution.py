@@ -1,4 +1,4 @@
-"""What every sparsifier needs of a dense distribution, and the targets made of it.
+"""What every sparsifier needs: a check of its logits, and targets from torch tensors.
 
 Shapes: R targets, K entries, V vocabulary.
 """
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["LOWEST_NATS", "check_finite", "targets_of"]
 
-# Nats below the row's highest: a token this far down weighs e^-4000, which is 0; and 0 * -4000 is 0
-# where 0 * -inf would be NaN.
+# Nats below the highest logit of the row. A token this far below weighs e^-4000, which is 0, and
+# 0 * -4000 is 0 where 0 * -inf would be NaN.
 LOWEST_NATS = -4000.0
 
 
 def check_finite(log_z_R: torch.Tensor) -> None:
-    """Refuse rows whose log-sum-exp is no number."""
+    """Raise ModelError where a row is not a distribution.
+
+    Args:
+        log_z_R: The log-sum-exp of each row, or its highest logit.
+    """
     finite_R = torch.isfinite(log_z_R)
     if not bool(finite_R.all()):
         raise ModelError(
@@ -44,10 +48,16 @@ def targets_of(
     exact_RK: torch.Tensor,
     **scalars: torch.Tensor,
 ) -> SparseTargets:
-    """Targets of `kind` as numpy arrays, the entries in use first in each row, the rest padding.
+    """`SparseTargets` from torch tensors, with the padding and the types that they must have.
 
-    `exact_RK` says which entries have the teacher's probability; `scalars` are the other columns
-    of `SparseTargets` by name.
+    Args:
+        ids_RK: Token ids of the entries, integers. Those in use come first in each row.
+        logprobs_RK: Log-probability of an exact entry, logarithm of the weight of a drawn entry.
+        kind: The kind of the targets, as the sparsifier declares it.
+        used_RK: bool, which entries are in use.
+        exact_RK: bool, which entries have the teacher's probability.
+        scalars: The other columns of `SparseTargets` by name: tail_logmass_RB, label_logprob_R and
+            entropy_R.
     """
     ids_RK = torch.where(used_RK, ids_RK, 0)
     sampled_RK = none_sampled(*ids_RK.shape)

@@ -29,11 +29,18 @@ def head_targets(
     kind: TargetKind,
     top_p: float | None = None,
 ) -> SparseTargets:
-    """The `spec.k` most probable tokens of each row and the tail's log-mass at `spec.tail_nodes`.
+    """The most probable tokens of each row, and the tail's log-mass at `spec.tail_nodes`.
 
-    With `top_p` a row ends with the token at which its mass reaches that. A row with fewer tokens
-    of any probability is shorter. `labels_R` are the tokens that really follow; `logits_RV` is
-    overwritten. Raises ModelError where a row is no distribution.
+    A row with fewer than `spec.k` tokens of any probability is shorter.
+
+    Args:
+        logits_RV: float32 logits of the rows; they are overwritten.
+        labels_R: int64, the tokens that really follow.
+        spec: The spec: how many tokens are kept at most, and the nodes of the tail.
+        kind: The kind of the targets, as the sparsifier declares it.
+        top_p: A row ends with the token at which its mass reaches this; None for no such limit.
+
+    Raises ModelError where a row is not a distribution.
     """
     label_R = logits_RV.gather(1, labels_R[:, None])[:, 0]
     split = Split.of(logits_RV, spec.k, nodes=spec.tail_nodes)

@@ -1,7 +1,8 @@
-"""hybrid: a head that is exact for sure, tokens drawn from the rest, and the tail's log-mass."""
+"""hybrid: a head that is always exact, tokens drawn from the rest, and the tail's log-mass."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from logitstore.options import Option
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["HYBRID"]
 
 _KIND = TargetKind(entries=Entries.WEIGHTED, keeps_tail=True, weights_sum_to_one=True)
+_HEAD = replace(K, help="Keep this many of the most probable tokens exactly.")
 _TAIL_DRAWS = Option(
     name="tail_draws",
     kind=int,
-    help="The entries that are drawn from the tail.",
+    help="Draw this many entries from the tail, besides those of --k.",
     least=1,
     most=MOST_ENTRIES,
 )
@@ -31,9 +33,9 @@ _TAIL_DRAWS = Option(
 def _draw(
     logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
 ) -> tuple[SparseTargets, ...]:
-    """Like `unbiased`, with all but `tail_draws` entries exact for sure, and a tail's log-mass.
+    """Like `unbiased`, but at least the first `k` entries are exact, and the tail is kept.
 
-    The tail is everything that is not kept exactly, the drawn entries included.
+    The tail is everything that is not kept exactly, so drawn entries belong to it.
     """
     from logitstore.sparsify.sampling import Thresholded, all_draws
 
@@ -54,7 +56,7 @@ HYBRID = Sparsifier(
     name="hybrid",
     summary="the K most probable tokens, others drawn from the rest, and the mass of the tail",
     targets=_KIND,
-    options={K: 8, _TAIL_DRAWS: 8, SEED: 0},
+    options={_HEAD: 8, _TAIL_DRAWS: 8, SEED: 0},
     room=("k", "tail_draws"),
     codec="rank-delta-weighted/1",
     draw=_draw,

@@ -1,4 +1,4 @@
-"""Options that several sparsifiers take. What one alone takes stands with it."""
+"""Options that several sparsifiers take. An option of one sparsifier is declared in its module."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ MOST_ENTRIES = 4096  # of a row
 K = Option(
     name="k",
     kind=int,
-    help="The entries of a target; those of its head for hybrid, the most for topp.",
+    help="Keep this many entries of each target.",
     least=1,
     most=MOST_ENTRIES,
 )
-SEED = Option(name="seed", kind=int, help="The seed of the draws.", least=0, most=(1 << 53) - 1)
+SEED = Option(name="seed", kind=int, help="Draw with this seed.", least=0, most=(1 << 53) - 1)
 REPEATS = Option(
     name="repeats",
     kind=int,
-    help="How often each target is drawn anew, for so many epochs.",
+    help="Draw each target this many times, so that as many epochs see different draws.",
     least=1,
     most=MOST_ENTRIES,
 )
-# Every sparsifier takes it: one that keeps a tail keeps its mass there, the others draw there.
+# For every sparsifier: one that keeps the tail stores its mass at these temperatures, the others
+# draw at them.
 TEMPERATURE = Option(
     name="temperature",
     kind=tuple,
-    help="The temperatures to serve, as in 1,2,4.",
+    help="Serve these temperatures, as in 1,2,4.",
     default=None,
     nullable=True,
     least=0.1,

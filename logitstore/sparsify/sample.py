@@ -22,7 +22,7 @@ _KIND = TargetKind(entries=Entries.COUNTED, keeps_tail=False, weights_sum_to_one
 _DRAWS = Option(
     name="draws",
     kind=int,
-    help="The draws of a target, with replacement.",
+    help="Draw this many tokens of each target, with replacement.",
     least=1,
     most=MOST_ENTRIES,
 )
@@ -31,9 +31,9 @@ _DRAWS = Option(
 def _draw(
     logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
 ) -> tuple[SparseTargets, ...]:
-    """`spec.k` draws from each row; equal ids are one entry.
+    """`spec.k` draws from each row; equal ids are joined in one entry.
 
-    "Sparse Logit Sampling" (arXiv 2503.16870) with the teacher as its own proposal.
+    "Sparse Logit Sampling" (arXiv 2503.16870), the teacher itself being the proposal.
     """
     from logitstore.sparsify.sampling import WithReplacement, all_draws
 

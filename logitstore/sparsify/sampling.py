@@ -1,12 +1,12 @@
 """Drawn targets: sparse targets whose mean over draws is the distribution itself.
 
-`Thresholded` keeps the largest probabilities exactly and draws the rest without
-replacement, each with a chance proportional to its probability, so that every drawn entry weighs
-the same (priority sampling with a fixed threshold: VarOpt, Cohen et al. 2009; "Efficient Unbiased
-Sparsification", arXiv 2402.14925). The draw is systematic sampling (Madow 1949): one uniform number
-sets m points at equal distances on the cumulated weights of the tail, in the order of ids. That
-gives exactly m distinct entries with the wanted probabilities, and spreads them over the
-vocabulary, which is ordered by frequency. `WithReplacement` draws independently instead.
+`Thresholded` keeps the largest probabilities exactly and draws from the rest without replacement,
+each token with an inclusion probability proportional to its probability, so that all drawn entries
+have one weight (VarOpt sampling, Cohen et al. 2009; "Efficient Unbiased Sparsification", arXiv
+2402.14925). The draw is systematic sampling (Madow 1949): one uniform number places m equally
+spaced points on the cumulative weights of the tail, in the order of ids. That gives exactly m
+distinct entries with the wanted inclusion probabilities, and spreads them over the vocabulary,
+which is ordered by frequency. `WithReplacement` draws independently instead.
 
 Shapes: R targets, K entries, V vocabulary, C cells of the vocabulary, W tokens of a cell.
 """
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Thresholded", "WithReplacement", "all_draws"]
 
-# A cumulated sum over the whole vocabulary is slow and, in float32, coarse: sums of cells are
-# cumulated in float64, and only the cells that a draw falls into are looked at closer.
+# A cumulative sum over the whole vocabulary is slow, and imprecise in float32. So sums of cells are
+# accumulated in float64, and only the cells that a draw falls into are summed token by token.
 _CELL = 32
-# An entry within this of the threshold is kept exactly: rounding could draw it twice.
+# An entry within this of the threshold is kept exactly, because rounding could draw it twice.
 _GUARD = 1e-4
-_LIGHTEST = 1e-30
+_LIGHTEST = 1e-30  # a weight below this counts as 0
 _HIGHEST = 80.0  # nats above the rest's highest: e^80 is near the end of float32
 
-# How many uniform numbers a row needs -> them, float64 [R, count], on the CPU.
+# count -> uniform random numbers, float64 [R, count], on the CPU.
 _Uniform: TypeAlias = Callable[[int], torch.Tensor]
 
 
@@ -67,17 +67,26 @@ def all_draws(
     kind: TargetKind,
     draw_of: Callable[[torch.Tensor], _Draw],
 ) -> tuple[SparseTargets, ...]:
-    """One SparseTargets of `kind` for each draw of `spec`.
+    """One SparseTargets for each draw of `spec`: all repeats of the first temperature, and so on.
 
-    `draw_of` prepares the draws of one temperature from logits that are divided by it, which it may
-    overwrite. Random numbers depend on `keys_R` (uint64) and the draw's number alone. Raises
-    ModelError where a row is no distribution.
+    Args:
+        logits_RV: float32 logits of the rows; they are overwritten.
+        labels_R: int64, the tokens that really follow.
+        keys_R: uint64, one key for each row. Random numbers depend on it and on the number of the
+            draw only.
+        spec: The spec: temperatures and repeats.
+        kind: The kind of the targets, as the sparsifier declares it.
+        draw_of: Prepares the draws at one temperature. It is given the logits divided by that
+            temperature, which it may overwrite. What it returns has the `split` of the rows, and
+            `entries(uniform)`, which gives the entries of one draw from random numbers.
+
+    Raises ModelError where a row is not a distribution.
     """
     temperatures = spec.drawn_at
-    # Counted from each row's highest, lest dividing by T rounds what lies far from 0.
+    # Relative to the highest logit of each row: large logits would lose digits by the division.
     x_RV = logits_RV.sub_(logits_RV.amax(-1, keepdim=True)) if temperatures != (1.0,) else logits_RV
     label_R = x_RV.gather(1, labels_R[:, None])[:, 0]
-    # That of T = 1, whether targets are drawn there or not.
+    # At T = 1, whether targets are drawn at that temperature or not.
     label_logprob_R = label_R if 1.0 in temperatures else label_R - x_RV.logsumexp(-1)
     drawn: list[tuple[_Draw, _DrawnEntries]] = []
     for number, temperature in enumerate(temperatures, start=1):
@@ -119,7 +128,7 @@ def _targets(
 
 
 def _without_negligible(weights: torch.Tensor) -> torch.Tensor:
-    """`weights`, in place, 0 where float32 could not sum them: below its normal numbers."""
+    """`weights`, in place, with 0 for those that are too small to be summed in float32."""
     return torch.threshold_(weights, _LIGHTEST, 0.0)
 
 
@@ -131,12 +140,12 @@ def _numbers(keys_R: np.ndarray, draw: int) -> _Uniform:
 class _Cells:
     """Weights of all tokens, and their sums over cells of the vocabulary."""
 
-    weights_RCW: torch.Tensor  # float32; the vocabulary is filled up with zeros
+    weights_RCW: torch.Tensor  # float32; the last cell is padded with zeros
     sums_RC: torch.Tensor  # float64
 
     @staticmethod
     def of(weights_RV: torch.Tensor) -> _Cells:
-        """Of these weights, which are overwritten."""
+        """The cells of these weights, which are overwritten."""
         _without_negligible(weights_RV)
         rows, vocab_size = weights_RV.shape
         if vocab_size % _CELL:
@@ -148,18 +157,18 @@ class _Cells:
 
     @property
     def total_R1(self) -> torch.Tensor:
-        """Of the whole row."""
+        """The sum of the weights of each row."""
         return self.sums_RC.sum(-1, keepdim=True)
 
     def put(self, ids_RK: torch.Tensor, weights_RK: torch.Tensor) -> None:
-        """Fill in tokens that have weighed nothing."""
+        """Set the weights of tokens whose weight has been 0."""
         self.weights_RCW.flatten(1).scatter_(1, ids_RK, weights_RK)
         self.sums_RC.scatter_add_(1, ids_RK // _CELL, weights_RK.to(self.sums_RC.dtype))
 
     def at(self, marks_RN: torch.Tensor) -> torch.Tensor:
-        """The ids [R, N] at which the cumulated weight passes each mark, counted from 0."""
+        """The ids [R, N] at which the cumulative weight, from 0, passes each mark."""
         stops_RC = self.sums_RC.cumsum(-1)
-        # Rounding must leave no mark at or beyond the last token that has any weight.
+        # After rounding, no mark may be at or beyond the last token with a weight above 0.
         marks_RN = marks_RN.minimum(stops_RC[:, -1:] * (1 - 1e-12))
         cell_RN = torch.searchsorted(stops_RC, marks_RN, right=True)
         cell_RN.clamp_(max=stops_RC.shape[1] - 1)
@@ -173,22 +182,31 @@ class _Cells:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WithReplacement:
-    """Independent draws; equal ids are one entry."""
+    """Independent draws; equal ids are joined in one entry."""
 
-    split: Split  # nothing is kept, all is rest
+    split: Split  # with k = 0: all tokens belong to the rest
     cells: _Cells
     draws: int
 
     @staticmethod
     def of(logits_RV: torch.Tensor, *, draws: int) -> WithReplacement:
-        """For `draws` draws from each row; overwrites `logits_RV`."""
+        """Prepare draws with replacement.
+
+        Args:
+            logits_RV: float32 logits; they are overwritten.
+            draws: How many tokens are drawn from each row.
+        """
         split = Split.of(logits_RV, 0)
         return WithReplacement(split=split, cells=_Cells.of(split.weights_RV), draws=draws)
 
     def entries(self, uniform: _Uniform) -> _DrawnEntries:
-        """The distinct tokens of a draw, each weighing its share."""
+        """The distinct tokens of one draw; the weight of each is its share of the draws.
+
+        Args:
+            uniform: Gives the random numbers of the draw.
+        """
         total_R1 = self.cells.total_R1
-        # Sorted marks give sorted ids, and equal ids side by side.
+        # Sorted marks give sorted ids, so that equal ids are neighbours.
         ids_RN = self.cells.at((uniform(self.draws).to(total_R1) * total_R1).sort(-1).values)
         new_RN = torch.ones_like(ids_RN, dtype=torch.bool)
         new_RN[:, 1:] = ids_RN[:, 1:] != ids_RN[:, :-1]
@@ -204,9 +222,9 @@ class WithReplacement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thresholded:
-    """The largest exactly, then systematic sampling of the others, for any number of draws.
+    """The largest tokens exactly, then systematic sampling of the others.
 
-    Weights count in units of the row's highest, those of `others` in units of the rest's highest.
+    Weights are relative to the highest of the row, those of `others` to the highest of the rest.
     """
 
     split: Split
@@ -221,21 +239,25 @@ class Thresholded:
     def of(
         logits_RV: torch.Tensor, *, k: int, nodes: tuple[float, ...] = (), least_exact: int = 0
     ) -> Thresholded:
-        """For `k` entries of each row, `least_exact` of them exact for sure.
+        """Prepare draws of `k` entries of each row.
 
-        The tail is summed at `nodes`; overwrites `logits_RV`.
+        Args:
+            logits_RV: float32 logits; they are overwritten.
+            k: The entries of a row, exact and drawn.
+            nodes: b = 1/T at which the tail is summed.
+            least_exact: How many of the largest are exact in any case.
         """
         split = Split.of(logits_RV, k, nodes=nodes)
         others = _Cells.of(split.weights_RV)
         unit_R1 = split.rest.top_R[:, None].to(others.sums_RC).exp()
         top_RK = _without_negligible(split.values_RK.to(unit_R1).exp())
-        # The mass that would be left for drawing if the first j entries were exact: summed from the
-        # smallest up over the rest itself, since 1 - head would be noise for a sharp row.
+        # The mass that is left for drawing if the first j entries are exact. It is summed from the
+        # smallest up, because 1 - head would be rounding noise for a sharp row.
         beyond_R1 = _without_negligible(others.total_R1 * unit_R1)
         left_RK = top_RK.flip(-1).cumsum(-1).flip(-1) + beyond_R1
         places_K = torch.arange(k, device=top_RK.device)
-        # The threshold of VarOpt: the fewest exact entries with all others below the step. Where
-        # only one can be drawn it always is; where nothing is left, nothing is drawn.
+        # The threshold of VarOpt: the fewest exact entries such that all others are below the step.
+        # The last place is always drawn where mass is left beyond the K largest.
         step_RK = left_RK / (k - places_K)
         enough_RK = top_RK < step_RK * (1 - _GUARD)
         enough_RK[:, -1:] |= beyond_R1 > 0
@@ -256,7 +278,11 @@ class Thresholded:
         )
 
     def entries(self, uniform: _Uniform) -> _DrawnEntries:
-        """The exact entries and those of a draw."""
+        """The exact entries, and those of one draw.
+
+        Args:
+            uniform: Gives the random numbers of the draw.
+        """
         ids_RK, values_RK = self.split.ids_RK, self.split.values_RK
         places_K = torch.arange(ids_RK.shape[1], device=ids_RK.device)
         exact_RK = places_K < self.exact_R1

@@ -20,7 +20,7 @@ _GROUP = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """The k largest logits of each row and the rest, all counted from the row's highest."""
+    """The k largest logits of each row and the rest, all relative to the highest of the row."""
 
     top_R: torch.Tensor  # the highest logit itself
     values_RK: torch.Tensor  # float32, falling from 0; -inf for tokens that cannot occur
@@ -30,11 +30,16 @@ class Split:
 
     @staticmethod
     def of(logits_RV: torch.Tensor, k: int, *, nodes: tuple[float, ...] = ()) -> Split:
-        """Takes `logits_RV` over as the rest's weights; k may be 0.
+        """The split of each row.
 
-        Raises ModelError for rows that are no distribution.
+        Args:
+            logits_RV: float32 logits; the array is overwritten and becomes `weights_RV`.
+            k: How many of the largest logits are kept, 0 or more.
+            nodes: b = 1/T at which the rest is summed.
+
+        Raises ModelError where a row is not a distribution.
         """
-        # One more than is kept: the highest of the rest, by which its own sums are scaled.
+        # One more than is kept: the highest of the rest, by which the sums of the rest are scaled.
         highest_RN, ids_RN = largest(logits_RV, min(k + 1, logits_RV.shape[1]))
         top_R1, ids_RK = highest_RN[:, :1], ids_RN[:, :k]
         check_finite(top_R1[:, 0])
@@ -51,29 +56,33 @@ class Split:
 
     @property
     def log_z_R(self) -> torch.Tensor:
-        """log of the sum of e^x over the whole row."""
+        """log of the sum of e^x over the whole row, relative to `top_R`."""
         return torch.logaddexp(self.values_RK.logsumexp(-1), self.rest.log_sum_R)
 
     def entropy_R(self, log_z_R: torch.Tensor) -> torch.Tensor:
-        """-sum p log p over the whole row, in nats."""
+        """-sum p log p over the whole row, in nats; `log_z_R` as this split gives it."""
         logprobs_RK = (self.values_RK - log_z_R[:, None]).clamp(min=LOWEST_NATS)
         head_R = -torch.linalg.vecdot(logprobs_RK.exp(), logprobs_RK)
         return (head_R + self.rest.entropy_R(log_z_R)).clamp_(min=0)
 
 
 class Largest(NamedTuple):
-    """The largest values of each row, falling, and their places."""
+    """The largest values of each row, in descending order, and their columns."""
 
     values_RK: torch.Tensor
     ids_RK: torch.Tensor
 
 
 def largest(values_RV: torch.Tensor, k: int) -> Largest:
-    """`values_RV.topk(k)` in a fraction of its time.
+    """The same as `values_RV.topk(k)`, in a fraction of its time.
 
-    The k largest lie in the k groups with the largest maxima: all else can be left out. A group is
-    every C-th column, so that the maxima of all groups are one pass over whole vectors; the best
-    groups are found in the same way.
+    The k largest values are in the k groups with the largest maxima, so only these are searched. A
+    group is every C-th column, so that the maxima of all groups take one pass over whole vectors.
+    The best groups are found in the same way.
+
+    Args:
+        values_RV: Values of any float type.
+        k: How many are wanted, at most the number of columns.
     """
     rows, vocab_size = values_RV.shape
     if vocab_size < 4 * _GROUP * k:

@@ -1,4 +1,4 @@
-"""The log-mass of a tail at every stored node, and its part of the entropy.
+"""The log-mass of the tail at every stored node, and its part of the entropy.
 
 Shapes: R targets, P of them, K entries, V vocabulary, B stored temperatures.
 """
@@ -16,7 +16,7 @@ from logitstore.targets.targets import EMPTY_TAIL
 __all__ = ["TailSums", "tail_sums"]
 
 _EIGHTHS = (1, 2, 4, 6, 8)
-_PIECE = 1 << 18  # numbers
+_PIECE = 1 << 18  # numbers that are summed at once on a CPU
 _LOG2_E = 1 / math.log(2)  # torch computes 2^x in 0.4 of the time of e^x
 
 
@@ -35,20 +35,30 @@ class TailSums:
         return self.top_R + self.sum_R.log()
 
     def logmass_RB(self, log_z_R: torch.Tensor, nodes: tuple[float, ...]) -> torch.Tensor:
-        """log of sum of p^b over the tail: b (top - log Z) + log sum of e^(b y)."""
+        """log of the sum of p^b over the tail: b (top - log Z) + log sum of e^(b y).
+
+        Args:
+            log_z_R: log of the sum of e^x over the whole row.
+            nodes: b of each column, the same nodes as in `sums_RB`.
+        """
         nodes_B = torch.tensor(nodes, dtype=log_z_R.dtype, device=log_z_R.device)
         logmass_RB = nodes_B * (self.top_R - log_z_R)[:, None] + self.sums_RB.log()
         return torch.where(self.sums_RB > 0, logmass_RB, EMPTY_TAIL)
 
     def entropy_R(self, log_z_R: torch.Tensor) -> torch.Tensor:
-        """-sum p log p over the tail, in nats; log p = y + offset."""
+        """-sum p log p over the tail, in nats; `log_z_R` is the log-sum-exp of the whole row."""
         offset_R = self.top_R - log_z_R
-        # An empty tail has no top, so its offset means nothing and may be anything.
+        # log p = y + offset. An empty tail has no highest x, so its offset has no meaning.
         offset_R = offset_R.masked_fill(self.sum_R == 0, 0.0)
         return -offset_R.exp() * (self.weighted_R + offset_R * self.sum_R)
 
     def joined(self, values_RK: torch.Tensor, nodes: tuple[float, ...]) -> TailSums:
-        """The sums of the tails with the entries x = `values_RK` [R, K] added, -inf for none."""
+        """The sums of the tails with more entries added.
+
+        Args:
+            values_RK: x of the entries that are added; -inf where there is none.
+            nodes: b of each column of `sums_RB`.
+        """
         empty_R = self.sum_R == 0
         highest_R = torch.where(empty_R, -torch.inf, self.top_R).maximum(values_RK.amax(-1))
         top_R = highest_R.masked_fill(torch.isneginf(highest_R), 0.0)
@@ -73,20 +83,26 @@ def tail_sums(
     base_R: torch.Tensor,
     nodes: tuple[float, ...],
 ) -> TailSums:
-    """Of `tail_RV`, logits with -inf for what is no tail, and leaves e^y in it.
+    """The sums over the tails of rows.
 
-    `highest_R` are the highest of them; x is counted from `base_R`. Taken over the tail alone and
-    in its own scale: a mass of 1 - head would be noise for a row sharper than 1e-6.
+    They are taken over the tail itself and in its own scale: a mass of 1 - head would be rounding
+    noise where the tail is lighter than 1e-6.
+
+    Args:
+        tail_RV: Logits of the tail, -inf elsewhere; they are overwritten with e^y.
+        highest_R: The highest logit of each tail; -inf where a tail is empty.
+        base_R: x is the logit minus this, so `top_R` of the result is relative to it.
+        nodes: b = 1/T at which e^(b y) is summed.
     """
-    # Nothing but impossible tokens is an empty tail, too.
+    # A tail of tokens that cannot occur is empty as well.
     empty_R = highest_R - base_R <= LOWEST_NATS
     highest_R = torch.where(empty_R, base_R, highest_R)
     top_R = highest_R - base_R
     tail_RV.sub_(highest_R[:, None]).clamp_(min=LOWEST_NATS)
     eighths = tuple(node * 8 for node in nodes)
     usual = all(eighth in _EIGHTHS for eighth in eighths) and len(nodes) > 0
-    # On a CPU a few rows at a time and always in the same two buffers, so that what is computed of
-    # them stays in the cache: a result of a chunk's size goes to memory, and its pages are new.
+    # On a CPU a few rows at a time, in the same two buffers, so that intermediate results stay in
+    # the cache; results as large as the chunk would be written to newly mapped memory.
     rows = max(1, _PIECE // tail_RV.shape[1]) if tail_RV.device.type == "cpu" else len(tail_RV)
     scratch_2PV = tail_RV.new_empty(2, min(rows, len(tail_RV)), tail_RV.shape[1])
     found = []
@@ -102,7 +118,7 @@ def tail_sums(
 def _sums(
     y_PV: torch.Tensor, nodes: tuple[float, ...], one_PV: torch.Tensor, other_PV: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Of e^y, of y e^y, and of e^(b y) for each node; overwrites y with e^y."""
+    """Sums of e^y, of y e^y, and of e^(b y) for each node; y is overwritten with e^y."""
     of_nodes = [torch.mul(y_PV, node * _LOG2_E, out=one_PV).exp2_().sum(-1) for node in nodes]
     torch.mul(y_PV, _LOG2_E, out=one_PV).exp2_()
     weighted_P = torch.mul(y_PV, one_PV, out=other_PV).sum(-1)
@@ -112,7 +128,7 @@ def _sums(
 def _sums_of_eighths(
     y_PV: torch.Tensor, eighths: tuple[float, ...], one_PV: torch.Tensor, other_PV: torch.Tensor
 ) -> list[torch.Tensor]:
-    """As `_sums`; exponentials are the dear part, so all are powers of one, e^(y/8)."""
+    """As `_sums`. Exponentials cost the most time, so all are powers of one, e^(y/8)."""
     sums = {1: torch.mul(y_PV, _LOG2_E / 8, out=one_PV).exp2_().sum(-1)}
     sums[2] = one_PV.mul_(one_PV).sum(-1)
     sums[4] = torch.mul(one_PV, one_PV, out=other_PV).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from logitstore.options import Option
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["TOPP"]
 
 _KIND = TargetKind(entries=Entries.EXACT, keeps_tail=True, weights_sum_to_one=False)
+_MOST = replace(K, help="Keep at most this many entries of each target.")
 _TOP_P = Option(
     name="top_p",
     kind=float,
-    help="The mass that a head covers at least.",
+    help="Keep the fewest tokens whose probabilities sum to at least this.",
     above=0,
     most=1,
 )
@@ -36,7 +38,7 @@ def _draw(
 ) -> tuple[SparseTargets, ...]:
     """The fewest tokens of each row that hold `top_p` of the mass, at most `spec.k`.
 
-    The rule of nucleus sampling (Holtzman et al. 2020): the token that crosses the mass is in.
+    As in nucleus sampling (Holtzman et al. 2020), the token that crosses the mass is included.
     """
     from logitstore.sparsify.heads import head_targets
 
@@ -47,7 +49,7 @@ TOPP = Sparsifier(
     name="topp",
     summary="the fewest tokens that hold a mass of --top-p, and the mass of the tail",
     targets=_KIND,
-    options={K: 64, _TOP_P: 0.98},
+    options={_MOST: 64, _TOP_P: 0.98},
     room=("k",),
     codec="rank-delta/1",
     draw=_draw,

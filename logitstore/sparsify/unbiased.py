@@ -1,4 +1,4 @@
-"""unbiased: what is above a threshold exactly, the rest drawn without replacement at one weight."""
+"""unbiased: tokens above a threshold exactly, others drawn without replacement at one weight."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KIND = TargetKind(entries=Entries.WEIGHTED, keeps_tail=False, weights_sum_to_on
 def _draw(
     logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: np.ndarray, spec: SparsifierSpec
 ) -> tuple[SparseTargets, ...]:
-    """`spec.k` entries of each row: of all such targets the one of least variance."""
+    """`spec.k` entries of each row; no other unbiased choice of K entries has less variance."""
     from logitstore.sparsify.sampling import Thresholded, all_draws
 
     return all_draws(

@@ -18,15 +18,14 @@ from logitstore.errors import CorruptionError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.format.manifest import Commit, Manifest, store_fingerprint
 from logitstore.format.spec import FORMAT, StoreSpec, refuse_other_spec
+from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
 from logitstore.store.layout import (
     DATA,
     LEASES,
     MANIFEST,
-    PLAN,
     README,
     SPEC,
-    TOKENIZER,
     StoreLayout,
 )
 from logitstore.store.storage import Storage, base_name, sha256_of
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from logitstore.format.plan import Plan, WorkUnit
+    from logitstore.store.lease import StoreLease
 
 __all__ = ["StoreWriter", "refuse_foreign_storage"]
 
@@ -45,7 +45,8 @@ def refuse_foreign_storage(storage: Storage) -> None:
     """Raise StoreError where `storage` holds something that is no store."""
     if StoreLayout(storage).exists():
         return
-    found = {name.split("/")[0] for name in islice(storage.list(""), 100 * _NAMED)}
+    names = (name for name in storage.list("") if not name.startswith(LEASES))
+    found = {name.split("/")[0] for name in islice(names, 100 * _NAMED)}
     # Another process may have begun the store while we looked.
     if found and not StoreLayout(storage).exists():
         raise StoreError(
@@ -62,17 +63,36 @@ class StoreWriter:
 
     layout: StoreLayout
 
-    def begin(self, spec: StoreSpec, plan: Plan, tokenizer: Mapping[str, bytes]) -> None:
+    def begin(
+        self,
+        spec: StoreSpec,
+        plan: Plan,
+        tokenizer: Mapping[str, bytes],
+        *,
+        lease: StoreLease | None = None,
+    ) -> None:
         """Write the spec, the files of the tokenizer and the plan, each where there is none yet.
 
-        A store begun with another spec is refused; the plan that is already there stands.
+        spec, plan, tokenizer, lease: see `begin_store`. Without a lease one is held meanwhile.
+
+        A store with rows that was begun with another spec is refused.
         """
-        storage = self.layout.storage
-        if not storage.put_if_absent(SPEC, canonical_json(spec.to_json())):
-            refuse_other_spec(self.layout.read_spec(), spec, place=self.layout.place(SPEC))
-        for name, data in sorted(tokenizer.items()):
-            storage.put_if_absent(f"{TOKENIZER}{name}", data)
-        storage.put_if_absent(PLAN, canonical_json(plan.to_json()))
+        held = lease or lease_of(self.layout, spec)
+        try:
+            if lease is None:
+                held.take()
+            begin_store(self.layout, spec, plan, tokenizer, lease=held)
+        finally:
+            if lease is None:
+                held.release()
+
+    def refuse_other_settings(self, spec: StoreSpec) -> None:
+        """Raise SpecError where the store was begun anew with another spec than `spec`."""
+        refuse_other_spec(self.layout.read_spec(), spec, place=self.layout.place(SPEC))
+
+    def withdraw(self, unit: WorkUnit) -> None:
+        """Take back our own commit of `unit`, which belongs to a store that is no more."""
+        self.layout.storage.delete(self.layout.commit_name(unit.name))
 
     def new_attempt(self) -> str:
         """The name of a fresh attempt at a unit."""
@@ -174,7 +194,7 @@ class StoreWriter:
             documents=sum(block.documents for block in blocks),
             tokens=sum(block.tokens for block in blocks),
             targets=sum(block.targets for block in blocks),
-            bytes=layout.stored_bytes(commits, manifest=False),
+            bytes=layout.stored_bytes(commits),
         )
 
     def _sweep(self, commits: list[Commit]) -> None:

@@ -5,19 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from logitstore.format.spec import SparsifierSpec
+from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
-from logitstore.store.reader import open_store
-from logitstore.store.storage import StorageLike
+from logitstore.store.options import INSPECT_OPTIONS
+from logitstore.store.reader import Store, StoreLike, as_store
 
 __all__ = ["inspect"]
 
 
-def inspect(uri: StorageLike) -> dict[str, Any]:
-    """The store at `uri`, sealed or not, as one JSON object. Losses and entropies in nats."""
-    store = open_store(uri, allow_partial=True)
+@takes(INSPECT_OPTIONS)
+def inspect(store: StoreLike) -> dict[str, Any]:
+    """A store, sealed or not, as one JSON object. Losses and entropies in nats.
+
+    `bytes` are those of every object but the tokenizer, the README and the manifest. What is told
+    per target is None where there are no targets yet. Raises StoreError where there is no store,
+    CorruptionError where it is damaged.
+    """
+    return _content(as_store(store, allow_partial=True))
+
+
+def _content(store: Store) -> dict[str, Any]:
     spec, declared = store.spec, sparsifier_of(store.spec.sparsifier)
     targets = store.targets
-    per_target = 1 / max(1, targets)
+
+    def per_target(total: float) -> float | None:
+        return total / targets if targets else None
+
     size = store.stored_bytes
     sums = _added(commit.sums for commit in store.commits)
     columns = _added(commit.column_bytes for commit in store.commits)
@@ -27,9 +40,9 @@ def inspect(uri: StorageLike) -> dict[str, Any]:
         "tokens": sum(block.tokens for block in store.blocks),
         "targets": targets,
         "bytes": size,
-        "bytes_per_target": size * per_target,
+        "bytes_per_target": per_target(size),
         "column_bytes_per_target": {
-            name: value * per_target for name, value in sorted(columns.items())
+            name: per_target(value) for name, value in sorted(columns.items())
         },
         "vocab_size": spec.tokenizer.vocab_size,
         "k": next(iter(declared.asked(spec.sparsifier).values())),
@@ -57,9 +70,9 @@ def inspect(uri: StorageLike) -> dict[str, Any]:
             "max_length": spec.text.max_length,
             "skipped": sum(commit.skipped for commit in store.commits),
         },
-        "retained_mass": sums.get("head_mass", 0.0) * per_target,
-        "teacher_loss": -sums.get("label_logprob", 0.0) * per_target,
-        "teacher_entropy": sums.get("entropy", 0.0) * per_target,
+        "retained_mass": per_target(sums.get("head_mass", 0.0)),
+        "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
+        "teacher_entropy": per_target(sums.get("entropy", 0.0)),
         "units": len(store.layout.read_plan().units),
         "units_done": len(store.commits),
         "blocks": len(store.blocks),

@@ -30,6 +30,7 @@ __all__ = [
     "SPEC",
     "TOKENIZER",
     "StoreLayout",
+    "is_object_name",
 ]
 
 SPEC = "store.json"
@@ -80,14 +81,14 @@ class StoreLayout:
         commits = [name for name in self.storage.list(COMMITS) if name.endswith(".json")]
         return [SPEC, PLAN, *sorted(commits), *sorted(self.storage.list(TOKENIZER))]
 
-    def stored_bytes(self, commits: Iterable[Commit], *, manifest: bool) -> int:
-        """Bytes of a store with those commits: all objects but the tokenizer and the README.
+    def stored_bytes(self, commits: Iterable[Commit]) -> int:
+        """Bytes of a store with those commits: all objects but tokenizer, README and manifest.
 
-        `manifest` says whether the manifest, which cannot tell its own size, is counted.
+        The manifest says this number, and cannot count itself.
         """
         commits = list(commits)
         small = [SPEC, PLAN, *(self.commit_name(commit.unit) for commit in commits)]
-        sizes = [self.storage.size(name) for name in small + [MANIFEST] * manifest]
+        sizes = [self.storage.size(name) for name in small]
         shards = sum(one.size for commit in commits for one in commit.objects)
         return shards + sum(size or 0 for size in sizes)
 
@@ -111,15 +112,20 @@ class StoreLayout:
                 place=self.uri,
                 remedy="Name the folder that `logitstore dump --out` wrote",
             )
-        return StoreSpec.from_json(self._read_json(SPEC), place=self.place(SPEC))
+        return self.parse_spec(self._read(SPEC))
+
+    def parse_spec(self, data: bytes) -> StoreSpec:
+        """The spec in `data`, which stands or will stand in store.json."""
+        place = self.place(SPEC)
+        return StoreSpec.from_json(parse_json(data, place=place), place=place)
 
     def read_plan(self) -> Plan:
         """plan.json."""
-        content = self._read_json(PLAN)
-        try:
-            plan = Plan.from_json(content)
-        except (KeyError, TypeError) as error:
-            raise CorruptionError(f"no plan: {error}", place=self.place(PLAN)) from error
+        return self.parse_plan(self._read(PLAN))
+
+    def parse_plan(self, data: bytes) -> Plan:
+        """The plan in `data`, which stands or will stand in plan.json."""
+        plan = Plan.from_json(parse_json(data, place=self.place(PLAN)), place=self.place(PLAN))
         names = [unit.name for unit in plan.units]
         if len(set(names)) != len(names) or not all(_is(_UNIT, name) for name in names):
             raise CorruptionError(
@@ -129,7 +135,10 @@ class StoreLayout:
 
     def read_commit(self, unit: WorkUnit) -> Commit | None:
         """The commit of `unit`; None while it has none."""
-        name = self.commit_name(unit.name)
+        return self.read_commit_named(self.commit_name(unit.name))
+
+    def read_commit_named(self, name: str) -> Commit | None:
+        """The commit that is the object `name`; None where there is no such object."""
         try:
             data = self.storage.read(name)
         except ObjectMissing:
@@ -137,9 +146,9 @@ class StoreLayout:
         place = self.place(name)
         commit = Commit.from_json(parse_json(data, place=place), place=place)
         paths = [one.path for one in commit.objects]
-        safe = all(_inside(path) for path in paths)
+        safe = all(is_object_name(path) for path in paths)
         attempt = commit.attempt is None or _is(_ATTEMPT, commit.attempt)
-        if commit.unit != unit.name or not attempt or not safe:
+        if self.commit_name(commit.unit) != name or not attempt or not safe:
             raise CorruptionError(
                 "a commit must name its own unit, an attempt and files inside of it",
                 place=place,
@@ -155,22 +164,24 @@ class StoreLayout:
             raise CorruptionError("manifest has changed since it was written", place=place)
         manifest = Manifest.from_json(content, place=place)
         for name in manifest.objects:
-            if not _inside(name):
+            if not is_object_name(name):
                 raise CorruptionError("a name leaves the store", place=place, found=name)
         return manifest
 
-    def _read_json(self, name: str) -> Any:
-        place = self.place(name)
+    def _read(self, name: str) -> bytes:
         try:
-            data = self.storage.read(name)
+            return self.storage.read(name)
         except ObjectMissing as error:
-            raise CorruptionError("file is missing", place=place) from error
-        return parse_json(data, place=place)
+            raise CorruptionError("file is missing", place=self.place(name)) from error
 
 
 def _is(pattern: re.Pattern[str], name: Any) -> bool:
     return isinstance(name, str) and pattern.fullmatch(name) is not None
 
 
-def _inside(name: Any) -> bool:
+def is_object_name(name: Any) -> bool:
+    """Whether a store may hold an object of that name: none leads out of it.
+
+    name: what JSON or a caller gives as one.
+    """
     return _is(_OBJECT, name) and not {".", ".."} & set(name.split("/"))

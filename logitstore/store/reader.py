@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from logitstore.store.layout import COMMITS, MANIFEST, SPEC, TOKENIZER, StoreLay
 from logitstore.store.storage import StorageLike, sha256_of
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
-__all__ = ["Store", "load_store", "open_store", "seal_faults"]
+__all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store", "seal_faults"]
+
+StoreLike: TypeAlias = "Store | StorageLike"  # an open store, or what one is opened from
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
@@ -52,6 +54,21 @@ def open_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
     return store
 
 
+def as_store(source: StoreLike, *, allow_partial: bool = False) -> Store:
+    """The store that `source` is, or the one that is opened from it.
+
+    source: a `Store`, which is returned as it is, or what `open_store` takes.
+    allow_partial: whether an unsealed store is taken too.
+
+    Raises what `open_store` raises, also for an open `Store` that is not sealed.
+    """
+    if not isinstance(source, Store):
+        return open_store(source, allow_partial=allow_partial)
+    if source.manifest is None and not allow_partial:
+        raise _unsealed(source.uri)
+    return source
+
+
 def load_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
     """The store at `uri` as its small objects tell of it, not compared with its manifest."""
     layout = StoreLayout.at(uri)
@@ -73,12 +90,7 @@ def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
             allowed=", ".join(CONTAINERS),
         )
     if not layout.sealed() and not allow_partial:
-        raise StoreError(
-            "the store is not finished: it has no manifest.json",
-            place=layout.uri,
-            remedy="Run the same `logitstore dump` again to finish it; from Python, "
-            "allow_partial=True reads what is there",
-        )
+        raise _unsealed(layout.uri)
     commits = [layout.read_commit(unit) for unit in layout.read_plan().units]
     if layout.sealed() and None in commits:
         raise CorruptionError("a commit of a sealed store is missing", place=layout.place(COMMITS))
@@ -87,6 +99,15 @@ def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
         spec=spec,
         commits=tuple(commit for commit in commits if commit is not None),
         manifest=layout.read_manifest() if layout.sealed() else None,
+    )
+
+
+def _unsealed(uri: str) -> StoreError:
+    return StoreError(
+        "the store is not finished: it has no manifest.json",
+        place=uri,
+        remedy="Run the same `logitstore dump` again to finish it; from Python, "
+        "allow_partial=True reads what is there",
     )
 
 
@@ -122,7 +143,7 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
         for name in ("documents", "tokens", "targets")
     }
     facts |= {
-        "bytes": layout.stored_bytes(store.commits, manifest=False),
+        "bytes": layout.stored_bytes(store.commits),
         "format": FORMAT,
         "fingerprint": fingerprint_of(store),
     }
@@ -179,8 +200,8 @@ class Store(Sequence[StoredDocument]):
 
     @cached_property
     def stored_bytes(self) -> int:
-        """Every object of the store but the tokenizer and the README."""
-        return self.layout.stored_bytes(self.commits, manifest=self.manifest is not None)
+        """Every object of the store but the tokenizer, the README and the manifest."""
+        return self.layout.stored_bytes(self.commits)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         """The tokenizer that the store's ids belong to: the files that transformers saves, by name.
@@ -253,6 +274,11 @@ class Store(Sequence[StoredDocument]):
     def __getitem__(self, index: int | slice) -> StoredDocument | list[StoredDocument]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
+        if not hasattr(index, "__index__"):
+            raise TypeError(
+                "the documents of a store are numbered: the index is an integer or a slice, "
+                f"not {type(index).__name__}"
+            )
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"document {index} of a store of {len(self)}")

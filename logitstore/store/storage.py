@@ -102,9 +102,9 @@ def open_storage(where: StorageLike) -> Storage:
 
     Raises SettingError for a URI of a kind that no implementation serves, and for what is no name.
     """
-    if isinstance(where, Storage):
+    if isinstance(where, Storage) and not isinstance(where, type):
         return where
-    if not isinstance(where, str | os.PathLike) or not os.fspath(where):
+    if not isinstance(where, str | os.PathLike) or not _is_text(os.fspath(where)):
         raise SettingError(
             "a store is named by a folder's path or a URI",
             found=repr(where)[:80],
@@ -125,6 +125,10 @@ def open_storage(where: StorageLike) -> Storage:
     return STORAGES[scheme[1].lower()](text)
 
 
+def _is_text(path: object) -> bool:
+    return isinstance(path, str) and path != ""
+
+
 def place_of(storage: Storage, name: str) -> str:
     """An object as its user knows it: the storage's URI and the name."""
     return f"{storage.uri.rstrip('/')}/{name}" if storage.uri != "." else name
@@ -132,7 +136,8 @@ def place_of(storage: Storage, name: str) -> str:
 
 def base_name(storage: Storage) -> str:
     """The last part of the storage's URI, or of the folder that `.` and links stand for."""
-    return os.path.basename(os.path.realpath(storage.uri))  # noqa: PTH119
+    path = storage.folder if isinstance(storage, LocalStorage) else storage.uri
+    return os.path.basename(os.path.realpath(path))  # noqa: PTH119
 
 
 def sha256_of(storage: Storage, name: str) -> str:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitstore.errors import CorruptionError, LogitStoreError
+from logitstore.errors import CorruptionError, LogitStoreError, shown
+from logitstore.options import takes
 from logitstore.store.layout import StoreLayout
-from logitstore.store.reader import Store, load_store, seal_faults
-from logitstore.store.storage import StorageLike, sha256_of
+from logitstore.store.options import VERIFY_OPTIONS
+from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
+from logitstore.store.storage import sha256_of
 
 if TYPE_CHECKING:
     from logitstore.format.manifest import Commit
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.targets import SparseTargets
 
-__all__ = ["Depth", "Fault", "verify"]
-
-Depth: TypeAlias = Literal["fast", "hashes", "full"]
+__all__ = ["Fault", "verify"]
 
 # A row's head and tail may add up to more than 1 by the steps of both: half of 1/1024 each.
 _MASS_SLACK = 2e-3
@@ -42,8 +42,8 @@ class Fault:
         return Fault(
             place=None if error.place is None else str(error.place),
             problem=error.problem,
-            found=error.found,
-            allowed=error.allowed,
+            found=_short(error.found),
+            allowed=_short(error.allowed),
             remedy=error.remedy,
         )
 
@@ -59,17 +59,20 @@ class Fault:
         )
 
 
-def verify(uri: StorageLike, *, depth: Depth = "full") -> Iterator[Fault]:
-    """Every fault of the store at `uri`, each with the place that it is at.
+@takes(VERIFY_OPTIONS)
+def verify(store: StoreLike, *, fast: bool, hashes: bool) -> Iterator[Fault]:
+    """Every fault of a store, each with the place that it is at; a sound store gives none.
 
-    "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full" also
-    decodes every block and checks what it holds. A sound store gives nothing. Raises SettingError
-    for a URI that nothing serves.
+    With neither `fast` nor `hashes` every byte is read, every block decoded, and what it holds is
+    checked. Raises StoreError where there is no store at all.
     """
-    return _faults(StoreLayout.at(uri), depth)
+    layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
+    if not (layout.exists() or layout.planned() or layout.sealed()):
+        layout.read_spec()  # raises
+    return _faults(layout, hashes=not fast, content=not (fast or hashes))
 
 
-def _faults(layout: StoreLayout, depth: Depth) -> Iterator[Fault]:
+def _faults(layout: StoreLayout, *, hashes: bool, content: bool) -> Iterator[Fault]:
     try:
         store = load_store(layout.storage)
     except LogitStoreError as error:
@@ -78,8 +81,8 @@ def _faults(layout: StoreLayout, depth: Depth) -> Iterator[Fault]:
         return
     yield from map(Fault.of, seal_faults(store))
     for commit in store.commits:
-        yield from _shard_faults(store, commit, hashes=depth != "fast")
-    if depth == "full":
+        yield from _shard_faults(store, commit, hashes=hashes)
+    if content:
         yield from _content_faults(store)
 
 
@@ -170,6 +173,12 @@ def _mass_R(targets: SparseTargets) -> np.ndarray:
     exact_RK = targets.exact_RK()
     head_R = targets.weights_RK.sum(axis=1, where=exact_RK)
     return head_R + np.exp(targets.tail_logmass_RB[:, 0])  # at b = 1
+
+
+def _short(value: Any) -> Any:
+    """The value itself, or how a message shows it where that is shorter."""
+    text = shown(value)
+    return value if text == str(value) else text
 
 
 def _fault(place: str, what: str, found: object, allowed: object) -> Fault:

@@ -1,1 +1,1 @@
-"""The nouns that every stage shares: sparse targets, and the documents they belong to."""
+"""The data types that every stage shares: sparse targets, and the documents they belong to."""

@@ -24,24 +24,32 @@ __all__ = ["Document", "DocumentBlock", "StoredDocument", "document_id"]
 
 
 def document_id(*, source: str, record: int, piece: int) -> bytes:
-    """16 bytes that name piece `piece` of record `record` of the corpus file `source`.
+    """The 16 bytes that identify a document.
 
-    The name depends on where a document stands, not on its text, so two equal texts are drawn
-    independently by a sampling sparsifier.
+    They depend on its place in the corpus, not on its text, so a sampling sparsifier draws two
+    equal texts independently.
+
+    Args:
+        source: Name of the corpus file.
+        record: Number of the record in that file, from 0.
+        piece: Number of the piece of that record, from 0.
     """
     name = f"{source}\0{record}\0{piece}".encode()
     return hashlib.blake2b(name, digest_size=16).digest()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Document:
-    """One training sequence: its tokens and which of them count as targets."""
+    """One training sequence: its tokens and which of them count as targets.
+
+    Raises CorruptionError where the mask has another length than the tokens or counts the first.
+    """
 
     id: bytes  # 16 bytes, see `document_id`
     record: int  # number of the record in its corpus file, from 0
     piece: int  # number of the piece of that record, from 0
     input_ids_L: np.ndarray  # uint32
-    counted_L: np.ndarray  # bool; the first is False, for nothing predicts it
+    counted_L: np.ndarray  # bool; the first is False, because nothing predicts it
 
     def __post_init__(self) -> None:
         if self.input_ids_L.shape != self.counted_L.shape or self.counted_L[:1].any():
@@ -54,19 +62,28 @@ class Document:
     def __len__(self) -> int:
         return len(self.input_ids_L)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Document: record {self.record}, piece {self.piece}, {len(self):,} tokens, "
+            f"{self.targets:,} targets>"
+        )
+
     @property
     def targets(self) -> int:
         """How many of its tokens count."""
         return int(self.counted_L.sum())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class StoredDocument:
-    """A document with the teacher's distribution of each of its counted tokens, in order."""
+    """A document with the teacher's distribution of each of its counted tokens, in order.
+
+    Raises CorruptionError where the number of targets is not that of the counted tokens.
+    """
 
     document: Document
     targets: SparseTargets  # row r belongs to the r-th counted token
-    other_draws: tuple[SparseTargets, ...] = ()  # where there are more draws, those after the first
+    other_draws: tuple[SparseTargets, ...] = ()  # the draws after the first
 
     def __post_init__(self) -> None:
         if any(len(one) != self.document.targets for one in (self.targets, *self.other_draws)):
@@ -77,8 +94,11 @@ class StoredDocument:
                 allowed=f"{self.document.targets}",
             )
 
+    def __repr__(self) -> str:
+        return f"<StoredDocument: {self.document!r}>"
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class DocumentBlock:
     """A run of whole documents, laid end to end, with their targets: the unit of I/O."""
 
@@ -90,12 +110,16 @@ class DocumentBlock:
     input_ids_N: np.ndarray  # uint32
     counted_N: np.ndarray  # bool
     targets: SparseTargets
-    other_draws: tuple[
-        SparseTargets, ...
-    ] = ()  # as in StoredDocument; a reader takes one draw alone
+    other_draws: tuple[SparseTargets, ...] = ()  # as in StoredDocument; empty after reading
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"<DocumentBlock: {len(self):,} documents, {len(self.input_ids_N):,} tokens, "
+            f"{len(self.targets):,} targets>"
+        )
 
     @property
     def draws(self) -> tuple[SparseTargets, ...]:
@@ -104,7 +128,7 @@ class DocumentBlock:
 
     @staticmethod
     def join(stored: Sequence[StoredDocument]) -> DocumentBlock:
-        """`stored`, laid end to end."""
+        """The block that holds the documents `stored` in their order."""
         documents = [one.document for one in stored]
         return DocumentBlock(
             ids=tuple(document.id for document in documents),
@@ -122,11 +146,11 @@ class DocumentBlock:
         )
 
     def split(self) -> Iterator[StoredDocument]:
-        """Its documents, in order, as views."""
+        """The documents of the block in their order, as views of its arrays."""
         return (self.document(number) for number in range(len(self)))
 
     def document(self, number: int) -> StoredDocument:
-        """Document `number` of the block, as views."""
+        """Document `number` of the block, from 0, as views of its arrays."""
         tokens = _span(self.token_lengths_D, number)
         return StoredDocument(
             document=Document(

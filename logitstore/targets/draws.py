@@ -1,7 +1,8 @@
 """Random numbers that depend on (seed, document, position, draw) and on nothing else.
 
-A counter-based generator: SplitMix64 (Steele, Lea, Flood 2014), its state taken from what it draws
-for. So a draw is the same in any batch, order, worker or restart, and rows need no state.
+A counter-based generator: SplitMix64 (Steele, Lea, Flood 2014), whose state is computed from the
+seed, the document, the position and the number of the draw. So a draw is the same in any batch,
+order, worker or restart, and no state is kept between rows.
 
 Shapes: R targets, N numbers of a target.
 """
@@ -23,7 +24,12 @@ _DOUBLE_BITS = 53
 
 
 def row_keys(document: Document, *, seed: int) -> np.ndarray:
-    """uint64 [R]: one key for each counted token of `document`, in their order."""
+    """uint64 [R]: one key for each counted token of `document`, in their order.
+
+    Args:
+        document: The document; its id and the positions of its counted tokens go into the keys.
+        seed: The seed of the store, 0 or more.
+    """
     name = f"{seed}\0".encode() + document.id
     start = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
     positions_R = np.flatnonzero(document.counted_L).astype(np.uint64)
@@ -31,7 +37,13 @@ def row_keys(document: Document, *, seed: int) -> np.ndarray:
 
 
 def uniforms(keys_R: np.ndarray, *, count: int, draw: int) -> np.ndarray:
-    """float64 [R, count] in [0, 1): the stream that each key gives draw number `draw`."""
+    """float64 [R, count] in [0, 1): the random numbers of each row for one draw.
+
+    Args:
+        keys_R: uint64, one key for each row, from `row_keys`.
+        count: How many numbers a row needs.
+        draw: Number of the draw, from 0. Draws of different numbers are independent.
+    """
     state_R = keys_R if draw == 0 else _mix(keys_R ^ _mix(np.array([draw], dtype=np.uint64)))
     steps_N = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
     bits_RN = _mix(state_R[:, None] + steps_N)

@@ -22,19 +22,19 @@ class Entries(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetKind:
-    """What can be known of a target, whatever made it.
+    """What is known of a target, independently of the sparsifier that made it.
 
-    Of a target whose entries were drawn, the mean over draws of an entry's weight is the teacher's
-    probability: losses that are linear in the teacher are unbiased from the weights. Of a target
-    with a tail, every token that is no exact entry is pooled in one bucket, whose mass is known at
-    several temperatures: any loss can use that, as a bound.
+    Where entries were drawn, the mean over draws of a token's weight is its probability under the
+    teacher, so losses that are linear in the teacher are unbiased. Where the tail is kept, all
+    tokens that are not exact entries are pooled in one bucket, whose mass is known at several
+    temperatures, so any loss can be bounded.
 
-    TypeError where neither holds: no loss could be computed from such targets.
+    Raises TypeError where neither holds, because no loss could be computed from such targets.
     """
 
     entries: Entries
-    keeps_tail: bool  # the log-mass of all that is not exact is kept, at several temperatures
-    weights_sum_to_one: bool  # the weights of a row's entries are a distribution by themselves
+    keeps_tail: bool  # the log-mass of all tokens that are not exact entries is stored
+    weights_sum_to_one: bool  # the weights of each row's entries sum to 1
 
     def __post_init__(self) -> None:
         if not (self.drawn or self.keeps_tail):
@@ -61,8 +61,8 @@ class TargetKind:
 
     @property
     def rows_alike(self) -> bool:
-        """Whether neighbouring rows tend to have the same ids.
+        """Whether neighbouring rows tend to have the same ids, as heads and repeated draws do.
 
-        Heads do, and so do many draws with replacement. A codec may lay out entries accordingly.
+        A codec can lay out the entries accordingly.
         """
         return self.entries is not Entries.WEIGHTED

@@ -1,7 +1,7 @@
-"""What a sparsifier declares of itself, once: its targets, its options, its codec, its draw.
+"""What a sparsifier declares: its targets, its options, its codec and its function.
 
-Help texts, Python signatures, the documentation's tables, `tune` and the tests are made from these
-declarations, which stand in `logitstore/sparsify/`. Neither module imports torch.
+Help texts, Python signatures, the tables of the documentation, `tune` and the tests use these
+declarations, which are in `logitstore/sparsify/`. Importing them does not import torch.
 
 Shapes: R targets, V vocabulary.
 """
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Draw", "Sparsifier"]
 
-# (logits_RV, labels_R, keys_R, spec) -> one SparseTargets for each draw that the spec names.
-# `logits_RV` (float32) may be overwritten. Random numbers depend on `keys_R` (uint64) and the spec
-# alone. Raises ModelError where the logits are no distribution.
+# (logits_RV, labels_R, keys_R, spec) -> one SparseTargets for each of `spec.draw_count` draws.
+# `logits_RV` is float32 and may be overwritten; `labels_R` (int64) are the tokens that really
+# follow. Random numbers depend on `keys_R` (uint64) and the number of the draw only. Raises
+# ModelError where a row of logits is not a distribution.
 Draw: TypeAlias = Callable[
     ["torch.Tensor", "torch.Tensor", "np.ndarray", "SparsifierSpec"], "tuple[SparseTargets, ...]"
 ]
@@ -35,21 +36,24 @@ Draw: TypeAlias = Callable[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sparsifier:
-    """One way to make sparse targets of dense distributions, declared once.
+    """One way to make sparse targets from dense distributions.
 
-    To add one: a module in `logitstore/sparsify/` that makes a `Sparsifier`, and a line in the
-    table `SPARSIFIERS`. Its options then stand in the command lines and Python signatures, it is
-    tested from end to end, and `tune` compares it.
+    To add a sparsifier, write a module in `logitstore/sparsify/` that makes a `Sparsifier`, and add
+    it to the table `SPARSIFIERS`. Its options are then options of the command lines and of Python,
+    and the tests and `tune` run it. Raises TypeError where `room` or `compared` names an option
+    that is not in `options`.
     """
 
     name: str  # as `--sparsify` takes it
     summary: str  # what is kept of a distribution, in a few words, for help texts and tables
     targets: TargetKind
-    options: Mapping[Option, Any]  # those that it takes, each with its default here
+    options: Mapping[Option, Any]  # the options that it takes -> their defaults
     room: tuple[str, ...]  # the options whose sum is K, the entries that a row has room for
     codec: str  # id of the codec that stores its targets
     draw: Draw
-    compared: tuple[Mapping[str, Any], ...] = ()  # settings that `tune` tries, as options
+    compared: tuple[
+        Mapping[str, Any], ...
+    ] = ()  # settings that `tune` tries; with none it is left out
 
     def __post_init__(self) -> None:
         names = {one.name for one in self.options}
@@ -63,21 +67,21 @@ class Sparsifier:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The options that it takes, and what they are where nothing is said."""
+        """The names of its options, with their defaults."""
         return {one.name: default for one, default in self.options.items()}
 
     @property
     def stored_options(self) -> set[str]:
-        """Those that a spec holds by name; the first of `room` is what K leaves for it."""
+        """The options that a spec holds by name; the first of `room` follows from K."""
         return set(self.defaults) - {self.room[0]}
 
     def asked(self, spec: SparsifierSpec) -> dict[str, Any]:
-        """The values of its options that led to `spec`, one of this sparsifier's."""
+        """The values of its options from which `spec`, a spec of this sparsifier, was made."""
         first = spec.k - sum(int(spec.options[name]) for name in self.room[1:])
         return {self.room[0]: first, **spec.options}
 
     def served(self, spec: SparsifierSpec) -> str:
-        """The temperatures that targets of `spec` serve, in words."""
+        """The temperatures at which targets of `spec` can be used, in words."""
         if not self.targets.keeps_tail:
             return ", ".join(f"{one:g}" for one in spec.temperatures)
         highest = max(10.0, *(1 / node for node in spec.tail_nodes))
@@ -86,7 +90,11 @@ class Sparsifier:
     def check_vocabulary(self, spec: SparsifierSpec, *, vocab_size: int) -> None:
         """Raise SettingError where a row of `spec` has more entries than there are tokens.
 
-        Drawn with replacement, a target may have more draws than tokens.
+        A target that is drawn with replacement may have more draws than there are tokens.
+
+        Args:
+            spec: A spec of this sparsifier.
+            vocab_size: The number of tokens, V.
         """
         if spec.k > vocab_size and self.targets.entries is not Entries.COUNTED:
             raise SettingError(
@@ -97,7 +105,12 @@ class Sparsifier:
             )
 
     def check_spec(self, spec: SparsifierSpec, *, place: str) -> None:
-        """Raise CorruptionError where `spec`, read from a store, is none of this sparsifier's."""
+        """Raise CorruptionError where a spec cannot be one of this sparsifier.
+
+        Args:
+            spec: The spec that was read from a store.
+            place: What the error names as the place.
+        """
         if set(spec.options) != self.stored_options:
             raise CorruptionError(
                 f"options of sparsifier {self.name} are missing or unknown",

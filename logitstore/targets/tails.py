@@ -1,18 +1,18 @@
 """The mass of a tail at any temperature, interpolated between the nodes at which it is stored.
 
 A target keeps `f(b) = log sum_{i in tail} p_i^b` at a few nodes b = 1/T. f is smooth and convex,
-and `f(0) = log(V - n)` needs no storing. Between the nodes f is the polynomial through them, less
-those too close to another. Measured for T = 1.25 ... 10, V = 8,192, K = 64 on a real teacher and
-its sharpened logits, as the error of the tail's mass at the worst of these T:
+and `f(0) = log(V - n)` need not be stored. Between the nodes f is interpolated by the polynomial
+through them; a node that is too close to another is left out. The error of the tail's mass, at the
+worst T of 1.25 ... 10, V = 8,192, K = 64, on a real teacher and its sharpened logits:
 
     nodes 1, 3/4, 1/2, 1/4         mean 3.0e-4, largest 1.0e-3 from 6.0 down to 2.8 nats,
                                    mean 1.6e-3, largest 4.7e-3 (at T = 3) at 1.7 nats
     nodes 1, 3/4, 1/2, 1/3, 1/5    mean 1.9e-4, largest 1.4e-3 from 6.0 down to 1.7 nats
 
-Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) did no better on
-the whole: up to 22 times worse on flat rows, at best 3 times better on sharp ones.
+Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) were not better
+overall: up to 22 times worse on flat rows, at most 3 times better on sharp rows.
 
-Shapes: R targets, B stored temperatures, X interpolation points.
+Shapes: R targets, K entries, B stored temperatures, X interpolation points.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ from logitstore.targets.targets import EMPTY_TAIL
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["tail_logmass_at"]
+    from logitstore.targets.kinds import TargetKind
 
-# Nodes closer than this say nothing new but magnify each other's rounding: with T = 1, 2, ... 10
-# stored to 1e-4, the six nearest missed the tail's mass at T = 1.25 by 1e-2, these by under 1e-3.
+__all__ = ["TAIL_TEMPERATURES", "rest_logmass", "tail_logmass_at"]
+
+# Between these the mass of a tail is interpolated; beyond them it must be stored.
+TAIL_TEMPERATURES = (1.0, 10.0)
+
+# Nodes that are closer than this add no information but amplify rounding errors: with T = 1, 2,
+# ... 10 stored to 1e-4, the six nearest nodes gave an error of 1e-2 at T = 1.25, these under 1e-3.
 _APART = 0.125
 _SAME_NODE = 1e-6
+_FLOAT32 = 2.0**-24  # half the distance from 1 to the next float32
 
 
 def tail_logmass_at(
@@ -46,8 +52,14 @@ def tail_logmass_at(
 ) -> Tensor:
     """float32 [R]: `log sum over the tail of p^(1/T)`, exact where 1/T is one of the `nodes`.
 
-    `count_R` are the entries that are not of the tail. Raises SettingError for a temperature that
-    is neither a node's nor between 1 and 10.
+    Args:
+        temperature: T, above 0.
+        tail_logmass_RB: The stored log-masses, one column for each node.
+        nodes: b = 1/T of each column, falling from 1; empty where no tail is stored.
+        vocab_size: The number of tokens, V.
+        count_R: How many entries of each row do not belong to the tail.
+
+    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10.
     """
     b = 1.0 / temperature
     for column, node in enumerate(nodes):
@@ -64,16 +76,54 @@ def tail_logmass_at(
     return tail_R.masked_fill(empty_R, EMPTY_TAIL)
 
 
+def rest_logmass(
+    kind: TargetKind,
+    logprobs_RK: Tensor,
+    *,
+    used_RK: Tensor,
+    exact_RK: Tensor,
+    vocab_size: int,
+) -> Tensor:
+    """[R], nats: the log-mass of all tokens that are no exact entry, where no tail is kept.
+
+    Weights that sum to 1 tell it: it is the sum of the drawn ones, which keeps its digits however
+    sharp the row. Otherwise the drawn ones have the right sum on average alone, and the mass is
+    1 less that of the exact entries.
+
+    Args:
+        kind: The kind of the targets; it keeps no tail.
+        logprobs_RK: Nats: log-probabilities of exact entries, logarithms of drawn weights.
+        used_RK: bool: which entries are in use.
+        exact_RK: bool: which entries are in use and hold the teacher's own probability.
+        vocab_size: V; where all V tokens are exact entries the rest is empty.
+    """
+    if kind.weights_sum_to_one:
+        drawn_RK = used_RK & ~exact_RK
+        return logprobs_RK.masked_fill(~drawn_RK, EMPTY_TAIL).logsumexp(-1)
+    # 1 - p of the largest entry comes from its logarithm: rounded to float32, p itself may be 1.
+    known_RK = logprobs_RK.masked_fill(~exact_RK, EMPTY_TAIL)
+    top_R, place_R = known_RK.max(-1)
+    beside_top_R = -torch.expm1(top_R)
+    others_RK = known_RK.scatter(1, place_R[:, None], EMPTY_TAIL).exp()
+    rest_R = (beside_top_R - others_RK.sum(-1)).maximum(_FLOAT32 * beside_top_R)
+    full_R = exact_RK.sum(-1) >= vocab_size
+    return rest_R.log().clamp(min=EMPTY_TAIL).masked_fill(full_R, EMPTY_TAIL)
+
+
 def _check_range(nodes: tuple[float, ...], b: float) -> None:
-    if not nodes or not 0.1 - _SAME_NODE <= b <= min(1.0, max(nodes)) + _SAME_NODE:
-        least = max(1.0, 1 / max(nodes, default=1.0))
-        stored = [f"{1 / node:g}" for node in nodes if not least <= 1 / node <= 10]
+    lowest, highest = TAIL_TEMPERATURES
+    highest_b = min(1 / lowest, max(nodes, default=1 / lowest))
+    if not nodes or not 1 / highest - _SAME_NODE <= b <= highest_b + _SAME_NODE:
+        least = 1 / highest_b
+        stored = [f"{1 / node:g}" for node in nodes if not least <= 1 / node <= highest]
         others = f", or a stored one: {', '.join(stored)}" if stored else ""
         raise SettingError(
             "this store cannot serve the temperature",
             place="--temperature",
             found=f"{1 / b:g}",
-            allowed=f"{least:g} to 10{others}" if nodes else "none: the store keeps no tail's mass",
+            allowed=f"{least:g} to {highest:g}{others}"
+            if nodes
+            else "none: the store keeps no tail's mass",
             remedy="Take a temperature in that range" if nodes else "Dump with --sparsify hybrid",
         )
 

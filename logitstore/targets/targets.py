@@ -1,6 +1,6 @@
-"""SparseTargets, the noun that every stage shares: K weighted entries for each of R distributions.
+"""SparseTargets: up to K weighted entries for each of R next-token distributions.
 
-Distributions are those of one temperature: 1 unless the store drew at another, which its spec says;
+The distributions are those at T = 1, or at the temperature of the draw where the spec names one.
 `label_logprob_R` is always that at T = 1.
 
 Shapes: R targets (rows), K entries, B stored temperatures.
@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 
 __all__ = ["EMPTY_TAIL", "SparseTargets", "none_sampled"]
 
-# The log-mass of an empty tail. Finite, so that no arithmetic ever meets -inf; e^-1e4 is 0 in any
-# floating-point format, so a mass computed from it is exactly 0.
+# The log-mass of an empty tail. It is finite, so that no arithmetic yields NaN from -inf; e^-1e4 is
+# 0 in every floating-point format, so a mass that is computed from it is exactly 0.
 EMPTY_TAIL = -1.0e4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SparseTargets:
-    """K weighted entries for each of R next-token distributions, and what they leave out.
+    """Up to K weighted entries for each of R next-token distributions, and what they leave out.
 
     Row r is the distribution of one counted token given the tokens before it. In each row the first
-    `count_R[r]` entries are in use, the rest is padding (id 0, log-probability `EMPTY_TAIL`). No id
-    stands twice in a row and the order of the entries carries no meaning.
+    `count_R[r]` entries are in use; the rest is padding (id 0, log-probability `EMPTY_TAIL`). No id
+    occurs twice in a row. The order of the entries has no meaning.
 
-    An entry's weight is what it contributes to the target: its probability where it was kept
+    The weight of an entry is its contribution to the target: its probability where it was kept
     exactly, the weight of its draw where it was sampled. The teacher's probability of a sampled
-    entry is not known; the logarithm of its weight stands in its place.
+    entry is not stored; `logprobs_RK` holds the logarithm of its weight instead.
+
+    Raises CorruptionError where the columns have different numbers of rows or entries, or where
+    there is a tail although the kind keeps none.
     """
 
     kind: TargetKind  # what its entries are, and whether it has a tail
@@ -92,7 +95,10 @@ class SparseTargets:
         return used_RK & ~self.sampled_RK if self.kind.drawn else used_RK
 
     def rows(self, index: slice | np.ndarray) -> SparseTargets:
-        """The targets at `index`, as views where numpy gives views."""
+        """The targets of the rows `index`: a slice, or an array of row numbers.
+
+        A slice gives views of the arrays.
+        """
         return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
 
     def used_RK(self) -> np.ndarray:
@@ -100,9 +106,13 @@ class SparseTargets:
         return np.arange(self.k)[None, :] < self.count_R[:, None]
 
     def tail_share_R(self, *, vocab_size: int) -> np.ndarray:
-        """float64 [R]: what each token that is no entry gets where the tail is shared out equally.
+        """float64 [R]: the probability of a token that is not an entry, at T = 1.
 
-        At b = 1. It is 0 where entries were drawn, for their weights stand for the tail.
+        The tail's mass is divided equally among these tokens. It is 0 where entries were drawn,
+        because their weights already represent the tail.
+
+        Args:
+            vocab_size: The number of tokens, V.
         """
         if self.kind.drawn:
             return np.zeros(len(self))
@@ -111,7 +121,7 @@ class SparseTargets:
 
     @staticmethod
     def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
-        """The rows of `parts` one after another; all have the same kind, K and B."""
+        """The rows of all `parts`, one after another; the parts have the same kind, K and B."""
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in _COLUMNS
@@ -129,5 +139,8 @@ _COLUMNS = tuple(field.name for field in fields(SparseTargets) if field.name != 
 
 
 def none_sampled(rows: int, entries: int) -> np.ndarray:
-    """bool [R, K], all False, read-only and in one byte: for targets whose entries are exact."""
+    """bool [rows, entries], all False: `sampled_RK` of targets whose entries are all exact.
+
+    The array is read-only and takes one byte of memory, whatever its shape.
+    """
     return np.broadcast_to(np.False_, (rows, entries))

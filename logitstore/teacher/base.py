@@ -5,11 +5,14 @@ Shapes: B documents of a batch, R counted rows of a chunk, V vocabulary, L token
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from logitstore.errors import ModelError
+from logitstore.errors import CorruptionError, ModelError
+from logitstore.format.json import build, canonical_json, parse_json
 from logitstore.format.spec import TeacherSpec
 from logitstore.targets.documents import Document, document_id
 
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CheckedTeacher", "OwnForward", "Teacher", "batches", "check_protocol"]
+__all__ = [
+    "CheckedTeacher",
+    "OwnForward",
+    "Teacher",
+    "batches",
+    "check_protocol",
+    "check_teacher_spec",
+]
 
 _PROBE_TOKENS = 8
 
@@ -97,14 +107,19 @@ class CheckedTeacher:
         self.spec = teacher.spec
         self.context = teacher.context
         self._vocab_size = vocab_size
-        for _ in self.logits([_probe(vocab_size, self.context)]):
-            pass
+        self._try_out()
 
     def logits(self, batch: Sequence[Document]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The teacher's own chunks, each checked."""
+        """The teacher's own chunks, each checked.
+
+        batch: the documents, whose counted tokens are the rows.
+        """
         wanted_R = np.concatenate([one.input_ids_L[one.counted_L] for one in batch])
         start = 0
-        for chunk in self.teacher.logits(batch):
+        chunks = self.teacher.logits(batch)
+        if not isinstance(chunks, Iterable):
+            raise self._fault("they are no chunks", type(chunks).__name__, "an iterator")
+        for chunk in chunks:
             logits_RV, labels_R = self._checked(chunk)
             stop = start + len(labels_R)
             if not np.array_equal(labels_R.cpu().numpy(), wanted_R[start:stop]):
@@ -115,6 +130,16 @@ class CheckedTeacher:
             start = stop
         if start != len(wanted_R):
             raise self._fault("not as many rows as counted tokens", start, len(wanted_R))
+
+    def _try_out(self) -> None:
+        """The logits of a short document, which must be numbers, in the state that a dump has."""
+        from logitstore.teacher.torch_state import neutral_torch_state
+
+        with neutral_torch_state():
+            for logits_RV, _ in self.logits([_probe(self._vocab_size, self.context)]):
+                highest_R = logits_RV.amax(dim=1)
+                if not bool(highest_R.isfinite().all()):
+                    raise self._fault("a row has NaN, +inf, or nothing but -inf")
 
     def _checked(self, chunk: Any) -> tuple[Tensor, Tensor]:
         import torch
@@ -132,7 +157,16 @@ class CheckedTeacher:
             )
         if logits_RV.dtype != torch.float32:
             raise self._fault("logits are not float32", logits_RV.dtype)
-        return logits_RV, labels_R
+        if labels_R.dtype != torch.int64:
+            raise self._fault("labels are not int64", labels_R.dtype)
+        devices = {str(logits_RV.device), str(labels_R.device)}
+        if len(devices) > 1 or "meta" in devices:
+            raise self._fault(
+                "logits and labels are on no common device", ", ".join(sorted(devices))
+            )
+        if 0 in logits_RV.stride():  # rows that share memory cannot be overwritten one by one
+            logits_RV = logits_RV.clone(memory_format=torch.contiguous_format)
+        return logits_RV.detach(), labels_R
 
     def _fault(self, problem: str, found: object = None, allowed: object = None) -> ModelError:
         return ModelError(
@@ -145,7 +179,16 @@ class CheckedTeacher:
 
 
 def check_protocol(teacher: object) -> None:
-    """Refuse, by a ModelError, an object that lacks what a `Teacher` must have."""
+    """Refuse, by a ModelError, an object that lacks what a `Teacher` must have.
+
+    teacher: what was given as one.
+    """
+    if isinstance(teacher, type):
+        raise ModelError(
+            "this is no teacher, but a class of them",
+            found=teacher.__name__,
+            remedy="Give an object of the class",
+        )
     lacking = [name for name in ("spec", "context", "logits") if not hasattr(teacher, name)]
     spec, context = getattr(teacher, "spec", None), getattr(teacher, "context", None)
     if lacking:
@@ -157,12 +200,44 @@ def check_protocol(teacher: object) -> None:
     elif not callable(getattr(teacher, "logits", None)):
         problem = "its logits are no method"
     else:
+        check_teacher_spec(spec)
         return
     raise ModelError(
         f"this is no teacher: {problem}",
         found=type(teacher).__name__,
         allowed="a folder, a Hub id, a loaded transformers model, or a logitstore.Teacher",
     )
+
+
+def check_teacher_spec(spec: TeacherSpec) -> None:
+    """Refuse, by a ModelError, a spec that a store could not be read with again.
+
+    spec: what a teacher says of itself.
+    """
+    place = "spec of the teacher"
+    try:
+        # As a reader will: what is written, parsed and built.
+        build(TeacherSpec, parse_json(canonical_json(asdict(spec)), place=place), place=place)
+    except CorruptionError as error:
+        raise ModelError(
+            error.problem, place=error.place, found=error.found, allowed=error.allowed
+        ) from error
+    except (TypeError, ValueError) as error:  # JSON has no form for a value
+        found = {name: value for name, value in asdict(spec).items() if not _in_json(value)}
+        raise ModelError(
+            "a field has a value that JSON cannot hold",
+            place=place,
+            found=", ".join(f"{name} = {value!r}" for name, value in found.items()),
+            allowed="valid Unicode text, and a whole number of parameters",
+        ) from error
+
+
+def _in_json(value: object) -> bool:
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _probe(vocab_size: int, context: int | None) -> Document:

@@ -5,6 +5,7 @@ torch is loaded when a choice is made, not when the options are declared.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from logitstore.errors import SettingError
@@ -17,11 +18,25 @@ __all__ = ["DEVICE", "DTYPE", "DTYPES", "choose_device", "choose_dtype"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+_DEVICE_NAME = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]+)?")
+
+
+def _refuse_device(name: str) -> None:
+    """Raise SettingError for what names no device, whether or not this machine has it."""
+    if not _DEVICE_NAME.fullmatch(name):
+        raise SettingError(
+            "there is no such kind of device",
+            found=name,
+            allowed="auto, cpu, cuda, cuda:N, mps, xpu, xpu:N",
+        )
+
+
 DEVICE = Option(
     name="device",
     kind=str,
     default="auto",
-    help="The device that computes: cpu, cuda, cuda:1, mps, or auto, a GPU where there is one.",
+    refuse=_refuse_device,
+    help="The device to compute on: cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.",
 )
 DTYPE = Option(
     name="dtype",

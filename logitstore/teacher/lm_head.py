@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -194,17 +196,31 @@ def _refuse_no_numbers(logits: Tensor, model: PreTrainedModel) -> None:
         )
 
 
+# Module in training mode -> how many threads run it in evaluation mode now.
+_EVALUATED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_EVALUATED_LOCK = Lock()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; every module's own mode restored after."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
+    """Dropout off inside; every module's own mode restored after.
+
+    Several threads may run one model: a module's mode is restored by the last one that leaves.
+    """
+    with _EVALUATED_LOCK:
+        changed = [one for one in model.modules() if one.training or one in _EVALUATED]
+        for module in changed:
+            _EVALUATED[module] = _EVALUATED.get(module, 0) + 1
             module.training = False
+    try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _EVALUATED_LOCK:
+            for module in changed:
+                _EVALUATED[module] -= 1
+                if not _EVALUATED[module]:
+                    del _EVALUATED[module]
+                    module.training = True
 
 
 def _without_adapter(model: PreTrainedModel) -> PreTrainedModel:

@@ -33,7 +33,14 @@ _LOADING = (
 
 
 def model_folder(name: str) -> Path:
-    """The folder of the model `name`, fetched from the Hub where it is no folder."""
+    """The folder of the model `name`, fetched from the Hub where it is no folder.
+
+    name: a folder's path or a Hub id. Raises ModelError where there is no such model.
+    """
+    try:
+        Path(name).exists()
+    except OSError as error:  # a name too long, or no permission to look
+        raise ModelError(f"no such model folder: {error.strerror}", place=name) from error
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError("the folder holds no config.json", place=name, remedy=_REMEDY)

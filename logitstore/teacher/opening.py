@@ -42,7 +42,9 @@ def open_tokenizer(tokenizer: object | None, *, teacher: object) -> Any:
         return load_tokenizer(str(model_folder(str(teacher))))
     if is_name(tokenizer):
         return load_tokenizer(str(tokenizer))
-    if not hasattr(tokenizer, "get_vocab"):
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise SettingError("tokenizer is no transformers tokenizer", found=type(tokenizer).__name__)
     return tokenizer
 

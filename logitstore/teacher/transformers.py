@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from logitstore.errors import ModelError
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import TeacherSpec
 from logitstore.teacher.devices import choose_device, choose_dtype
 from logitstore.teacher.lm_head import LMHead, evaluating, hidden_states
 from logitstore.teacher.models import load_model, model_folder
+from logitstore.teacher.torch_state import neutral_torch_state, without_autocast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +64,8 @@ class TransformersTeacher:
         """
         folder = model_folder(name)
         device = choose_device(device)
-        model = load_model(folder, dtype=choose_dtype(dtype, device=device)).to(device)
+        with without_autocast():
+            model = load_model(folder, dtype=choose_dtype(dtype, device=device)).to(device)
         return TransformersTeacher._checked(
             model.requires_grad_(False),
             vocab_size=vocab_size,
@@ -78,6 +81,12 @@ class TransformersTeacher:
         name is the one it was loaded by, or that of its class. Raises ModelError.
         """
         name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise ModelError(
+                "the model has no weights: it is on the meta device",
+                place=f"teacher {name}",
+                remedy="Load it onto a CPU or a GPU",
+            )
         return TransformersTeacher._checked(
             model,
             vocab_size=vocab_size,
@@ -87,9 +96,11 @@ class TransformersTeacher:
 
     @staticmethod
     def _checked(model: Any, *, vocab_size: int, name: str, fingerprint: str) -> Any:
+        with neutral_torch_state():
+            head = LMHead.checked(model, vocab_size=vocab_size)
         return TransformersTeacher(
             model=model,
-            head=LMHead.checked(model, vocab_size=vocab_size),
+            head=head,
             context=getattr(model.config.get_text_config(), "max_position_embeddings", None),
             spec=TeacherSpec(
                 name=name,
@@ -107,11 +118,11 @@ class TransformersTeacher:
         rows = self._chunk_rows()
         # One buffer for all chunks: its pages are touched once.
         shape = (min(rows, len(labels_R)), self.head.vocab_size)
-        buffer_RV = torch.empty(shape, device=hidden_RD.device)
+        buffer_RV = torch.empty(shape, dtype=torch.float32, device=hidden_RD.device)
         for start in range(0, len(labels_R), rows):
             chunk = slice(start, start + rows)
             out_RV = buffer_RV[: len(labels_R[chunk])]
-            with torch.inference_mode():
+            with neutral_torch_state():
                 logits_RV = self.head.logits(hidden_RD[chunk], out_NV=out_RV)
             yield logits_RV, labels_R[chunk]
 
@@ -120,7 +131,7 @@ class TransformersTeacher:
         device = self.model.device
         input_ids_BL, counted_BL = _pad(batch)
         # Padding stands to the right, where a causal model cannot see it: no mask is needed.
-        with torch.inference_mode(), evaluating(self.model):
+        with neutral_torch_state(), evaluating(self.model):
             hidden_BLD = hidden_states(self.model, torch.from_numpy(input_ids_BL).to(device))
         document_R, position_R = np.nonzero(counted_BL)
         labels_R = torch.from_numpy(input_ids_BL[document_R, position_R]).to(device)
@@ -133,7 +144,7 @@ class TransformersTeacher:
     def own_logits(self, document: Document, *, tokens: int) -> torch.Tensor:
         """float32 [L, V] of the first `tokens` tokens, by the model's own forward."""
         ids_L = torch.from_numpy(document.input_ids_L[:tokens].astype(np.int64))
-        with torch.inference_mode(), evaluating(self.model):
+        with neutral_torch_state(), evaluating(self.model):
             outputs = self.model(input_ids=ids_L[None].to(self.model.device), use_cache=False)
         return outputs.logits[0, :, : self.head.vocab_size].float()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore import SettingError, StoreError
+from trainer.data.options import EPOCHS, RANKS, rank_option
 from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
 from trainer.data.rows import Batch, RowLayout, lay_out
 
@@ -74,6 +76,8 @@ class Batches(IterableDataset[Batch]):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
+        ranks = RANKS.check(ranks)
+        rank = rank_option(ranks).check(rank)
         if not sum(one.targets for one in store.blocks):
             raise StoreError(
                 "the store holds no targets to learn from", place=f"store {store.fingerprint[:12]}"
@@ -86,7 +90,7 @@ class Batches(IterableDataset[Batch]):
         self._lengths = lengths
         self._layout = layout
         self._draw_of_epoch = draw_of_epoch
-        self._epochs = epochs
+        self._epochs = EPOCHS.check(epochs)
         self._slots = slice(rank, None, ranks)
 
     @property
@@ -101,7 +105,10 @@ class Batches(IterableDataset[Batch]):
         return self.position.epoch + sum(self.position.consumed) / documents
 
     def of_rank(self, rank: int, ranks: int) -> Batches:
-        """The batches of rank number `rank` of `ranks`, from the same position."""
+        """The batches of process number `rank` among `ranks`, from the same position.
+
+        Raises SettingError where the bins of a step cannot be shared evenly by `ranks`.
+        """
         other = Batches(
             self._store,
             packing=self.packing,
@@ -118,7 +125,8 @@ class Batches(IterableDataset[Batch]):
 
     def count_steps(self, epochs: int) -> int:
         """Optimiser steps of the first `epochs` epochs, exactly, whatever was consumed so far."""
-        return count_steps(self.packing, self._lengths, epochs=epochs)
+        number = replace(EPOCHS, nullable=False).check(epochs)
+        return count_steps(self.packing, self._lengths, epochs=number)
 
     def state_dict(self) -> dict[str, Any]:
         """What was consumed, and of which packing; small, and plain JSON."""
@@ -127,19 +135,32 @@ class Batches(IterableDataset[Batch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind what `state` says was consumed. Takes effect with the next `iter`.
 
-        Raises SettingError where `state` is of another store, seed or number of tokens.
+        Raises SettingError where `state` is of another store, seed or number of tokens, lies behind
+        the last epoch, or is none that `state_dict` gave. The position is then as it was.
         """
-        state = dict(state)
-        packing = state.pop("packing", None)  # checkpoints of before say nothing of it
-        position = Position.from_json(state)
+        packing = None
+        if isinstance(state, Mapping):
+            # Checkpoints of earlier versions do not name the packing.
+            packing = state.get("packing")
+            state = {name: value for name, value in state.items() if name != "packing"}
         here = self.packing.to_json()
-        same = packing is None or packing == here
-        if not same or len(position.consumed) != len(self.packing.streams):
+        if packing is not None and packing != here:
             raise SettingError(
                 "the state is of batches that were made otherwise",
-                found=packing or f"{len(position.consumed)} streams",
+                found=packing,
                 allowed=here,
                 remedy="Make them of the same store, with the same seed and numbers of tokens",
+            )
+        position = Position.from_json(
+            state, packing=self.packing, documents_B=self._lengths.documents_B
+        )
+        last = self._epochs
+        if last is not None and (position.epoch, sum(position.consumed)) > (last, 0):
+            raise SettingError(
+                "the state lies behind the last epoch of these batches",
+                found=f"epoch {position.epoch}, counted from 0",
+                allowed=f"{last} epochs",
+                remedy="Make the batches with more epochs",
             )
         self.position = position
 

@@ -10,13 +10,15 @@ Shapes: B blocks of a store, D documents of a block.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitstore import SettingError
 from trainer.data import order
+from trainer.data.options import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +67,13 @@ class Packing:
         lanes = list(range(self.shuffle.lanes))
         return [lanes] if self.pooled else [lanes[slot :: self.bins] for slot in range(self.bins)]
 
+    def stream_documents(self, documents_B: np.ndarray, *, epoch: int) -> list[int]:
+        """Documents of each stream in an epoch, of a store with `documents_B` in its blocks."""
+        dealt = order.deal(self.shuffle, epoch=epoch, blocks=len(documents_B))
+        return [
+            sum(int(documents_B[dealt[lane]].sum()) for lane in lanes) for lanes in self.streams
+        ]
+
     def bins_of_a_rank(self, ranks: int) -> int:
         """Bins that each of `ranks` ranks works through in a step."""
         if self.bins % ranks:
@@ -82,8 +91,14 @@ class Packing:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Packing:
-        """The packing that `to_json` gave."""
-        return Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
+        """The packing that `to_json` gave. Raises SettingError for an object that is none."""
+        try:
+            found = Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
+        except (TypeError, KeyError) as error:
+            raise SettingError("packing has missing or unknown fields", found=content) from error
+        for name in ("bins", "bin_tokens"):
+            replace(BATCH_TOKENS, name=name, python_only=True).check(getattr(found, name))
+        return found
 
 
 def choose_packing(
@@ -126,9 +141,64 @@ class Position:
         return {"epoch": self.epoch, "step": self.step, "consumed": list(self.consumed)}
 
     @staticmethod
-    def from_json(content: dict[str, Any]) -> Position:
-        """The position that `to_json` gave."""
-        return Position(**content | {"consumed": tuple(content["consumed"])})
+    def from_json(content: Any, *, packing: Packing, documents_B: np.ndarray) -> Position:
+        """The position that `to_json` gave.
+
+        content: what was read from a checkpoint; any object.
+        packing: how the store becomes steps.
+        documents_B: documents of each block of the store.
+
+        Raises SettingError where `content` is no position in such a store.
+        """
+        fields = {"epoch", "step", "consumed"}
+        if not isinstance(content, Mapping) or set(content) != fields:
+            raise SettingError(
+                "the state of the batches is not one that `state_dict` gave",
+                found=f"the keys {', '.join(map(str, content)) or 'none'}"
+                if isinstance(content, Mapping)
+                else repr(content)[:80],
+                allowed=", ".join(sorted(fields)),
+            )
+        consumed = content["consumed"]
+        if not isinstance(consumed, list | tuple):
+            raise _no_position("consumed", consumed, "a list of whole numbers")
+        sizes = packing.stream_documents(documents_B, epoch=_count("epoch", content["epoch"]))
+        if len(consumed) != len(sizes):
+            raise SettingError(
+                "the state is of batches that were made otherwise",
+                found=f"{len(consumed)} streams",
+                allowed=len(sizes),
+                remedy="Make them of the same store, with the same seed and numbers of tokens",
+            )
+        position = Position(
+            epoch=content["epoch"],
+            step=_count("step", content["step"], most=sum(sizes)),
+            consumed=tuple(
+                _count("consumed", one, most=size)
+                for one, size in zip(consumed, sizes, strict=True)
+            ),
+        )
+        if sum(position.consumed) == sum(sizes) > 0:  # the next epoch begins then
+            raise _no_position("consumed", consumed, f"fewer than {sum(sizes)} documents in all")
+        return position
+
+
+def _count(name: str, value: Any, *, most: int | None = None) -> int:
+    """`value` where it is a whole number from 0 to `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < 0 or (most is not None and value > most):
+        upper = " or more" if most is None else f" to {most}"
+        raise _no_position(name, value, f"0{upper}")
+    return int(value)
+
+
+def _no_position(name: str, value: Any, allowed: str) -> SettingError:
+    return SettingError(
+        f"{name} of the batches' state does not fit this store",
+        found=repr(value)[:80],
+        allowed=allowed,
+        remedy="Take a state that `state_dict` gave for this store",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

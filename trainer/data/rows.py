@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitstore import SparseTargets
-from logitstore.plumbing import hidden_states
+from logitstore import SettingError, SparseTargets
+from logitstore.plumbing import hidden_states, sparsifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,32 @@ class Batch:
     temperature: float = 1.0  # targets that were drawn are those of this temperature
     after: dict[str, Any] | None = None  # see `ends_step`
 
+    def __post_init__(self) -> None:
+        """Raise SettingError where the parts are not of one batch, or not of one store."""
+        rows = len(self.labels_R)
+        if self.at_R.shape != (rows,) or self.labels_R.shape != (rows,):
+            raise _misfit(
+                "at_R and labels_R differ in length", found=f"{len(self.at_R)} and {rows} rows"
+            )
+        if self.targets is not None and len(self.targets) != rows:
+            raise _misfit(
+                "targets and labels_R differ in length", found=len(self.targets), allowed=rows
+            )
+        positions = self.input_ids_BW.numel()
+        if not _within(self.at_R, positions):
+            raise _misfit("at_R points outside of input_ids_BW", allowed=f"0 to {positions - 1}")
+        if (
+            self.position_ids_BW is not None
+            and self.position_ids_BW.shape != self.input_ids_BW.shape
+        ):
+            raise _misfit(
+                "position_ids_BW has another shape than input_ids_BW",
+                found=tuple(self.position_ids_BW.shape),
+                allowed=tuple(self.input_ids_BW.shape),
+            )
+        if self.spec is not None:
+            _refuse_other_store(self, self.spec)
+
     @property
     def ends_step(self) -> bool:
         """Whether it is the last of an optimiser step.
@@ -73,6 +99,48 @@ class Batch:
         if self.position_ids_BW is not None:
             inputs["position_ids"] = self.position_ids_BW
         return inputs
+
+
+def _within(numbers: torch.Tensor, stop: int) -> bool:
+    """Whether all of `numbers` are from 0 up and below `stop`."""
+    return not len(numbers) or bool((numbers >= 0).all() and (numbers < stop).all())
+
+
+def _misfit(problem: str, *, found: object = None, allowed: object = None) -> SettingError:
+    return SettingError(problem, place="batch", found=found, allowed=allowed)
+
+
+def _refuse_other_store(batch: Batch, spec: StoreSpec) -> None:
+    """Raise SettingError where a batch holds what a store of `spec` cannot hold."""
+    size = spec.tokenizer.vocab_size
+    for name, ids in (("labels_R", batch.labels_R), ("input_ids_BW", batch.input_ids_BW.flatten())):
+        if not _within(ids, size):
+            raise _misfit(
+                f"{name} holds ids that the store's vocabulary has not",
+                found=f"ids up to {int(ids.max())}",
+                allowed=f"0 to {size - 1}",
+            )
+    targets = batch.targets
+    if targets is None:
+        return
+    declared = sparsifier_of(spec.sparsifier).targets
+    if targets.kind != declared:
+        raise _misfit(
+            "the targets are of another kind than the store's", found=targets.kind, allowed=declared
+        )
+    nodes = len(spec.sparsifier.tail_nodes)
+    if targets.tail_logmass_RB.shape[1] != nodes:
+        raise _misfit(
+            "the targets hold another number of tail log-masses than the store's",
+            found=targets.tail_logmass_RB.shape[1],
+            allowed=nodes,
+        )
+    if int(targets.ids_RK.max(initial=0)) >= size:
+        raise _misfit(
+            "the targets hold ids that the store's vocabulary has not",
+            found=int(targets.ids_RK.max(initial=0)),
+            allowed=f"0 to {size - 1}",
+        )
 
 
 def lay_out(

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import os
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import logitstore
+from logitstore import SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
     from logitstore import DocumentBlock, StoredDocument, StoreSpec
 
-__all__ = ["BlockSize", "StoreLike"]
+__all__ = ["BlockSize", "StoreLike", "StoreSource", "as_store"]
 
 
 class BlockSize(Protocol):
@@ -79,3 +83,29 @@ class StoreLike(Protocol):
     def __iter__(self) -> Iterator[StoredDocument]:
         """Every document, in store order."""
         ...
+
+
+# A store that is open, or what `logitstore.open` takes: a path, a URI, a `logitstore.Storage`.
+StoreSource: TypeAlias = "StoreLike | str | os.PathLike[str] | logitstore.Storage"
+
+_CONTRACT = ("fingerprint", "spec", "blocks", "draw", "with_draw", "document_lengths", "read_block")
+
+
+def as_store(source: StoreSource) -> Any:
+    """The store that `source` is, or the one that is opened from it.
+
+    source: an object that keeps the contract of `StoreLike`, such as an open store, which is
+        returned as it is; or what `logitstore.open` takes.
+
+    Raises SettingError for anything else, and what `logitstore.open` raises.
+    """
+    if isinstance(source, str | os.PathLike | logitstore.Storage):
+        return logitstore.open(source)
+    missing = [name for name in _CONTRACT if not hasattr(source, name)]
+    if missing:
+        raise SettingError(
+            "a store is an open store, a folder's path, a URI or a `logitstore.Storage`",
+            found=type(source).__name__,
+            allowed=f"an object with {', '.join(_CONTRACT)}",
+        )
+    return source

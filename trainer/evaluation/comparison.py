@@ -1,19 +1,31 @@
 """How near a student's distributions are to the ones that a store keeps of its teacher.
 
-What a store does not keep exactly is one bucket: KL is then a lower bound, the acceptance an upper
-one. Entries that were drawn give an unbiased estimate of KL instead.
+What a store does not keep exactly is one bucket: KL over head and bucket is a lower bound of the
+KL, and the acceptance an upper bound. Entries that were drawn give an unbiased estimate of KL
+instead. The stored values are rounded, so each of these has a coding error, which follows from the
+KL that the codec states. With p the teacher over head and bucket, s the same as stored, q the
+student, and e the stated mean of KL(p || s):
+
+    KL(p || q) >= D_a(s || q) - a / (1 - a) KL(p || s)   for the Renyi divergence D_a, 0 < a < 1
+    |sum min(p, q) - sum min(s, q)| <= |p - s| / 2 <= sqrt(KL(p || s) / 2)
+
+The first is the variational form of the Renyi divergence (van Erven and Harremoes 2014, theorem
+30), the second is Pinsker's inequality; the mean over targets of its right side is at most
+sqrt(e / 2), for the square root is concave.
 
 Shapes: R rows of a chunk, K entries, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from logitstore import EMPTY_TAIL
+from logitstore.plumbing import codec_for
 from trainer.losses import (
     MASKED_LOGIT,
     View,
@@ -29,10 +41,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from logitstore import SparsifierSpec
+    from logitstore import SparsifierSpec, StoreSpec
     from trainer.losses import HeadTail, TargetTensors
 
 __all__ = ["Comparison"]
+
+# 1 - a of the Renyi divergences. The best one is about sqrt(2 e / variance of log s / q), from 1/8
+# for a student that is near its teacher to 1/500 for one that is far from a finely stored one.
+_COMPLEMENTS = tuple(2.0**-power for power in range(1, 11))
+_SAME_NODE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,19 +62,45 @@ class Comparison:
     sparsifier: SparsifierSpec
     temperature: float
     vocab_size: int
+    stated_kl: float  # nats, as the codec states it; see `logitstore.codec.base.Codec`
+    stated_drawn_kl: float  # nats, likewise
     _view: View = field(init=False)
 
     def __post_init__(self) -> None:
         view = choose_view(self.sparsifier, loss=forward_kl, temperature=self.temperature)
         object.__setattr__(self, "_view", view)
 
+    @staticmethod
+    def of(spec: StoreSpec, *, temperature: float) -> Comparison:
+        """The comparison with the teacher of a store.
+
+        Args:
+            spec: The store's.
+            temperature: T, of both distributions.
+
+        Raises SettingError where the store does not serve that temperature.
+        """
+        codec = codec_for(spec)
+        return Comparison(
+            sparsifier=spec.sparsifier,
+            temperature=temperature,
+            vocab_size=spec.tokenizer.vocab_size,
+            stated_kl=codec.stated_kl,
+            stated_drawn_kl=codec.stated_drawn_kl,
+        )
+
     @property
     def knows_entropy(self) -> bool:
         """Whether the stored entropies are those at `temperature`: else they are those at 1."""
         return self._view is View.WEIGHTS or self.temperature == 1
 
-    def sums(self, logits_RV: Tensor, targets: TargetTensors) -> dict[str, Tensor]:
-        """Sums over the rows for `means`; overwrites `logits_RV`, the student's."""
+    def rows(self, logits_RV: Tensor, targets: TargetTensors) -> dict[str, Tensor]:
+        """What each row adds to the sums that the other methods take, each [R].
+
+        Args:
+            logits_RV: The student's logits at T = 1, which are overwritten.
+            targets: The stored targets of the same rows.
+        """
         ids_RK, exact_RK = targets.ids_NK, targets.exact_NK
         # Values are stored in steps, so the teacher's likeliest may be several: each is agreement.
         stored_RK = targets.logprobs_NK.masked_fill(~exact_RK, EMPTY_TAIL)
@@ -72,15 +115,18 @@ class Comparison:
         logits_RV.div_(self.temperature)
         kl_R = self._estimated_kl(logits_RV, targets) if self._view is View.WEIGHTS else None
         student = _student(logits_RV, ids_RK, exact_RK)
+        renyi = {} if kl_R is not None else _renyi_divergences(student, teacher)
         kl_R = kl_terms(student, teacher)["kl"] if kl_R is None else kl_R
         shared_R = torch.minimum(student.log_head_NK, teacher.log_head_NK).exp().sum(dim=-1)
         shared_R += torch.minimum(student.log_tail_N, teacher.log_tail_N).exp()
         return {
-            "kl": kl_R.double().sum(),
-            "acceptance": shared_R.double().sum(),
-            "bucket": teacher.log_tail_N.exp().double().sum(),
-            "agreed": agreed_R.sum(),
-            "judged": exact_RK.any(dim=-1).sum(),
+            "kl": kl_R.double(),
+            "acceptance": shared_R.double(),
+            "bucket": teacher.log_tail_N.exp().double(),
+            "agreed": agreed_R,
+            "tied": agreed_R & (best_RK.sum(dim=-1) > 1),
+            "judged": exact_RK.any(dim=-1),
+            **renyi,
         }
 
     def means(self, sums: Mapping[str, float], *, targets: int) -> dict[str, float | None]:
@@ -88,6 +134,10 @@ class Comparison:
 
         A row without one says nothing of the teacher's likeliest token; where no row has one,
         agreement and acceptance are None.
+
+        Args:
+            sums: The sums over all rows of what `rows` gives.
+            targets: How many rows these are.
         """
         judged = sums["judged"]
         return {
@@ -97,11 +147,64 @@ class Comparison:
         }
 
     def bounds(self, sums: Mapping[str, float]) -> dict[str, str]:
-        """Which means are no exact values, and what they are instead."""
-        if not sums["bucket"]:
-            return {}
-        kl = {"kl": "estimate" if self._view is View.WEIGHTS else "lower"}
-        return kl | ({"acceptance": "upper"} if sums["judged"] else {})
+        """Which means are no exact values, and what they are: "lower", "upper" or "estimate".
+
+        A bound holds once its coding error is taken off a lower one or added to an upper one.
+
+        Args:
+            sums: The sums over all rows of what `rows` gives.
+        """
+        estimated, whole = self._view is View.WEIGHTS, not sums["bucket"]
+        stated = self.stated_drawn_kl if estimated else self.stated_kl
+        found = {}
+        if stated or not whole:
+            found["kl"] = "estimate" if estimated or whole else "lower"
+        if sums["judged"] and (self.stated_kl or not whole):
+            found["acceptance"] = "estimate" if whole else "upper"
+        if sums["tied"]:
+            found["top1_agreement"] = "upper"
+        return found
+
+    def coding_errors(self, sums: Mapping[str, float], *, targets: int) -> dict[str, float]:
+        """By how much the rounding of stored values may have moved the means that `bounds` names.
+
+        At a temperature between those at which the tail's mass is stored, it is interpolated, with
+        an error that nobody states: kl and acceptance are then left out.
+
+        Args:
+            sums: The sums over all rows of what `rows` gives.
+            targets: How many rows these are.
+        """
+        errors = {"top1_agreement": 0.0}  # of all that may be the likeliest, every one is counted
+        if not self._interpolates:
+            errors["kl"] = self._kl_error(sums, targets)
+            errors["acceptance"] = math.sqrt(self._stated / 2)
+        return {name: errors[name] for name in self.bounds(sums) if name in errors}
+
+    @property
+    def _interpolates(self) -> bool:
+        nodes = self.sparsifier.tail_nodes
+        return bool(nodes) and not any(
+            abs(node - 1 / self.temperature) < _SAME_NODE for node in nodes
+        )
+
+    @property
+    def _stated(self) -> float:
+        """nats: the stated KL at `temperature`; exact values are scaled by 1/T, their errors too.
+
+        Where no tail is kept, what is stored are values at `temperature`.
+        """
+        scale = min(1.0, self.temperature) if self.sparsifier.tail_nodes else 1.0
+        return self.stated_kl / scale**2
+
+    def _kl_error(self, sums: Mapping[str, float], targets: int) -> float:
+        if self._view is View.WEIGHTS:
+            return self.stated_drawn_kl
+        least = max(
+            sums[_renyi_name(one)] / targets - (1 - one) / one * self._stated
+            for one in _COMPLEMENTS
+        )
+        return max(0.0, sums["kl"] / targets - max(0.0, least)) if self._stated else 0.0
 
     def _estimated_kl(self, scaled_RV: Tensor, targets: TargetTensors) -> Tensor:
         """Cross-entropy with the weights, less the teacher's entropy: [R], unbiased."""
@@ -122,3 +225,19 @@ def _student(scaled_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
     )
     rest_R = scaled_RV.scatter_(1, inside_RK, out_RK.expand_as(inside_RK)).logsumexp(dim=-1)
     return bucketed(entries_RK, rest_R, exact_RK)
+
+
+def _renyi_name(complement: float) -> str:
+    return f"renyi {1 - complement}"
+
+
+def _renyi_divergences(student: HeadTail, teacher: HeadTail) -> dict[str, Tensor]:
+    """D_a(teacher || student) = log(sum s^a q^(1 - a)) / (a - 1) of each order a, [R], nats."""
+    log_s_RK1, log_q_RK1 = (
+        torch.cat((side.log_head_NK, side.log_tail_N[:, None]), dim=1).double()
+        for side in (teacher, student)
+    )
+    return {
+        _renyi_name(one): torch.logsumexp((1 - one) * log_s_RK1 + one * log_q_RK1, dim=1) / -one
+        for one in _COMPLEMENTS
+    }

@@ -13,21 +13,16 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-import logitstore
-from logitstore import SettingError, StoreError
+from logitstore import ModelError, SettingError, StoreError
 from logitstore.plumbing import (
     LMHead,
     TextRules,
-    choose_device,
+    evaluating,
     hidden_states,
-    load_model,
-    load_tokenizer,
-    model_folder,
     open_corpus,
     options_of,
     takes,
@@ -35,11 +30,13 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.rows import RowLayout, choose_layout, lay_out
+from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.options import EvalOptions
+from trainer.evaluation.spread import Spread
+from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
 from trainer.training import run_folder
-from trainer.training.student import refuse_misfits, refuse_other_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,6 +45,8 @@ if TYPE_CHECKING:
 
     from logitstore import Document, SparseTargets, StoreSpec
     from trainer.data.rows import Batch
+
+    _Pair: TypeAlias = tuple[Document, SparseTargets | None]
 
 __all__ = ["evaluate"]
 
@@ -66,53 +65,52 @@ def evaluate(**values: Any) -> dict[str, Any]:
     Losses and KL are in nats per target; `kl`, `top1_agreement` (of the most probable token with
     the teacher's) and `acceptance` (`sum_i min(p_i, q_i)`, the chance that speculative decoding
     keeps a drafted token, Leviathan et al. 2023) are None with `data`, where there is no teacher.
-    `ece` is the expected calibration error of the most probable token in 15 equal bins. `bounds`
-    says which of them are a "lower" or an "upper" bound, and which an unbiased "estimate": KL from
-    drawn targets.
+    `ece` is the expected calibration error of the most probable token in 15 equal bins.
+
+    `bounds` says which figures are a "lower" or an "upper" bound, for what is not stored exactly is
+    compared as one bucket, and which an "estimate". `coding_errors` says by how much the rounding
+    of stored values may have moved them: the exact value is at least a lower bound less its coding
+    error, at most an upper one plus its coding error (trainer/evaluation/comparison.py derives it).
+    A bound without a coding error is one at a temperature where the tail's mass is interpolated.
+    `standard_errors` are those of means over targets, by the spread over the `documents`.
 
     A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
     at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
     are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
-    `acceptance` are None.
+    `acceptance` are None; so is a `perplexity` that is too large for a float.
 
-    The result is written to `eval.json` in `out`, or in `model` where that is a run and `logits`
+    A loaded model is left in the mode that it was in. The result is written to `eval.json` in
+    `out`, or in `model` where that is a run and `logits`
     are given: plain text must not take the place of a comparison with the teacher. Raises
-    SettingError, StoreError, ModelError; TokenizerError where model and store do not match.
+    SettingError, StoreError, ModelError (also where a loss is no finite number); TokenizerError
+    where model and store do not match.
     """
     options = EvalOptions(**values)
-    device = choose_device(options.device)
     # What the store cannot serve is refused before a model may have to be fetched.
     stored = None
     if options.logits is not None:
         stored = _from_store(options.logits, temperature=options.temperature)
-    folder = model_folder(str(options.model))
-    source = stored or _from_text(folder, options)
-    model = _load(folder, source.spec)
-    result = _measure(model.to(device).eval(), source, batch_tokens=options.batch_tokens)
-    result |= {"model": str(options.model), "store": source.fingerprint, "data": options.data}
+    subject = Subject.of(options)
     out = options.out
-    if out is None and options.logits is not None and (folder / "run.json").is_file():
-        out = folder
+    if out is None and stored is not None and subject.folder is not None:
+        out = subject.folder if (subject.folder / "run.json").is_file() else None
+    if out is not None:
+        run_folder.refuse_unwritable(out)
+    source = stored or _from_text(subject.open_tokenizer(), options)
+    model = subject.open_model(source.spec)
+    with evaluating(model):
+        result = _measure(model, source, batch_tokens=options.batch_tokens)
+    result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
     if out is not None:
         run_folder.write_json(out / "eval.json", result)
     return result
-
-
-def _load(folder: Path, spec: StoreSpec | None) -> PreTrainedModel:
-    """The model in `folder`, which fits the store of `spec`, if there is one."""
-    if spec is not None:
-        refuse_other_tokenizer(folder, spec=spec)
-    model = load_model(folder, dtype=torch.float32)
-    if spec is not None:
-        refuse_misfits(model, folder, spec=spec)
-    return model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _EvalData:
     """Documents, with targets where there is a teacher."""
 
-    documents: Iterable[tuple[Document, SparseTargets | None]]
+    documents: Iterable[_Pair]
     vocab_size: int
     spec: StoreSpec | None
     comparison: Comparison | None
@@ -120,11 +118,13 @@ class _EvalData:
 
 
 def _from_store(logits: Any, *, temperature: float) -> _EvalData:
-    store = logitstore.open(logits)
+    store = as_store(logits)
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
-    comparison = Comparison(sparsifier=sparsifier, temperature=temperature, vocab_size=size)
+    comparison = Comparison.of(store.spec, temperature=temperature)
     if not sum(one.targets for one in store.blocks):
-        raise StoreError("the store holds no targets to measure on", place=store.uri)
+        raise StoreError(
+            "the store holds no targets to measure on", place=f"store {store.fingerprint[:12]}"
+        )
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)
@@ -137,8 +137,7 @@ def _from_store(logits: Any, *, temperature: float) -> _EvalData:
     )
 
 
-def _from_text(folder: Path, options: EvalOptions) -> _EvalData:
-    tokenizer = load_tokenizer(str(folder))
+def _from_text(tokenizer: Any, options: EvalOptions) -> _EvalData:
     corpus = open_corpus(
         str(options.data),
         text_field=options.text_field,
@@ -169,6 +168,7 @@ class _Totals:
     bins_3B: torch.Tensor = field(
         default_factory=lambda: torch.zeros(3, _BINS, dtype=torch.float64)
     )  # confidence, correct, count of each bin
+    spread: Spread = field(default_factory=Spread)
 
     def add(self, **sums: torch.Tensor | float) -> None:
         for name, value in sums.items():
@@ -181,10 +181,11 @@ def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) ->
     sums = _Totals()
     began = time.perf_counter()
     with torch.inference_mode():
-        for batch in _batches(source.documents, batch_tokens=batch_tokens, layout=layout):
+        for pairs in _batches(source.documents, batch_tokens=batch_tokens):
+            batch = _laid_out(pairs, layout)
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
             hidden_ND = hidden_states(model, inputs.pop("input_ids"), **inputs).flatten(0, 1)
-            rows = _BatchMeasure(head=head, comparison=source.comparison)
+            rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=_targets(pairs))
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
     return _result(
@@ -195,26 +196,26 @@ def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) ->
     )
 
 
-def _batches(
-    documents: Iterable[tuple[Document, SparseTargets | None]],
-    *,
-    batch_tokens: int,
-    layout: RowLayout,
-) -> Iterator[Batch]:
+def _batches(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list[_Pair]]:
     """Documents in their order, as many to a forward pass as fit, at least one."""
-    waiting: list[tuple[Document, SparseTargets | None]] = []
+    waiting: list[_Pair] = []
     tokens = 0
     for document, targets in documents:
         if waiting and tokens + len(document) > batch_tokens:
-            yield _batch(waiting, layout)
+            yield waiting
             waiting, tokens = [], 0
         waiting.append((document, targets))
         tokens += len(document)
     if waiting:
-        yield _batch(waiting, layout)
+        yield waiting
 
 
-def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: RowLayout) -> Batch:
+def _targets(pairs: Iterable[_Pair]) -> torch.Tensor:
+    """int64 [D]: how many tokens of each document count."""
+    return torch.tensor([int(document.counted_L.sum()) for document, _ in pairs])
+
+
+def _laid_out(pairs: list[_Pair], layout: RowLayout) -> Batch:
     return lay_out(
         [document for document, _ in pairs],
         layout=layout,
@@ -224,10 +225,11 @@ def _batch(pairs: list[tuple[Document, SparseTargets | None]], layout: RowLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _BatchMeasure:
-    """A model's distributions, and the teacher's where there is one."""
+    """A model's distributions, and the teacher's where there is one, of D documents."""
 
     head: LMHead
     comparison: Comparison | None
+    lengths: torch.Tensor  # int64 [D]: their targets, which are the rows of the batch
 
     def add(self, hidden_RD: torch.Tensor, batch: Batch, sums: _Totals) -> None:
         """Count every target of a batch, a chunk of rows at a time."""
@@ -239,17 +241,29 @@ class _BatchMeasure:
                 teacher_loss=-batch.targets.label_logprob_R.sum(dtype="float64"),
                 teacher_entropy=batch.targets.entropy_R.sum(dtype="float64"),
             )
+        document_R = torch.arange(len(self.lengths)).repeat_interleave(self.lengths)
+        by_document: dict[str, torch.Tensor] = {"targets": self.lengths.double()}
         for start in range(0, len(labels_R), rows):
             chunk = slice(start, start + rows)
             logits_RV = self.head.logits(hidden_RD[chunk])
-            self._add_labels(logits_RV, labels_R[chunk], sums)
+            found = self._add_labels(logits_RV, labels_R[chunk], sums)
             if teacher is not None and self.comparison is not None:
                 targets = teacher.rows(chunk).to(logits_RV.device)
-                sums.add(**self.comparison.sums(logits_RV, targets))
+                compared = self.comparison.rows(logits_RV, targets)
+                sums.add(**{name: value_R.sum() for name, value_R in compared.items()})
+                found |= compared
+            for name, value_R in found.items():
+                sum_D = by_document.setdefault(name, torch.zeros_like(by_document["targets"]))
+                sum_D.index_add_(0, document_R[chunk], value_R.double().cpu())
+        sums.spread.add(by_document)
 
-    def _add_labels(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Totals) -> None:
+    def _add_labels(
+        self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Totals
+    ) -> dict[str, torch.Tensor]:
+        """Count what needs no teacher; gives the loss of each row, float64 [R]."""
         log_total_R = logits_RV.logsumexp(dim=-1)
         label_R = logits_RV.gather(1, labels_R[:, None])[:, 0] - log_total_R
+        _check_finite(label_R)
         top_R, id_R = logits_RV.max(dim=-1)
         confidence_R = (top_R - log_total_R).exp().double().cpu()
         correct_R = (id_R == labels_R).double().cpu()
@@ -259,6 +273,17 @@ class _BatchMeasure:
             sums.bins_3B, (confidence_R, correct_R, torch.ones_like(correct_R)), strict=True
         ):
             row.index_add_(0, bin_R, value_R)
+        return {"loss": -label_R.double()}
+
+
+def _check_finite(label_R: torch.Tensor) -> None:
+    finite_R = label_R.isfinite()
+    if not bool(finite_R.all()):
+        raise ModelError(
+            "the model's loss of a target is no finite number",
+            found=-float(label_R[~finite_R][0]),
+            remedy="Where a run has diverged, train again with a smaller --lr",
+        )
 
 
 def _result(
@@ -278,10 +303,11 @@ def _result(
     confidence_B, correct_B, count_B = sums.bins_3B
     return {
         "parameters": parameters,
+        "documents": sums.spread.ratios["loss"].documents,
         "targets": targets,
         "temperature": None if comparison is None else comparison.temperature,
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < _MOST_NATS else math.inf,
+        "perplexity": math.exp(loss) if loss < _MOST_NATS else None,
         "kl": near["kl"],
         "top1_agreement": near["top1_agreement"],
         "ece": float((confidence_B - correct_B).abs().sum()) / targets,
@@ -290,6 +316,10 @@ def _result(
         "teacher_loss": near["teacher_loss"],
         "teacher_entropy": near["teacher_entropy"],
         "bounds": {} if comparison is None else comparison.bounds(values),
+        "coding_errors": (
+            {} if comparison is None else comparison.coding_errors(values, targets=targets)
+        ),
+        "standard_errors": sums.spread.standard_errors(),
         "reliability": [
             {
                 "confidence": float(confidence_B[place] / count_B[place]),

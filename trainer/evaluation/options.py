@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import option
+from logitstore.plumbing import STORE, option, refuse_uri
 from trainer.training.options import TRAINER_DEVICE
 
 __all__ = ["EvalOptions"]
@@ -18,26 +18,65 @@ class EvalOptions:
     """The options of an evaluation, each within its bounds."""
 
     model: Any = option(
+        refuse=refuse_uri,
         help="The model to measure: the folder of a run, a transformers folder, or a Hub id.",
+        in_python="Or a loaded transformers model, which stays on its device and in its number "
+        "type.",
         positional=True,
     )
-    logits: Any | None = option(None, help="A store of held-out text, with its teacher's targets.")
-    data: str | None = option(None, help="Held-out text, without a teacher; as `dump` takes it.")
-    temperature: float = option(
-        1.0, help="The temperature of the KL to the teacher and of the acceptance.", above=0
+    tokenizer: Any | None = option(
+        None,
+        help="The tokenizer of the model, or its folder or Hub id; a loaded model needs one for "
+        "`data`.",
+        unset="that of the model's folder",
+        python_only=True,
     )
-    batch_tokens: int = option(4096, help="Tokens of one forward pass.", least=1)
+    logits: Any | None = option(
+        None,
+        like=STORE,
+        nullable=True,
+        positional=False,
+        excludes=("data",),
+        help="A store of held-out text, with its teacher's targets.",
+        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
+    )
+    data: str | None = option(
+        None,
+        refuse=refuse_uri,
+        excludes=("logits",),
+        help="Held-out text, without a teacher: a file, a folder or a Hub data set, as for `dump`.",
+    )
+    temperature: float = option(
+        1.0,
+        help="The temperature of the KL to the teacher and of the acceptance.",
+        above=0,
+        needs="logits",
+    )
+    batch_tokens: int = option(
+        4096,
+        help="The most tokens in one forward pass; a longer document has a pass of its own.",
+        least=1,
+    )
     max_length: int | None = option(
         None,
-        help="Tokens of a document of --data; longer ones are split.",
+        help="The most tokens of a document; longer ones are split.",
         unset="1024",
         least=2,
+        needs="data",
     )
     text_field: str | None = option(
-        None, help="The field of --data that holds the text.", unset="text, where there is one"
+        None,
+        help="The field of a record that holds its text.",
+        unset="'text', where there is one",
+        needs="data",
+        excludes=("messages_field",),
     )
     messages_field: str | None = option(
-        None, help="The field of --data that holds a chat.", unset="messages, where there is one"
+        None,
+        help="The field of a record that holds its chat.",
+        unset="'messages', where there is one",
+        needs="data",
+        excludes=("text_field",),
     )
     out: Path | None = option(
         None,
@@ -47,6 +86,25 @@ class EvalOptions:
     device: str = option(like=TRAINER_DEVICE)
 
     def __post_init__(self) -> None:
-        """Raise SettingError where there is not one text to measure on."""
-        if (self.logits is None) == (self.data is None):
-            raise SettingError("name one of --logits and --data: the text to measure on")
+        """Raise SettingError where there is not one text and one model to measure."""
+        if not isinstance(self.model, str | Path):
+            self._check_loaded()
+        if self.logits is None and self.data is None:
+            raise SettingError(
+                "there is no text to measure on", remedy="Give one of --logits and --data"
+            )
+
+    def _check_loaded(self) -> None:
+        if not all(hasattr(self.model, name) for name in ("get_output_embeddings", "config")):
+            raise SettingError(
+                "model is neither a name nor a loaded transformers model",
+                found=type(self.model).__name__,
+            )
+        if self.device != "auto":
+            raise SettingError(
+                "--device means nothing to a model that is loaded already",
+                found=self.device,
+                remedy="Leave it out, and move the model before",
+            )
+        if self.data is not None and self.tokenizer is None:
+            raise SettingError("a loaded model needs a tokenizer", remedy="Give it as tokenizer=")

@@ -46,7 +46,7 @@ LOSSES: dict[str, Loss] = {
     )
 }
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "MASKED_LOGIT": "trainer.losses.head_tail",

@@ -1,10 +1,11 @@
 """What a loss declares, what it is given, and the plain formula that it is compared with.
 
-A distribution over V tokens is seen as the K entries of a stored target and a bucket that pools
-everything else. A divergence between two such views is a lower bound of the divergence between the
-distributions, and equal to it where the bucket is empty. A loss is a plain differentiable function
-of the two views; the fused pass takes its gradient from autograd. A new loss is one file and one
-line of `LOSSES`; the conformance tests run over that table.
+A distribution over V tokens is represented by the K entries of a stored target and one bucket,
+which has the probability of all other tokens together. A divergence between two distributions in
+this form is a lower bound of that between the whole ones, and equal to it where the bucket is
+empty. A loss is a differentiable function of student and teacher in this form; the fused pass takes
+its gradient from autograd. A new loss is one file and one line of `LOSSES`; the conformance tests
+run over that table.
 
 Nothing here imports torch, so that a command line can name every loss without the cost of it.
 
@@ -59,9 +60,13 @@ class DenseRows:
     label_ids_R: Tensor  # int64: the true token
 
     def pooled(self, logprobs_RV: Tensor) -> Tensor:
-        """The kept tokens of `logprobs_RV`, and as one more column all others together, [R, V + 1].
+        """The kept tokens, and as one more column all others together, [R, V + 1], nats.
 
-        What is not there holds 0, on either side, so that a difference of two such columns is 0.
+        Args:
+            logprobs_RV: Log-probabilities of all tokens: the student's or the teacher's.
+
+        A token that is not kept holds 0, and so does an empty last column: the difference of the
+        two sides is 0 there.
         """
         import torch
 
@@ -82,15 +87,28 @@ class Loss:
     `tail` says what the loss makes of the teacher's bucket: it is compared with the student's
     ("bucket"), it is left out and the head renormalised ("dropped"), or its mass is given to the
     true token ("label").
+
+    `linear` says that the gradient on the student is linear in the teacher, over given entries and
+    bucket: the divergence of a mixture of two teachers is the mixture of theirs, up to a term that
+    no student changes (for forward KL the teacher's entropy).
     """
 
     name: str  # on the command line and in run.json
     summary: str  # a sentence, for help texts and docs
     divergence: Callable[[LossInputs], Tensor]
     reference: Callable[[DenseRows], Tensor]
-    linear: bool  # its gradient is linear in the teacher: only then is it unbiased from draws
+    linear: bool  # in the teacher, as far as the student's gradient goes
     tail: TailUse
     times_temperature_squared: bool  # it is weighed by T^2, so that its gradient keeps its size
+
+    @property
+    def serves_drawn(self) -> bool:
+        """Whether drawn weights can stand for the teacher, without bias.
+
+        It must be linear, and ask nothing of the tail but what it weighs: drawn entries have no
+        bucket, so a loss that gives the tail's mass to the label would find none to give.
+        """
+        return self.linear and self.tail == "bucket"
 
     def __post_init__(self) -> None:
         """Raise TypeError for a declaration that leaves something open."""

@@ -1,8 +1,9 @@
 """The loss of a batch, computed inside the student's own forward.
 
-Outside of it, DistributedDataParallel would not see the backward pass (ranks then differ by 3e-2
-after two steps), and the weights of FSDP and ZeRO would not be there. So while a loss is asked for,
-the model's `forward` takes one keyword more; without it, it is the model's own.
+Taken after the forward, DistributedDataParallel would not see the backward pass (ranks then differ
+by 3e-2 after two steps), and FSDP and ZeRO would have released the weights of the output layer. So
+inside `loss_inside_forward` the model's `forward` takes one more keyword, `loss_request`; without
+that keyword it computes what it always does.
 
 Shapes: R counted targets, N packed tokens, D width.
 """
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore import SettingError
+from logitstore import ModelError, SettingError
 from logitstore.plumbing import LMHead, hidden_states, sparsifier_of
+from trainer.data.rows import Batch
 from trainer.losses import LOSSES
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
+from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 from trainer.losses.tensors import TargetTensors
 
 if TYPE_CHECKING:
@@ -27,9 +30,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from trainer.data.rows import Batch
-
-__all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward"]
+__all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward", "named_loss"]
 
 
 def distillation_loss(
@@ -57,18 +58,27 @@ def distillation_loss(
         loss: The divergence: a name of the table of losses, or a `Loss` of your own.
 
     Returns sums: `loss` with its gradient, `sums` of the metrics, the `count` of targets. Raises
-    SettingError where the store's targets cannot serve the loss or the temperature.
+    SettingError for a value that is out of range, a batch without the targets of its labels, and
+    where the store's targets cannot serve the loss or the temperature; ModelError for a model with
+    a smaller vocabulary than the store's.
     """
+    alpha = ALPHA.check(alpha)
+    temperature = None if temperature is None else TEMPERATURE.check(temperature)
+    loss = named_loss(loss)
+    _refuse_misfits(model, batch)
     with loss_inside_forward(model):
         return loss_from_forward(model, batch, alpha=alpha, temperature=temperature, loss=loss)
 
 
 @contextmanager
 def loss_inside_forward(model: torch.nn.Module) -> Iterator[None]:
-    """While it lasts, `loss_from_forward` can ask `model` for the loss of a batch.
+    """A context in which `loss_from_forward` can take the loss of a batch from `model`.
 
-    The method is set on the instance: the class, and other models of it, stay as they are, and so
-    do saving, wrapping and adapters.
+    Its `forward` is replaced on the instance, and put back at the end: the class, and other models
+    of it, stay as they are, and so do saving, wrapping and adapters.
+
+    Args:
+        model: The student, as `distillation_loss` takes it.
     """
     inner = _transformers_model(model)
     plain, before = inner.forward, inner.__dict__.get("forward")
@@ -97,10 +107,18 @@ def loss_from_forward(
     temperature: float | None,
     loss: str | Loss,
 ) -> LossSums:
-    """`distillation_loss` of a model inside `loss_inside_forward`."""
+    """`distillation_loss` of a model that is inside the context of `loss_inside_forward`.
+
+    Args:
+        model: See `distillation_loss`, as for all arguments.
+        batch: One of `training_batches`.
+        alpha: Weight of the teacher's distribution.
+        temperature: T; None for that of the batch.
+        loss: The divergence.
+    """
     device = next(model.parameters()).device
     request = _LossRequest(
-        batch, alpha=alpha, temperature=temperature, loss=_named(loss), device=device
+        batch, alpha=alpha, temperature=temperature, loss=named_loss(loss), device=device
     )
     inputs = {name: value.to(device) for name, value in batch.model_inputs.items()}
     return LossSums(**model(**inputs, loss_request=request))
@@ -173,12 +191,32 @@ def _temperature(batch: Batch, temperature: float | None) -> float:
     return temperature
 
 
-def _named(loss: str | Loss) -> Loss:
-    if isinstance(loss, Loss):
-        return loss
-    if loss not in LOSSES:
-        raise SettingError("--loss is unknown", found=loss, allowed=", ".join(LOSSES))
-    return LOSSES[loss]
+def named_loss(loss: str | Loss) -> Loss:
+    """The loss of that name, or the one that is given. Raises SettingError for an unknown name."""
+    return loss if isinstance(loss, Loss) else LOSSES[LOSS.check(loss)]
+
+
+def _refuse_misfits(model: torch.nn.Module, batch: Batch) -> None:
+    """Raise SettingError or ModelError where there is no loss of `batch` for `model`."""
+    for name, value, kind in (("model", model, torch.nn.Module), ("batch", batch, Batch)):
+        if not isinstance(value, kind):
+            raise SettingError(
+                f"{name} is of another type", found=type(value).__name__, allowed=kind.__name__
+            )
+    if batch.targets is None and len(batch.labels_R):
+        raise SettingError("the batch has labels, and no targets to learn them from", place="batch")
+    inner = _transformers_model(model)
+    if not hasattr(inner, "get_input_embeddings"):
+        raise SettingError("model is no transformers model", found=type(inner).__name__)
+    size = _spec_of(batch).tokenizer.vocab_size
+    embeddings = inner.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", size)  # the weight itself may be sharded
+    if rows < size:
+        raise ModelError(
+            "the model has fewer input embeddings than the store's vocabulary has ids",
+            found=rows,
+            allowed=f"{size} or more",
+        )
 
 
 def _transformers_model(model: Any) -> PreTrainedModel:

@@ -18,7 +18,13 @@ __all__ = ["forward_kl", "kl_to_student"]
 
 
 def kl_to_student(student: HeadTail, teacher: HeadTail, used_NK: Tensor) -> Tensor:
-    """`sum_i p_i (log p_i - log q_i)` over the used entries and the bucket, [N]."""
+    """`sum_i p_i (log p_i - log q_i)` over the used entries and the bucket, [N], nats.
+
+    Args:
+        student: q, over entries and bucket.
+        teacher: p, over the same.
+        used_NK: bool: which entries are in use.
+    """
     head_NK = teacher.log_head_NK.exp() * (teacher.log_head_NK - student.log_head_NK)
     tail_N = teacher.log_tail_N.exp() * (teacher.log_tail_N - student.log_tail_N)
     return head_NK.masked_fill(~used_NK, 0.0).sum(dim=-1) + tail_N

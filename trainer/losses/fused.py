@@ -47,9 +47,15 @@ _CHUNK_ROWS = 128
 class LossSums:
     """Sums over `count` rows; dividing is the caller's.
 
-    `sums` holds detached float32 scalars: loss, ce, divergence, kl (forward, of all that is known
-    of the teacher, whatever the loss), agreement (rows whose likeliest token is the teacher's),
-    judged (rows where the teacher's is known), and where there is a bucket kl_binary and kl_head.
+    `sums` holds detached float32 scalars:
+
+    * loss, ce (cross-entropy with the true tokens), divergence (that of the loss, without T^2);
+    * kl: forward KL whatever the loss is, taken from the targets in one way for all losses: an
+      unbiased estimate from the weights of targets that were drawn at T, else that over the exact
+      entries and one bucket, a lower bound but for the rounding of stored values;
+    * kl_binary and kl_head, where kl is over a bucket: its two parts, KL of the mass in the head
+      against that in the bucket, and KL inside the head times the mass of the head;
+    * agreement (rows whose likeliest token is the teacher's), judged (rows where that is known).
     """
 
     loss: Tensor  # float32 scalar with a gradient
@@ -71,9 +77,19 @@ def sparse_distillation_loss(
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
 
-    `sparsifier` is the one that made the targets, which are those of `temperature` where they were
-    drawn. Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed
-    here and only scaled in backward; without grad mode nothing but the values is computed. Raises
+    Args:
+        hidden_ND: The student's last hidden states of the counted rows.
+        head: Its output layer.
+        targets: The stored targets of the rows; those of `temperature` where they were drawn.
+        label_ids_N: int64: the true tokens.
+        alpha: Weight of the divergence, 0 to 1; the rest is that of the true tokens.
+        temperature: T, of both distributions in the divergence.
+        loss: The divergence; T^2 stands before it where it declares so.
+        sparsifier: The one that made the targets.
+        chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
+
+    Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
+    only scaled in backward; without grad mode nothing but the values is computed. Raises
     SettingError where the targets cannot serve the temperature or the loss.
     """
     context = _ChunkContext(
@@ -199,6 +215,9 @@ class _ChunkedPass:
         self._head.logits(self._hidden_ND[chunk], out_NV=z_CV)
         slope_CV = self._slope(z_CV)
         head_CK, label_C = z_CV.gather(1, ids_CK), z_CV.gather(1, labels_C1).squeeze(1)
+        drawn = {}
+        if self._context.row_loss.needs_drawn:
+            drawn["used_CK"] = z_CV.gather(1, targets.ids_NK)
         z_CV.scatter_(1, ids_CK, MASKED_LOGIT)
         top_C = z_CV.amax(dim=1)
         temperature = self._context.row_loss.temperature
@@ -207,7 +226,9 @@ class _ChunkedPass:
         leaves = {"head_CK": head_CK, "label_C": label_C, "rest_C": tail.log_sum_C}
         if scaled is not None:
             leaves["scaled_rest_C"] = scaled.log_sum_C
-        sums, grads = self._rows(targets, leaves, top_C=top_C, label_ids_C=labels_C1.squeeze(1))
+        sums, grads = self._rows(
+            targets, leaves, top_C=top_C, label_ids_C=labels_C1.squeeze(1), **drawn
+        )
         if grads:
             z_CV.mul_((grads["rest_C"] / tail.sum_C)[:, None])
             if scaled is not None:

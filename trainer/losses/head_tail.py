@@ -1,4 +1,4 @@
-"""Views of a distribution over entries and one bucket: how they are normalised and compared.
+"""A distribution over entries and one bucket of all other tokens: normalising and comparing it.
 
 Shapes: N packed tokens (rows), K entries.
 """
@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MASKED_LOGIT", "bucketed", "kl_terms"]
 
-# The logit of what must weigh nothing. Finite, so that a difference of two of them is 0 and not
-# NaN, and far enough out that no model's logits come near it.
+# The logit of a token that must have a probability of 0. Finite, so that the difference of two of
+# them is 0 and not NaN; no model's logits come near it.
 MASKED_LOGIT = -1.0e30
 
 
 def bucketed(logits_NK: Tensor, log_rest_N: Tensor, used_NK: Tensor) -> HeadTail:
-    """Entries and bucket normalised to one; inputs are log-masses up to a constant per row."""
+    """Entries and bucket with a total probability of 1.
+
+    Args:
+        logits_NK: Nats: log-masses of the entries, up to one constant in each row.
+        log_rest_N: Nats: log-mass of all other tokens together, up to the same constant.
+        used_NK: bool: which entries are in use; the others get a probability of 0.
+    """
     masses_NK1 = torch.cat(
         (logits_NK.masked_fill(~used_NK, MASKED_LOGIT), log_rest_N.unsqueeze(-1)), dim=-1
     )
@@ -32,10 +38,16 @@ def bucketed(logits_NK: Tensor, log_rest_N: Tensor, used_NK: Tensor) -> HeadTail
 
 
 def kl_terms(student: HeadTail, teacher: HeadTail) -> dict[str, Tensor]:
-    """Forward KL per row, and its two parts: of head against bucket, and inside the head.
+    """Forward KL of each row, "kl", and its two parts, "kl_binary" and "kl_head", each [N].
 
-    `KL = KL_bin(M || Q) + (1 - M) KL(head)` with M and Q the two tail masses. The third part of
-    the full divergence, `M KL(tail)`, is what a bucket cannot see.
+    `KL = KL_bin(M || Q) + (1 - M) KL(head)`, where M and Q are the masses of the teacher's and the
+    student's bucket, KL_bin is that of two outcomes, head or bucket, and KL(head) that of the
+    distributions inside the head. The KL over the whole vocabulary has a third part, `M KL(tail)`,
+    which a bucket does not show: that is why forward KL here is a lower bound.
+
+    Args:
+        student: The student over entries and bucket.
+        teacher: The teacher over the same.
     """
     p_NK = teacher.log_head_NK.exp()
     gap_NK = teacher.log_head_NK - student.log_head_NK

@@ -1,7 +1,8 @@
 """Forward KL to the head, where the true token gets the mass that the head lacks.
 
 The "naive fix" of "Sparse Logit Sampling" (arXiv 2503.16870): biased towards the labels, but the
-tail is no longer taught to be nothing.
+tail is no longer taught to be nothing. Linear in the teacher, but not to be had from drawn entries:
+they leave no mass to give to the label.
 
 Shapes: N rows, K entries, R rows of whole distributions, V vocabulary.
 """
@@ -69,7 +70,7 @@ residual_to_label = Loss(
     summary="Forward KL to the kept tokens, the mass that they lack given to the true token.",
     divergence=_divergence,
     reference=_reference,
-    linear=False,
+    linear=True,
     tail="label",
     times_temperature_squared=True,
 )

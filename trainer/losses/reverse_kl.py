@@ -1,4 +1,4 @@
-"""Reverse KL, student to teacher: it seeks the teacher's modes and leaves out what it cannot hold.
+"""Reverse KL, student to teacher: mode-seeking, the student gives nothing to unlikely tokens.
 
 Not linear in the teacher, so it needs exact entries; over a bucket it is a lower bound.
 

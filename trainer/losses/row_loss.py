@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from trainer.losses.base import LossInputs
+from trainer.losses.forward_kl import forward_kl
 from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
 from trainer.losses.teacher import exact_teacher, weighted_teacher
 from trainer.losses.views import View, choose_view
@@ -41,10 +42,14 @@ class RowLoss:
     sparsifier: SparsifierSpec
     vocab_size: int
     view: View = field(init=False)
+    # How forward KL sees the targets: "kl" is taken so whatever the loss is, or runs with different
+    # losses could not be compared.
+    kl_view: View = field(init=False)
 
     def __post_init__(self) -> None:
-        view = choose_view(self.sparsifier, loss=self.loss, temperature=self.temperature)
-        object.__setattr__(self, "view", view)
+        for name, loss in (("view", self.loss), ("kl_view", forward_kl)):
+            view = choose_view(self.sparsifier, loss=loss, temperature=self.temperature)
+            object.__setattr__(self, name, view)
 
     @property
     def factor(self) -> float:
@@ -53,13 +58,21 @@ class RowLoss:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is summed; the parts of the divergence only where there is a bucket."""
-        parts = ("kl_binary", "kl_head") if self.view is View.BUCKET else ()
+        """What is summed; the parts of kl only where that is taken over head and bucket."""
+        parts = ("kl_binary", "kl_head") if self.kl_view is View.BUCKET else ()
         return ("loss", "ce", "divergence", "kl", *parts, "agreement", "judged")
 
     def entries(self, targets: TargetTensors) -> Tensor:
-        """bool [C, K]: which entries stand for themselves; all others are of the bucket."""
+        """bool [C, K]: which entries of `targets` stand for themselves, outside the bucket."""
         return targets.exact_NK if self.view is View.BUCKET else targets.used_NK
+
+    @property
+    def needs_drawn(self) -> bool:
+        """Whether `metrics` needs the logits of drawn entries beside those of `entries`.
+
+        So it is where the loss is taken over head and bucket, and kl from the weights.
+        """
+        return self.view is not self.kl_view
 
     def metrics(
         self,
@@ -71,30 +84,41 @@ class RowLoss:
         rest_C: Tensor,
         top_C: Tensor,
         scaled_rest_C: Tensor | None = None,
+        used_CK: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every metric of every row, float32 [C]; "loss" is the one to differentiate.
 
-        `head_CK` and `label_C` are logits, `rest_C` the log-sum-exp of all that are no entries,
-        `top_C` the largest of them, and `scaled_rest_C` the log-sum-exp of the same logits over T,
-        given where T is not 1.
+        Args:
+            targets: The targets of C rows.
+            label_ids_C: int64: the true tokens.
+            head_CK: The student's logits of the `entries` of `targets`; others are not looked at.
+            label_C: Its logits of the true tokens.
+            rest_C: The log-sum-exp of its logits of all tokens that are no entries.
+            top_C: The largest of those logits.
+            scaled_rest_C: The log-sum-exp of the same logits over T; given where T is not 1.
+            used_CK: Its logits of all entries in use, drawn ones too; given where `needs_drawn`.
         """
         entries_CK = self.entries(targets)
         scaled_rest_C = rest_C if scaled_rest_C is None else scaled_rest_C
         student = bucketed(head_CK / self.temperature, scaled_rest_C, entries_CK)
         teacher, constant_C = self._teacher(targets)
         ce_C = _log_total(head_CK, rest_C, entries_CK) - label_C
+        scaled_total_C = _log_total(head_CK / self.temperature, scaled_rest_C, entries_CK)
         inputs = LossInputs(
             student=student,
             teacher=teacher,
             used_NK=entries_CK,
             is_label_NK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
-            log_label_N=label_C / self.temperature
-            - _log_total(head_CK / self.temperature, scaled_rest_C, entries_CK),
+            log_label_N=label_C / self.temperature - scaled_total_C,
         )
         divergence_C = self.loss.divergence(inputs) + constant_C
         with torch.no_grad():
-            parts = kl_terms(student, teacher)
-            parts["kl"] += constant_C
+            if used_CK is None:
+                parts = kl_terms(student, teacher)
+                parts["kl"] += constant_C
+            else:
+                log_q_CK = used_CK / self.temperature - scaled_total_C[:, None]
+                parts = {"kl": _estimated_kl(targets, log_q_CK)}
             agreement_C, judged_C = _agreement(targets, head_CK, top_C, entries_CK)
         values = parts | {
             "loss": (1.0 - self.alpha) * ce_C + self.alpha * self.factor * divergence_C,
@@ -121,6 +145,13 @@ class RowLoss:
 def _log_total(head_CK: Tensor, rest_C: Tensor, entries_CK: Tensor) -> Tensor:
     """The log-sum-exp over the whole vocabulary."""
     return torch.logaddexp(head_CK.masked_fill(~entries_CK, MASKED_LOGIT).logsumexp(dim=1), rest_C)
+
+
+def _estimated_kl(targets: TargetTensors, log_q_CK: Tensor) -> Tensor:
+    """Forward KL from the weights of all entries, unbiased, [C]."""
+    teacher, constant_C = weighted_teacher(targets)
+    gap_CK = teacher.log_head_NK.exp() * (teacher.log_head_NK - log_q_CK)
+    return gap_CK.masked_fill(~targets.used_NK, 0.0).sum(dim=1) + constant_C
 
 
 def _agreement(

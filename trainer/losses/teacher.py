@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitstore import EMPTY_TAIL
-from logitstore.plumbing import tail_logmass_at
+from logitstore.plumbing import rest_logmass, tail_logmass_at
 from trainer.losses.base import HeadTail
 from trainer.losses.head_tail import bucketed
 
@@ -32,10 +32,16 @@ __all__ = [
 def exact_teacher(
     targets: TargetTensors, *, nodes: tuple[float, ...], temperature: float, vocab_size: int
 ) -> HeadTail:
-    """The teacher over its exact entries; a drawn one belongs to the bucket, as all others do.
+    """The teacher over its exact entries and one bucket, which holds the drawn ones too.
 
-    Where no tail is kept the bucket's mass is what the drawn entries weigh together, and
-    `temperature` must be the one at which they were drawn.
+    Args:
+        targets: What is stored of N rows.
+        nodes: The b = 1/T at which `targets.tail_logmass_NB` is stored; empty where no tail is.
+        temperature: T, of the result. Where no tail is kept it must be the one at which the
+            targets were drawn, for entries and bucket are taken as they stand.
+        vocab_size: V.
+
+    Raises SettingError where the tail's mass cannot be had at `temperature`.
     """
     exact_NK = targets.exact_NK
     if targets.kind.keeps_tail:
@@ -48,16 +54,25 @@ def exact_teacher(
             vocab_size=vocab_size,
             count_N=exact_NK.sum(dim=1),
         )
-    drawn_NK = targets.used_NK & ~exact_NK
-    drawn_N = targets.logprobs_NK.masked_fill(~drawn_NK, EMPTY_TAIL).logsumexp(dim=1)
-    return bucketed(targets.logprobs_NK, drawn_N, exact_NK)
+    rest_N = rest_logmass(
+        targets.kind,
+        targets.logprobs_NK,
+        used_RK=targets.used_NK,
+        exact_RK=exact_NK,
+        vocab_size=vocab_size,
+    )
+    return bucketed(targets.logprobs_NK, rest_N, exact_NK)
 
 
 def weighted_teacher(targets: TargetTensors) -> tuple[HeadTail, Tensor]:
-    """The weights of all entries as a teacher, and what is to be added to its divergences, [N].
+    """The weights of all entries as a teacher, and what must be added to a forward KL from it, [N].
 
-    A divergence from the weights is soft cross-entropy less their own entropy; less the teacher's
-    instead, it is an unbiased estimate of the full one.
+    Forward KL from the weights w is soft cross-entropy less their own entropy, `sum w log w - sum
+    w log q`. With the teacher's stored entropy in place of theirs it is an unbiased estimate of the
+    KL over the whole vocabulary, since the mean of w over draws is the teacher's distribution.
+
+    Args:
+        targets: What is stored of N rows. Its weights need not sum to 1 in a row.
     """
     log_NK = targets.logprobs_NK.masked_fill(~targets.used_NK, EMPTY_TAIL)
     view = HeadTail(log_head_NK=log_NK, log_tail_N=torch.full_like(log_NK[:, 0], EMPTY_TAIL))
@@ -76,8 +91,17 @@ def teacher_head_tail(
 ) -> HeadTail:
     """The teacher at `temperature`, over its entries and the bucket of everything else.
 
-    `nodes` are the b = 1/T at which `tail_logmass_NB` is stored; a temperature that is one of them
-    is served exactly. Raises SettingError for one that is neither a node nor between 1 and 10.
+    Args:
+        logprobs_NK: Nats at T = 1: the log-probabilities of the entries.
+        used_NK: bool: which entries are in use.
+        tail_logmass_NB: Nats: the log-mass of the tail at each of `nodes`.
+        nodes: The b = 1/T at which `tail_logmass_NB` is stored. A temperature that is one of them
+            is served exactly, others by interpolation.
+        temperature: T, of the result.
+        vocab_size: V.
+        count_N: How many entries of each row are in use.
+
+    Raises SettingError for a temperature that is neither a node nor between 1 and 10.
     """
     tail_N = tail_logmass_at(
         temperature, tail_logmass_NB, nodes=nodes, vocab_size=vocab_size, count_R=count_N

@@ -39,7 +39,7 @@ class TargetTensors:
 
     @staticmethod
     def of(targets: SparseTargets) -> TargetTensors:
-        """`targets` on the CPU."""
+        """The columns of `targets` as tensors on the CPU."""
         return TargetTensors(
             kind=targets.kind,
             ids_NK=torch.from_numpy(targets.ids_RK.astype(np.int64)),

@@ -1,8 +1,10 @@
 """Which targets of a store are a teacher for a loss at a temperature, and which are not.
 
-topk, topp          exact entries and a bucket: any loss, any temperature that their tails serve
-hybrid              the same; at T = 1 also all its weights, which a linear loss is unbiased from
-sample, unbiased    weights alone: linear losses, at the temperatures that were drawn
+What a target is, its kind says; no sparsifier is asked for by name.
+
+    keeps a tail, no draws    exact entries and a bucket: any loss at any temperature of its tail
+    keeps a tail, and draws   the same; at T = 1 its weights, where the loss is unbiased from them
+    no tail                   weights alone: such losses, at the temperatures that were drawn
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitstore import SettingError
-from logitstore.plumbing import sparsifier_of, tail_logmass_at
+from logitstore.plumbing import (
+    SPARSIFIERS,
+    TAIL_TEMPERATURES,
+    sparsifier_of,
+    tail_logmass_at,
+)
+from trainer.losses.forward_kl import forward_kl
 
 if TYPE_CHECKING:
     from logitstore import SparsifierSpec
@@ -26,11 +34,16 @@ class View(Enum):
     """How a target is seen."""
 
     BUCKET = "bucket"  # its exact entries, and one bucket of everything else
-    WEIGHTS = "weights"  # all its entries by their weights, which sum to 1
+    WEIGHTS = "weights"  # all its entries by their weights, in the mean the teacher's probabilities
 
 
 def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -> View:
-    """How `loss` at `temperature` sees the targets of `sparsifier`.
+    """How a loss sees the targets of a store.
+
+    Args:
+        sparsifier: The spec of what made the targets.
+        loss: The loss.
+        temperature: T, of both distributions.
 
     Raises SettingError, with the reason and what to do instead, where they cannot serve it.
     """
@@ -38,7 +51,7 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
     if not kind.keeps_tail:
         _check_drawn(sparsifier.temperatures, loss=loss, temperature=temperature)
         return View.WEIGHTS
-    if kind.drawn and temperature == 1.0 and loss.linear:
+    if kind.drawn and temperature == 1.0 and loss.serves_drawn:
         return View.WEIGHTS
     # Asked for a tail of no rows, which refuses as it would for one of many.
     none_RB = torch.zeros(0, len(sparsifier.tail_nodes))
@@ -55,15 +68,20 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
 def draw_for(sparsifier: SparsifierSpec, *, temperature: float, epoch: int) -> int:
     """Which draw of a store to read: the repeats of a temperature take turns from epoch to epoch.
 
-    `temperature` is one that `choose_view` lets pass.
+    Args:
+        sparsifier: The spec of what made the targets.
+        temperature: T; one that `choose_view` lets pass.
+        epoch: The number of the epoch, from 0.
     """
     return sparsifier.draw_number(temperature=temperature, repeat=epoch)
 
 
 def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) -> None:
+    keeping = _either([one.name for one in SPARSIFIERS.values() if one.targets.keeps_tail])
     if temperature not in drawn:
         wanted = ",".join(f"{one:g}" for one in sorted({*drawn, temperature}))
-        others = ", or with --sparsify hybrid, topk or topp" if 1 <= temperature <= 10 else ""
+        lowest, highest = TAIL_TEMPERATURES
+        others = f", or with --sparsify {keeping}" if lowest <= temperature <= highest else ""
         raise SettingError(
             "the store's targets were not drawn at this temperature",
             place="--temperature",
@@ -71,11 +89,16 @@ def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) ->
             allowed=", ".join(f"{one:g}" for one in drawn),
             remedy=f"Dump again with --temperature {wanted}{others}",
         )
-    if not loss.linear:
+    if not loss.serves_drawn:
         raise SettingError(
             "drawn targets serve only losses that are linear in the teacher"
             if loss.tail == "bucket"
             else "the loss needs a head of exact entries, and drawn targets have none for sure",
             place="--loss",
-            remedy="Take --loss forward_kl, or dump with --sparsify hybrid, topk or topp",
+            remedy=f"Take --loss {forward_kl.name}, or dump with --sparsify {keeping}",
         )
+
+
+def _either(names: list[str]) -> str:
+    """The names as in "a, b or c"."""
+    return " or ".join(", ".join(part) for part in (names[:-1], names[-1:]) if part)

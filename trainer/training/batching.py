@@ -5,24 +5,41 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from logitstore.plumbing import sparsifier_of
+import torch
+
+from logitstore import SettingError
+from logitstore.plumbing import checked_options, sparsifier_of
 from trainer.data import order
 from trainer.data.batches import Batches
+from trainer.data.options import (
+    BATCH_TOKENS,
+    EPOCHS,
+    MICRO_TOKENS,
+    RANKS,
+    SEED,
+    WINDOW,
+    rank_option,
+)
 from trainer.data.packing import Lengths, Packing, choose_packing
 from trainer.data.rows import choose_layout
+from trainer.data.store import as_store
 from trainer.losses import choose_view, draw_for, forward_kl
+from trainer.losses.options import TEMPERATURE
+from trainer.training.student import refuse_small_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import SparsifierSpec
-    from trainer.data.store import StoreLike
+    from trainer.data.store import StoreLike, StoreSource
 
 __all__ = ["batches_of", "draw_of_epoch", "plan_packing", "training_batches"]
 
+_OPTIONS = (BATCH_TOKENS, MICRO_TOKENS, TEMPERATURE, EPOCHS, SEED, WINDOW, RANKS)
+
 
 def training_batches(
-    store: StoreLike,
+    store: StoreSource,
     *,
     model: PreTrainedModel,
     batch_tokens: int = 16_384,
@@ -37,8 +54,9 @@ def training_batches(
     """The documents of `store` as batches for `model`: shuffled, packed, made ahead by a thread.
 
     Args:
-        store: What to read, as `logitstore.open` gives it.
-        model: The student. Whether documents may share its rows is tried out on it; it is not kept.
+        store: The store to read: an open one, or what `logitstore.open` takes.
+        model: The student, before it is wrapped for several processes. A short forward pass finds
+            out whether documents may share a row; the model is not kept.
         batch_tokens: Tokens of an optimiser step, over all ranks.
         micro_tokens: Tokens of one batch at most. Default: about 4096, and no fewer than the
             longest document of the store may have.
@@ -51,24 +69,55 @@ def training_batches(
         rank: The number of this process among `ranks` that train together.
         ranks: How many processes share each optimiser step.
 
-    Raises SettingError for numbers that the store cannot serve, StoreError for a store without
-    targets.
+    Raises SettingError for a value that is out of range or that the store cannot serve, before
+    anything is read; ModelError for a model with a smaller vocabulary than the store's; StoreError
+    for a store without targets.
     """
-    # A loss that is linear in the teacher is served wherever any loss is.
-    choose_view(store.spec.sparsifier, loss=forward_kl, temperature=temperature)
-    lengths = Lengths(store)
-    packing = plan_packing(
-        store, seed=seed, batch_tokens=batch_tokens, micro_tokens=micro_tokens, window=window
+    numbers = checked_options(
+        "training_batches",
+        _OPTIONS,
+        {
+            "batch_tokens": batch_tokens,
+            "micro_tokens": micro_tokens,
+            "temperature": temperature,
+            "epochs": epochs,
+            "seed": seed,
+            "window": window,
+            "ranks": ranks,
+        },
     )
+    rank = rank_option(numbers["ranks"]).check(rank)
+    _refuse_no_model(model)
+    opened = as_store(store)
+    # A loss that is linear in the teacher is served wherever any loss is.
+    choose_view(opened.spec.sparsifier, loss=forward_kl, temperature=numbers["temperature"])
+    packing = plan_packing(
+        opened,
+        seed=numbers["seed"],
+        batch_tokens=numbers["batch_tokens"],
+        micro_tokens=numbers["micro_tokens"],
+        window=numbers["window"],
+    )
+    packing.bins_of_a_rank(numbers["ranks"])
+    refuse_small_vocabulary(model, vocab_size=opened.spec.tokenizer.vocab_size)
     batches = batches_of(
-        store,
+        opened,
         model=model,
         packing=packing,
-        lengths=lengths,
-        temperature=temperature,
-        epochs=epochs,
+        lengths=Lengths(opened),
+        temperature=numbers["temperature"],
+        epochs=numbers["epochs"],
     )
-    return batches.of_rank(rank, ranks)
+    return batches.of_rank(rank, numbers["ranks"])
+
+
+def _refuse_no_model(model: object) -> None:
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "get_input_embeddings"):
+        raise SettingError(
+            "model must be a transformers model that is not wrapped for several processes",
+            found=type(model).__name__,
+            remedy="Load one with `trainer.load_student`",
+        )
 
 
 def batches_of(

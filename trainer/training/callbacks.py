@@ -46,8 +46,9 @@ class StopBeforeNonFinite(TrainerCallback):
 class ReportToFolder(TrainerCallback):
     """Hands on each report of the loss, the last step's too, and keeps history.json up to date."""
 
-    def __init__(self, report: Callable[[dict[str, float]], None]) -> None:
+    def __init__(self, report: Callable[[dict[str, float]], None], *, remedy: str) -> None:
         self._report = report
+        self._remedy = remedy  # where history.json cannot be written
 
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -70,7 +71,8 @@ class ReportToFolder(TrainerCallback):
         """The reports up to this checkpoint."""
         if args.should_save:
             path = Path(args.output_dir) / "history.json"
-            run_folder.write_json(path, history_of(state.log_history))
+            with run_folder.explain_failed_write(path, remedy=self._remedy):
+                run_folder.write_json(path, history_of(state.log_history))
 
 
 class SaveAtInterrupt(TrainerCallback):

@@ -15,11 +15,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, TrainingArguments
 
-import logitstore
 from logitstore import LogitStoreError, ModelError
 from logitstore.plumbing import LocalStorage, choose_device, options_of, takes
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
+from trainer.data.store import as_store
 from trainer.losses import LOSSES, choose_view
 from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from logitstore import Store
+    from trainer.data.store import StoreLike
 
 __all__ = ["fit"]
 
 # Two checkpoints are kept: the newest, and the one before it while the newest is being written.
 _CHECKPOINTS = 2
+_RESUME = "Make room, then go on from the last whole checkpoint (--resume)"
 
 
 @takes(options_of(FitOptions))
@@ -57,7 +58,7 @@ def fit(**values: Any) -> dict[str, Any]:
     options than the run was begun with), StoreError, ModelError.
     """
     options = FitOptions(**values)
-    store = logitstore.open(options.logits)
+    store = as_store(options.logits)
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
@@ -72,7 +73,7 @@ def fit(**values: Any) -> dict[str, Any]:
 class _Fit:
     """One run, after everything that can be refused cheaply has been looked at."""
 
-    store: Store
+    store: StoreLike
     options: FitOptions
     wanted: dict[str, Any]
     args: TrainingArguments
@@ -104,9 +105,13 @@ class _Fit:
             train_dataset=batches,
             alpha=self.options.alpha,
             loss=self.options.loss,
-            callbacks=[interrupt, ReportToFolder(self.options.report or (lambda _: None))],
+            callbacks=[
+                interrupt,
+                ReportToFolder(self.options.report or (lambda _: None), remedy=_RESUME),
+            ],
         )
         loop.remove_callback(PrinterCallback)
+        loop.resume_remedy = _RESUME
         if self.begun is None and self.args.should_save:
             run_folder.write_json(self.options.out / "run.json", record)
         self._train(loop, interrupt)
@@ -144,29 +149,26 @@ class _Fit:
         if newest is not None and newest[1]["step"] >= self.args.max_steps:
             loop.restore(newest)  # killed between the last step and the end: nothing is left to do
             return
-        with (
-            run_folder.explain_full_disk(self.options.out),
-            interrupt.listening(ranks=self.args.world_size),
-        ):
+        with interrupt.listening(ranks=self.args.world_size):
             loop.train_from(newest)
 
     def _finish(self, loop: DistillationTrainer, record: dict[str, Any]) -> dict[str, Any]:
         """The result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
         out = self.options.out
-        with run_folder.explain_full_disk(out):
-            loop.save_model(str(out))
         history = history_of(loop.state.log_history)
         finished = record | {
             "finished": True,
             "seconds": loop.seconds,
             "metrics": history[-1],
         }
-        if self.args.should_save:
-            LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
-            _write_tokenizer(self.store.tokenizer_files(), LocalStorage(out))
-            run_folder.write_json(out / "history.json", history)
-            run_folder.write_json(out / "run.json", finished)
+        with run_folder.explain_failed_write(out, remedy=_RESUME):
+            loop.save_model(str(out))
+            if self.args.should_save:
+                LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
+                _write_tokenizer(self.store, LocalStorage(out))
+                run_folder.write_json(out / "history.json", history)
+                run_folder.write_json(out / "run.json", finished)
         loop.accelerator.wait_for_everyone()
         return finished
 
@@ -236,7 +238,8 @@ def _begin(
     return answer[0]
 
 
-def _write_tokenizer(files: Mapping[str, bytes], run: LocalStorage) -> None:
-    """The store's tokenizer beside the model; files of the model's own names are left out."""
+def _write_tokenizer(store: StoreLike, run: LocalStorage) -> None:
+    """The store's tokenizer, where it has one, beside the model, whose own files stay."""
+    files: Mapping[str, bytes] = getattr(store, "tokenizer_files", dict)()
     for name, data in files.items():
         run.put_if_absent(name, data)

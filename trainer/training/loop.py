@@ -18,8 +18,11 @@ import torch
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from logitstore import StoreError
-from trainer.losses.distillation import loss_from_forward, loss_inside_forward
+from logitstore import SettingError, StoreError
+from trainer.data.batches import Batches
+from trainer.losses import choose_view
+from trainer.losses.distillation import loss_from_forward, loss_inside_forward, named_loss
+from trainer.losses.options import ALPHA
 from trainer.training import run_folder
 from trainer.training.callbacks import StopBeforeNonFinite
 from trainer.training.metrics import MetricSums
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-    from trainer.data.batches import Batches
     from trainer.data.rows import Batch
     from trainer.losses import Loss
 
@@ -61,6 +63,11 @@ class DistillationTrainer(Trainer):
         optimizers: An optimizer and a scheduler in place of those that `args` describes.
     """
 
+    # What an error of a checkpoint that cannot be written tells the user to do.
+    resume_remedy = (
+        "Make room, then go on from the last whole checkpoint: resume_from_checkpoint=True"
+    )
+
     def __init__(
         self,
         *,
@@ -76,6 +83,13 @@ class DistillationTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
+        alpha, loss = ALPHA.check(alpha), named_loss(loss)
+        if not isinstance(train_dataset, Batches):
+            raise SettingError(
+                "train_dataset must be what `trainer.training_batches` gives",
+                found=type(train_dataset).__name__,
+            )
+        choose_view(train_dataset.spec.sparsifier, loss=loss, temperature=train_dataset.temperature)
         batches = train_dataset.of_rank(args.process_index, args.world_size)
         use_cache = model.config.use_cache if hasattr(model.config, "use_cache") else None
         super().__init__(
@@ -213,20 +227,21 @@ class DistillationTrainer(Trainer):
         self._sums = MetricSums(self.accelerator, carried=state["sums"])
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        sums = self._sums.gathered()
-        self.accelerator.wait_for_everyone()  # every rank has written its part
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            run_folder.complete_checkpoint(
-                folder,
-                {
-                    "step": self.state.global_step,
-                    "stream": self._batches.state_dict(),
-                    "seconds": self.seconds,
-                    "sums": sums,
-                },
-            )
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with run_folder.explain_failed_write(folder, remedy=self.resume_remedy):
+            super()._save_checkpoint(model, trial)
+            sums = self._sums.gathered()
+            self.accelerator.wait_for_everyone()  # every rank has written its part
+            if self.args.should_save:
+                run_folder.complete_checkpoint(
+                    folder,
+                    {
+                        "step": self.state.global_step,
+                        "stream": self._batches.state_dict(),
+                        "seconds": self.seconds,
+                        "sums": sums,
+                    },
+                )
 
 
 class _Inputs:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import DEVICE, DTYPE, option
-from trainer.losses import LOSSES
+from logitstore.plumbing import DEVICE, DTYPE, STORE, option, refuse_uri
+from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
+from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
@@ -22,16 +23,9 @@ _NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "dev
 # What transformers' own loop can be given; another GPU than the first is not among it.
 TRAINER_DEVICE = replace(
     DEVICE,
-    help="The device that computes: auto is a GPU where there is one. Of several GPUs, "
+    help="The device to compute on: auto takes a GPU where there is one. Of several GPUs, "
     "CUDA_VISIBLE_DEVICES chooses.",
     choices=lambda: ("auto", "cpu", "cuda", "mps"),
-)
-
-_LOSS_HELP = " ".join(
-    [
-        "The divergence from the teacher's distribution.",
-        *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
-    ]
 )
 
 
@@ -39,59 +33,49 @@ _LOSS_HELP = " ".join(
 class FitOptions:
     """The options of a run, each within its bounds."""
 
-    logits: Any = option(help="The store to learn from.")
+    logits: Any = option(
+        like=STORE,
+        positional=False,
+        help="The store to learn from.",
+        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
+    )
     student: Any = option(
+        refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
-        "which one is made with fresh weights."
+        "which one is made with fresh weights.",
     )
-    out: Path = option(help="The folder of the run; new, or one to go on with.")
-    alpha: float = option(
-        0.9,
-        help="Weight of the teacher's distribution in the loss; the rest is that of the true "
-        "tokens.",
-        least=0,
-        most=1,
-    )
-    temperature: float = option(
-        1.0, help="The temperature T that both distributions are softened with.", above=0
-    )
-    loss: str = option("forward_kl", help=_LOSS_HELP, choices=lambda: LOSSES)
+    out: Path = option(help="The folder of the run: a new one, or that of a run to go on with.")
+    alpha: float = option(like=ALPHA)
+    temperature: float = option(like=TEMPERATURE)
+    loss: str = option(like=LOSS)
     epochs: int | None = option(
-        None, help="Passes over the store.", unset="1, where --steps is not given", least=1
+        like=EPOCHS, unset="1, where --steps is not given", excludes=("steps",)
     )
     steps: int | None = option(
         None,
-        help="Optimiser steps, instead of --epochs.",
+        help="The number of optimiser steps.",
         unset="as many as --epochs takes",
         least=1,
+        excludes=("epochs",),
     )
-    batch_tokens: int = option(16_384, help="Tokens of an optimiser step, over all ranks.", least=1)
-    micro_tokens: int | None = option(
-        None, help="Tokens of one forward pass at most.", unset="about 4096", least=1
-    )
+    batch_tokens: int = option(like=BATCH_TOKENS)
+    micro_tokens: int | None = option(like=MICRO_TOKENS)
     lr: float = option(
         3e-4, help="The highest learning rate, which falls to 0 along a cosine.", above=0
     )
     warmup: float = option(
-        0.03, help="Share of the steps in which the learning rate rises.", least=0, most=1
+        0.03, help="The share of the steps in which the learning rate rises.", least=0, most=1
     )
-    weight_decay: float = option(0.1, help="Weight decay of AdamW.", least=0)
+    weight_decay: float = option(0.1, help="The weight decay of AdamW.", least=0)
     seed: int = option(
-        0,
-        help="Seed of the order of documents, of fresh weights and of dropout.",
-        least=0,
-        most=2**32 - 1,
+        like=SEED, help="The seed of the order of documents, of fresh weights and of dropout."
     )
-    window: int | None = option(
-        None,
-        help="Blocks of a lane whose documents are shuffled together.",
-        unset="what fits into 1 GiB over all lanes",
-        least=1,
-    )
-    save_steps: int = option(500, help="Steps between checkpoints.", least=1)
-    log_steps: int = option(10, help="Steps between reports.", least=1)
+    window: int | None = option(like=WINDOW)
+    save_steps: int = option(500, help="The number of steps between checkpoints.", least=1)
+    log_steps: int = option(10, help="The number of steps between reports.", least=1)
     resume: bool = option(
-        False, help="Go on with an unfinished run from its newest checkpoint, or begin it."
+        False,
+        help="Go on with an unfinished run from its newest checkpoint, or begin a new one.",
     )
     device: str = option(like=TRAINER_DEVICE)
     dtype: str = option(
@@ -105,9 +89,20 @@ class FitOptions:
     )
 
     def __post_init__(self) -> None:
-        """Raise SettingError for options that exclude each other."""
-        if self.epochs is not None and self.steps is not None:
-            raise SettingError("--epochs and --steps exclude each other", remedy="Give one of them")
+        """Raise SettingError for objects of a wrong type.
+
+        A student is a name, for a run that is resumed loads it anew.
+        """
+        if not isinstance(self.student, str | Path):
+            raise SettingError(
+                "--student must be a name",
+                found=type(self.student).__name__,
+                allowed="a transformers folder, a Hub id, or a configuration file .json",
+                remedy="Save the model with save_pretrained and name the folder, or train it with "
+                "`trainer.DistillationTrainer`",
+            )
+        if self.report is not None and not callable(self.report):
+            raise SettingError("report must be a function", found=repr(self.report)[:80])
 
     def wanted(self, *, store: str, dtype: str) -> dict[str, Any]:
         """What decides the weights of the result, as run.json keeps it.

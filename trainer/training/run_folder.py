@@ -12,8 +12,10 @@ writes a dozen files with no order among them, so a killed run leaves folders th
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
 __all__ = [
     "begin",
     "complete_checkpoint",
-    "explain_full_disk",
+    "explain_failed_write",
     "newest_checkpoint",
     "read_json",
     "refuse_other_settings",
+    "refuse_unwritable",
     "remove_torn_checkpoints",
     "whole_checkpoint",
     "write_json",
@@ -40,6 +43,8 @@ __all__ = [
 FORMAT = "trainer-run/1"
 MARKER = "complete.json"
 _PREFIX = "checkpoint-"
+# What `torch.save` says in its RuntimeError when a file cannot be written; it gives no reason.
+_TORCH_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
 _OBJECTS = ("wanted", "settings", "packing")
 
 
@@ -63,29 +68,83 @@ def read_json(path: Path) -> Any:
 def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
     """What run.json says of a run that was begun with the settings `wanted`; None for a new one.
 
+    out: the folder of the run.
+    wanted: the settings that decide the result.
+    resume: whether an unfinished run may go on.
+
     Raises SpecError where the run in `out` was begun with other settings, StoreError where the
-    folder holds something else, or an unfinished run that nobody asked to resume.
+    folder holds something else, or an unfinished run that nobody asked to resume, StorageError
+    where the folder cannot be read or written. A finished run needs no folder that can be written.
     """
-    found = read_json(out / "run.json") if out.is_dir() else None
-    if found is None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise StoreError(
-                "holds something else than a run",
-                place=out,
-                remedy="Name another folder with --out",
-            )
-        return None
+    with _explain_bad_folder(out):
+        found = read_json(out / "run.json") if out.is_dir() else None
+        foreign = found is None and out.is_dir() and any(out.iterdir())
+    if foreign:
+        raise StoreError(
+            "holds something else than a run", place=out, remedy="Name another folder (--out)"
+        )
+    if found is not None:
+        _refuse_other_run(found, wanted, out=out, resume=resume)
+    if found is None or not found["finished"]:
+        refuse_unwritable(out)
+    return found
+
+
+def _refuse_other_run(found: Any, wanted: Mapping[str, Any], *, out: Path, resume: bool) -> None:
+    """Raise StoreError or SpecError where a run that was begun is not to be gone on with."""
     whole = isinstance(found, dict) and found.get("format") == FORMAT
-    if not whole or not all(isinstance(found.get(name), dict) for name in _OBJECTS):
+    if (
+        not whole
+        or not all(isinstance(found.get(name), dict) for name in _OBJECTS)
+        or not isinstance(found.get("finished"), bool)
+    ):
         raise StoreError("is no run of this program", place=out / "run.json", allowed=FORMAT)
     refuse_other_settings(found["wanted"], wanted, place=out / "run.json")
     if not found["finished"] and not resume:
         raise StoreError(
             "holds an unfinished run",
             place=out,
-            remedy="Add --resume to go on with it, or name another folder with --out",
+            remedy="Go on with it (--resume), or name another folder (--out)",
         )
-    return found
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise StorageError where `folder` cannot be made, or no file in it. Leaves nothing behind.
+
+    Such a place is then told before a model is loaded, and not when the first checkpoint is due.
+    """
+    made: list[Path] = []
+    try:
+        with _explain_bad_folder(folder):
+            for one in reversed([folder, *folder.parents]):
+                if not one.is_dir():
+                    one.mkdir()
+                    made.append(one)
+            trial = folder / f".{secrets.token_hex(4)}.tmp"
+            trial.touch(exist_ok=False)
+            trial.unlink()
+    finally:
+        for one in reversed(made):
+            with suppress(OSError):
+                one.rmdir()
+
+
+@contextmanager
+def _explain_bad_folder(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        place = getattr(error, "filename", None) or str(folder)
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a file is in the way"
+            if os.path.islink(place) and not os.path.exists(place):  # noqa: PTH114, PTH110
+                reason = "it is a link to a folder that is not there"
+        raise StorageError(
+            f"the folder cannot be used: {reason}",
+            place=place,
+            remedy="Name another folder (--out)",
+        ) from error
 
 
 def refuse_other_settings(
@@ -100,7 +159,7 @@ def refuse_other_settings(
         raise SpecError(
             f"the run was begun with other settings: {listed}",
             place=place,
-            remedy="Repeat the settings it was begun with, or name another folder with --out",
+            remedy="Repeat the settings it was begun with, or name another folder (--out)",
         )
 
 
@@ -156,10 +215,29 @@ def _step(folder: Path) -> int:
 
 
 @contextmanager
-def explain_full_disk(place: Path) -> Iterator[None]:
-    """safetensors tells of a full disk in an error of its own."""
+def explain_failed_write(place: Path, *, remedy: str) -> Iterator[None]:
+    """Turn what libraries raise when they cannot write into a StorageError.
+
+    place: the file or folder that is written, where the library names none.
+    remedy: how the run is gone on with.
+    """
     try:
         yield
+    except StorageError as error:
+        raise StorageError(error.problem, place=error.place, remedy=remedy) from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror or error}",
+            place=error.filename or place,
+            remedy=remedy,
+        ) from error
     except SafetensorError as error:
-        remedy = "Make room, then add --resume to the command to go on"
         raise StorageError(f"cannot be written: {error}", place=place, remedy=remedy) from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _TORCH_WRITES):
+            raise
+        raise StorageError(
+            "cannot be written: the disk is full, or refuses files of this size",
+            place=place,
+            remedy=remedy,
+        ) from error

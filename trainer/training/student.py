@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from logitstore import ModelError, StoreError, TokenizerError
+from logitstore import ModelError, SettingError, StoreError, TokenizerError
 from logitstore.plumbing import (
     LMHead,
     load_model,
@@ -21,13 +21,20 @@ from logitstore.plumbing import (
     parse_json,
     tokenizer_fingerprint,
 )
+from trainer.data.options import SEED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import StoreSpec
 
-__all__ = ["load_student", "refuse_misfits", "refuse_other_tokenizer"]
+__all__ = [
+    "load_student",
+    "refuse_misfits",
+    "refuse_other_tokenizer",
+    "refuse_small_vocabulary",
+    "refuse_tokenizer_of_other_ids",
+]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -54,8 +61,16 @@ def load_student(
         seed: Of fresh weights.
         device: Where the student is put, and where its output layer is tried out.
 
-    Raises ModelError, which says why it cannot learn from this store.
+    Raises ModelError, which says why it cannot learn from this store; SettingError for an argument
+    that is out of range.
     """
+    seed = SEED.check(seed)
+    if not isinstance(name, str | Path):
+        raise SettingError("the student must be a name", found=type(name).__name__)
+    if not (hasattr(spec, "tokenizer") and hasattr(spec, "text")):
+        raise SettingError(
+            "spec must be that of a store", found=type(spec).__name__, allowed="`store.spec`"
+        )
     name = str(name)
     if name.endswith(".json"):
         model = _from_config(Path(name), spec=spec, seed=seed)
@@ -115,20 +130,39 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> None:
-    """Raise ModelError where the model cannot tell the store's ids or read its documents."""
-    _refuse_small_vocabulary(model, place=place, vocab_size=spec.tokenizer.vocab_size)
+    """Raise ModelError where the model cannot tell the store's ids or read its documents.
+
+    model: the student.
+    place: how the user named it.
+    spec: that of the store.
+    """
+    refuse_small_vocabulary(model, place=place, vocab_size=spec.tokenizer.vocab_size)
     _refuse_short_context(model, place=place, max_length=spec.text.max_length)
 
 
 def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
-    """Raise TokenizerError where the model's folder holds a tokenizer that is not the store's."""
+    """Raise TokenizerError where a model's folder holds a tokenizer that is not the store's.
+
+    folder: of the model; without a tokenizer it is taken.
+    spec: that of the store.
+    """
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return
-    found = tokenizer_fingerprint(load_tokenizer(str(folder)))
+    refuse_tokenizer_of_other_ids(load_tokenizer(str(folder)), spec=spec, place=folder)
+
+
+def refuse_tokenizer_of_other_ids(tokenizer: Any, *, spec: StoreSpec, place: object) -> None:
+    """Raise TokenizerError where a tokenizer is not the store's.
+
+    tokenizer: of the model that is to be trained or measured.
+    spec: that of the store.
+    place: what the error names.
+    """
+    found = tokenizer_fingerprint(tokenizer)
     if found != spec.tokenizer.fingerprint:
         raise TokenizerError(
             "the student's tokenizer is another than the store's, so ids would mean other tokens",
-            place=folder,
+            place=place,
             found=found[:12],
             allowed=spec.tokenizer.fingerprint[:12],
             remedy="Take a student with the teacher's tokenizer, or its config.json to start from "
@@ -136,12 +170,22 @@ def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
         )
 
 
-def _refuse_small_vocabulary(model: PreTrainedModel, *, place: Path, vocab_size: int) -> None:
+def refuse_small_vocabulary(
+    model: PreTrainedModel, *, vocab_size: int, place: Path | None = None
+) -> None:
+    """Raise ModelError where the model has fewer embeddings than `vocab_size`.
+
+    model: the student, its weights whole or shared among processes.
+    vocab_size: ids of the store's vocabulary.
+    place: how the user named the model; None for an object.
+    """
     for what, embeddings in (
         ("input", model.get_input_embeddings()),
         ("output", model.get_output_embeddings()),
     ):
-        rows = 0 if embeddings is None else embeddings.weight.shape[0]
+        # ZeRO leaves an empty weight behind, and keeps its shape beside it.
+        weight = None if embeddings is None else embeddings.weight
+        rows = 0 if weight is None else getattr(weight, "ds_shape", weight.shape)[0]
         if rows < vocab_size:
             raise ModelError(
                 f"the student has fewer {what} embeddings than the store's vocabulary has ids",

@@ -1,6 +1,6 @@
-"""Containers: how a shard's columns lie in objects. `CONTAINERS` lists the ones there are.
+"""Containers: how the columns of a shard are stored in objects.
 
-Their names cost nothing: zarr or pyarrow is loaded when a container is used.
+Naming a container imports nothing: zarr or pyarrow is imported when a container is used.
 """
 
 from importlib import import_module
@@ -9,7 +9,7 @@ from logitstore.store.containers.base import Container, ShardReader
 
 __all__ = ["CONTAINERS", "Container", "ShardReader", "load_container"]
 
-# name -> module:class, so that a name can be checked without importing what reads it.
+# name -> "module:class", so that a name can be checked without importing the module.
 CONTAINERS: dict[str, str] = {
     "zarr": "logitstore.store.containers.zarr:ZarrContainer",
     "parquet": "logitstore.store.containers.parquet:ParquetContainer",
@@ -17,7 +17,7 @@ CONTAINERS: dict[str, str] = {
 
 
 def load_container(name: str) -> Container:
-    """The container of that name, its module imported now."""
+    """The container `name`, a key of `CONTAINERS`; its module is imported."""
     module, _, attribute = CONTAINERS[name].partition(":")
     container: Container = getattr(import_module(module), attribute)()
     return container

@@ -1,8 +1,8 @@
-"""The contract of a container, and what every container needs to keep it.
+"""What a container must do, and functions that every container needs.
 
-A shard is a list of blocks and a few tables; a container lays their integers out in objects. To add
-one, write a module with a class like `ZarrContainer` and its line of `CONTAINERS`; the tests of
-shards, stores, dumps and the format run over that table.
+A shard is a list of blocks and a few tables; a container stores their integers in objects. To add a
+container, write a module with a class that has the methods of `Container`, and its line of
+`CONTAINERS`. The tests of shards, stores, dumps and the format run over that table.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ __all__ = [
 class ShardReader(Protocol):
     """An open shard: its columns, equal in name and value to those that were written.
 
-    What it must do besides:
+    Entries, scalars, tokens and tables are uint32, the mask of counted tokens is uint8, and the
+    table of documents uint64, whatever width the codec gave them. What a shard must do besides:
 
-    * Threads may read from it at the same time, and it pickles, also after it was read: handles and
-      caches are opened anew on the other side.
-    * Every byte is checked against a checksum before a value is made of it. A changed byte raises
-      CorruptionError that names the object, or changes no value; so does an object that has gone or
-      was cut short since the shard was opened.
-    * A block's number out of range, a negative one too, raises IndexError.
-    * What the storage refuses stays the StorageError that it is.
+    * Threads may read from it at the same time.
+    * It can be pickled, also after it was read. The copy opens handles and fills caches anew.
+    * Every byte is checked against a checksum before a value is made of it. A changed byte raises a
+      CorruptionError that names the object, or changes no value. The same holds for an object that
+      was removed or cut short after the shard was opened.
+    * A block's number that is out of range, or negative, raises IndexError.
+    * A StorageError of the storage is passed on as it is.
     """
 
     @property
@@ -52,25 +53,29 @@ class ShardReader(Protocol):
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """The columns of block `number`.
 
-        With `draw`, a container that can may leave out the entries of the other draws.
+        With `draw`, a container may leave out the entries of the other draws. Raises a
+        CorruptionError that names a column of entries that the shard lacks.
         """
         ...
 
     def documents(self, number: int) -> np.ndarray:
-        """uint64 [D, C]: the table of documents of block `number` alone."""
+        """uint64 [D, C]: the table of documents of block `number`.
+
+        It reads less than `block` does: every block is asked for it before the first is decoded.
+        """
         ...
 
     def column_bytes(self) -> dict[str, int]:
-        """Stored bytes by column; what belongs to none of them stands under "container".
+        """Stored bytes of each column; those of no column are named "container".
 
-        Entries and scalars have their own names, tokens `token_id` and `token_counted`, tables
-        `<name>_id`, the table of documents `documents`. They add up to the bytes of all objects.
+        Entries and scalars have their own names, tokens `token_id` and `token_counted`, a table
+        `<name>_id`, the table of documents `documents`. The sum is the bytes of all objects.
         """
         ...
 
 
 class Container(Protocol):
-    """One way to lay out a shard. Two containers given equal columns give back equal columns."""
+    """One way to store a shard. What is read has the names and values of what was written."""
 
     def write(
         self,
@@ -80,12 +85,18 @@ class Container(Protocol):
         draw_count: int = 1,
         by_entry: bool = False,
     ) -> Mapping[str, bytes]:
-        """The objects of a shard by name; equal input gives equal bytes, on any machine.
+        """The objects of a shard: name -> bytes. Equal arguments give equal bytes on any machine.
 
-        `blocks`, one at least, hold the entries of `draw_count` draws side by side; all have the
-        same entries and scalars. `by_entry` asks a container that can to lay the n-th entries of
-        all rows side by side, for rows that have little in common with their neighbours. A name
-        has parts of letters, digits, `_`, `-` and `.`, with `/` between them.
+        The name of an object consists of letters, digits, `_`, `-` and `.`, in parts with `/`
+        between them.
+
+        Args:
+            blocks: The columns of each block, at least one; all have the same entries and scalars.
+            tables: The tables of the shard by name, each uint32 of one axis; may be empty.
+            draw_count: How many draws the entries hold, in equal parts of their last axis.
+            by_entry: Whether to store the n-th entries of all rows next to each other, which
+                compresses better where neighbouring rows have few ids in common. A container may
+                ignore it.
         """
         ...
 
@@ -98,11 +109,17 @@ class Container(Protocol):
         objects: Sequence[StoredObject],
         entries: Sequence[str],
     ) -> ShardReader:
-        """The shard whose objects lie in `storage` under `prefix` and their names.
+        """A reader of the shard.
 
-        `blocks` and `objects` are what the commit says of it, `entries` names the columns of
-        entries. Raises CorruptionError that names the object where one is missing, has another
-        size, or is of a kind that no other checksum covers and was changed.
+        Args:
+            storage: Where its objects are.
+            prefix: What their names begin with.
+            blocks: The counts of each block, as the commit records them.
+            objects: Name, size and hash of each object, as the commit records them.
+            entries: The names of the columns of entries.
+
+        Raises a CorruptionError that names the object where an object is missing, has another size,
+        or was changed and is of a kind that no other checksum covers.
         """
         ...
 
@@ -114,7 +131,14 @@ def check_objects(
     *,
     hashed: Callable[[StoredObject], bool],
 ) -> None:
-    """CorruptionError unless every object is there with its size and, where `hashed`, its hash."""
+    """Raise CorruptionError unless every object is there, with its size and its hash.
+
+    Args:
+        storage: Where the objects are.
+        prefix: What their names begin with.
+        objects: Name, size and hash of each, as the commit records them.
+        hashed: Whether the hash of an object is checked; that reads the whole object.
+    """
     for one in objects:
         name = f"{prefix}{one.path}"
         size = storage.size(name)
@@ -140,7 +164,7 @@ def check_objects(
 
 @contextmanager
 def missing_as_corruption(place: str) -> Iterator[None]:
-    """An object that has gone since the shard was opened, as a CorruptionError at `place`."""
+    """Turn the error for an object that was removed into a CorruptionError at `place`."""
     try:
         yield
     except ObjectMissing as error:
@@ -148,7 +172,7 @@ def missing_as_corruption(place: str) -> Iterator[None]:
 
 
 def check_block(number: int, blocks: Sequence[BlockCounts]) -> None:
-    """IndexError for a block that the shard does not have."""
+    """Raise IndexError where `number` is not that of one of the shard's `blocks`."""
     if not 0 <= number < len(blocks):
         raise IndexError(f"block {number} of a shard of {len(blocks)}")
 
@@ -156,11 +180,11 @@ def check_block(number: int, blocks: Sequence[BlockCounts]) -> None:
 def add_container_bytes(
     columns: Mapping[str, int], objects: Sequence[StoredObject]
 ) -> dict[str, int]:
-    """`columns` with what is left of the objects' bytes under "container"."""
+    """`columns` (name -> bytes) with the remaining bytes of `objects` as "container"."""
     total = sum(one.size for one in objects)
     return {**columns, "container": total - sum(columns.values())}
 
 
 def fields_of(instance: Any) -> dict[str, Any]:
-    """The fields of a dataclass without what it has cached beside them: its state when pickled."""
+    """The fields of a dataclass without its cached properties, as the state to be pickled."""
     return {one.name: getattr(instance, one.name) for one in fields(instance)}

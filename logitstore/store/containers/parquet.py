@@ -1,12 +1,12 @@
-"""The Parquet container: one row a document, one row group a block, lists for what repeats.
+"""The Parquet container: one row per document, one row group per block, lists for arrays.
 
-    documents.parquet   id, record, piece, tokens, targets, input_ids, counted; a list for each
-                        column of entries, with an s behind its name, as in `id_deltas`, of targets
-                        x K values; a list for each scalar
+    documents.parquet   id, record, piece, tokens, targets, input_ids, counted; a list of targets
+                        x K values for each column of entries, its name followed by s, as in
+                        `id_deltas`; a list for each scalar
     ranking.parquet     id; one such file for each table of the shard
 
-Opens in datasets, DuckDB, Polars and Spark. Integers are split into byte streams and compressed
-with zstd, and every page has a checksum: Parquet without page checksums missed 591 of 600 flips.
+datasets, DuckDB, Polars and Spark can read it. Integers are split into byte streams and compressed
+with zstd. Every page has a checksum: without them 591 of 600 flipped bits were missed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["ParquetContainer"]
 _DOCUMENTS = "documents.parquet"
 _SUFFIX = ".parquet"
 _ZSTD_LEVEL = 9
-# A page of a megabyte is what readers fetch at least; larger pages compress no better here.
+# Readers fetch about a megabyte at least; larger pages do not compress better here.
 _PAGE_BYTES = 1 << 20
 _TOKEN_LISTS = ("input_ids", "counted")
 
@@ -59,7 +59,7 @@ class ParquetContainer:
         draw_count: int = 1,
         by_entry: bool = False,
     ) -> dict[str, bytes]:
-        """One row group a block, so that a block is read with one request a column."""
+        """See `Container`: one row group per block, so a block takes one request per column."""
         parts = [_table(block) for block in blocks]
         entries = [f"{name}s" for name in blocks[0].entries]
         lists = [*_TOKEN_LISTS, *entries, *blocks[0].scalars]
@@ -78,9 +78,9 @@ class ParquetContainer:
         objects: Sequence[StoredObject],
         entries: Sequence[str],
     ) -> ParquetShard:
-        """The shard of those objects, every one hashed."""
-        # Page checksums leave the footer out, which says where everything stands: hash it all, at
-        # 1 GB/s and more.
+        """See `Container`. Every object is hashed."""
+        # Page checksums do not cover the footer, which says where the pages are. So whole objects
+        # are hashed, at 1 GB/s and more.
         check_objects(storage, prefix, objects, hashed=lambda _: True)
         return ParquetShard(
             storage=storage,
@@ -93,7 +93,7 @@ class ParquetContainer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ParquetShard:
-    """An open shard; every page's checksum is checked as it is read."""
+    """An open shard: a `ShardReader`. The checksum of every page is checked as it is read."""
 
     storage: Storage
     prefix: str
@@ -105,7 +105,7 @@ class ParquetShard:
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
-        """Column `id` of every file but that of the documents."""
+        """See `ShardReader`: column `id` of every file but that of the documents."""
         files = [one.path for one in self.objects if one.path != _DOCUMENTS]
         found = {}
         for name in files:
@@ -114,7 +114,7 @@ class ParquetShard:
         return found
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
-        """The columns of block `number`, with the entries of all draws."""
+        """See `ShardReader`: the entries are those of all draws, whatever `draw` is."""
         table = self._read(number, None)
         counts = self.blocks[number]
         lists = {
@@ -144,11 +144,11 @@ class ParquetShard:
         )
 
     def documents(self, number: int) -> np.ndarray:
-        """uint64 [D, C] of block `number`."""
+        """See `ShardReader`."""
         return _documents(self._read(number, ["id", *DOCUMENT_COLUMNS[2:]]))
 
     def column_bytes(self) -> dict[str, int]:
-        """Bytes of each column, from the footers."""
+        """See `ShardReader`: from the footers."""
         sizes: dict[str, int] = {}
         for one in self.objects:
             with self._opened(one.path) as file:
@@ -175,13 +175,13 @@ class ParquetShard:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
-        """A file of the shard; what Arrow says against it is a CorruptionError."""
+        """A file of the shard. An error of Arrow becomes a CorruptionError."""
         sizes = {one.path: one.size for one in self.objects}
         if name not in sizes:
             raise CorruptionError("file is missing", place=self._place(name))
         source = _ObjectFile(self.storage, f"{self.prefix}{name}", sizes[name])
         try:
-            # Arrow asks for neighbouring columns together where it may buffer them first.
+            # With pre_buffer Arrow requests neighbouring columns together.
             with (
                 missing_as_corruption(self._place(name)),
                 pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file,
@@ -195,7 +195,7 @@ class ParquetShard:
 
 
 class _ObjectFile(io.RawIOBase):
-    """An object as a file that Arrow seeks and reads in."""
+    """An object as a file for Arrow."""
 
     def __init__(self, storage: Storage, name: str, size: int) -> None:
         super().__init__()
@@ -211,17 +211,17 @@ class _ObjectFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Where the next `read` begins."""
+        """The position at which the next `read` begins."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Where to, from the start, here or the end."""
+        """Move to `offset` from the start, the present position or the end; the new position."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = start + offset
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """The next `size` bytes, or the rest."""
+        """The next `size` bytes; all that are left where it is None or negative."""
         rest = max(0, self._size - self._position)
         length = rest if size is None or size < 0 else min(size, rest)
         wanted = (self._position, self._position + length)
@@ -250,7 +250,7 @@ def _table(block: Columns) -> pa.Table:
 
 
 def _lists(values: np.ndarray, lengths_D: np.ndarray) -> pa.ListArray:
-    # 65,536 rows of 64 entries are 4 million, far from the 2^31 that list offsets hold.
+    # 65,536 rows of 64 entries are 4 million values; list offsets can hold 2^31.
     offsets = np.concatenate([[0], np.cumsum(lengths_D)]).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(values.astype(np.uint32), pa.uint32())
@@ -270,7 +270,7 @@ def _documents(table: pa.Table) -> np.ndarray:
 
 
 def _file(tables: Sequence[pa.Table], *, split: list[str]) -> bytes:
-    """A Parquet file with a row group for each table; columns `split` go by byte streams."""
+    """A Parquet file with a row group for each table; the columns `split` are byte streams."""
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, tables[0].schema, **_options(split)) as writer:
         for table in tables:

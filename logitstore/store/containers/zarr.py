@@ -1,9 +1,9 @@
-"""The zarr container: five Zarr v3 arrays a shard, one object each, chunked by block.
+"""The Zarr container: five Zarr v3 arrays per shard, one object each, one chunk per block.
 
-Wide integers lie as byte planes on a leading axis. A plane of high bytes is nearly all zero, so
-zstd sees what a shuffle filter would show it, and any Zarr reader opens the arrays with core codecs
-alone. Rows, tokens and documents of a block are padded with zeros to the shard's largest block.
-Where targets have several draws, each has chunks of its own, K entries wide.
+Integers are stored as byte planes on a leading axis. A plane of high bytes is nearly all zeros, so
+zstd compresses it as well as after a shuffle filter, and any Zarr reader can open the arrays,
+because only core codecs are used. Rows, tokens and documents of a block are padded with zeros to
+the largest block of the shard. Each draw of a target has chunks of its own, K entries wide.
 
     entries    uint8  [plane, row, K]    id_delta.0..  code.0..
     scalars    uint8  [plane, row]       floor.0 ..  tail_0.0 ..  label_logprob.0 ..  entropy.0 ..
@@ -17,16 +17,13 @@ There is an array like `ranking` for each table of the shard. Attribute `planes`
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, TransposeCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from logitstore.errors import CorruptionError
@@ -38,25 +35,26 @@ from logitstore.store.containers.base import (
     fields_of,
     missing_as_corruption,
 )
+from logitstore.store.containers.zarr_objects import ObjectStore
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.core.buffer import Buffer
 
     from logitstore.format.manifest import BlockCounts, StoredObject
     from logitstore.store.storage import Storage
 
 __all__ = ["ZarrContainer"]
 
-# zstd 9 packs ids to 3.1 bits where 3 takes 3.6 and 19 takes 2.9 at a tenth of the speed.
+# zstd level 9 compresses ids to 3.1 bits; level 3 to 3.6, level 19 to 2.9 at a tenth of the speed.
 _ZSTD_LEVEL = 9
-# Heads of neighbouring rows share long runs of ids, which zstd finds when rows lie side by side: 23
-# bytes for 64 ids where by entry they take 39. Drawn entries share nothing with their neighbours,
-# so there the n-th entries of all rows lie side by side, which are of one size: 18.4 bytes for ids
-# and codes of 16 entries, against 19.9 by row at level 9 and 19.2 at level 17.
+# Heads of neighbouring rows have long runs of ids in common, which zstd finds when the entries are
+# stored row by row: 64 ids take 23 bytes, and 39 when they are stored by entry. Drawn entries have
+# little in common with other rows. There the n-th entries of all rows, which are of similar size,
+# are next to each other: ids and codes of 16 entries take 18.4 bytes; row by row they take 19.9 at
+# level 9 and 19.2 at level 17.
 _BY_ENTRY = (0, 2, 1)
 _BY_ENTRY_ZSTD_LEVEL = 17
 _CHUNKED = ("entries", "scalars", "tokens")  # what is not hashed when a shard is opened
@@ -78,7 +76,7 @@ class ZarrContainer:
         draw_count: int = 1,
         by_entry: bool = False,
     ) -> dict[str, bytes]:
-        """The group's objects, `blocks` padded to the largest of them."""
+        """See `Container`. Blocks are padded to the largest of them."""
         objects: dict[str, Buffer] = {}
         group = zarr.create_group(MemoryStore(objects), overwrite=False)
         entries = {name: [block.entries[name] for block in blocks] for name in blocks[0].entries}
@@ -104,9 +102,9 @@ class ZarrContainer:
         objects: Sequence[StoredObject],
         entries: Sequence[str],
     ) -> ZarrShard:
-        """The shard of those objects. Those without a checksum of their own are hashed."""
-        # A missing file would read as zeros, silently. Indexes and chunks have checksums of their
-        # own, which a file of another shard has too: what gives the rest its meaning is hashed.
+        """See `Container`. Objects without a checksum of their own are hashed."""
+        # Zarr reads a missing file as zeros, without an error. Indexes and chunks have checksums,
+        # but so has a file of another shard, so metadata, tables and documents are hashed.
         check_objects(storage, prefix, objects, hashed=_gives_meaning)
         return ZarrShard(
             storage=storage,
@@ -119,7 +117,7 @@ class ZarrContainer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ZarrShard:
-    """An open shard: arrays are opened on first use, and every chunk's crc32c is checked."""
+    """An open shard: a `ShardReader`. Arrays are opened on first use; every crc32c is checked."""
 
     storage: Storage
     prefix: str
@@ -131,12 +129,12 @@ class ZarrShard:
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
-        """Every array that does not go by blocks."""
+        """See `ShardReader`: every array that is not divided into blocks."""
         names = [name for name in self._arrays if name not in _BLOCKED]
         return {name: self._integers(name, slice(None))["id"] for name in names}
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
-        """The columns of block `number`, without the padding; of the entries, those of `draw`."""
+        """See `ShardReader`: without the padding; with `draw`, the entries of that draw only."""
         check_block(number, self.blocks)
         counts = self.blocks[number]
         rows = self._rows("entries", number, counts.targets)
@@ -159,14 +157,14 @@ class ZarrShard:
         )
 
     def documents(self, number: int) -> np.ndarray:
-        """uint64 [D, C] of block `number`."""
+        """See `ShardReader`."""
         check_block(number, self.blocks)
         array = self._arrays["documents"]
         start = number * array.chunks[0]
         return self._read("documents", slice(start, start + self.blocks[number].documents))
 
     def column_bytes(self) -> dict[str, int]:
-        """Bytes of each column, from the indexes of the shard files."""
+        """See `ShardReader`: from the indexes of the shard files."""
         sizes: dict[str, int] = {}
         for name, array in self._arrays.items():
             for column, size in zip(
@@ -193,7 +191,7 @@ class ZarrShard:
         sizes = {one.path: one.size for one in self.objects}
         try:
             with missing_as_corruption(place):
-                group = zarr.open_group(_ObjectStore(self.storage, self.prefix, sizes), mode="r")
+                group = zarr.open_group(ObjectStore(self.storage, self.prefix, sizes), mode="r")
                 arrays = dict(group.arrays())
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CorruptionError(f"no Zarr group: {error}", place=place) from error
@@ -210,7 +208,7 @@ class ZarrShard:
         return arrays
 
     def _check_rows(self, name: str, array: zarr.Array) -> None:
-        """A block takes the rows that the shard's largest needs, so no shape can ask for more."""
+        """Refuse another shape than the commit implies: a store cannot ask for more memory."""
         rows = {
             "entries": [block.targets for block in self.blocks],
             "scalars": [block.targets for block in self.blocks],
@@ -235,14 +233,14 @@ class ZarrShard:
         return slice(start, start + count)
 
     def _own(self, draw: int | None) -> slice:
-        """The entries of a draw, which are a chunk wide."""
+        """The slice of the entries of a draw, which are as many as a chunk is wide."""
         if draw is None:
             return slice(None)
         width = self._arrays["entries"].chunks[2]
         return slice(draw * width, (draw + 1) * width)
 
     def _integers(self, name: str, *index: slice) -> dict[str, np.ndarray]:
-        """The columns of one array at `index`, their byte planes put together."""
+        """The columns of one array at `index`, joined from their byte planes."""
         planes = self._arrays[name].attrs.get("planes")
         bytes_P = self._read(name, (slice(None), *index))
         if not isinstance(planes, list) or len(planes) != len(bytes_P):
@@ -260,91 +258,8 @@ class ZarrShard:
             raise CorruptionError(f"chunk is damaged: {error}", place=self._place(name)) from error
 
 
-class _ObjectStore(Store):
-    """A shard's objects as Zarr reads them: whole ones and ranges, off the event loop's thread."""
-
-    supports_writes = False
-    supports_deletes = False
-    supports_partial_writes = False
-    supports_listing = True
-
-    def __init__(self, storage: Storage, prefix: str, sizes: Mapping[str, int]) -> None:
-        super().__init__(read_only=True)
-        self.storage, self.prefix, self.sizes = storage, prefix, sizes
-        self._indexes: dict[str, bytes] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = object.__hash__
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """The object, or a range of it; None where there is no such object."""
-        if key not in self.sizes:
-            return None
-        data = await asyncio.to_thread(self._read, key, byte_range)
-        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
-
-    def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
-        name, size = f"{self.prefix}{key}", self.sizes[key]
-        if byte_range is None:
-            return self.storage.read(name)
-        if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, asked often
-            if key not in self._indexes:
-                start = max(0, size - byte_range.suffix)
-                (self._indexes[key],) = self.storage.read_ranges(name, [(start, size)])
-            return self._indexes[key]
-        start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
-        stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
-        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
-        return data
-
-    async def get_partial_values(
-        self,
-        prototype: BufferPrototype,
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
-    ) -> list[Buffer | None]:
-        """One `get` each."""
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
-    async def exists(self, key: str) -> bool:
-        """By what the commit says of the shard."""
-        return key in self.sizes
-
-    async def list(self) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
-        for key in self.sizes:
-            yield key
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
-        for key in self.sizes:
-            if key.startswith(prefix):
-                yield key
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """By what the commit says of the shard."""
-        start = f"{prefix.rstrip('/')}/" if prefix else ""
-        inside = (key[len(start) :] for key in self.sizes if key.startswith(start))
-        for part in sorted({key.split("/")[0] for key in inside}):
-            yield part
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Refused."""
-        raise NotImplementedError(key)
-
-    async def delete(self, key: str) -> None:
-        """Refused."""
-        raise NotImplementedError(key)
-
-
 def _gives_meaning(one: StoredObject) -> bool:
-    """Metadata, tables, and the table of documents."""
+    """Whether an object is metadata, a table or the table of documents."""
     return one.path.endswith("zarr.json") or one.path.split("/")[0] not in _CHUNKED
 
 
@@ -356,7 +271,10 @@ def _write_planes(
     draw_count: int = 1,
     by_entry: bool = False,
 ) -> None:
-    """An array of byte planes [plane, row, ...]; a chunk is one plane of one draw of one block."""
+    """Write an array of byte planes [plane, row, ...].
+
+    A chunk is one plane of one draw of one block.
+    """
     blocks = next(iter(columns.values()))
     rows, rest = max(len(block) for block in blocks), blocks[0].shape[1:]
     planes: list[str] = []
@@ -398,7 +316,7 @@ def _write(
     attributes: dict[str, Any],
     by_entry: bool = False,
 ) -> None:
-    """One array in one file. crc32c comes last: 300 of 300 flipped bits caught, 1 without it."""
+    """Write one array as one file. crc32c is the last codec: it found 300 of 300 flipped bits."""
     level = _BY_ENTRY_ZSTD_LEVEL if by_entry else _ZSTD_LEVEL
     array = group.create_array(
         name,
@@ -432,7 +350,7 @@ def _join_planes(planes: list[str], bytes_P: np.ndarray) -> dict[str, np.ndarray
 
 
 def _check_codecs(array: zarr.Array, *, place: str) -> None:
-    """Only the chain that `write` uses: no other codec of a foreign store is ever run."""
+    """Refuse all codecs but those of `write`, so that no other codec of a store is ever run."""
     metadata: Any = array.metadata
     sharding = [codec.to_dict() for codec in metadata.codecs]
     names = [codec["name"] for codec in sharding]

@@ -4,7 +4,10 @@
     eval.json                 from `trainer eval`; alone in its folder it is a reference
 
 They may come from anywhere, so numbers must be numbers, texts lose their control characters, and a
-message names the file and the place in it.
+message names the file and the place in it. JSON is read with the caps and the errors of this module
+and not with `logitstore.plumbing.parse_json`, which reads objects of a store: that refuses NaN and
+infinities, which other programs write for a run that has diverged and which the page shows as "not
+finite", and files above 64 MiB, which the history of a long run exceeds.
 """
 
 from __future__ import annotations
@@ -42,7 +45,11 @@ class RunFolder:
         return self.run is None and self.history is None
 
     def value(self, source: str) -> Any:
-        """What stands at "run.settings.alpha" or "eval.loss"; None where nothing does."""
+        """What stands at `source`, as in "run.settings.alpha"; None where nothing does.
+
+        Args:
+            source: "run" or "eval", which is the file, and the keys that lead to the value.
+        """
         file, *keys = source.split(".")
         value: Any = self.run if file == "run" else self.evaluation
         for key in keys:
@@ -50,13 +57,20 @@ class RunFolder:
         return value
 
     def number(self, source: str) -> float | None:
-        """The number that stands there."""
+        """The number that stands at `source`, as `value` reads it; None where nothing does.
+
+        Raises `StoreError` where something else stands there.
+        """
         file, _, keys = source.partition(".")
         return as_number(self.value(source), f"{self.folder / file}.json: {keys}")
 
 
-def load_runs(dirs: Sequence[Path]) -> list[RunFolder]:
-    """The runs in `dirs`, in that order.
+def load_runs(dirs: Sequence[str | Path]) -> list[RunFolder]:
+    """The runs in folders, in their order.
+
+    Args:
+        dirs: The folders. A run is called by its folder's own name, by the whole path where two
+            folders have the same.
 
     Raises `SettingError` for a folder that is missing or named twice, `StoreError` for one without
     results or with a file that is not what it should be, `StorageError` where the disk refuses.
@@ -64,7 +78,7 @@ def load_runs(dirs: Sequence[Path]) -> list[RunFolder]:
     return [_load(Path(folder), name) for folder, name in zip(dirs, _names(dirs), strict=True)]
 
 
-def _names(dirs: Sequence[Path]) -> list[str]:
+def _names(dirs: Sequence[str | Path]) -> list[str]:
     """The folders' own names, whole paths where two are called the same."""
     if not dirs:
         raise SettingError("a report needs at least one folder")
@@ -120,7 +134,14 @@ def _read(path: Path, *, kind: type) -> Any:
 
 
 def as_number(value: Any, place: object) -> float | None:
-    """`value` as a float, perhaps not finite; None for None. Raises `StoreError` for the rest."""
+    """`value` as a float, perhaps not finite; None for None.
+
+    Args:
+        value: What was read.
+        place: Where it stood, for the message.
+
+    Raises `StoreError` where it is no number.
+    """
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -130,7 +151,7 @@ def as_number(value: Any, place: object) -> float | None:
 
 
 def words(value: Any) -> str:
-    """`value` for a reader: one line, printable, not longer than a page can hold."""
+    """`value`, anything of JSON, as one line of printable text, cut off after 400 characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = printable(text)
     return text if len(text) <= 400 else f"{text[:399]}…"

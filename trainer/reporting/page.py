@@ -21,23 +21,27 @@ from rich.table import Table
 from rich.text import Text
 
 from logitstore import StorageError
-from trainer.report.data import RunFolder, as_number, load_runs, printable, words
-from trainer.report.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
-from trainer.report.figures import reliability_chart as draw_reliability
+from logitstore.plumbing import options_of, takes
+from trainer.reporting.data import RunFolder, as_number, load_runs, printable, words
+from trainer.reporting.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
+from trainer.reporting.figures import reliability_chart as draw_reliability
+from trainer.reporting.options import ReportOptions
+from trainer.reporting.summary import COLUMNS, best_rows, cell, notes_of, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Report", "print_table", "render_table", "write_report"]
+__all__ = ["Report", "print_table", "render_table", "report"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """The page that was written, and its summary.
 
-    A row's keys are `name`, `reference`, `bounds`, `store` and `compared_at` (the temperature of KL
-    and acceptance) and those of `COLUMNS`; None stands where its folder says nothing. `notes` are
-    sentences that belong below the table.
+    A row's keys are `name`, `reference`, `store`, `compared_at` (the temperature of KL and
+    acceptance), `bounds` (figure -> its sign), `standard_errors` and those of `COLUMNS`; None
+    stands where its folder says nothing. A figure with a sign of a bound is that bound, its coding
+    error included. `notes` are sentences that belong below the table.
     """
 
     path: Path
@@ -45,51 +49,10 @@ class Report:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Column:
-    """A column of the summary: where its value stands, how it is shown, which value is best."""
-
-    title: str
-    source: str  # "file.key.key"
-    show: str  # a format specification
-    better: int = 0  # 1: more is better, -1: less, 0: neither
-    short: str | None = None  # its title in the terminal, whose 80 columns have no room for all
-
-
-COLUMNS = {
-    "alpha": _Column(title="α", source="run.settings.alpha", show="g", short="α"),
-    "temperature": _Column(title="T", source="run.settings.temperature", show="g"),
-    "steps": _Column(title="Steps", source="run.settings.steps", show=",.0f"),
-    "seconds": _Column(title="Training (s)", source="run.seconds", show=",.1f"),
-    "parameters": _Column(
-        title="Parameters", source="eval.parameters", show=",.0f", short="parameters"
-    ),
-    "targets": _Column(title="Held-out targets", source="eval.targets", show=",.0f"),
-    "loss": _Column(
-        title="Held-out loss (nats)", source="eval.loss", show=".3f", better=-1, short="loss"
-    ),
-    "perplexity": _Column(title="Perplexity", source="eval.perplexity", show=",.2f", better=-1),
-    "kl": _Column(
-        title="KL to teacher (nats)", source="eval.kl", show=".3f", better=-1, short="KL"
-    ),
-    "top1_agreement": _Column(
-        title="Top-1 agreement", source="eval.top1_agreement", show=".1%", better=1, short="top-1"
-    ),
-    "acceptance": _Column(
-        title="Acceptance", source="eval.acceptance", show=".1%", better=1, short="accepted"
-    ),
-    "ece": _Column(
-        title="Calibration error", source="eval.ece", show=".1%", better=-1, short="ECE"
-    ),
-    # No best one: the machine's load is in it.
-    "tokens_per_second": _Column(
-        title="Speed (tokens/s)", source="eval.tokens_per_second", show=",.0f"
-    ),
-}
 CURVES = {
     "loss": ("Training loss", "nats; not comparable between runs with another α or temperature"),
     "ce": ("Cross-entropy with the labels", "nats"),
-    "kl": ("Divergence from the teacher", "nats"),
+    "kl": ("Forward KL from the teacher, whatever the loss", "nats"),
     "kl_binary": ("Part of it: how much mass is in the head", "nats"),
     "kl_head": ("Part of it: how the head shares its mass", "nats"),
     "agreement": ("Top-1 agreement with the teacher", "share of targets"),
@@ -99,33 +62,34 @@ _LEGEND = (
     "loss, KL to the teacher: nats per target; top-1: agreement with the teacher; accepted: share "
     "of proposals that speculative decoding keeps; ECE: calibration error; *: best."
 )
-_AT_A_TEMPERATURE = ("kl", "acceptance")
-_SIGNS = {"lower": "≥", "upper": "≤", "estimate": "≈"}
 
 
-def write_report(dirs: Sequence[Path], *, out: Path | None = None) -> Report:
-    """Write the page about the runs in `dirs` to `out`, by default `report.html` here.
+@takes(options_of(ReportOptions))
+def report(dirs: Sequence[str | Path], *, out: Path) -> Report:
+    """Compare runs on one page, which is written to `out`.
 
     Raises `SettingError` for a folder that is missing or named twice, `StoreError` for one without
     results or with a file that is not what it should be, `StorageError` where the disk refuses.
     """
-    path = Path("report.html") if out is None else Path(out)
     runs = load_runs(dirs)
-    rows = [_row(run) for run in runs]
-    notes = _notes(runs, rows)
+    rows = [row_of(run) for run in runs]
+    notes = notes_of(runs, rows)
     page = _page(runs, rows, notes)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8", newline="\n")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise StorageError("the report cannot be written", place=path, found=error) from error
-    return Report(path=path, rows=rows, notes=notes)
+        raise StorageError("the report cannot be written", place=out, found=error) from error
+    return Report(path=out, rows=rows, notes=notes)
 
 
 def render_table(report: Report) -> Table:
-    """The summary as a table for the terminal: the best value of a column is bold and starred."""
+    """The summary of `report` as a table for the terminal.
+
+    The best value of a column is bold and starred.
+    """
     columns = {key: column.short for key, column in COLUMNS.items() if column.short}
-    best = {key: _best(key, report.rows) for key in columns}
+    best = {key: best_rows(key, report.rows) for key in columns}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold")
     for title in columns.values():
@@ -134,109 +98,24 @@ def render_table(report: Report) -> Table:
         # Text, not str: a run's name is data, not markup for the terminal.
         cells = [Text(row["name"], style="italic" if row["reference"] else "")]
         for key in columns:
-            shown = _cell(key, row)
+            shown = cell(key, row)
             cells.append(Text(f"*{shown}", "bold") if number in best[key] else Text(shown))
         table.add_row(*cells)
     return table
 
 
 def print_table(report: Report, *, console: Console | None = None) -> None:
-    """Print the summary, what a reader must know of it, and where the page is."""
+    """Print the summary, what a reader must know of it, and where the page is.
+
+    Args:
+        report: What `write_report` gave.
+        console: Where to print. Default: standard output.
+    """
     console = console or Console()
     console.print(render_table(report))
     for note in (_LEGEND, *report.notes):
         console.print(Text(note), style="dim")
     console.print(Text(f"page: {report.path}"), soft_wrap=True)
-
-
-# --- the summary ------------------------------------------------------------------------------
-
-
-def _row(run: RunFolder) -> dict[str, Any]:
-    row: dict[str, Any] = {key: run.number(column.source) for key, column in COLUMNS.items()}
-    if row["parameters"] is None:
-        row["parameters"] = run.number("run.parameters")
-    bounds = run.value("eval.bounds")
-    signs = {
-        key: _SIGNS[bounds[key]]
-        for key in COLUMNS
-        if isinstance(bounds, dict) and isinstance(bounds.get(key), str) and bounds[key] in _SIGNS
-    }
-    return {
-        "name": run.name,
-        "reference": run.reference,
-        "bounds": signs,
-        "store": words(run.value("eval.store")),
-        "compared_at": run.number("eval.temperature"),
-        **row,
-    }
-
-
-def _best(key: str, rows: Sequence[dict[str, Any]]) -> set[int]:
-    """Numbers of the rows with the best value; none where fewer than two students have one.
-
-    None either where they were measured on other stores, or at other temperatures if that matters.
-    """
-    sign = COLUMNS[key].better
-    values = {
-        number: sign * row[key]
-        for number, row in enumerate(rows)
-        if sign and not row["reference"] and row[key] is not None and math.isfinite(row[key])
-    }
-    measured = {
-        (rows[number]["store"], rows[number]["compared_at"] if key in _AT_A_TEMPERATURE else None)
-        for number in values
-    }
-    if len(values) < 2 or len(measured) > 1:
-        return set()
-    return {number for number, value in values.items() if value == max(values.values())}
-
-
-def _cell(key: str, row: dict[str, Any]) -> str:
-    value = row[key]
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "not finite"
-    sign = row["bounds"].get(key, "")
-    return f"{sign} {value:{COLUMNS[key].show}}".strip()
-
-
-def _notes(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """What a reader of the table must know."""
-    notes = []
-    signs = {sign for row in rows for sign in row["bounds"].values()}
-    if signs & {"≥", "≤"}:
-        notes.append(
-            "≥ and ≤ mark bounds: the store keeps only a part of each distribution, so the exact "
-            "value is at least, or at most, the one shown."
-        )
-    if "≈" in signs:
-        notes.append("≈ marks an estimate from drawn entries: right on the average.")
-    if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
-        notes.append("Not all were evaluated on the same store: do not compare across stores.")
-    temperatures = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
-    if len(temperatures) > 1:
-        listed = ", ".join(f"{one:g}" for one in temperatures)
-        notes.append(
-            f"KL and acceptance are at different temperatures ({listed}): compare neither."
-        )
-    unfinished = [run.name for run in runs if run.value("run.finished") is False]
-    if unfinished:
-        notes.append(f"Not finished: {', '.join(unfinished)}.")
-    lacking = {
-        "run.json, so no settings": [run for run in runs if not run.run and not run.reference],
-        "history.json, so no curves": [
-            run for run in runs if not run.history and not run.reference
-        ],
-        "eval.json, so no held-out figures": [run for run in runs if not run.evaluation],
-    }
-    notes += [
-        f"Without {what}: {', '.join(run.name for run in some)}."
-        for what, some in lacking.items()
-        if some
-    ]
-    return tuple(notes)
 
 
 # --- the page ---------------------------------------------------------------------------------
@@ -247,14 +126,16 @@ def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequ
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    best = {key: _best(key, rows) for key in COLUMNS}
+    best = {key: best_rows(key, rows) for key in COLUMNS}
     return environment.from_string(source).render(
         headings=[column.title for column in COLUMNS.values()],
         rows=[
             {
                 "name": row["name"],
                 "reference": row["reference"],
-                "cells": [(_cell(key, row), number in best[key]) for key in COLUMNS],
+                "cells": [
+                    (cell(key, row, with_error=True), number in best[key]) for key in COLUMNS
+                ],
             }
             for number, row in enumerate(rows)
         ],

@@ -1,0 +1,34 @@
+"""Which store is read, and how far it is checked: the options of `verify` and `inspect`."""
+
+from __future__ import annotations
+
+from logitstore.options import Option
+from logitstore.store.storage import open_storage
+
+__all__ = ["INSPECT_OPTIONS", "STORE", "VERIFY_OPTIONS"]
+
+STORE = Option(
+    name="store",
+    kind=object,
+    positional=True,
+    help="The store: its folder, or a file:// URI.",
+    in_python="Or an object with the methods of logitstore.Storage.",
+    refuse=open_storage,
+)
+_FAST = Option(
+    name="fast",
+    kind=bool,
+    default=False,
+    help="Check names, sizes and the seal; do not read the contents.",
+    excludes=("hashes",),
+)
+_HASHES = Option(
+    name="hashes",
+    kind=bool,
+    default=False,
+    help="Check the hash of every object too; do not decode the contents.",
+    excludes=("fast",),
+)
+
+VERIFY_OPTIONS = (STORE, _FAST, _HASHES)
+INSPECT_OPTIONS = (STORE,)

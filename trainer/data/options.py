@@ -1,0 +1,82 @@
+"""What `training_batches` and `fit` take of the way a store becomes batches: declared once.
+
+Importing this costs no torch, so that a command line can refuse a value at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from logitstore.plumbing import Option
+
+__all__ = [
+    "BATCH_TOKENS",
+    "EPOCHS",
+    "MICRO_TOKENS",
+    "RANKS",
+    "SEED",
+    "WINDOW",
+    "rank_option",
+]
+
+BATCH_TOKENS = Option(
+    name="batch_tokens",
+    kind=int,
+    default=16_384,
+    help="The number of tokens in an optimiser step, over all ranks.",
+    least=1,
+)
+MICRO_TOKENS = Option(
+    name="micro_tokens",
+    kind=int,
+    default=None,
+    nullable=True,
+    help="The most tokens in one forward pass.",
+    unset="about 4096",
+    least=1,
+)
+EPOCHS = Option(
+    name="epochs",
+    kind=int,
+    default=None,
+    nullable=True,
+    help="The number of passes over the store.",
+    least=1,
+)
+SEED = Option(
+    name="seed",
+    kind=int,
+    default=0,
+    help="The seed of the order of documents.",
+    least=0,
+    most=2**32 - 1,
+)
+WINDOW = Option(
+    name="window",
+    kind=int,
+    default=None,
+    nullable=True,
+    help="The number of blocks, in each lane, whose documents are shuffled together.",
+    unset="what fits into 1 GiB over all lanes",
+    least=1,
+)
+RANKS = Option(
+    name="ranks",
+    kind=int,
+    default=1,
+    help="The number of processes that share each optimiser step.",
+    least=1,
+    python_only=True,
+)
+
+
+def rank_option(ranks: int) -> Option:
+    """The option `rank`: the number of a process among `ranks`, which is checked already."""
+    return replace(
+        RANKS,
+        name="rank",
+        default=0,
+        help="The number of this process among `ranks`.",
+        least=0,
+        most=ranks - 1,
+    )

@@ -1,0 +1,85 @@
+"""The model that `evaluate` measures: by name, or loaded already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from logitstore import SettingError
+from logitstore.plumbing import choose_device, load_model, load_tokenizer, model_folder
+from trainer.training.student import (
+    refuse_misfits,
+    refuse_other_tokenizer,
+    refuse_tokenizer_of_other_ids,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from logitstore import StoreSpec
+    from trainer.evaluation.options import EvalOptions
+
+__all__ = ["Subject"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Subject:
+    """A model to measure, not read yet where it is named.
+
+    A loaded model stays on its device and in its number type.
+    """
+
+    name: str
+    folder: Path | None  # None for a loaded model
+    loaded: PreTrainedModel | None
+    tokenizer: Any | None  # that the user gave, loaded
+    device: str
+
+    @staticmethod
+    def of(options: EvalOptions) -> Subject:
+        """The model that `options` name or hold. Raises ModelError where there is no such model."""
+        tokenizer = options.tokenizer
+        if isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(str(tokenizer))
+        if tokenizer is not None and not hasattr(tokenizer, "get_vocab"):
+            raise SettingError(
+                "tokenizer is no transformers tokenizer", found=type(tokenizer).__name__
+            )
+        if isinstance(options.model, str | Path):
+            device = choose_device(options.device)
+            folder = model_folder(str(options.model))
+            return Subject(
+                name=str(options.model),
+                folder=folder,
+                loaded=None,
+                tokenizer=tokenizer,
+                device=device,
+            )
+        model = options.model
+        return Subject(
+            name=getattr(model, "name_or_path", "") or type(model).__name__,
+            folder=None,
+            loaded=model,
+            tokenizer=tokenizer,
+            device=str(model.device),
+        )
+
+    def open_tokenizer(self) -> Any:
+        """The tokenizer of the model: the one that was given, or that of the folder."""
+        return self.tokenizer or load_tokenizer(str(self.folder))
+
+    def open_model(self, spec: StoreSpec | None) -> PreTrainedModel:
+        """The model on its device, checked that it fits the store of `spec`, if there is one."""
+        if spec is not None and self.tokenizer is not None:
+            refuse_tokenizer_of_other_ids(self.tokenizer, spec=spec, place="tokenizer")
+        elif spec is not None and self.folder is not None:
+            refuse_other_tokenizer(self.folder, spec=spec)
+        model: Any = self.loaded
+        if self.folder is not None:
+            model = load_model(self.folder, dtype=torch.float32)
+        if spec is not None:
+            refuse_misfits(model, self.folder or Path(self.name), spec=spec)
+        return model if self.folder is None else model.to(self.device)

@@ -1,0 +1,39 @@
+"""What `distillation_loss`, `DistillationTrainer` and `fit` take of the loss: declared once.
+
+Importing this costs no torch, so that a command line can refuse a value at once.
+"""
+
+from __future__ import annotations
+
+from logitstore.plumbing import Option
+from trainer.losses import LOSSES
+
+__all__ = ["ALPHA", "LOSS", "TEMPERATURE"]
+
+ALPHA = Option(
+    name="alpha",
+    kind=float,
+    default=0.9,
+    help="The weight of the teacher's distribution in the loss; the true tokens have the rest.",
+    least=0,
+    most=1,
+)
+TEMPERATURE = Option(
+    name="temperature",
+    kind=float,
+    default=1.0,
+    help="The temperature T of both distributions in the divergence.",
+    above=0,
+)
+LOSS = Option(
+    name="loss",
+    kind=str,
+    default="forward_kl",
+    help=" ".join(
+        [
+            "The divergence from the teacher's distribution.",
+            *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
+        ]
+    ),
+    choices=lambda: LOSSES,
+)

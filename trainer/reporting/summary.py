@@ -1,0 +1,170 @@
+"""The summary of a report: a row for each run, its cells, and what a reader must know of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainer.evaluation.signs import SIGNS, shown
+from trainer.reporting.data import words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainer.reporting.data import RunFolder
+
+__all__ = ["COLUMNS", "best_rows", "cell", "notes_of", "row_of"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Column:
+    """A column of the summary: where its value stands, how it is shown, which value is best."""
+
+    title: str
+    source: str  # "file.key.key"
+    show: str  # a format specification
+    better: int = 0  # 1: more is better, -1: less, 0: neither
+    short: str | None = None  # its title in the terminal, whose 80 columns have no room for all
+
+
+COLUMNS = {
+    "alpha": _Column(title="α", source="run.settings.alpha", show="g", short="α"),
+    "temperature": _Column(title="T", source="run.settings.temperature", show="g"),
+    "steps": _Column(title="Steps", source="run.settings.steps", show=",.0f"),
+    "seconds": _Column(title="Training (s)", source="run.seconds", show=",.1f"),
+    "parameters": _Column(
+        title="Parameters", source="eval.parameters", show=",.0f", short="parameters"
+    ),
+    "targets": _Column(title="Held-out targets", source="eval.targets", show=",.0f"),
+    "loss": _Column(
+        title="Held-out loss (nats)", source="eval.loss", show=".3f", better=-1, short="loss"
+    ),
+    "perplexity": _Column(title="Perplexity", source="eval.perplexity", show=",.2f", better=-1),
+    "kl": _Column(
+        title="KL to teacher (nats)", source="eval.kl", show=".3f", better=-1, short="KL"
+    ),
+    "top1_agreement": _Column(
+        title="Top-1 agreement", source="eval.top1_agreement", show=".1%", better=1, short="top-1"
+    ),
+    "acceptance": _Column(
+        title="Acceptance", source="eval.acceptance", show=".1%", better=1, short="accepted"
+    ),
+    "ece": _Column(
+        title="Calibration error", source="eval.ece", show=".1%", better=-1, short="ECE"
+    ),
+    # No best one: the machine's load is in it.
+    "tokens_per_second": _Column(
+        title="Speed (tokens/s)", source="eval.tokens_per_second", show=",.0f"
+    ),
+}
+_BOUNDS = ("lower", "upper", "estimate")
+_AT_A_TEMPERATURE = ("kl", "acceptance")
+
+
+def row_of(run: RunFolder) -> dict[str, Any]:
+    """The row of `run` in the summary, by the keys that `trainer.reporting.page.Report` lists."""
+    row: dict[str, Any] = {key: run.number(column.source) for key, column in COLUMNS.items()}
+    if row["parameters"] is None:
+        row["parameters"] = run.number("run.parameters")
+    signs: dict[str, str] = {}
+    for key in COLUMNS:
+        if row[key] is not None and (bound := run.value(f"eval.bounds.{key}")) in _BOUNDS:
+            coding_error = run.number(f"eval.coding_errors.{key}")
+            sign, row[key] = shown(key, row[key], bound=bound, coding_error=coding_error)
+            signs |= {} if sign is None else {key: SIGNS[sign].page}
+    errors = {key: run.number(f"eval.standard_errors.{key}") for key in COLUMNS}
+    return {
+        "name": run.name,
+        "reference": run.reference,
+        "bounds": signs,
+        "standard_errors": {key: one for key, one in errors.items() if one is not None},
+        "store": words(run.value("eval.store")),
+        "compared_at": run.number("eval.temperature"),
+        **row,
+    }
+
+
+def best_rows(key: str, rows: Sequence[dict[str, Any]]) -> set[int]:
+    """Numbers of the rows with the best value of a column.
+
+    None where fewer than two students have a value, nor where they were measured on other stores,
+    or at other temperatures if that matters.
+
+    Args:
+        key: The column, of `COLUMNS`.
+        rows: The rows of the summary.
+    """
+    sign = COLUMNS[key].better
+    values = {
+        number: sign * row[key]
+        for number, row in enumerate(rows)
+        if sign and not row["reference"] and row[key] is not None and math.isfinite(row[key])
+    }
+    measured = {
+        (rows[number]["store"], rows[number]["compared_at"] if key in _AT_A_TEMPERATURE else None)
+        for number in values
+    }
+    if len(values) < 2 or len(measured) > 1:
+        return set()
+    return {number for number, value in values.items() if value == max(values.values())}
+
+
+def cell(key: str, row: dict[str, Any], *, with_error: bool = False) -> str:
+    """What stands in a cell of the summary.
+
+    Args:
+        key: The column, of `COLUMNS`.
+        row: The row.
+        with_error: Whether the standard error stands behind the figure, where it is known.
+    """
+    value, error = row[key], row["standard_errors"].get(key)
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not finite"
+    sign = row["bounds"].get(key, "")
+    after = ""
+    if with_error and error is not None and math.isfinite(error):
+        after = f" ± {error:{COLUMNS[key].show}}"
+    return f"{sign} {value:{COLUMNS[key].show}}{after}".strip()
+
+
+def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """What a reader of the table must know, in sentences.
+
+    Args:
+        runs: The runs that the table is about.
+        rows: Its rows.
+    """
+    used = {sign for row in rows for sign in row["bounds"].values()}
+    notes = [f"{one.page} means: {one.meaning}." for one in SIGNS.values() if one.page in used]
+    if any(row["standard_errors"] for row in rows):
+        notes.append(
+            "± is one standard error of a mean over targets, by the spread over documents; of a "
+            "bound, that of the figure before its coding error (on the page; not in the terminal)."
+        )
+    if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
+        notes.append("Not all were evaluated on the same store: do not compare across stores.")
+    temperatures = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
+    if len(temperatures) > 1:
+        listed = ", ".join(f"{one:g}" for one in temperatures)
+        notes.append(
+            f"KL and acceptance are at different temperatures ({listed}): compare neither."
+        )
+    unfinished = [run.name for run in runs if run.value("run.finished") is False]
+    if unfinished:
+        notes.append(f"Not finished: {', '.join(unfinished)}.")
+    lacking = {
+        "run.json, so no settings": [run for run in runs if not run.run and not run.reference],
+        "history.json, so no curves": [
+            run for run in runs if not run.history and not run.reference
+        ],
+        "eval.json, so no held-out figures": [run for run in runs if not run.evaluation],
+    }
+    notes += [
+        f"Without {what}: {', '.join(run.name for run in some)}."
+        for what, some in lacking.items()
+        if some
+    ]
+    return tuple(notes)
