@@ -109,8 +109,10 @@ def test_another_end_of_the_last_turn() -> None:
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
 def test_reasoning_has_several_names(field: str) -> None:
     (text,) = told("channels", [user("a"), says("b", **{field: "why"})])
-    assert text.endswith("assistant[<|channel|>analysis<|message|>why<|end|><|start|>assistant"
-                         "<|channel|>final<|message|>b<|return|>]")
+    assert text.endswith(
+        "assistant[<|channel|>analysis<|message|>why<|end|><|start|>assistant"
+        "<|channel|>final<|message|>b<|return|>]"
+    )
 
 
 @pytest.mark.parametrize("arguments", [{"port": "Ostend"}, '{"port": "Ostend"}'])
@@ -173,9 +175,7 @@ def test_marks_tell_what_counts() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_texts_are_those_of_transformers(
-    name: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_texts_are_those_of_transformers(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """The whole chat, and the chat up to each turn, rendered by the library itself."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = TEMPLATES[name].replace("strftime_now('%Y-%m-%d')", "'now'")
@@ -201,7 +201,12 @@ def test_texts_are_those_of_transformers(
     ("name", "messages", "record", "problem"),
     [
         ("chatml", [user("a"), says("b", name="Ann")], {}, "leaves out name of message 1"),
-        ("chatml", [user("a"), says("b", reasoning_content="c")], {}, "leaves out reasoning_conten"),
+        (
+            "chatml",
+            [user("a"), says("b", reasoning_content="c")],
+            {},
+            "leaves out reasoning_conten",
+        ),
         ("chatml", [user("a"), says("b")], {"tools": TOOLS}, "leaves out tools of the record"),
         ("reasoned", [user("a"), call({"b": 1})], {}, "tool"),
         ("chatml", [user("a"), call({"b": 1})], {}, "leaves out tool_calls of message 1"),

@@ -16,9 +16,9 @@ from logitstore.corpus.sources import RawRecord, reading
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from logitstore.corpus.sources import SliceReader
+    from logitstore.corpus.sources import FileBytes
 
 __all__ = ["ArrayFile", "holds_array"]
 
@@ -37,22 +37,19 @@ def holds_array(file: BinaryIO) -> bool:
 class ArrayFile:
     """A .json file, plain or compressed, with one array of objects; positions are plain bytes."""
 
-    def __init__(
-        self, *, name: str, open_file: Callable[[], BinaryIO], read_slice: SliceReader
-    ) -> None:
+    def __init__(self, *, name: str, data: FileBytes) -> None:
         self.name = name
-        self._open = open_file
-        self._read_slice = read_slice
+        self._data = data
 
     def records(self) -> Iterator[RawRecord]:
         """All elements of the array."""
-        with reading(self.name), self._open() as file:
+        with reading(self.name), self._data.open() as file:
             yield from _elements(file, self.name, whole=True)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
         """The elements between two bytes of the file."""
         with reading(self.name):
-            data = self._read_slice(start, stop)
+            data = self._data.read(start, stop)
             return list(_elements(io.BytesIO(data), self.name, whole=start == 0))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
@@ -122,7 +119,12 @@ class _Window:
         self._line += lines
         data = taken.encode()
         return RawRecord(
-            content=content.encode(), hashed=data, size=len(data), lines=lines, ends=True
+            content=content.encode(),
+            hashed=data,
+            size=len(data),
+            lines=lines,
+            ends=True,
+            lead=lines - content.count("\n"),
         )
 
     def fault(self, problem: str, found: object = None) -> CorpusError:

@@ -103,9 +103,7 @@ def parsed_json(value: object, name: str) -> object:
         ) from error
 
 
-def _message(
-    message: Mapping[Any, Any], *, place: str, ignored: frozenset[str]
-) -> dict[str, Any]:
+def _message(message: Mapping[Any, Any], *, place: str, ignored: frozenset[str]) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": checked_text(message["role"], place)}
     for key, value in message.items():
         if key not in ("role", "content") and key not in ignored and not _is_empty(value):
@@ -215,7 +213,8 @@ def _learnt(weight: object, role: str, number: int) -> bool:
     if role == "assistant" and not isinstance(weight, str) and weight in (0, 1):
         return bool(weight)
     raise BadRecord(
-        f"message {number} has a weight that cannot be kept", found=shortened(weight),
+        f"message {number} has a weight that cannot be kept",
+        found=shortened(weight),
         allowed="0 or 1, of an assistant message",
     )
 

@@ -11,16 +11,21 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.compressed import StreamCursor
+from logitstore.corpus.content import Record
+from logitstore.corpus.files import SUFFIXES, find_files, open_source
 from logitstore.corpus.memory import MemorySource
-from logitstore.corpus.records import BadRecord, Record, bad_record, shortened
-from logitstore.corpus.sources import FieldRule, GzipCursor, LineFile, TextFile, reading
-from logitstore.corpus.tables import ParquetTable, TableSource, load_hub
+from logitstore.corpus.records import BadRecord, bad_record
+from logitstore.corpus.shapes import Fields, shape_of
+from logitstore.corpus.sources import reading
+from logitstore.corpus.tables import TableSource, load_hub
 from logitstore.errors import CorpusError, SettingError
 from logitstore.format.plan import Plan, WorkUnit
 
@@ -31,112 +36,71 @@ if TYPE_CHECKING:
 
 __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 IN_MEMORY = "memory"  # the name of a corpus that is no file
 _FIRST_RECORDS = 4
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^/]*)?")
 
 
-def open_corpus(
-    data: object, *, text_field: str | None = None, messages_field: str | None = None
-) -> Corpus:
-    """The corpus that `data` names or is; nothing but table schemas is read yet.
+def open_corpus(data: object, *, fields: Fields | None = None) -> Corpus:
+    """The corpus that `data` names or is; of files, only the schemas of tables are read yet.
 
-    `data` is a .txt, .jsonl, .jsonl.gz or .parquet file; a folder, whose usable files are taken in
-    the order of their relative paths, hidden and other files being passed over; or a data set on
-    the Hub as `org/name`, `org/name:configuration` or `org/name:configuration:split`, where an
-    empty configuration means the default one and the split is "train" unless named. Or it is an
-    iterable of strings and of dicts with the fields of a JSONL line, read once; that corpus and its
-    one source are called "memory". A `Corpus` is taken as it is.
+    data: a file, a folder or a pattern, as `find_files` takes them; several of them as a list of
+        `Path`; a data set on the Hub as `org/name`, `org/name:configuration` or
+        `org/name:configuration:split`, where an empty configuration means the default one and the
+        split is "train" unless named. Or an iterable of strings, which are texts, and of dicts with
+        the fields of a JSONL line, read once; that corpus and its one source are called "memory".
+        A `Corpus` is taken as it is.
+    fields: the fields of its records to read; by default those of the first shape that each has.
 
-    Without a field named, a record's "text" or "messages" is taken, whichever it has.
+    Raises CorpusError where there is no such corpus, or it has not these fields.
     """
-    if text_field is not None and messages_field is not None:
-        raise CorpusError(
-            "a text field and a messages field are both named",
-            place=data if isinstance(data, str | Path) else IN_MEMORY,
-            remedy="Give one of --text-field and --messages-field",
-        )
-    rule = FieldRule(text=text_field, messages=messages_field)
+    wanted = fields or Fields()
     if isinstance(data, Corpus):
-        if rule not in (FieldRule(), data.rule):
+        if wanted not in (Fields(), data.fields):
             raise CorpusError(
-                "the corpus is open already, with other fields", place=data.name, found=data.rule
+                "the corpus is open already, with other fields", place=data.name, found=data.fields
             )
         return data
     if isinstance(data, str | Path):
-        return _named_corpus(str(data), rule)
+        return _named_corpus([str(data)], wanted)
     if isinstance(data, bytes | Mapping) or not isinstance(data, Iterable):
         raise CorpusError(
             "this is no corpus",
             found=type(data).__name__,
             allowed="a path, a Hub data set, or an iterable of strings or dicts",
         )
-    source = MemorySource(name=IN_MEMORY, rule=rule, records=data)
-    return Corpus([source], name=IN_MEMORY, rule=rule)
+    if isinstance(data, list | tuple) and data and all(isinstance(one, Path) for one in data):
+        return _named_corpus([str(one) for one in data], wanted)
+    source = MemorySource(name=IN_MEMORY, fields=wanted, records=data)
+    return Corpus([source], name=IN_MEMORY, fields=wanted)
 
 
-def _named_corpus(data: str, rule: FieldRule) -> Corpus:
-    path = Path(data)
-    with reading(data):
-        there = path.exists()
-        sources = _local_sources(path, rule) if there else []
-    if there:
-        return Corpus(sources, name=path.name, rule=rule)
-    if _HUB_ID.fullmatch(data) and not data.lower().endswith(SUFFIXES):
-        split, table = load_hub(data)
-        source = TableSource(name=split, rule=rule, table=table)
-        return Corpus([source], name=data, rule=rule)
-    raise CorpusError(
-        "there is no such file or folder",
-        place=data,
-        allowed=f"a {', '.join(SUFFIXES)} file, a folder of them, or a Hub data set",
-    )
-
-
-def _local_sources(path: Path, rule: FieldRule) -> list[Source]:
-    files = dict(sorted(_usable_files(path)))
-    if not files:
-        raise CorpusError(
-            "the folder holds no file of text" if path.is_dir() else "this is no file of text",
-            place=path,
-            allowed=", ".join(SUFFIXES),
-        )
-    if rule.text is not None and all(file.name.lower().endswith(".txt") for file in files.values()):
+def _named_corpus(names: Sequence[str], fields: Fields) -> Corpus:
+    alone = names[0] if len(names) == 1 else ""
+    with reading(alone or names[0]):
+        there = Path(alone).exists()
+    if _HUB_ID.fullmatch(alone) and not there and not alone.lower().endswith(SUFFIXES):
+        split, table = load_hub(alone)
+        source = TableSource(name=split, fields=fields, table=table)
+        return Corpus([source], name=alone, fields=fields)
+    files = find_files(names)
+    if fields.text is not None and all(name.lower().endswith(".txt") for name in files.used):
         raise CorpusError(
             "plain text has no field of text, so --text-field has no effect",
-            place=path,
-            found=rule.text,
+            place=names[0],
+            found=fields.text,
             remedy="Leave it out",
         )
-    cursor = GzipCursor()
-    return [_local_source(name, file, rule, cursor) for name, file in files.items()]
-
-
-def _usable_files(path: Path) -> Iterator[tuple[str, Path]]:
-    folder = path if path.is_dir() else path.parent
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        name = file.relative_to(folder)
-        hidden = file != path and any(part.startswith(".") for part in name.parts)
-        if not hidden and file.name.lower().endswith(SUFFIXES) and file.is_file():
-            yield name.as_posix(), file
-
-
-def _local_source(name: str, path: Path, rule: FieldRule, cursor: GzipCursor) -> Source:
-    suffix = path.name.lower()
-    if suffix.endswith(".parquet"):
-        return TableSource(name=name, rule=rule, table=ParquetTable(name=name, path=path))
-    if suffix.endswith(".txt"):
-        if rule.messages is not None:
-            raise CorpusError(
-                "plain text has no field of messages",
-                place=name,
-                found=rule.messages,
-                remedy="Leave out --messages-field, or give JSONL or Parquet",
-            )
-        return TextFile(name=name, path=path)
-    gzipped = cursor if suffix.endswith(".gz") else None
-    return LineFile(name=name, path=path, rule=rule, gzipped=gzipped)
+    cursor = StreamCursor()
+    return Corpus(
+        [
+            open_source(name, path, fields=fields, cursor=cursor)
+            for name, path in files.used.items()
+        ],
+        name=", ".join(Path(name).name for name in names),
+        fields=fields,
+        unread=files.unread,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,10 +115,16 @@ class Corpus:
     """Sources, in order. One thread reads it at a time."""
 
     def __init__(
-        self, sources: Sequence[Source], *, name: str = "corpus", rule: FieldRule | None = None
+        self,
+        sources: Sequence[Source],
+        *,
+        name: str = "corpus",
+        fields: Fields | None = None,
+        unread: tuple[str, ...] = (),
     ) -> None:
         self.name = name
-        self.rule = rule or FieldRule()  # by which fields were chosen
+        self.fields = fields or Fields()  # of its records, that are read
+        self.unread = unread  # files beside its sources
         for one in (name, *(source.name for source in sources)):
             if not isinstance(one, str) or not one.isprintable():
                 raise CorpusError("rename it: its name is no text", place=repr(one))
@@ -210,7 +180,7 @@ class Corpus:
             if not few:
                 raise _nothing_in(source)
             unit = draft.unit(source.name).unit
-            yield RecordReader(source=source, unit=unit, raw_records=few, skip_bad=skip_bad)
+            yield self._reader(source, unit, few, skip_bad)
 
     def read(self, unit: WorkUnit, *, skip_bad: bool) -> RecordReader:
         """The records of `unit`, whose bytes have been compared with the plan's hash."""
@@ -234,7 +204,14 @@ class Corpus:
                 allowed=unit.sha256,
                 remedy="Bring back the corpus as it was, or begin another store",
             )
-        return RecordReader(source=source, unit=unit, raw_records=records, skip_bad=skip_bad)
+        return self._reader(source, unit, records, skip_bad)
+
+    def _reader(
+        self, source: Source, unit: WorkUnit, raw: Sequence[RawRecord], skip_bad: bool
+    ) -> RecordReader:
+        return RecordReader(
+            source=source, unit=unit, raw_records=raw, fields=self.fields, skip_bad=skip_bad
+        )
 
 
 def _units(source: Source, *, unit_bytes: int, limit: int | None) -> Iterator[Slice]:
@@ -298,26 +275,39 @@ class _Draft:
 
 
 class RecordReader:
-    """The records of one work unit, in order; `skipped` counts the bad ones passed over so far."""
+    """The records of one work unit, in order.
+
+    `skipped` counts the bad ones passed over so far, `shapes` the records of each shape.
+    """
 
     def __init__(
-        self, *, source: Source, unit: WorkUnit, raw_records: Sequence[RawRecord], skip_bad: bool
+        self,
+        *,
+        source: Source,
+        unit: WorkUnit,
+        raw_records: Sequence[RawRecord],
+        fields: Fields,
+        skip_bad: bool,
     ) -> None:
         self.skipped = 0
+        self.shapes: Counter[str] = Counter()
         self._source = source
         self._unit = unit
         self._raw_records = raw_records
+        self._fields = fields
         self._skip_bad = skip_bad
 
     def __iter__(self) -> Iterator[Record]:
         self.skipped = 0
+        self.shapes.clear()
         line = self._unit.first_line
         for number, raw in enumerate(self._raw_records, start=self._unit.first_record):
+            begins = line + raw.lead
             try:
-                record = self._record(raw, number, line)
+                record = self._record(raw, number, begins)
             except BadRecord as fault:
                 if not self._skip_bad:
-                    place = f"{self._source.name}:{line + fault.line}"
+                    place = f"{self._source.name}:{begins + fault.line}"
                     raise bad_record(
                         fault.problem, place=place, found=fault.found, allowed=fault.allowed
                     ) from fault
@@ -328,52 +318,11 @@ class RecordReader:
 
     def _record(self, raw: RawRecord, number: int, line: int) -> Record:
         row = self._source.row(raw)
-        chosen = self._source.rule.choose(row, place=f"{self._source.name}:{line}")
-        value = row[chosen.name]
+        # Where something else is there a null is as good as no field.
+        names = [name for name, value in row.items() if value is not None]
+        shape = shape_of(names or list(row), self._fields)
+        content = shape.content(row, self._fields)
+        self.shapes[shape.name] += 1
         return Record(
-            source=self._source.name,
-            record=number,
-            line=line,
-            text=None if chosen.chat else _text(value, chosen.name),
-            messages=_messages(value, chosen.name) if chosen.chat else None,
-            ends=raw.ends,
+            source=self._source.name, record=number, line=line, content=content, ends=raw.ends
         )
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise BadRecord(f"{name} is no text", found=shortened(value), allowed="a string")
-    if not value.strip():
-        raise BadRecord(f"{name} is empty", found=shortened(value))
-    _refuse_unwritable(value, name)
-    return value
-
-
-def _messages(value: object, name: str) -> list[dict[str, Any]]:
-    """The chat, without the nulls with which Parquet fills the fields that a message lacks."""
-    whole = isinstance(value, list) and value and all(map(_is_message, value))
-    if not isinstance(value, list) or not whole:
-        raise BadRecord(
-            f"{name} is no chat", found=shortened(value), allowed="a list of {role, content}"
-        )
-    for message in value:
-        _refuse_unwritable(message["content"], name)
-    return [{key: part for key, part in message.items() if part is not None} for message in value]
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("role", "content")
-    )
-
-
-def _refuse_unwritable(text: str, name: str) -> None:
-    """JSON can spell halves of surrogate pairs, which no tokenizer takes, and zero bytes."""
-    if "\0" in text:
-        raise BadRecord(f"{name} holds a zero byte", found=shortened(text))
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRecord(
-            f"{name} holds half of a surrogate pair", found=shortened(text[error.start])
-        ) from error

@@ -16,9 +16,9 @@ from logitstore.corpus.sources import RawRecord, decoded, reading
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from logitstore.corpus.sources import SliceReader
+    from logitstore.corpus.sources import FileBytes
 
 __all__ = ["DelimitedFile"]
 
@@ -29,19 +29,11 @@ _BOM = b"\xef\xbb\xbf"
 class DelimitedFile:
     """A table as text, plain or compressed; positions are plain bytes."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        delimiter: str,
-        open_file: Callable[[], BinaryIO],
-        read_slice: SliceReader,
-    ) -> None:
+    def __init__(self, *, name: str, delimiter: str, data: FileBytes) -> None:
         self.name = name
         self._delimiter = delimiter
-        self._open = open_file
-        self._read_slice = read_slice
-        with reading(name), open_file() as file:
+        self._data = data
+        with reading(name), data.open() as file:
             head = next(self._rows(file), None)
         if head is None:
             raise CorpusError(
@@ -51,13 +43,13 @@ class DelimitedFile:
 
     def records(self) -> Iterator[RawRecord]:
         """All rows below the names."""
-        with reading(self.name), self._open() as file:
+        with reading(self.name), self._data.open() as file:
             yield from _below_names(self._rows(file))
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
         """The rows between two bytes of the file."""
         with reading(self.name):
-            rows = self._rows(io.BytesIO(self._read_slice(start, stop)))
+            rows = self._rows(io.BytesIO(self._data.read(start, stop)))
             return list(_below_names(rows) if start == 0 else rows)
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
@@ -96,12 +88,14 @@ class DelimitedFile:
         for values in csv.reader(lines, delimiter=self._delimiter):
             if values:
                 data = b"".join(taken)
+                content = data.lstrip(b"\r\n")
                 yield RawRecord(
-                    content=data.lstrip(b"\r\n"),
+                    content=content,
                     hashed=data,
                     size=len(data),
                     lines=len(taken),
                     ends=True,
+                    lead=data[: len(data) - len(content)].count(b"\n"),
                 )
                 taken.clear()
 
@@ -123,5 +117,6 @@ def _below_names(rows: Iterator[RawRecord]) -> Iterator[RawRecord]:
                 hashed=head.hashed + row.hashed,
                 size=head.size + row.size,
                 lines=head.lines + row.lines,
+                lead=head.lines + row.lead,
             )
             head = None

@@ -12,7 +12,8 @@ from itertools import count, islice
 from typing import Any
 
 from logitstore.corpus.records import BadRecord, shortened
-from logitstore.corpus.sources import FieldRule, RawRecord
+from logitstore.corpus.shapes import Fields, columns_of, shape_of
+from logitstore.corpus.sources import RawRecord
 
 __all__ = ["MemorySource"]
 
@@ -20,9 +21,9 @@ __all__ = ["MemorySource"]
 class MemorySource:
     """An iterable of records; positions are their numbers."""
 
-    def __init__(self, *, name: str, rule: FieldRule, records: Iterable[object]) -> None:
+    def __init__(self, *, name: str, fields: Fields, records: Iterable[object]) -> None:
         self.name = name
-        self.rule = rule
+        self._fields = fields
         self._rest = iter(records)
         self._read: list[object] = []
 
@@ -46,9 +47,10 @@ class MemorySource:
             raise BadRecord(
                 "the record is neither a string nor a dict of fields", found=shortened(raw.content)
             )
-        if self.rule.messages is not None:
-            raise BadRecord("the record is a string and has no fields", allowed=self.rule.messages)
-        return {self.rule.text or "text": raw.content}
+        other = self._fields.messages or self._fields.tokens
+        if other is not None:
+            raise BadRecord("the record is a string and has no fields", allowed=other)
+        return {self._fields.text or "text": raw.content}
 
     def _reach(self, number: int) -> bool:
         """Read on until `number` records are there; whether there are so many."""
@@ -65,13 +67,17 @@ class MemorySource:
         return RawRecord(content=record, hashed=text.encode() + b"\n", size=1, lines=1, ends=True)
 
     def _hashed(self, record: object) -> object:
-        """What the hash of a unit covers: the field in use, of a record that has one."""
+        """What the hash of a unit covers: the fields in use, of a record that has them."""
         if isinstance(record, str):
-            return {self.rule.text or "text": record}
+            return {self._fields.text or "text": record}
         if not isinstance(record, Mapping):
             return record
-        chosen = (self.rule.text or self.rule.messages, "text", "messages")
-        return {name: record[name] for name in chosen if name is not None and name in record}
+        names = [name for name in record if isinstance(name, str) and record[name] is not None]
+        try:
+            used = columns_of(shape_of(names, self._fields), self._fields, names)
+        except BadRecord:
+            used = tuple(names)
+        return {name: record[name] for name in used}
 
 
 def _unhashed(value: object) -> str:

@@ -1,30 +1,10 @@
-"""Records: one text or one chat of a corpus, and what is wrong with one that cannot be used."""
+"""What is wrong with a record of a corpus that cannot be used."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from logitstore.errors import CorpusError
 
-__all__ = ["BadRecord", "Record", "bad_record", "shortened"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """One record of a corpus: a text, or a chat."""
-
-    source: str  # the file's path below the corpus folder, or the split of a Hub data set
-    record: int  # its number in the source, from 0
-    line: int  # the line (or row) on which it begins, from 1
-    text: str | None
-    messages: list[dict[str, Any]] | None  # each with a role and a content
-    ends: bool  # a text ends here: False inside a .txt file, whose records are sections
-
-    @property
-    def place(self) -> str:
-        """Where it stands, for messages."""
-        return f"{self.source}:{self.line}"
+__all__ = ["BadRecord", "bad_record", "shortened"]
 
 
 class BadRecord(Exception):

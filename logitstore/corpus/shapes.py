@@ -21,7 +21,7 @@ from logitstore.corpus.chats import Chat, chat_of, checked_text, parsed_json
 from logitstore.corpus.content import Content, TokenRecord
 from logitstore.corpus.records import BadRecord, shortened
 
-__all__ = ["SHAPES", "Fields", "Shape", "shape_of"]
+__all__ = ["SHAPES", "Fields", "Shape", "columns_of", "shape_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +32,7 @@ class Fields:
     messages: str | None = None
     tokens: str | None = None
     mask: str | None = None
+    shape: str | None = None  # that of every record; None for the one that each has
     ignored: frozenset[str] = frozenset()  # fields of messages, and "tools"
 
 
@@ -55,6 +56,13 @@ def shape_of(names: Sequence[str], fields: Fields) -> Shape:
     named = _named_shape(names, fields)
     if named is not None:
         return named
+    if fields.shape is not None:
+        shape = SHAPES[fields.shape]
+        if not _fits(shape, names):
+            raise BadRecord(
+                "the record has another shape", found=_listed(names), allowed=_needs(shape)
+            )
+        return shape
     found = {name for name, shape in SHAPES.items() if _fits(shape, names)}
     if {"text", "messages"} <= found:
         raise BadRecord(
@@ -72,6 +80,15 @@ def shape_of(names: Sequence[str], fields: Fields) -> Shape:
         found=_listed(names),
         allowed="; ".join(_needs(shape) for shape in SHAPES.values()),
     )
+
+
+def columns_of(shape: Shape, fields: Fields, names: Sequence[str]) -> tuple[str, ...]:
+    """The fields, of those called `names`, that a record of `shape` is read from."""
+    own = {"text": fields.text, "messages": fields.messages, "tokens": fields.tokens}
+    main = own.get(shape.name)
+    needed = [main] if main else [name for wanted in shape.needs for name in wanted]
+    used = {*needed, *shape.columns, *([fields.mask] if fields.mask else [])} - fields.ignored
+    return tuple(name for name in names if name in used)
 
 
 def _named_shape(names: Sequence[str], fields: Fields) -> Shape | None:
@@ -179,7 +196,9 @@ def _sharegpt_messages(turns: object, name: str) -> list[dict[str, Any]]:
         raise BadRecord(
             f"{name} is no chat", found=shortened(turns), allowed="a list of {from, value}"
         )
-    return [_sharegpt_message(turn, f"turn {number} of {name}") for number, turn in enumerate(turns)]
+    return [
+        _sharegpt_message(turn, f"turn {number} of {name}") for number, turn in enumerate(turns)
+    ]
 
 
 def _sharegpt_message(turn: object, place: str) -> dict[str, Any]:
@@ -272,7 +291,8 @@ def _as_messages(value: object, role: str, name: str) -> list[dict[str, Any]]:
     if role == "assistant" and value in (None, "", []):
         raise _no_answer(shortened(value))
     raise BadRecord(
-        f"{name} is neither a text nor messages", found=shortened(value),
+        f"{name} is neither a text nor messages",
+        found=shortened(value),
         allowed="a string, or a list of messages",
     )
 
@@ -280,7 +300,9 @@ def _as_messages(value: object, role: str, name: str) -> list[dict[str, Any]]:
 def _preference(row: Mapping[str, Any], fields: Fields) -> Content:
     chosen = row["chosen"]
     if "conversations" in row:
-        asked = _sharegpt_messages(parsed_json(row["conversations"], "conversations"), "conversations")
+        asked = _sharegpt_messages(
+            parsed_json(row["conversations"], "conversations"), "conversations"
+        )
         messages = [*_system(row), *asked, *_as_messages(chosen, "assistant", "chosen")]
         return Content(chat=_answered(_chat(messages, row, fields, name="chosen"), chosen))
     if row.get("prompt") is not None and not _is_whole_chat(chosen):
@@ -288,7 +310,8 @@ def _preference(row: Mapping[str, Any], fields: Fields) -> Content:
     messages = _as_messages(chosen, "assistant", "chosen")
     if not _is_whole_chat(chosen):
         raise BadRecord(
-            "chosen has no prompt before it", found=shortened(chosen),
+            "chosen has no prompt before it",
+            found=shortened(chosen),
             allowed="a prompt field, or a chosen chat that begins with the prompt",
         )
     return Content(chat=_answered(_chat(messages, row, fields, name="chosen"), chosen))
@@ -334,7 +357,7 @@ def _integers(value: object, name: str, *, least: int = 0) -> list[int]:
 
 def _counted(ids: list[int], mask: list[int], name: str) -> list[bool]:
     """Which tokens count, by a mask of 0 and 1 or by labels, which are -100 where none does."""
-    if all(value in (0, 1) for value in mask):
+    if name != "labels" and all(value in (0, 1) for value in mask):
         return [value == 1 for value in mask]
     for place, (token, label) in enumerate(zip(ids, mask, strict=True)):
         if label not in (-100, token):

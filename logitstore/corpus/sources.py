@@ -1,4 +1,4 @@
-"""Sources: files of text and JSONL as streams of raw records with exact positions.
+"""Sources: files of text and lines as streams of raw records with exact positions.
 
 A source knows where its records lie and what its bytes are, nothing of what they mean. It streams
 all of its records, for a plan, or gives those of one slice, for a work unit. Both go through the
@@ -8,34 +8,26 @@ into the same records as the whole source did.
 
 from __future__ import annotations
 
-import gzip
+import csv
 import io
 import json
 import os
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 import pyarrow as pa
 
+from logitstore.corpus.compressed import COMPRESSIONS, StreamCursor, compression_of
 from logitstore.corpus.records import BadRecord, shortened
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = [
-    "Field",
-    "FieldRule",
-    "GzipCursor",
-    "LineFile",
-    "RawRecord",
-    "Source",
-    "TextFile",
-    "reading",
-]
+__all__ = ["FileBytes", "LineFile", "RawRecord", "Source", "TextFile", "decoded", "reading"]
 
 # A section of running text: about 8,000 tokens, so that eight pieces of 1,024 tokens share one
 # tokeniser call and a cut, which costs the pieces beside it some context, comes once in eight.
@@ -50,58 +42,21 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Field:
-    """The field of a record that holds its text, or its chat."""
-
-    name: str
-    chat: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FieldRule:
-    """Which field to take: the named one, else whichever of "text" and "messages" is there."""
-
-    text: str | None = None
-    messages: str | None = None
-
-    def choose(self, names: Collection[str], *, place: str) -> Field:
-        """The field to take of a record with fields `names`; `BadRecord` where it is missing."""
-        if self.text is not None or self.messages is not None:
-            chosen = Field(name=self.text or self.messages or "", chat=self.text is None)
-            if chosen.name in names:
-                return chosen
-            raise BadRecord("the field is missing", found=_listed(names), allowed=chosen.name)
-        if "text" in names and "messages" in names:
-            raise CorpusError(
-                "records have both a text and a messages field",
-                place=place,
-                remedy="Name the one to use with --text-field or --messages-field",
-            )
-        if "text" in names or "messages" in names:
-            chat = "messages" in names
-            return Field(name="messages" if chat else "text", chat=chat)
-        raise BadRecord(
-            "no text and no messages field; --text-field or --messages-field names another",
-            found=_listed(names),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RawRecord:
     """One record as it lies in its source."""
 
-    content: object  # bytes of a line or a section; the value of a table's column
+    content: object  # bytes of a line or a section; the values of a table's row
     hashed: bytes  # its share of the bytes that a work unit's hash covers
     size: int  # positions that it takes: bytes, or one row
     lines: int  # lines, or rows, that it takes
     ends: bool  # a text ends with it
+    lead: int = 0  # lines before its content
 
 
 class Source(Protocol):
     """One file, or one table, of a corpus."""
 
     name: str
-    rule: FieldRule
 
     def records(self) -> Iterator[RawRecord]:
         """All records, in order, in bounded memory."""
@@ -111,6 +66,33 @@ class Source(Protocol):
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
         """The fields of a record; `BadRecord` if it cannot be read."""
+
+
+class FileBytes:
+    """The plain bytes of a file, which may be compressed.
+
+    path: the file.
+    cursor: the stream that all compressed files of a corpus share.
+    """
+
+    def __init__(self, path: Path, cursor: StreamCursor) -> None:
+        self._path = path
+        self._cursor = cursor
+        self._compression = compression_of(path.name)
+
+    def open(self) -> BinaryIO:
+        """A stream of all of them, for the caller to close."""
+        if self._compression is not None:
+            return COMPRESSIONS[self._compression](self._path)
+        return self._path.open("rb")
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Those between two positions; fewer where the file ends before."""
+        if self._compression is not None:
+            return self._cursor.read(self._path, start, stop)
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
 
 
 class TextFile:
@@ -123,7 +105,6 @@ class TextFile:
 
     def __init__(self, *, name: str, path: Path) -> None:
         self.name = name
-        self.rule = FieldRule(text="text")
         self._path = path
 
     def records(self) -> Iterator[RawRecord]:
@@ -140,7 +121,7 @@ class TextFile:
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
         """The section's text, its line ends made `\\n`."""
-        return {"text": _decoded(cast("bytes", raw.content)).replace("\r\n", "\n")}
+        return {"text": decoded(cast("bytes", raw.content)).replace("\r\n", "\n")}
 
 
 def _text_records(file: BinaryIO, *, start: int, end: int) -> Iterator[RawRecord]:
@@ -188,71 +169,30 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-class GzipCursor:
-    """The one decompressing stream that a corpus keeps open.
+class LineFile:
+    """JSONL, one record a line, plain or compressed; positions are those of the plain bytes.
 
-    A gzip file can only be entered at its front, so reaching unit n costs n units of decompression.
-    Kept open, the stream gives units read in order for a single pass.
+    A blank line is no record: its bytes belong to the record that follows.
     """
 
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._stream: gzip.GzipFile | None = None
-
-    def read(self, path: Path, start: int, stop: int) -> bytes:
-        """Decompressed bytes `start` to `stop` of `path`; fewer where it ends before."""
-        stream = self._at(path)
-        try:
-            stream.seek(start)
-            return stream.read(stop - start)
-        except BaseException:
-            self._close()
-            raise
-
-    def _at(self, path: Path) -> gzip.GzipFile:
-        if self._stream is None or self._path != path:
-            self._close()
-            self._stream, self._path = gzip.GzipFile(path), path
-        return self._stream
-
-    def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
-
-
-class LineFile:
-    """JSONL, one record a line, plain or gzipped; positions are those of the plain bytes."""
-
-    def __init__(
-        self, *, name: str, path: Path, rule: FieldRule, gzipped: GzipCursor | None
-    ) -> None:
+    def __init__(self, *, name: str, data: FileBytes) -> None:
         self.name = name
-        self.rule = rule
-        self._path = path
-        self._gzipped = gzipped
+        self._data = data
 
     def records(self) -> Iterator[RawRecord]:
-        """All lines."""
-        with reading(self.name), self._open() as file:
+        """All lines that are not blank."""
+        with reading(self.name), self._data.open() as file:
             yield from self._lines(file, start=0)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """The lines between two bytes of the decompressed file."""
+        """The lines between two bytes of the plain file."""
         with reading(self.name):
-            if self._gzipped is not None:
-                data = self._gzipped.read(self._path, start, stop)
-            else:
-                with self._path.open("rb") as file:
-                    file.seek(start)
-                    data = file.read(stop - start)
+            data = self._data.read(start, stop)
         return list(self._lines(io.BytesIO(data), start=start))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
         """The line's JSON object."""
-        text = _decoded(cast("bytes", raw.content))
-        if not text.strip():
-            raise BadRecord("the line is empty")
+        text = decoded(cast("bytes", raw.content))
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -261,24 +201,28 @@ class LineFile:
             raise BadRecord("the line is no JSON object", found=shortened(content))
         return content
 
-    def _open(self) -> BinaryIO:
-        plain = self._gzipped is None
-        return cast("BinaryIO", self._path.open("rb") if plain else gzip.GzipFile(self._path))
-
     def _lines(self, file: BinaryIO, *, start: int) -> Iterator[RawRecord]:
-        position, number = start, 0
+        blank, lead = b"", 0
+        number, first = 0, start == 0
         while line := file.readline(_LINE_LIMIT_BYTES + 1):
             number += 1
-            if len(line) > _LINE_LIMIT_BYTES:
+            content = line.removeprefix(_BOM) if first else line
+            first = False
+            if len(line) + len(blank) > _LINE_LIMIT_BYTES:
                 raise CorpusError(
                     "a line is too long for a record",
                     place=f"{self.name}:{number}",
                     allowed=f"{_LINE_LIMIT_BYTES} bytes",
                     remedy="JSONL has one JSON object a line; convert the file first",
                 )
-            content = line.removeprefix(_BOM) if position == 0 else line
-            yield RawRecord(content=content, hashed=line, size=len(line), lines=1, ends=True)
-            position += len(line)
+            if not content.strip():
+                blank, lead = blank + line, lead + 1
+                continue
+            data = blank + line
+            yield RawRecord(
+                content=content, hashed=data, size=len(data), lines=lead + 1, ends=True, lead=lead
+            )
+            blank, lead = b"", 0
 
 
 @contextmanager
@@ -286,7 +230,7 @@ def reading(name: str) -> Iterator[None]:
     """Makes a `CorpusError` of whatever goes wrong while the source `name` is read."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(
             f"the file cannot be read: {reason}",
@@ -295,7 +239,8 @@ def reading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _decoded(data: bytes) -> str:
+def decoded(data: bytes) -> str:
+    """UTF-8 bytes of a record as text; `BadRecord` where they are none, with the line."""
     zero = data.find(b"\0")
     if zero >= 0:
         problem = "the text holds a zero byte, so the file is binary or not UTF-8"
@@ -309,7 +254,3 @@ def _decoded(data: bytes) -> str:
 
 def _around(data: bytes, position: int) -> str:
     return f"byte 0x{data[position]:02x} in {data[max(position - 10, 0) : position + 10]!r}"
-
-
-def _listed(names: Collection[str]) -> str:
-    return shortened(", ".join(map(str, names)) or "no field")

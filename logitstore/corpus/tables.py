@@ -1,37 +1,43 @@
-"""Tables: Parquet files and Hub data sets as streams of raw records, one a row.
+"""Tables: Parquet and Arrow files and Hub data sets as streams of raw records, one a row.
 
-Only the column in use is read. Its values are hashed as canonical JSON, a line each, so that a plan
-made from one copy of a data set holds for another that is stored in other row groups.
+Only the columns in use are read. A row's values are hashed as canonical JSON, a line each, so that
+a plan made from one copy of a data set holds for another that is stored in other row groups.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitstore.corpus.records import BadRecord, shortened
-from logitstore.corpus.sources import FieldRule, RawRecord, reading
+from logitstore.corpus.shapes import columns_of, shape_of
+from logitstore.corpus.sources import RawRecord, reading
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["HubTable", "ParquetTable", "Table", "TableSource", "load_hub"]
+    from logitstore.corpus.shapes import Fields
+
+__all__ = ["ArrowTable", "HubTable", "ParquetTable", "Table", "TableSource", "load_hub"]
 
 _BATCH_ROWS = 1024
 
 
 class Table(Protocol):
-    """Rows with named columns: all that a `TableSource` asks of Parquet and of `datasets`."""
+    """Rows with named columns: all that a `TableSource` asks of a file and of `datasets`."""
 
     schema: pa.Schema
 
-    def arrays(self, column: str, start: int, stop: int | None) -> Iterator[Any]:
-        """The column's values in rows `start` to `stop`, in Arrow arrays of bounded size."""
+    def batches(
+        self, columns: Sequence[str], start: int, stop: int | None
+    ) -> Iterator[pa.RecordBatch | pa.Table]:
+        """The columns in rows `start` to `stop`, a bounded number of rows at a time."""
 
 
 class ParquetTable:
@@ -43,8 +49,10 @@ class ParquetTable:
         with reading(name):
             self.schema = pq.read_schema(path)
 
-    def arrays(self, column: str, start: int, stop: int | None) -> Iterator[Any]:
-        """The column's values in rows `start` to `stop`; row groups outside are not read."""
+    def batches(
+        self, columns: Sequence[str], start: int, stop: int | None
+    ) -> Iterator[pa.RecordBatch]:
+        """The columns in rows `start` to `stop`; row groups outside are not read."""
         with (
             reading(self._name),
             pq.ParquetFile(self._path, page_checksum_verification=True) as file,
@@ -54,17 +62,60 @@ class ParquetTable:
                 rows = file.metadata.row_group(group).num_rows
                 low, high = max(start - first, 0), rows if stop is None else min(stop - first, rows)
                 if low < high:
-                    yield from _group_arrays(file, group, column, low, high)
+                    yield from _within(
+                        file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(columns)),
+                        low,
+                        high,
+                    )
                 first += rows
 
 
-def _group_arrays(file: Any, group: int, column: str, low: int, high: int) -> Iterator[Any]:
+class ArrowTable:
+    """An Arrow file as a table: the file form, or the stream form that `datasets` writes."""
+
+    def __init__(self, *, name: str, path: Path) -> None:
+        self._name = name
+        self._path = path
+        with reading(name), self._open() as (schema, _):
+            self.schema = schema
+
+    def batches(
+        self, columns: Sequence[str], start: int, stop: int | None
+    ) -> Iterator[pa.RecordBatch]:
+        """The columns in rows `start` to `stop`; those before are passed over."""
+        with reading(self._name), self._open() as (_, found):
+            small = (
+                batch.slice(first, _BATCH_ROWS)
+                for batch in found
+                for first in range(0, len(batch), _BATCH_ROWS)
+            )
+            yield from _within((one.select(list(columns)) for one in small), start, stop)
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        with pa.memory_map(str(self._path)) as data:
+            if data.read(6) == b"ARROW1":
+                file = pa.ipc.open_file(data)
+                numbers = range(file.num_record_batches)
+                yield file.schema, (file.get_batch(number) for number in numbers)
+            else:
+                data.seek(0)
+                stream = pa.ipc.open_stream(data)
+                yield stream.schema, iter(stream)
+
+
+def _within(
+    batches: Iterator[pa.RecordBatch], start: int, stop: int | None
+) -> Iterator[pa.RecordBatch]:
+    """The rows `start` to `stop` of batches that follow one another."""
     first = 0
-    for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
-        if first >= high:
+    for batch in batches:
+        if stop is not None and first >= stop:
             return
-        begin = max(low - first, 0)
-        yield batch.column(0).slice(begin, max(high - first - begin, 0))
+        low = max(start - first, 0)
+        high = len(batch) if stop is None else min(stop - first, len(batch))
+        if low < high:
+            yield batch.slice(low, high - low)
         first += len(batch)
 
 
@@ -75,38 +126,30 @@ class HubTable:
         self.schema = dataset.features.arrow_schema
         self._dataset = dataset
 
-    def arrays(self, column: str, start: int, stop: int | None) -> Iterator[Any]:
-        """The column's values in rows `start` to `stop`."""
-        rows = self._dataset.select_columns([column]).with_format("arrow")
+    def batches(self, columns: Sequence[str], start: int, stop: int | None) -> Iterator[pa.Table]:
+        """The columns in rows `start` to `stop`."""
+        rows = self._dataset.select_columns(list(columns)).with_format("arrow")
         stop = len(rows) if stop is None else min(stop, len(rows))
         for first in range(start, stop, _BATCH_ROWS):
-            yield rows[first : min(first + _BATCH_ROWS, stop)][column]
+            yield rows[first : min(first + _BATCH_ROWS, stop)]
 
 
 class TableSource:
-    """One column of a table, one record a row."""
+    """The columns in use of a table, one record a row."""
 
-    def __init__(self, *, name: str, rule: FieldRule, table: Table) -> None:
+    def __init__(self, *, name: str, fields: Fields, table: Table) -> None:
         self.name = name
-        self.rule = rule
         self._table = table
+        names = list(table.schema.names)
         try:
-            field = rule.choose(table.schema.names, place=name)
+            self._columns = columns_of(shape_of(names, fields), fields, names)
         except BadRecord as fault:
             raise CorpusError(
                 fault.problem, place=name, found=fault.found, allowed=fault.allowed
             ) from None
-        if list(table.schema.names).count(field.name) > 1:
-            raise CorpusError("several columns have one name", place=name, found=field.name)
-        kind = table.schema.field(field.name).type
-        if not (_is_list(kind) if field.chat else _is_text(kind)):
-            raise CorpusError(
-                "the column has the wrong type",
-                place=f"{name}, column {field.name}",
-                found=kind,
-                allowed="a list of {role, content}" if field.chat else "text",
-            )
-        self._column = field.name
+        for column in self._columns:
+            if names.count(column) > 1:
+                raise CorpusError("several columns have one name", place=name, found=column)
 
     def records(self) -> Iterator[RawRecord]:
         """All rows."""
@@ -117,18 +160,22 @@ class TableSource:
         return list(self._rows(start, stop))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The row's one field in use."""
+        """The row's values, without the nulls by which Arrow fills the fields of its structs."""
         if isinstance(raw.content, UnicodeDecodeError):
             raise BadRecord("the text is no UTF-8", found=shortened(raw.content.object))
-        return {self._column: raw.content}
+        row = raw.content
+        return _without_nulls(row) if isinstance(row, dict) else {}
 
     def _rows(self, start: int, stop: int | None) -> Iterator[RawRecord]:
-        for array in self._table.arrays(self._column, start, stop):
-            for scalar in array:
-                value = _value(scalar)
+        for batch in self._table.batches(self._columns, start, stop):
+            for number in range(len(batch)):
+                row = _row(batch, number, self._columns)
+                # One column alone is hashed as its value, several as an object.
+                one = isinstance(row, dict) and len(self._columns) == 1
+                value = row[self._columns[0]] if one and isinstance(row, dict) else row
                 text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
                 yield RawRecord(
-                    content=value, hashed=text.encode() + b"\n", size=1, lines=1, ends=True
+                    content=row, hashed=text.encode() + b"\n", size=1, lines=1, ends=True
                 )
 
 
@@ -156,19 +203,17 @@ def load_hub(identity: str) -> tuple[str, HubTable]:
     return split, HubTable(dataset)
 
 
-def _value(scalar: Any) -> object:
+def _row(
+    batch: pa.RecordBatch | pa.Table, number: int, columns: Sequence[str]
+) -> dict[str, Any] | UnicodeDecodeError:
     try:
-        return scalar.as_py()
+        return {name: batch.column(name)[number].as_py(maps_as_pydicts="lossy") for name in columns}
     except UnicodeDecodeError as error:  # Arrow does not check what it stores as text
         return error
 
 
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return kind in (pa.string(), pa.large_string(), pa.string_view())
-
-
-def _is_list(kind: Any) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return is_list and pa.types.is_struct(kind.value_type)
+def _without_nulls(value: Any) -> Any:
+    """`value` without the entries of dicts that are null: of a struct, nobody may have set them."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value

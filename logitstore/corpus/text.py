@@ -134,10 +134,11 @@ class DocumentStream:
             if piece.counted_L.any()
         ]
         if not documents:
+            length = sum(len(part.ids_L) for part in parts)
+            counted = sum(int(part.counted_L[1:].sum()) for part in parts)
             raise BadRecord(
                 "no token of the record is a target",
-                found=f"{sum(len(part.ids_L) for part in parts)} tokens, "
-                f"{sum(int(part.counted_L[1:].sum()) for part in parts)} after the first that count",
+                found=f"{length} tokens, {counted} after the first that count",
             )
         return documents
 

@@ -67,9 +67,7 @@ class _View:
     def text(self, count: int, *, prompt: bool = False) -> str:
         """The first `count` messages."""
         if (count, prompt) not in self._texts:
-            self._texts[count, prompt] = self._rendered(
-                self._chat.messages[:count], prompt=prompt
-            )
+            self._texts[count, prompt] = self._rendered(self._chat.messages[:count], prompt=prompt)
         return self._texts[count, prompt]
 
     def turn(self, number: int) -> Rendering:
