@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
+    from logitstore.corpus.shapes import Fields
     from logitstore.corpus.text import TextRules, tokenize
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
     from logitstore.format.json import parse_json
@@ -46,6 +47,7 @@ __all__ = [
     "STORE",
     "TAIL_TEMPERATURES",
     "Entries",
+    "Fields",
     "LMHead",
     "LocalStorage",
     "Option",
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy_names(
         "STORE": "logitstore.store.options",
         "TAIL_TEMPERATURES": "logitstore.targets.tails",
         "Entries": "logitstore.targets.kinds",
+        "Fields": "logitstore.corpus.shapes",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
         "sparsifier_of": "logitstore.sparsify",

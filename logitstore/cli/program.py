@@ -132,7 +132,7 @@ def command_signature(options: Iterable[Option]) -> inspect.Signature:
 def _annotation(option: Option) -> Any:
     # A path is read as a string: an empty one would become the current folder.
     kinds: dict[type, Any] = {object: str, Path: str, tuple: str, list: list[str]}
-    kind: Any = kinds.get(option.kind, option.kind)
+    kind: Any = list[str] if option.repeated else kinds.get(option.kind, option.kind)
     if option.nullable:
         kind = kind | None
     if option.positional:
@@ -143,6 +143,11 @@ def _annotation(option: Option) -> Any:
 
 def _read(option: Option, given: Any) -> Any:
     """The checked value of what typer has parsed, which leaves lists of numbers as strings."""
+    if option.repeated and isinstance(given, list):
+        # Several strings would be texts.
+        return option.check(given[0] if len(given) == 1 else [*map(_path(option), given)])
+    if option.kind is list and not given and option.nullable:
+        given = None
     if option.kind is tuple and isinstance(given, str):
         try:
             given = [float(one) for one in given.split(",")]
@@ -151,6 +156,10 @@ def _read(option: Option, given: Any) -> Any:
                 f"{option.flag} must be numbers separated by commas", found=repr(given)
             ) from error
     return option.check(given)
+
+
+def _path(option: Option) -> Callable[[str], Path]:
+    return lambda given: Path(option.check(given))
 
 
 class _Program(TyperGroup):

@@ -143,13 +143,16 @@ def _content(content: object, place: str, *, ignored: frozenset[str]) -> str | N
 def _part(part: object, place: str, ignored: frozenset[str]) -> str:
     if isinstance(part, str):
         return checked_text(part, place)
-    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-    text = part.get("text") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping):
+        raise BadRecord(
+            f"{place} holds a part that is no text", found=shortened(part), allowed="text"
+        )
+    kind, text = part.get("type", "text"), part.get("text")
     if kind != "text" or not isinstance(text, str):
         raise BadRecord(
             f"{place} holds a part that is no text", found=shortened(kind), allowed="text"
         )
-    for key, value in part.items():  # type: ignore[union-attr]
+    for key, value in part.items():
         if key not in ("type", "text") and key not in ignored and not _is_empty(value):
             raise BadRecord(
                 f"{place} has a part of text with a field that no template reads, {key}; "

@@ -28,53 +28,65 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "Files", "find_files", "open_source"]
 
 
-def _text(name: str, path: Path, fields: Fields, _: FileBytes) -> Source:
-    wanted = fields.messages or fields.tokens
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """A file that is to become a source."""
+
+    name: str
+    path: Path
+    fields: Fields
+    data: FileBytes
+
+
+def _text(file: _File) -> Source:
+    wanted = file.fields.messages or file.fields.tokens
     if wanted is not None:
         raise CorpusError(
             "plain text has no fields",
-            place=name,
+            place=file.name,
             found=wanted,
             remedy="Leave the option out that names one, or give a file of records",
         )
-    return TextFile(name=name, path=path)
+    return TextFile(name=file.name, path=file.path)
 
 
-def _lines(name: str, path: Path, fields: Fields, data: FileBytes) -> Source:
-    return LineFile(name=name, data=data)
+def _lines(file: _File) -> Source:
+    return LineFile(name=file.name, data=file.data)
 
 
-def _json(name: str, path: Path, fields: Fields, data: FileBytes) -> Source:
+def _json(file: _File) -> Source:
     """One array, or a record in each line: both are called .json."""
-    with reading(name), data.open() as file:
-        array = holds_array(file)
-    return ArrayFile(name=name, data=data) if array else LineFile(name=name, data=data)
+    with reading(file.name), file.data.open() as stream:
+        array = holds_array(stream)
+    return ArrayFile(name=file.name, data=file.data) if array else _lines(file)
 
 
-def _commas(name: str, path: Path, fields: Fields, data: FileBytes) -> Source:
-    return DelimitedFile(name=name, delimiter=",", data=data)
+def _commas(file: _File) -> Source:
+    return DelimitedFile(name=file.name, delimiter=",", data=file.data)
 
 
-def _tabs(name: str, path: Path, fields: Fields, data: FileBytes) -> Source:
-    return DelimitedFile(name=name, delimiter="\t", data=data)
+def _tabs(file: _File) -> Source:
+    return DelimitedFile(name=file.name, delimiter="\t", data=file.data)
 
 
-def _parquet(name: str, path: Path, fields: Fields, _: FileBytes) -> Source:
-    return TableSource(name=name, fields=fields, table=ParquetTable(name=name, path=path))
+def _parquet(file: _File) -> Source:
+    table = ParquetTable(name=file.name, path=file.path)
+    return TableSource(name=file.name, fields=file.fields, table=table)
 
 
-def _arrow(name: str, path: Path, fields: Fields, _: FileBytes) -> Source:
-    return TableSource(name=name, fields=fields, table=ArrowTable(name=name, path=path))
+def _arrow(file: _File) -> Source:
+    table = ArrowTable(name=file.name, path=file.path)
+    return TableSource(name=file.name, fields=file.fields, table=table)
 
 
-_RECORDS: dict[str, Callable[[str, Path, Fields, FileBytes], Source]] = {
+_RECORDS: dict[str, Callable[[_File], Source]] = {
     ".jsonl": _lines,
     ".ndjson": _lines,
     ".json": _json,
     ".csv": _commas,
     ".tsv": _tabs,
 }
-_KINDS: dict[str, Callable[[str, Path, Fields, FileBytes], Source]] = {
+_KINDS: dict[str, Callable[[_File], Source]] = {
     ".txt": _text,
     **_RECORDS,
     **{
@@ -135,7 +147,8 @@ def open_source(name: str, path: Path, *, fields: Fields, cursor: StreamCursor) 
     """
     lowered = path.name.lower()
     kind = next(suffix for suffix in SUFFIXES if lowered.endswith(suffix))
-    return _KINDS[kind](name, path, fields, FileBytes(path, cursor))
+    data = FileBytes(path, cursor)
+    return _KINDS[kind](_File(name=name, path=path, fields=fields, data=data))
 
 
 def _found(path: Path) -> Iterator[Path]:
@@ -147,7 +160,7 @@ def _found(path: Path) -> Iterator[Path]:
     elif path.exists():
         yield path
     elif glob.has_magic(str(path)):
-        for match in glob.iglob(str(path), recursive=True):
+        for match in glob.iglob(str(path), recursive=True):  # noqa: PTH207 - also absolute ones
             if Path(match).is_file():
                 yield Path(match)
 

@@ -13,9 +13,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.nodes import CallBlock, Node
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from logitstore.errors import ModelError
@@ -140,7 +141,7 @@ class _Marks(Extension):
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own way to name them
 
-    def parse(self, parser: Any) -> CallBlock:
+    def parse(self, parser: Any) -> Node:
         lineno = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return CallBlock(self.call_method("_around"), [], [], body).set_lineno(lineno)

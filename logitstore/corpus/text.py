@@ -11,7 +11,7 @@ Shapes: L tokens of one record or document.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,8 @@ class TextRules:
 
     max_length: int  # tokens of a document at most
     last_turn_only: bool = False  # of a chat's turns only the last counts
-    template_variables: Mapping[str, object] | None = None  # for the chat template
-    today: date | None = None  # the date that a chat template is told
+    template_variables: Mapping[str, object] = field(default_factory=dict)  # for every chat
+    today: date = field(default_factory=date.today)  # that a chat template is told
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
@@ -267,9 +267,9 @@ class _Encoder:
                 source=template_source(self._tokenizer, tools=with_tools),
                 variables={
                     **self._tokenizer.special_tokens_map,
-                    **(self._rules.template_variables or {}),
+                    **self._rules.template_variables,
                 },
-                today=self._rules.today or date.today(),
+                today=self._rules.today,
             )
         return renderings(
             chat,

@@ -142,9 +142,9 @@ class _View:
     def _rendered(
         self, messages: list[dict[str, Any]], *, prompt: bool = False, **variables: object
     ) -> str:
-        given = {"tools": self._chat.tools, **variables}
+        given: dict[str, Any] = {"tools": self._chat.tools, **variables}
         try:
-            return self._template.render(messages, prompt=prompt, **given)  # type: ignore[arg-type]
+            return self._template.render(messages, prompt=prompt, **given)
         except Exception as error:  # a template is a program: it may raise anything
             raise BadRecord(
                 f"the chat template cannot render the chat: {error}", found=shortened(messages)

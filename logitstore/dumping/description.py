@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.template import uses_clock
+from logitstore.corpus.text import beginning
 from logitstore.corpus.tokenizer import tokenizer_fingerprint, vocab_size
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec
@@ -24,6 +27,7 @@ _BLOCK_TARGETS = 65_536
 
 def store_spec(job: Job, plan: Plan) -> StoreSpec:
     """The spec of the store that `job` makes by `plan`."""
+    fields, template = job.corpus.fields, getattr(job.tokenizer, "chat_template", None)
     return StoreSpec(
         format=FORMAT,
         teacher=job.teacher.spec,
@@ -35,10 +39,18 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
             unit_tokens=job.options.unit_tokens,
         ),
         text=TextSpec(
-            text_field=job.corpus.rule.text,
-            messages_field=job.corpus.rule.messages,
-            max_length=job.max_length,
-            chat_template=_hash(getattr(job.tokenizer, "chat_template", None)),
+            text_field=fields.text,
+            messages_field=fields.messages,
+            max_length=job.rules.max_length,
+            chat_template=_hash(template),
+            records=fields.shape,
+            tokens_field=fields.tokens,
+            mask_field=fields.mask,
+            ignored_fields=tuple(sorted(fields.ignored)),
+            turns="last" if job.rules.last_turn_only else "all",
+            template_kwargs=json.dumps(job.rules.template_variables, sort_keys=True),
+            template_date=job.rules.today.isoformat() if uses_clock(template) else None,
+            pieces_begin=bool(beginning(job.tokenizer)),
         ),
         sparsifier=job.sparsifier,
         codec=job.codec.spec,
@@ -68,5 +80,7 @@ def _provenance() -> dict[str, Any]:
     }
 
 
-def _hash(text: object) -> str | None:
+def _hash(template: object) -> str | None:
+    """Of a template, or of several by their names."""
+    text = json.dumps(template, sort_keys=True) if isinstance(template, dict) else template
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None

@@ -7,24 +7,32 @@ done with its documents in `work.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import Codec, new_codec
 from logitstore.corpus.corpus import Corpus, open_corpus
 from logitstore.corpus.text import TextRules, tokenize
 from logitstore.corpus.tokenizer import vocab_size
-from logitstore.dumping.options import JobOptions, split_options, target_spec
+from logitstore.dumping.options import (
+    JobOptions,
+    split_options,
+    target_spec,
+    template_date,
+    template_variables,
+)
 from logitstore.errors import SettingError
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.teacher.base import Teacher
-from logitstore.teacher.opening import open_teacher, open_tokenizer
+from logitstore.teacher.opening import open_teacher, open_tokenizer, with_chat_template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from logitstore.corpus.corpus import RecordReader
     from logitstore.format.plan import Plan, WorkUnit
+    from logitstore.format.spec import StoreSpec
 
 __all__ = ["BYTES_PER_TOKEN", "Job"]
 
@@ -41,24 +49,32 @@ class Job:
     corpus: Corpus
     tokenizer: Any  # a transformers tokenizer
     teacher: Teacher
-    max_length: int  # tokens of a document
+    rules: TextRules
     sparsifier: SparsifierSpec
     codec: Codec
 
     @staticmethod
-    def load(values: Mapping[str, Any]) -> Job:
+    def load(values: Mapping[str, Any], *, begun: StoreSpec | None = None) -> Job:
         """The job by checked options of `dump`; what costs most is loaded last.
+
+        begun: the spec of the store that is gone on with, whose date the chat template is told.
 
         Raises CorpusError, ModelError or SettingError.
         """
         options, targets = split_options(values)
         sparsifier = target_spec(targets)
-        corpus = open_corpus(
-            options.data, text_field=options.text_field, messages_field=options.messages_field
+        corpus = open_corpus(options.data, fields=options.fields)
+        tokenizer = with_chat_template(
+            open_tokenizer(options.tokenizer, teacher=options.teacher), options.chat_template
         )
-        tokenizer = open_tokenizer(options.tokenizer, teacher=options.teacher)
         size = vocab_size(tokenizer)
-        _try_first_records(corpus, tokenizer, options)
+        rules = TextRules(
+            max_length=options.max_length or _DEFAULT_MAX_LENGTH,
+            last_turn_only=options.turns == "last",
+            template_variables=template_variables(options.template_kwargs or {}),
+            today=_today(options, begun),
+        )
+        _try_first_records(corpus, tokenizer, rules, options)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
         teacher = open_teacher(
@@ -69,7 +85,7 @@ class Job:
             corpus=corpus,
             tokenizer=tokenizer,
             teacher=teacher,
-            max_length=_max_length(options.max_length, teacher.context),
+            rules=replace(rules, max_length=_max_length(options.max_length, teacher.context)),
             sparsifier=sparsifier,
             codec=codec,
         )
@@ -100,13 +116,19 @@ class Job:
         return self.corpus.read(unit, skip_bad=self.options.skip_bad)
 
 
-def _try_first_records(corpus: Corpus, tokenizer: Any, options: JobOptions) -> None:
+def _today(options: JobOptions, begun: StoreSpec | None) -> date:
+    """The date that is asked for, else that of the store that is gone on with, else today's."""
+    given = options.template_date or (begun.text.template_date if begun is not None else None)
+    return template_date(given) if given is not None else date.today()
+
+
+def _try_first_records(
+    corpus: Corpus, tokenizer: Any, rules: TextRules, options: JobOptions
+) -> None:
     """Make documents of the first records of each file, so that their faults are told early.
 
     A wrong field, a file with nothing in it, and a chat without a template cost no teacher then.
     """
-    # Whether a record has a target hangs on no length: any will do.
-    rules = TextRules(max_length=options.max_length or _DEFAULT_MAX_LENGTH)
     skip_bad = options.skip_bad
     for records in corpus.first_records(limit=options.limit, skip_bad=skip_bad):
         for _ in tokenize(records, tokenizer, rules=rules, skip_bad=skip_bad):

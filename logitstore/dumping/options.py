@@ -11,12 +11,16 @@ sparsifier has no use for are refused.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import FIDELITIES
+from logitstore.corpus.shapes import SHAPES, Fields
+from logitstore.errors import SettingError
 from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
@@ -38,7 +42,31 @@ __all__ = [
     "own_options",
     "split_options",
     "target_spec",
+    "template_date",
+    "template_variables",
 ]
+
+
+def template_variables(given: object) -> dict[str, Any]:
+    """The variables of a chat template that an option gives, as JSON or as a mapping.
+
+    Raises SettingError where they are none.
+    """
+    try:
+        found = json.loads(given) if isinstance(given, str) else given
+        if isinstance(found, Mapping):
+            return dict(json.loads(json.dumps(dict(found), allow_nan=False)))
+    except (TypeError, ValueError, RecursionError):
+        pass
+    raise SettingError("this is no JSON object", found=repr(given)[:80], allowed='as {"a": true}')
+
+
+def template_date(given: str) -> date:
+    """The date that an option gives. Raises SettingError where it is none."""
+    try:
+        return date.fromisoformat(given)
+    except ValueError as error:
+        raise SettingError("this is no date", found=given, allowed="as 2026-01-31") from error
 
 
 TEACHER = Option(
@@ -64,21 +92,70 @@ class JobOptions:
     )
     data: object = option(
         refuse=refuse_uri,
-        help="The corpus: a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or a Hub "
-        "data set.",
-        in_python="Or strings, or dicts with the fields of a JSONL line: any iterable, read once.",
+        repeated=True,
+        help="The corpus: a file, a folder, a pattern such as 'data/*.jsonl', or a Hub data set; "
+        "may be given several times. Files of text, JSON, CSV, Parquet and Arrow are read.",
+        in_python="Or a list of `Path`; or strings, or dicts with the fields of a JSONL line: any "
+        "iterable, read once.",
+    )
+    records: str = option(
+        "auto",
+        choices=lambda: ("auto", *SHAPES),
+        help="The shape of the records; auto finds that of each by its fields.",
+        excludes=("text_field", "messages_field", "tokens_field"),
     )
     text_field: str | None = option(
         None,
         help="The field of a record that holds its text.",
         unset="'text', where there is one",
-        excludes=("messages_field",),
+        excludes=("messages_field", "tokens_field", "records"),
     )
     messages_field: str | None = option(
         None,
         help="The field of a record that holds its chat.",
         unset="'messages', where there is one",
-        excludes=("text_field",),
+        excludes=("text_field", "tokens_field", "records"),
+    )
+    tokens_field: str | None = option(
+        None,
+        help="The field of a record that holds token ids, which are taken as they are.",
+        unset="'input_ids', where there is one",
+        excludes=("text_field", "messages_field", "records"),
+    )
+    mask_field: str | None = option(
+        None,
+        needs="tokens_field",
+        help="The field that says which tokens count: 1 or 0, or labels that are -100 elsewhere.",
+        unset="'loss_mask' or 'labels', where there is one; else all count",
+    )
+    ignore_field: list[str] | None = option(
+        None,
+        help="A field of messages, or tools, to leave out; may be given several times.",
+        unset="none: a field that the chat template leaves out is refused",
+    )
+    turns: str = option(
+        "all",
+        choices=lambda: ("all", "last"),
+        help="Which turns of a chat count: all of the assistant's, or the last alone.",
+    )
+    chat_template: object | None = option(
+        None,
+        help="The file of a chat template to take instead of the tokenizer's own.",
+        unset="that of the tokenizer",
+        refuse=refuse_uri,
+    )
+    template_kwargs: object | None = option(
+        None,
+        help="Variables for the chat template, as a JSON object.",
+        in_python="Or a dict.",
+        unset="none",
+        refuse=template_variables,
+    )
+    template_date: str | None = option(
+        None,
+        help="The date that a chat template is told where it asks, as 2026-01-31.",
+        unset="today, or the date with which the store was begun",
+        refuse=template_date,
     )
     max_length: int | None = option(
         None,
@@ -109,6 +186,18 @@ class JobOptions:
         help="The approximate number of tokens in a work unit. A crash loses at most the work on "
         "one unit.",
     )
+
+    @property
+    def fields(self) -> Fields:
+        """Which fields of a record are read, and how."""
+        return Fields(
+            text=self.text_field,
+            messages=self.messages_field,
+            tokens=self.tokens_field,
+            mask=self.mask_field,
+            shape=None if self.records == "auto" else self.records,
+            ignored=frozenset(self.ignore_field or ()),
+        )
 
 
 def _options_by_kind() -> dict[str, Mapping[Option, Any]]:

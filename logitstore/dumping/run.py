@@ -62,9 +62,9 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
     started = time.monotonic()
     layout = StoreLayout.at(out)
     refuse_foreign_storage(layout.storage)
-    job = Job.load(options)
-    # The plan that the store has; for a new one, the corpus cut into units.
     planned = layout.planned() and not is_abandoned(layout)
+    job = Job.load(options, begun=layout.read_spec() if planned else None)
+    # The plan that the store has; for a new one, the corpus cut into units.
     plan = layout.read_plan() if planned else job.plan()
     spec = store_spec(job, plan)
     lease = lease_of(layout, spec)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitstore.corpus.text import TextRules, tokenize
+from logitstore.corpus.text import tokenize
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.draws import row_keys
@@ -33,8 +33,7 @@ __all__ = ["by_document", "draw_keys", "read_documents", "stored_documents"]
 
 def read_documents(job: Job, records: RecordReader) -> tuple[list[Document], int]:
     """The documents that the records of a unit make, and how many records were skipped."""
-    rules = TextRules(max_length=job.max_length)
-    stream = tokenize(records, job.tokenizer, rules=rules, skip_bad=job.options.skip_bad)
+    stream = tokenize(records, job.tokenizer, rules=job.rules, skip_bad=job.options.skip_bad)
     documents = list(stream)
     return documents, records.skipped + stream.skipped
 

@@ -28,6 +28,7 @@ _JSON_KINDS: dict[str, tuple[type, ...]] = {
     "str | None": (str, type(None)),
     "int": (int,),
     "int | None": (int, type(None)),
+    "bool": (bool,),
     "dict": (dict,),
     "Mapping": (dict,),
     "tuple": (list, tuple),
@@ -81,7 +82,8 @@ def build(kind: type[T], content: Any, *, place: str) -> T:
     for name, value in content.items():
         allowed = _JSON_KINDS.get(wanted[name].split("[")[0])
         negative = isinstance(value, int) and not 0 <= value < 1 << 53
-        if allowed and (not isinstance(value, allowed) or isinstance(value, bool) or negative):
+        odd_bool = isinstance(value, bool) and allowed != (bool,)
+        if allowed and (not isinstance(value, allowed) or odd_bool or negative):
             raise CorruptionError(
                 f"field {name} is of another type",
                 place=place,

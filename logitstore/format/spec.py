@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "FORMATS",
     "CodecSpec",
     "CorpusSpec",
     "SparsifierSpec",
@@ -27,7 +28,8 @@ __all__ = [
     "refuse_other_spec",
 ]
 
-FORMAT = "logitstore/1"
+FORMAT = "logitstore/2"  # what is written
+FORMATS = ("logitstore/1", FORMAT)  # what is read
 
 _MAX_DRAWS = 1024
 
@@ -72,6 +74,56 @@ class TextSpec:
     messages_field: str | None
     max_length: int  # tokens of a document at most
     chat_template: str | None  # sha256 of the template, None where the tokenizer has none
+    # Since logitstore/2. The defaults are what logitstore/1 did, or could not do.
+    records: str | None = None  # the shape of all records; None where each has its own
+    tokens_field: str | None = None
+    mask_field: str | None = None
+    ignored_fields: tuple[str, ...] = ()  # of messages, in order
+    turns: str = "all"  # of a chat: "all" count, or the "last" alone
+    template_kwargs: str = "{}"  # JSON: what the chat template is given for every chat
+    template_date: str | None = None  # the date that it is told, where it asks; as 2026-01-31
+    pieces_begin: bool = False  # each piece of a text begins as the whole does, with BOS
+
+    def to_json(self, *, version: str) -> dict[str, Any]:
+        """As the object that stands in store.json of this format."""
+        content = asdict(self)
+        content["ignored_fields"] = list(self.ignored_fields)
+        if version == FORMATS[0]:
+            for name in _TEXT_SINCE_2:
+                del content[name]
+        return content
+
+    @staticmethod
+    def from_json(content: Any, *, version: str, place: str) -> TextSpec:
+        """The spec that `to_json` gave for a store of this format."""
+        since = set(_TEXT_SINCE_2) if isinstance(content, dict) else set()
+        wrong = since & set(content) if version == FORMATS[0] else since - set(content)
+        if wrong:
+            raise CorruptionError(
+                "fields missing or unknown", place=place, found=", ".join(sorted(wrong))
+            )
+        spec = build(TextSpec, content, place=place)
+        listed = spec.ignored_fields
+        if not all(isinstance(name, str) for name in listed) or sorted(set(listed)) != list(listed):
+            raise CorruptionError("ignored_fields are no sorted names", place=place, found=listed)
+        if spec.turns not in ("all", "last"):
+            raise CorruptionError(
+                "turns are unknown", place=place, found=spec.turns, allowed="all, last"
+            )
+        object.__setattr__(spec, "ignored_fields", tuple(listed))
+        return spec
+
+
+_TEXT_SINCE_2 = (
+    "records",
+    "tokens_field",
+    "mask_field",
+    "ignored_fields",
+    "turns",
+    "template_kwargs",
+    "template_date",
+    "pieces_begin",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,30 +247,33 @@ class StoreSpec:
         """As the object that stands in store.json."""
         content = asdict(self)
         content["sparsifier"] = self.sparsifier.to_json()
+        content["text"] = self.text.to_json(version=self.format)
         return content
 
     @staticmethod
     def from_json(content: Any, *, place: str) -> StoreSpec:
         """The spec that `to_json` gave; a missing, unknown or mistyped field is an error."""
         found_format = content.get("format") if isinstance(content, dict) else None
-        if found_format != FORMAT:
+        if found_format not in FORMATS:
             raise CorruptionError(
                 "not a format this version reads",
                 place=place,
                 found=found_format,
-                allowed=FORMAT,
+                allowed=", ".join(FORMATS),
                 remedy="Install the version of logitstore that wrote the store, or a newer one",
             )
         parts = {
             "teacher": TeacherSpec,
             "tokenizer": TokenizerSpec,
             "corpus": CorpusSpec,
-            "text": TextSpec,
             "codec": CodecSpec,
         }
         built = dict(content)
         for name, kind in parts.items():
             built[name] = build(kind, built.get(name), place=f"{place}: {name}")
+        built["text"] = TextSpec.from_json(
+            built.get("text"), version=found_format, place=f"{place}: text"
+        )
         built["sparsifier"] = SparsifierSpec.from_json(
             built.get("sparsifier"), place=f"{place}: sparsifier"
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from logitstore.errors import CorruptionError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.format.manifest import Commit, Manifest, store_fingerprint
-from logitstore.format.spec import FORMAT, StoreSpec, refuse_other_spec
+from logitstore.format.spec import StoreSpec, refuse_other_spec
 from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
 from logitstore.store.layout import (
@@ -188,7 +188,7 @@ class StoreWriter:
                 objects[f"{layout.shard_prefix(commit)}{one.path}"] = one.sha256
         blocks = [block for commit in commits for block in commit.blocks]
         return Manifest(
-            format=FORMAT,
+            format=spec.format,
             fingerprint=store_fingerprint(spec, commits),
             objects=objects,
             documents=sum(block.documents for block in blocks),

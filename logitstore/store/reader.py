@@ -14,7 +14,7 @@ import numpy as np
 from logitstore.codec import Codec, codec_for
 from logitstore.errors import CorruptionError, ObjectMissing, StoreError
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
-from logitstore.format.spec import FORMAT, StoreSpec
+from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
 from logitstore.store.containers.base import fields_of
 from logitstore.store.layout import COMMITS, MANIFEST, SPEC, TOKENIZER, StoreLayout
@@ -144,7 +144,7 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
     }
     facts |= {
         "bytes": layout.stored_bytes(store.commits),
-        "format": FORMAT,
+        "format": store.spec.format,
         "fingerprint": fingerprint_of(store),
     }
     for name, fact in facts.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from logitstore.corpus.template import template_source
 from logitstore.corpus.tokenizer import load_tokenizer
-from logitstore.errors import SettingError
+from logitstore.errors import ModelError, SettingError
 from logitstore.teacher.base import CheckedTeacher, check_protocol
 from logitstore.teacher.models import model_folder
 from logitstore.teacher.transformers import TransformersTeacher
@@ -16,7 +18,7 @@ from logitstore.teacher.transformers import TransformersTeacher
 if TYPE_CHECKING:
     from logitstore.teacher.base import Teacher
 
-__all__ = ["is_name", "open_teacher", "open_tokenizer", "teacher_name"]
+__all__ = ["is_name", "open_teacher", "open_tokenizer", "teacher_name", "with_chat_template"]
 
 
 def is_name(teacher: object) -> bool:
@@ -47,6 +49,29 @@ def open_tokenizer(tokenizer: object | None, *, teacher: object) -> Any:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise SettingError("tokenizer is no transformers tokenizer", found=type(tokenizer).__name__)
     return tokenizer
+
+
+def with_chat_template(tokenizer: Any, template: object | None) -> Any:
+    """The tokenizer with the chat template of a file; as it is without one.
+
+    tokenizer: a transformers tokenizer, which stays as it is.
+    template: the file's path, or None.
+
+    Raises ModelError where the file cannot be read or holds no template.
+    """
+    if template is None:
+        return tokenizer
+    try:
+        text = Path(str(template)).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the chat template cannot be read: {getattr(error, 'strerror', None) or error}",
+            place=template,
+        ) from error
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = text
+    template_source(changed, tools=False)
+    return changed
 
 
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:

@@ -19,6 +19,7 @@ import torch
 
 from logitstore import ModelError, SettingError, StoreError
 from logitstore.plumbing import (
+    Fields,
     LMHead,
     TextRules,
     evaluating,
@@ -140,8 +141,7 @@ def _from_store(logits: Any, *, temperature: float) -> _EvalData:
 def _from_text(tokenizer: Any, options: EvalOptions) -> _EvalData:
     corpus = open_corpus(
         str(options.data),
-        text_field=options.text_field,
-        messages_field=options.messages_field,
+        fields=Fields(text=options.text_field, messages=options.messages_field),
     )
     records = (
         record
