@@ -329,10 +329,9 @@ def test_commands_refuse_a_uri_that_nothing_serves(
         )
         for command in commands
     ]
-    # What is to be written is looked at with all other options, what is to be read when opened.
-    for process, code in zip(running, [2, 1, 1, 1, 1], strict=True):
+    for process in running:
         _, errors = process.communicate(timeout=120)
-        assert process.returncode == code
+        assert process.returncode == 2
         assert uri in errors
         assert "Copy or mount" in errors
         assert "Traceback" not in errors
