@@ -83,7 +83,7 @@ def curve_chart(series: Sequence[Series], *, key: str, title: str, unit: str) ->
     Args:
         series: The runs: step and value of each report.
         key: The prefix of the chart's ids, one for each chart of a page.
-        title: The chart's name for readers of the screen.
+        title: The chart's name for screen readers.
         unit: What stands beside the vertical axis.
     """
     with mpl.rc_context(_STYLE):
@@ -105,7 +105,7 @@ def bar_chart(
     Args:
         bars: The runs; the value is the first of `y_N`.
         key: The prefix of the chart's ids, one for each chart of a page.
-        title: The chart's name for readers of the screen.
+        title: The chart's name for screen readers.
         unit: What stands below the horizontal axis.
         line: Name and value of a dashed line to compare with; None for no line.
     """
@@ -145,7 +145,7 @@ def reliability_chart(series: Sequence[Series], *, key: str, title: str) -> Mark
     Args:
         series: The runs: confidence and accuracy of each bin.
         key: The prefix of the chart's ids, one for each chart of a page.
-        title: The chart's name for readers of the screen.
+        title: The chart's name for screen readers.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(width=4.8, height=4.4)
