@@ -82,8 +82,30 @@ class RawCodec:
             targets=targets,
         )
 
+    def _check(self, columns: Columns) -> None:
+        """A store may come from anywhere: nothing about its integers is taken for granted."""
+        tokens, targets = (int(columns.documents_DC[:, column].sum()) for column in (4, 5))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            self.entries, (targets, self.sparsifier.k)
+        )
+        tails = [f"tail_{node}" for node in range(len(self.sparsifier.tail_nodes))]
+        shapes |= dict.fromkeys(("count", "label", "entropy", *tails), (targets,))
+        held = {**columns.entries, **columns.scalars}
+        for name, shape in shapes.items():
+            found = held[name].shape if name in held else None
+            if found != shape:
+                raise CorruptionError("a column is missing", place=name, found=found, allowed=shape)
+        if (len(columns.tokens_N), int(columns.counted_N.sum())) != (tokens, targets):
+            raise CorruptionError("the table of documents does not add up", place="documents")
+        for name, ids in (("entry", columns.entries["entry"]), ("tokens", columns.tokens_N)):
+            if ids.max(initial=0) >= self.vocab_size:
+                raise CorruptionError("an id is beyond the vocabulary", place=name)
+        count_R = columns.scalars["count"]
+        if targets and not (count_R.min() >= 1 and count_R.max() <= self.sparsifier.k):
+            raise CorruptionError("a count is out of range", place="count")
 
-def _made_up_sharerobability(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) -> Any:
+
+def _draw(logits_RV: Any, labels_R: Any, keys_R: Any, spec: Any) -> Any:
     """The tokens of at least `made_up_share` times the highest probability (min-p), at most K."""
     from logitstore.sparsify.heads import head_targets
 
@@ -120,7 +142,7 @@ MADE_UP = Sparsifier(
     options={K: 64, _SHARE: 0.01},
     room=("k",),
     codec="rank-delta/1",
-    draw=_made_up_sharerobability,
+    draw=_draw,
     compared=({"k": 64, "made_up_share": 0.01},),
 )
 

@@ -34,7 +34,8 @@ SMALL = {
 def store_of(name, **settings):
     """A store of that sparsifier, which serves T = 1 and T = 2 as stored."""
     drawn = not SPARSIFIERS[name].targets.keeps_tail
-    spec = sparsifier_spec(name, temperatures=(1.0, 2.0) if drawn else None, **SMALL[name])
+    options = SMALL.get(name) or {SPARSIFIERS[name].room[0]: 8}
+    spec = sparsifier_spec(name, temperatures=(1.0, 2.0) if drawn else None, **options)
     if name == "topk":  # whose tails the store in memory sums at nodes of its own
         spec = replace(spec, tail_nodes=NODES)
     return MemoryStore(sparsifier=spec, **settings)

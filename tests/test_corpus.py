@@ -321,7 +321,7 @@ def test_a_field_of_plain_text_alone_is_refused(tmp_path: Path) -> None:
     """Beside a file that has fields it counts for that one."""
     (tmp_path / "a.txt").write_text("a text\n")
     for path in (tmp_path, tmp_path / "a.txt"):
-        with pytest.raises(CorpusError, match=r"--text-field has no effect.*found body"):
+        with pytest.raises(CorpusError, match=r"text_field has no effect.*found body"):
             open_corpus(path, text_field="body")
     (tmp_path / "b.jsonl").write_text('{"body": "another"}\n')
     assert len(records(open_corpus(tmp_path, text_field="body"))) == 2

@@ -60,7 +60,7 @@ def _dumped(settings: dict[str, Any], folder: Path) -> tuple[logitstore.Store, i
     "change",
     [
         {},
-        {"container": "parquet"},
+        {"format": "parquet"},
         {"unit_tokens": 2_000, "limit": 500},
         {"sparsify": "sample", "k": None, "draws": 9, "temperature": [1.0, 2.0]},
         {"sparsify": "topk"},
@@ -121,7 +121,7 @@ def test_progress_goes_up_to_one(settings: dict[str, Any]) -> None:
         ({"seconds": float("nan")}, SettingError, "--seconds"),
         ({"k": 301}, SettingError, "301"),
         ({"fidelity": "best"}, SettingError, "--fidelity"),
-        ({"container": "hdf5"}, SettingError, "hdf5"),
+        ({"format": "hdf5"}, SettingError, "hdf5"),
         ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
         ({"limit": 0}, SettingError, "--limit"),
     ],

@@ -353,11 +353,11 @@ def test_what_a_message_offers_comes_from_the_table(monkeypatch):
     kept = replace(SPARSIFIERS["topk"], name="another")
     monkeypatch.delitem(SPARSIFIERS, "topp")
     monkeypatch.setitem(SPARSIFIERS, "another", kept)
-    with pytest.raises(SettingError, match=r"with --sparsify hybrid, topk or another$"):
+    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk or another$"):
         choose_view(SPECS["sample"], loss=LOSSES["reverse_kl"], temperature=1.0)
-    with pytest.raises(SettingError, match=r"with --sparsify hybrid, topk or another$"):
+    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk or another$"):
         choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.0)
-    with pytest.raises(SettingError, match=r"--temperature 1,2,10\.5$"):
+    with pytest.raises(SettingError, match=r"temperature 1,2,10\.5$"):
         choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.5)
 
 

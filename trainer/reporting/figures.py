@@ -78,7 +78,14 @@ class Series:
 
 
 def curve_chart(series: Sequence[Series], *, key: str, title: str, unit: str) -> Markup:
-    """One line per run over the steps of training."""
+    """One line per run over the steps of training.
+
+    Args:
+        series: The runs: step and value of each report.
+        key: The prefix of the chart's ids, one for each chart of a page.
+        title: The chart's name for screen readers.
+        unit: What stands beside the vertical axis.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(width=4.8, height=3.2)
         for one in series:
@@ -93,7 +100,15 @@ def curve_chart(series: Sequence[Series], *, key: str, title: str, unit: str) ->
 def bar_chart(
     bars: Sequence[Series], *, key: str, title: str, unit: str, line: tuple[str, float] | None
 ) -> Markup:
-    """One bar per run from zero, its value next to it; `line` is a named value to compare with."""
+    """One bar per run from zero, its value next to it.
+
+    Args:
+        bars: The runs; the value is the first of `y_N`.
+        key: The prefix of the chart's ids, one for each chart of a page.
+        title: The chart's name for screen readers.
+        unit: What stands below the horizontal axis.
+        line: Name and value of a dashed line to compare with; None for no line.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(width=7.6, height=0.9 + 0.42 * len(bars))
         values = [float(bar.y_N[0]) for bar in bars]
@@ -125,7 +140,13 @@ def bar_chart(
 
 
 def reliability_chart(series: Sequence[Series], *, key: str, title: str) -> Markup:
-    """Accuracy over confidence, one line per run; a calibrated model lies on the diagonal."""
+    """Accuracy over confidence, one line per run; a calibrated model lies on the diagonal.
+
+    Args:
+        series: The runs: confidence and accuracy of each bin.
+        key: The prefix of the chart's ids, one for each chart of a page.
+        title: The chart's name for screen readers.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(width=4.8, height=4.4)
         axes.plot([0, 1], [0, 1], color=_REFERENCE, linewidth=1.0, linestyle="--")
