@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logitstore.corpus.content import Record
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.records import Record
-from logitstore.corpus.sources import FieldRule, TextFile
+from logitstore.corpus.shapes import Fields
+from logitstore.corpus.sources import TextFile
 from logitstore.corpus.tables import HubTable, TableSource
 from logitstore.errors import CorpusError, SettingError
 from logitstore.format.plan import Plan
@@ -52,8 +53,12 @@ def records(
     return [record for unit in plan.units for record in corpus.read(unit, skip_bad=skip_bad)]
 
 
+def said(record: Record) -> list[dict[str, Any]] | None:
+    return None if record.content.chat is None else record.content.chat.messages
+
+
 def texts(corpus: Corpus, **options: Any) -> list[str | None]:
-    return [record.text for record in records(corpus, **options)]
+    return [record.content.text for record in records(corpus, **options)]
 
 
 # What is cut comes back whole.
@@ -65,7 +70,7 @@ def numbered(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
     rows = [f"text number {number} é" for number in range(3000)]
     if request.param == "hub":
         table = HubTable(datasets.Dataset.from_dict({"id": list(range(3000)), "text": rows}))
-        return Corpus([TableSource(name="train", rule=FieldRule(), table=table)])
+        return Corpus([TableSource(name="train", fields=Fields(), table=table)])
     path = tmp_path / request.param
     if path.suffix == ".parquet":
         return open_corpus(write_table(path, {"id": range(3000), "text": rows}, row_group_size=700))
@@ -75,7 +80,7 @@ def numbered(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
 @pytest.mark.parametrize("unit_bytes", [1, 5000, 1 << 20])
 def test_units_hold_every_row_once_and_in_order(numbered: Corpus, unit_bytes: int) -> None:
     found = records(numbered, unit_bytes=unit_bytes, limit=None if unit_bytes > 1 else 50)
-    assert [record.text for record in found] == [
+    assert [record.content.text for record in found] == [
         f"text number {number} é" for number in range(len(found))
     ]
     assert len(found) == (3000 if unit_bytes > 1 else 50)
@@ -121,7 +126,7 @@ def test_hub_has_the_hashes_of_the_same_rows_in_parquet(tmp_path: Path) -> None:
     rows = [f"row {number}" for number in range(2500)]
     parquet = open_corpus(write_table(tmp_path / "a.parquet", {"text": rows}, row_group_size=311))
     table = HubTable(datasets.Dataset.from_dict({"text": rows}))
-    hub = Corpus([TableSource(name="a.parquet", rule=FieldRule(), table=table)])
+    hub = Corpus([TableSource(name="a.parquet", fields=Fields(), table=table)])
     assert hub.plan(unit_bytes=3000, limit=None) == parquet.plan(unit_bytes=3000, limit=None)
 
 
@@ -251,15 +256,15 @@ def test_planning_holds_little_of_a_large_file(tmp_path: Path) -> None:
 def test_messages_are_taken_where_there_is_no_text(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"messages": CHAT, "id": 7}])
     (record,) = records(open_corpus(path))
-    assert record.messages == CHAT
-    assert record.text is None
+    assert said(record) == CHAT
+    assert record.content.text is None
 
 
 def test_nulls_that_parquet_adds_to_messages_are_left_out(tmp_path: Path) -> None:
     calls = [{**CHAT[0], "tool": "x"}, CHAT[1]]
     path = write_table(tmp_path / "a.parquet", {"messages": pa.array([calls])})
     (record,) = records(open_corpus(path))
-    assert record.messages == calls
+    assert said(record) == calls
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -270,10 +275,10 @@ def test_a_named_field_is_the_only_one_that_counts(tmp_path: Path, suffix: str) 
         write_lines(path, [row])
     else:
         write_table(path, {name: pa.array([value]) for name, value in row.items()})
-    (text,) = records(open_corpus(str(path), text_field="body"))
-    (chat,) = records(open_corpus(str(path), messages_field="talk"))
-    assert (text.text, text.messages) == ("yes", None)
-    assert (chat.text, chat.messages) == (None, CHAT)
+    (text,) = records(open_corpus(str(path), fields=Fields(text="body")))
+    (chat,) = records(open_corpus(str(path), fields=Fields(messages="talk")))
+    assert (text.content.text, text.content.chat) == ("yes", None)
+    assert (chat.content.text, said(chat)) == (None, CHAT)
     with pytest.raises(CorpusError, match=r"text_field or messages_field"):
         records(open_corpus(str(path)), skip_bad=True)
 
@@ -288,7 +293,7 @@ def test_a_missing_field_names_those_there_are(tmp_path: Path, suffix: str) -> N
     with pytest.raises(CorpusError, match=r"no text and no messages.*body, id"):
         records(open_corpus(str(path)))
     with pytest.raises(CorpusError, match=r"missing.*body, id.*allowed: content"):
-        records(open_corpus(str(path), text_field="content"))
+        records(open_corpus(str(path), fields=Fields(text="content")))
 
 
 def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
@@ -312,9 +317,9 @@ def test_dictionary_coded_text_is_text(tmp_path: Path) -> None:
 def test_fields_that_contradict_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "text")
     with pytest.raises(CorpusError, match="both named"):
-        open_corpus(path, text_field="a", messages_field="b")
+        open_corpus(path, fields=Fields(text="a", messages="b"))
     with pytest.raises(CorpusError, match="plain text has no field of messages"):
-        open_corpus(path, messages_field="b")
+        open_corpus(path, fields=Fields(messages="b"))
 
 
 def test_a_field_of_plain_text_alone_is_refused(tmp_path: Path) -> None:
@@ -322,9 +327,9 @@ def test_a_field_of_plain_text_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a text\n")
     for path in (tmp_path, tmp_path / "a.txt"):
         with pytest.raises(CorpusError, match=r"text_field has no effect.*found body"):
-            open_corpus(path, text_field="body")
+            open_corpus(path, fields=Fields(text="body"))
     (tmp_path / "b.jsonl").write_text('{"body": "another"}\n')
-    assert len(records(open_corpus(tmp_path, text_field="body"))) == 2
+    assert len(records(open_corpus(tmp_path, fields=Fields(text="body")))) == 2
 
 
 # Bad records.

@@ -14,7 +14,8 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 from transformers.utils import logging
 
-from logitstore.corpus.records import Record
+from logitstore.corpus.chats import chat_of
+from logitstore.corpus.content import Content, Record
 from logitstore.corpus.text import TextRules, tokenize
 from logitstore.errors import CorpusError, ModelError, SettingError
 from logitstore.targets.documents import Document, document_id
@@ -51,14 +52,13 @@ CHAT = [
 
 def text_record(text: str, *, number: int = 0, ends: bool = True) -> Record:
     return Record(
-        source="a.txt", record=number, line=number + 1, text=text, messages=None, ends=ends
+        source="a.txt", record=number, line=number + 1, content=Content(text=text), ends=ends
     )
 
 
 def chat_record(messages: list[dict[str, Any]], *, number: int = 0) -> Record:
-    return Record(
-        source="a.jsonl", record=number, line=number + 1, text=None, messages=messages, ends=True
-    )
+    content = Content(chat=chat_of(messages, name="messages"))
+    return Record(source="a.jsonl", record=number, line=number + 1, content=content, ends=True)
 
 
 def documents(

@@ -7,13 +7,13 @@ import datetime
 from typing import Any
 
 import pytest
-from tests.chat_templates import TEMPLATES
 from transformers import PreTrainedTokenizerFast
 
 from logitstore.corpus.chats import chat_of
 from logitstore.corpus.records import BadRecord
 from logitstore.corpus.template import ChatTemplate
 from logitstore.corpus.turns import renderings
+from tests.chat_templates import TEMPLATES
 
 ENDS = ("<|im_end|>", "<|return|>", "<|end|>")
 TODAY = datetime.date(2026, 1, 2)

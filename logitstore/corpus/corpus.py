@@ -320,7 +320,7 @@ class RecordReader:
         row = self._source.row(raw)
         # Where something else is there a null is as good as no field.
         names = [name for name, value in row.items() if value is not None]
-        shape = shape_of(names or list(row), self._fields)
+        shape = shape_of(names or list(row), self._fields, place=f"{self._source.name}:{line}")
         content = shape.content(row, self._fields)
         self.shapes[shape.name] += 1
         return Record(

@@ -14,6 +14,7 @@ from typing import Any
 from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.shapes import Fields, columns_of, shape_of
 from logitstore.corpus.sources import RawRecord
+from logitstore.errors import CorpusError
 
 __all__ = ["MemorySource"]
 
@@ -75,7 +76,7 @@ class MemorySource:
         names = [name for name in record if isinstance(name, str) and record[name] is not None]
         try:
             used = columns_of(shape_of(names, self._fields), self._fields, names)
-        except BadRecord:
+        except (BadRecord, CorpusError):
             used = tuple(names)
         return {name: record[name] for name in used}
 

@@ -20,6 +20,7 @@ from typing import Any
 from logitstore.corpus.chats import Chat, chat_of, checked_text, parsed_json
 from logitstore.corpus.content import Content, TokenRecord
 from logitstore.corpus.records import BadRecord, shortened
+from logitstore.errors import CorpusError
 
 __all__ = ["SHAPES", "Fields", "Shape", "columns_of", "shape_of"]
 
@@ -47,11 +48,11 @@ class Shape:
     columns: tuple[str, ...] = field(default=())  # that it reads beside those that it needs
 
 
-def shape_of(names: Sequence[str], fields: Fields) -> Shape:
+def shape_of(names: Sequence[str], fields: Fields, *, place: str | None = None) -> Shape:
     """The shape of records with the fields `names`; `BadRecord` where they have none.
 
     Where a field is named, that decides. Where several shapes fit, the first of `SHAPES` does, but
-    a text beside a chat is refused: either may be meant.
+    a text beside a chat is a CorpusError at `place`: either may be meant.
     """
     named = _named_shape(names, fields)
     if named is not None:
@@ -65,10 +66,10 @@ def shape_of(names: Sequence[str], fields: Fields) -> Shape:
         return shape
     found = {name for name, shape in SHAPES.items() if _fits(shape, names)}
     if {"text", "messages"} <= found:
-        raise BadRecord(
-            "records have both a text and a messages field; --text-field or --messages-field "
-            "names the one to use",
-            found=_listed(names),
+        raise CorpusError(
+            "records have both a text and a messages field",
+            place=place,
+            remedy="Name the one to use with --text-field or --messages-field",
         )
     for name in SHAPES:
         if name in found:

@@ -142,7 +142,7 @@ class TableSource:
         self._table = table
         names = list(table.schema.names)
         try:
-            self._columns = columns_of(shape_of(names, fields), fields, names)
+            self._columns = columns_of(shape_of(names, fields, place=name), fields, names)
         except BadRecord as fault:
             raise CorpusError(
                 fault.problem, place=name, found=fault.found, allowed=fault.allowed
