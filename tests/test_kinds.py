@@ -98,7 +98,7 @@ def drawn_kl(store: Any, teacher: Path, temperature: float) -> np.ndarray:
 def test_a_teacher_agrees_with_its_own_store(
     name: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    store = dumped(tmp_path / "s", teacher_folder, corpus, sparsify=name, container=container)
+    store = dumped(tmp_path / "s", teacher_folder, corpus, sparsify=name, format=container)
     assert list(verify(tmp_path / "s")) == []
     assert sparsifier_of(store.spec.sparsifier) is SPARSIFIERS[name]
     assert all(one.targets.kind == SPARSIFIERS[name].targets for one in store)
