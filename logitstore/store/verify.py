@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from logitstore.errors import CorruptionError, LogitStoreError, shown
+from logitstore.errors import CorruptionError, LogitStoreError, SettingError, shown
 from logitstore.store.layout import StoreLayout
 from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
 from logitstore.store.storage import sha256_of
@@ -66,8 +66,12 @@ def verify(store: StoreLike, *, depth: Depth = "full") -> Iterator[Fault]:
     depth: "fast" looks at names, sizes and the small objects; "hashes" reads every byte; "full"
         also decodes every block and checks what it holds.
 
-    Raises SettingError for a URI that nothing serves.
+    What the storage refuses for now is a fault among the others. Raises SettingError for another
+    depth, and for a URI that nothing serves.
     """
+    if depth not in get_args(Depth):
+        allowed = ", ".join(get_args(Depth))
+        raise SettingError("depth is unknown", found=repr(depth), allowed=allowed)
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
     return _faults(layout, depth)
 
