@@ -29,8 +29,6 @@ __all__ = [
 
 FORMAT = "logitstore/1"
 
-_MAX_DRAWS = 1024
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSpec:
@@ -159,8 +157,6 @@ def _check_numbers(spec: SparsifierSpec, *, place: str) -> None:
         raise CorruptionError("temperatures are not different", place=place, found=drawn)
     if nodes and (nodes[0] != 1.0 or sorted(set(nodes), reverse=True) != list(nodes)):
         raise CorruptionError("tail_nodes do not fall from 1", place=place, found=nodes)
-    if not 1 <= spec.draw_count <= _MAX_DRAWS:
-        raise CorruptionError("too many draws", place=place, found=spec.draw_count)
 
 
 def _above_zero(number: Any) -> bool:
