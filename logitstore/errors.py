@@ -12,9 +12,9 @@
         └── ObjectMissing      there is no such object
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
-module owns the wording, so that every message reads alike. Where a message is made, it names
-options as the command line does: `--batch-tokens`. `str(error)` names the argument of the Python
-function instead: `batch_tokens`.
+module owns the wording, so that every message reads alike: one line, in which no value takes more
+than 200 characters. Where a message is made, it names options as the command line does:
+`--batch-tokens`. `str(error)` names the argument of the Python function instead: `batch_tokens`.
 """
 
 import re
@@ -31,7 +31,27 @@ __all__ = [
     "StorageError",
     "StoreError",
     "TokenizerError",
+    "shown",
 ]
+
+_VALUE_CHARACTERS = 200
+_PROBLEM_CHARACTERS = 2000  # it may quote another library, or list several values
+
+
+def shown(value: object, *, most: int = _VALUE_CHARACTERS) -> str:
+    """`str(value)` in one line of a message, with its length where it is too long to be shown.
+
+    value: anything, from anywhere; what cannot be printed is escaped.
+    most: the characters that it may take, before what is escaped.
+    """
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most - 40]}... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 # A flag, or what stands between backticks: that is a command to type, and stays as it is.
@@ -40,6 +60,12 @@ _FLAG = re.compile(r"`[^`]*`|(?<![\w/-])--[a-z][a-z0-9-]*")
 
 class LogitStoreError(Exception):
     """`place: problem (found X; allowed Y). remedy`, each part but the problem optional.
+
+    problem: what is wrong, in a few words.
+    place: where: a file, a line, an option.
+    found: the value that is wrong.
+    allowed: what it may be.
+    remedy: what to do about it, as a sentence without its full stop.
 
     `arguments` maps words of the message to the arguments that they stand for, where an option's
     name in Python does not follow from its flag.
@@ -75,15 +101,17 @@ class LogitStoreError(Exception):
         values = [
             f"{name} {value}"
             for name, value in (
-                ("found", self.found),
-                ("allowed:", None if self.allowed is None else named(self.allowed)),
+                ("found", None if self.found is None else shown(self.found)),
+                ("allowed:", None if self.allowed is None else named(shown(self.allowed))),
             )
             if value is not None
         ]
-        head = f"{named(self.place)}: " if self.place is not None else ""
+        problem = named(shown(self.problem, most=_PROBLEM_CHARACTERS))
+        place = None if self.place is None else shown(self.place, most=_PROBLEM_CHARACTERS)
+        head = "" if place is None else f"{named(place)}: "
         middle = f" ({'; '.join(values)})" if values else ""
         tail = f". {named(self.remedy)}" if self.remedy else ""
-        return f"{head}{named(self.problem)}{middle}{tail}"
+        return f"{head}{problem}{middle}{tail}"
 
     def _with_arguments(self, part: object) -> str:
         text = str(part)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from logitstore.errors import CorruptionError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.format.manifest import Commit, Manifest, store_fingerprint
-from logitstore.format.spec import FORMAT, StoreSpec, refuse_other_spec
+from logitstore.format.spec import FORMAT, StoreSpec
 from logitstore.store.card import store_card
 from logitstore.store.layout import (
     DATA,
@@ -29,6 +29,7 @@ from logitstore.store.layout import (
     TOKENIZER,
     StoreLayout,
 )
+from logitstore.store.settings import refuse_other_spec
 from logitstore.store.storage import Storage, base_name, sha256_of
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ BATCH_TOKENS = Option(
     name="batch_tokens",
     kind=int,
     default=16_384,
-    help="Tokens of an optimiser step, over all ranks.",
+    help="The number of tokens in an optimiser step, over all ranks.",
     least=1,
 )
 MICRO_TOKENS = Option(
@@ -31,7 +31,7 @@ MICRO_TOKENS = Option(
     kind=int,
     default=None,
     nullable=True,
-    help="Tokens of one forward pass at most.",
+    help="The most tokens in one forward pass.",
     unset="about 4096",
     least=1,
 )
@@ -40,14 +40,14 @@ EPOCHS = Option(
     kind=int,
     default=None,
     nullable=True,
-    help="Passes over the store.",
+    help="The number of passes over the store.",
     least=1,
 )
 SEED = Option(
     name="seed",
     kind=int,
     default=0,
-    help="Seed of the order of documents.",
+    help="The seed of the order of documents.",
     least=0,
     most=2**32 - 1,
 )
@@ -56,7 +56,7 @@ WINDOW = Option(
     kind=int,
     default=None,
     nullable=True,
-    help="Blocks of a lane whose documents are shuffled together.",
+    help="The number of blocks, in each lane, whose documents are shuffled together.",
     unset="what fits into 1 GiB over all lanes",
     least=1,
 )
@@ -64,7 +64,7 @@ RANKS = Option(
     name="ranks",
     kind=int,
     default=1,
-    help="Processes that share each optimiser step.",
+    help="The number of processes that share each optimiser step.",
     least=1,
     python_only=True,
 )

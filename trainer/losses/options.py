@@ -14,7 +14,7 @@ ALPHA = Option(
     name="alpha",
     kind=float,
     default=0.9,
-    help="Weight of the teacher's distribution in the loss; the rest is that of the true tokens.",
+    help="The weight of the teacher's distribution in the loss; the true tokens have the rest.",
     least=0,
     most=1,
 )
@@ -22,7 +22,7 @@ TEMPERATURE = Option(
     name="temperature",
     kind=float,
     default=1.0,
-    help="The temperature T that both distributions are softened with.",
+    help="The temperature T of both distributions in the divergence.",
     above=0,
 )
 LOSS = Option(

@@ -48,7 +48,7 @@ class FitOptions:
     epochs: int | None = option(like=EPOCHS, unset="1, where --steps is not given")
     steps: int | None = option(
         None,
-        help="Optimiser steps, instead of --epochs.",
+        help="The number of optimiser steps, instead of --epochs.",
         unset="as many as --epochs takes",
         least=1,
     )
@@ -62,7 +62,7 @@ class FitOptions:
     )
     weight_decay: float = option(0.1, help="Weight decay of AdamW.", least=0)
     seed: int = option(
-        like=SEED, help="Seed of the order of documents, of fresh weights and of dropout."
+        like=SEED, help="The seed of the order of documents, of fresh weights and of dropout."
     )
     window: int | None = option(like=WINDOW)
     save_steps: int = option(500, help="Steps between checkpoints.", least=1)

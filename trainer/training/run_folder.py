@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from logitstore import SpecError, StorageError, StoreError
-from logitstore.plumbing import LocalStorage, parse_json, sha256_of
+from logitstore.plumbing import LocalStorage, options_of, parse_json, sha256_of
+from trainer.training.options import FitOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -150,17 +151,28 @@ def _explain_bad_folder(folder: Path) -> Iterator[None]:
 def refuse_other_settings(
     found: Mapping[str, Any], wanted: Mapping[str, Any], *, place: Path
 ) -> None:
-    """Raise SpecError, naming every setting that differs."""
+    """Raise SpecError, naming every setting that differs.
+
+    found: the settings that the run was begun with.
+    wanted: the settings that are given now.
+    place: what the error names.
+    """
     different = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
     if different:
+        flags = {one.name: one.flag for one in options_of(FitOptions)}
         listed = ", ".join(
-            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} here" for key in different
+            f"{flags.get(key, key)} {_told(found.get(key))} there, {_told(wanted.get(key))} here"
+            for key in different
         )
         raise SpecError(
             f"the run was begun with other settings: {listed}",
             place=place,
             remedy="Repeat the settings it was begun with, or name another folder (--out)",
         )
+
+
+def _told(value: Any) -> str:
+    return "not given" if value is None else str(value)
 
 
 def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
