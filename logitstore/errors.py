@@ -12,10 +12,9 @@
         └── ObjectMissing      there is no such object
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
-module owns the wording, so that every message reads alike: one line, in which no value
-takes more than 200 characters. Where a message is made, it names
-options as the command line does: `--batch-tokens`. `str(error)` names the argument of the Python
-function instead: `batch_tokens`.
+module owns the wording, so that every message reads alike: one line, in which no value takes more
+than 200 characters. Where a message is made, it names options as the command line does:
+`--batch-tokens`. `str(error)` names the argument of the Python function instead: `batch_tokens`.
 """
 
 import re

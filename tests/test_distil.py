@@ -210,10 +210,10 @@ def test_another_setting_or_store_is_refused_by_name(tmp_path, store, config):
         fit(tmp_path / "run", config, steps=6, report=interrupt_at(4))
     with pytest.raises(StoreError, match="resume"):
         fit(tmp_path / "run", config, steps=6)
-    with pytest.raises(SpecError, match=r"alpha: 0\.9 there, 0\.5 here"):
+    with pytest.raises(SpecError, match=r"alpha 0\.9 there, 0\.5 here"):
         fit(tmp_path / "run", config, steps=6, alpha=0.5, resume=True)
     store.fingerprint = "another"
-    with pytest.raises(SpecError, match=r"store: '0+' there, 'another' here"):
+    with pytest.raises(SpecError, match=r"store 0+ there, another here"):
         fit(tmp_path / "run", config, steps=6, resume=True)
 
 

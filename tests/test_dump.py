@@ -132,11 +132,11 @@ def test_the_same_command_again_leaves_a_finished_store_as_it_is(settings: dict[
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"k": 9}, r"sparsifier\.k: 8 there, 9 here"),
-        ({"format": "parquet"}, "container"),
-        ({"max_length": 32}, r"text\.max_length"),
-        ({"unit_tokens": 300}, r"corpus\.unit_tokens"),
-        ({"batch_tokens": 256}, "batch_tokens"),
+        ({"k": 9}, "k 8 there, 9 here"),
+        ({"format": "parquet"}, "format zarr there, parquet here"),
+        ({"max_length": 32}, "max_length 64 there, 32 here"),
+        ({"unit_tokens": 300}, r"unit_tokens \d+ there, 300 here"),
+        ({"batch_tokens": 256}, "batch_tokens 512 there, 256 here"),
     ],
 )
 def test_other_settings_are_refused_on_resume(
@@ -145,6 +145,48 @@ def test_other_settings_are_refused_on_resume(
     logitstore.dump(**settings)
     with pytest.raises(SpecError, match=field):
         logitstore.dump(**settings | change)
+
+
+def test_other_settings_are_told_as_the_user_gave_them(settings: dict[str, Any]) -> None:
+    """Not as the spec writes them down: K of a hybrid is the sum of two options."""
+    settings |= {"sparsify": "hybrid"}
+    logitstore.dump(**settings)
+    changes: dict[str, dict[str, Any]] = {
+        "--k 8 there, 9 here": {"k": 9},
+        "--tail-draws 8 there, 4 here": {"tail_draws": 4},
+        "--k 8 there, 9 here, --seed 0 there, 1 here": {"k": 9, "seed": 1},
+        "--temperature 1, 1.33333, 2, 4, 8 there, 1, 3 here": {"temperature": (1, 3)},
+        "--sparsify hybrid there, topk here": {"sparsify": "topk"},
+        "--fidelity balanced there, exact here": {"fidelity": "exact"},
+        "--format zarr there, parquet here": {"container": "parquet"},
+        "--limit not given there, 3 here": {"limit": 3},
+    }
+    for told, change in changes.items():
+        with pytest.raises(SpecError) as caught:
+            logitstore.dump(**settings | change)
+        assert f"begun with other settings: {told}" in caught.value.command_line_message
+        assert "--" not in str(caught.value)
+    assert "container zarr there" in str(_refused(settings | {"container": "parquet"}))
+
+
+def _refused(settings: dict[str, Any]) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        logitstore.dump(**settings)
+    return caught.value
+
+
+def test_a_card_names_the_entries_as_the_sparsifier_declares_them(settings: dict[str, Any]) -> None:
+    expected = {
+        "hybrid": "hybrid, 8 exact + 8 drawn entries a target;",
+        "topk": "topk, 8 entries a target;",
+        "sample": "sample, 50 draws a target;",
+    }
+    for name, words in expected.items():
+        given = settings | {"sparsify": name, "out": settings["out"].with_name(name)}
+        if name == "sample":
+            del given["k"]
+        logitstore.dump(**given)
+        assert f"| sparsifier | {words} " in (given["out"] / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

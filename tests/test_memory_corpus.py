@@ -11,6 +11,7 @@ import pytest
 
 import logitstore
 from logitstore.corpus.corpus import Corpus, open_corpus
+from logitstore.corpus.shapes import Fields
 from logitstore.errors import CorpusError, SpecError
 
 TEXTS = ["The teacher reads the text once.", "the student reads what the teacher wrote"] * 6
@@ -86,10 +87,10 @@ def test_chats_in_memory_are_chats() -> None:
     corpus = open_corpus([chat])
     (unit,) = corpus.plan(unit_bytes=100, limit=None).units
     (record,) = corpus.read(unit, skip_bad=False)
-    assert record.messages == chat["messages"]
-    named = open_corpus([{"talk": chat["messages"]}], messages_field="talk")
+    assert record.content.chat.messages == chat["messages"]
+    named = open_corpus([{"talk": chat["messages"]}], fields=Fields(messages="talk"))
     (unit,) = named.plan(unit_bytes=100, limit=None).units
-    assert next(iter(named.read(unit, skip_bad=False))).messages == chat["messages"]
+    assert next(iter(named.read(unit, skip_bad=False))).content.chat.messages == chat["messages"]
 
 
 BAD = {
@@ -97,7 +98,7 @@ BAD = {
     "a list": (["a"], "neither a string nor a dict"),
     "bytes": (b"text", "neither a string nor a dict"),
     "None": (None, "neither a string nor a dict"),
-    "another field": ({"body": "text"}, "no text and no messages field"),
+    "another field": ({"body": "text"}, "no field of a known shape"),
     "no text": ({"text": 3}, "text is no text"),
     "nothing": ("  ", "text is empty"),
 }
@@ -126,9 +127,9 @@ def test_an_empty_corpus_is_told(settings: dict[str, Any]) -> None:
 
 
 def test_an_open_corpus_keeps_its_fields() -> None:
-    corpus = open_corpus([{"body": "text"}], text_field="body")
+    corpus = open_corpus([{"body": "text"}], fields=Fields(text="body"))
     assert isinstance(corpus, Corpus)
     assert open_corpus(corpus) is corpus
-    assert open_corpus(corpus, text_field="body") is corpus
+    assert open_corpus(corpus, fields=Fields(text="body")) is corpus
     with pytest.raises(CorpusError, match="open already"):
-        open_corpus(corpus, text_field="text")
+        open_corpus(corpus, fields=Fields(text="text"))

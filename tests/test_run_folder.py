@@ -106,7 +106,9 @@ def test_a_finished_run_is_given_back(tmp_path):
 @pytest.mark.parametrize("finished", [False, True])
 def test_other_settings_are_named(tmp_path, finished):
     begun(tmp_path / "run", finished=finished)
-    with pytest.raises(SpecError, match=r"alpha: 0\.9 there, 0\.5 here, seed: None there, 1 here"):
+    with pytest.raises(
+        SpecError, match=r"alpha 0\.9 there, 0\.5 here, seed not given there, 1 here"
+    ):
         run_folder.begin(
             tmp_path / "run", wanted={"alpha": 0.5, "lr": 1e-3, "seed": 1}, resume=True
         )

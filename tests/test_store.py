@@ -4,11 +4,13 @@ Each container in each storage: files, files where there are no hard links, a di
 """
 
 import errno
+import gc
 import json
 import os
 import pickle
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +22,14 @@ import pytest
 import logitstore
 from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.format.json import canonical_json
+from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.inspect import inspect
 from logitstore.store.layout import MANIFEST, README, StoreLayout
 from logitstore.store.lease import Lease
 from logitstore.store.local import LocalStorage
-from logitstore.store.reader import as_store
+from logitstore.store.reader import as_store, load_store
 from logitstore.store.storage import Storage, place_of
 from logitstore.store.verify import Fault, verify
 from logitstore.store.writer import UnitWriter
@@ -426,6 +429,92 @@ def test_hostile_json_is_refused(layout: StoreLayout, name: str, content: str) -
     layout.storage.put(name, content.encode())
     with pytest.raises(CorruptionError, match=name):
         logitstore.open(layout.storage)
+
+
+@pytest.mark.parametrize(
+    ("sparsifier", "change"),
+    [
+        ("topk", {"tail_nodes": [1.0, 0.009]}),
+        ("topk", {"tail_nodes": [1.0, *(1 / (2 + n) for n in range(64))]}),
+        ("topk", {"tail_nodes": [1.5, 1.0]}),
+        ("unbiased", {"temperatures": [0.05]}),
+        ("unbiased", {"temperatures": [101.0]}),
+        ("unbiased", {"temperatures": [1.0, 1.0]}),
+        ("unbiased", {"repeats": 65}),
+        ("unbiased", {"temperatures": [1.0, 2.0], "repeats": 33}),
+    ],
+)
+def test_a_store_may_say_no_more_than_options_may(
+    storage: Storage, sparsifier: str, change: dict[str, Any]
+) -> None:
+    spec = store_spec(sparsifier=sparsifier_spec(sparsifier))
+    storage.put("store.json", canonical_json(spec.to_json()))
+    storage.put("plan.json", canonical_json(plan_of(1).to_json()))
+    assert len(logitstore.open(storage, allow_partial=True)) == 0
+    content = spec.to_json()
+    content["sparsifier"] |= change
+    storage.put("store.json", canonical_json(content))
+    with pytest.raises(CorruptionError, match=r"store\.json"):
+        logitstore.open(storage, allow_partial=True)
+
+
+def test_a_vocabulary_larger_than_its_table_costs_no_memory(layout: StoreLayout) -> None:
+    content = json.loads(layout.storage.read("store.json"))
+    content["tokenizer"]["vocab_size"] = 1 << 40
+    layout.storage.put("store.json", canonical_json(content))
+    store = load_store(layout.storage)
+    with pytest.raises(CorruptionError, match=r"no order of the vocabulary .found 300 ids"):
+        store.read_block(0)
+
+
+class _Flaky(DictStorage):
+    """Refuses some requests, as a disk that is about to die."""
+
+    def __init__(self, objects: dict[str, bytes], *, refused: str, often: float) -> None:
+        super().__init__()
+        self.objects, self.refused, self.often = objects, refused, often
+        self.random = random.Random(0)
+
+    def read(self, name: str) -> bytes:
+        self._refuse("read", name)
+        return super().read(name)
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        self._refuse("read_ranges", name)
+        return super().read_ranges(name, ranges)
+
+    def size(self, name: str) -> int | None:
+        self._refuse("size", name)
+        return super().size(name)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self._refuse("list", prefix)
+        return super().list(prefix)
+
+    def _refuse(self, request: str, name: str) -> None:
+        if request == self.refused and self.random.random() < self.often:
+            raise StorageError("the disk refused", place=name)
+
+
+@pytest.mark.parametrize("refused", ["read", "read_ranges", "size", "list"])
+@pytest.mark.parametrize("often", [0.02, 0.1, 0.5])
+def test_verify_goes_on_where_the_disk_refuses(
+    refused: str, often: float, container: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = DictStorage()
+    write_store(sound, UNITS, spec=store_spec(container=container))
+    storage = _Flaky(sound.objects, refused=refused, often=often)
+    found = [fault for _ in range(20) for fault in verify(storage)]
+    gc.collect()
+    assert all("refused" in str(fault) or "Zarr" in str(fault) for fault in found)
+    assert found or often < 0.1
+    assert not caplog.records  # asyncio logs errors that nobody has looked at
+
+
+@pytest.mark.parametrize("how", [{"fast": "yes"}, {"hashes": 1}, {"fast": None}])
+def test_what_is_no_yes_or_no_is_refused(storage: Storage, how: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="must be True or False"):
+        verify(storage, **how)
 
 
 def test_a_store_is_one_line(layout: StoreLayout, container: str) -> None:

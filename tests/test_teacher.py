@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import logitstore
-from logitstore.errors import ModelError, SettingError, SpecError
+from logitstore.corpus.tokenizer import tokenizer_fingerprint
+from logitstore.errors import ModelError, SettingError, SpecError, TokenizerError
 from logitstore.store.verify import verify
 from logitstore.targets.documents import Document
 from logitstore.teacher.base import OwnForward, Teacher
@@ -149,6 +150,47 @@ def test_a_loaded_model_is_audited_with_a_loaded_student(
         logitstore.audit(settings["out"], teacher=model, dtype="bfloat16")
     with pytest.raises(ModelError, match=r"student's hidden states.*a transformers model"):
         logitstore.audit(settings["out"], teacher=model, student=Lines())
+
+
+def test_a_loaded_model_and_its_folder_are_one_teacher(
+    settings: dict[str, Any], model: Any, teacher_folder: Path, tmp_path: Path
+) -> None:
+    logitstore.dump(**settings | {"teacher": model})
+    assert logitstore.audit(settings["out"], teacher=teacher_folder)["teacher_matches"] is True
+    other = tmp_path / "other"
+    logitstore.dump(**settings | {"teacher": teacher_folder, "out": other})
+    assert logitstore.audit(other, teacher=teacher_folder)["teacher_matches"] is True
+    assert logitstore.audit(other, teacher=model)["teacher_matches"] is None
+    model.model.norm.weight.data[3] += 1e-3
+    model.save_pretrained(tmp_path / "changed")
+    for store in (settings["out"], other):
+        found = logitstore.audit(store, teacher=tmp_path / "changed")
+        assert found["teacher_matches"] is False
+
+
+def test_a_folder_with_another_tokenizer_is_refused_before_it_is_loaded(
+    settings: dict[str, Any], model: Any, teacher_folder: Path, tmp_path: Path
+) -> None:
+    logitstore.dump(**settings | {"teacher": model})
+    other = AutoTokenizer.from_pretrained(teacher_folder)
+    other.add_tokens(["another"])
+    folder = tmp_path / "another"
+    model.save_pretrained(folder)
+    other.save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"not read")
+    prints = f"found {tokenizer_fingerprint(other)}; allowed: "
+    prints += tokenizer_fingerprint(settings["tokenizer"])
+    with pytest.raises(TokenizerError, match=prints):
+        logitstore.audit(settings["out"], teacher=folder)
+
+
+def test_a_store_made_with_another_tokenizer_is_audited_by_its_teacher(
+    settings: dict[str, Any], teacher_folder: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    tokenizer.add_tokens(["another"])
+    logitstore.dump(**settings | {"teacher": teacher_folder, "tokenizer": tokenizer})
+    assert logitstore.audit(settings["out"], teacher=teacher_folder)["ok"]
 
 
 def test_estimate_and_tune_take_it_too(settings: dict[str, Any]) -> None:

@@ -259,8 +259,8 @@ def test_a_marked_template_decides_its_mask_itself(
         "{%- endgeneration -%}{% else %}{{ message.content }}{% endif %}{% endfor %}"
     )
     last_only = with_template(tokenizer, template)
-    (document,) = documents([chat_record([*CHAT, CHAT[0]])], last_only)
-    assert last_only.decode(document.input_ids_L[document.counted_L]) == TURNS[0]
+    (document,) = documents([chat_record(CHAT)], last_only)
+    assert last_only.decode(document.input_ids_L[document.counted_L]) == TURNS[-1]
 
 
 @given(
@@ -354,7 +354,7 @@ def test_a_chat_without_assistant_is_bad(chatml: PreTrainedTokenizerFast) -> Non
     assert stream.skipped == 1
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(
+def test_a_template_that_rewrites_earlier_turns_gives_a_document_for_each(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     forgetful = with_template(
@@ -363,18 +363,25 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(
         "{{ message.content }}{% endif %}\n{% endfor %}",
     )
     assert len(documents([chat_record(CHAT[:2])], forgetful)) == 1
-    with pytest.raises(CorpusError, match=r"a\.jsonl:1: .*message 1 otherwise.*skip_bad"):
-        documents([chat_record(CHAT)], forgetful)
+    found = documents([chat_record(CHAT)], forgetful)
+    assert [document.piece for document in found] == [0, 1]
+    said = [forgetful.decode(document.input_ids_L[document.counted_L]) for document in found]
+    assert [text.strip() for text in said] == [TURNS[1], TURNS[3].strip()]
+    assert TURNS[1] not in forgetful.decode(found[1].input_ids_L)
 
 
-def test_a_prompt_that_the_turn_does_not_begin_with_is_refused(
+def test_what_the_prompt_opens_and_the_turn_lacks_is_not_counted(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     thinking = with_template(
         tokenizer, CHATML.replace("assistant\n{% endif", "assistant\n<think>{% endif")
     )
-    with pytest.raises(CorpusError, match="message 1 otherwise"):
-        documents([chat_record(CHAT)], thinking)
+    plain = with_template(tokenizer, CHATML)
+    for one, other in zip(
+        documents([chat_record(CHAT)], thinking), documents([chat_record(CHAT)], plain), strict=True
+    ):
+        assert one.input_ids_L.tolist() == other.input_ids_L.tolist()
+        assert one.counted_L.tolist() == other.counted_L.tolist()
 
 
 def test_a_chat_that_the_template_refuses_is_bad(tokenizer: PreTrainedTokenizerFast) -> None:

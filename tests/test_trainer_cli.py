@@ -139,7 +139,7 @@ def test_report_compares_runs(folder):
     "arguments",
     [
         ("fit", "--micro-tokens", "5"),
-        ("eval", "nowhere", "--logits", "S", "--device", "cpu"),
+        ("eval", "./nowhere", "--logits", "S", "--device", "cpu"),
         ("report", "nowhere"),
     ],
 )

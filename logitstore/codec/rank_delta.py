@@ -128,7 +128,10 @@ class RankDeltaCodec:
                 "tables missing or unknown", found=", ".join(sorted(tables)), allowed=_RANKING
             )
         ranking_V = tables[_RANKING]
-        if not np.array_equal(np.sort(ranking_V), np.arange(self.vocab_size)):
+        # Lengths first: V comes from the same store, and may be any number.
+        if len(ranking_V) != self.vocab_size or not np.array_equal(
+            np.sort(ranking_V), np.arange(self.vocab_size)
+        ):
             raise CorruptionError(
                 "the table of ids is no order of the vocabulary",
                 found=f"{len(ranking_V)} ids",

@@ -32,6 +32,7 @@ from logitstore.format.plan import Plan, WorkUnit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from logitstore.corpus.shapes import Shape
     from logitstore.corpus.sources import RawRecord, Source
 
 __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
@@ -55,6 +56,12 @@ def open_corpus(data: object, *, fields: Fields | None = None) -> Corpus:
     Raises CorpusError where there is no such corpus, or it has not these fields.
     """
     wanted = fields or Fields()
+    if len([name for name in (wanted.text, wanted.messages, wanted.tokens) if name]) > 1:
+        raise CorpusError(
+            "several fields are named, and a record is read from one",
+            place=data if isinstance(data, str | Path) else IN_MEMORY,
+            remedy="Give one of --text-field, --messages-field and --tokens-field",
+        )
     if isinstance(data, Corpus):
         if wanted not in (Fields(), data.fields):
             raise CorpusError(
@@ -318,11 +325,17 @@ class RecordReader:
 
     def _record(self, raw: RawRecord, number: int, line: int) -> Record:
         row = self._source.row(raw)
-        # Where something else is there a null is as good as no field.
-        names = [name for name, value in row.items() if value is not None]
-        shape = shape_of(names or list(row), self._fields, place=f"{self._source.name}:{line}")
+        shape = self._shape(row, place=f"{self._source.name}:{line}")
         content = shape.content(row, self._fields)
         self.shapes[shape.name] += 1
         return Record(
             source=self._source.name, record=number, line=line, content=content, ends=raw.ends
         )
+
+    def _shape(self, row: dict[str, Any], *, place: str) -> Shape:
+        """The shape by the fields that are set; a null counts as one where nothing else is there."""
+        try:
+            names = [name for name, value in row.items() if value is not None]
+            return shape_of(names, self._fields, place=place)
+        except BadRecord:
+            return shape_of(list(row), self._fields, place=place)

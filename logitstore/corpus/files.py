@@ -47,7 +47,7 @@ def _text(file: _File) -> Source:
             found=wanted,
             remedy="Leave the option out that names one, or give a file of records",
         )
-    return TextFile(name=file.name, path=file.path)
+    return TextFile(name=file.name, path=file.path, field=file.fields.text or "text")
 
 
 def _lines(file: _File) -> Source:

@@ -103,9 +103,10 @@ class TextFile:
     zero byte more: a text that has grown since the plan was made no longer ends there.
     """
 
-    def __init__(self, *, name: str, path: Path) -> None:
+    def __init__(self, *, name: str, path: Path, field: str = "text") -> None:
         self.name = name
         self._path = path
+        self._field = field  # what its text is called, where others are read from a field
 
     def records(self) -> Iterator[RawRecord]:
         """All sections."""
@@ -121,7 +122,7 @@ class TextFile:
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
         """The section's text, its line ends made `\\n`."""
-        return {"text": decoded(cast("bytes", raw.content)).replace("\r\n", "\n")}
+        return {self._field: decoded(cast("bytes", raw.content)).replace("\r\n", "\n")}
 
 
 def _text_records(file: BinaryIO, *, start: int, end: int) -> Iterator[RawRecord]:

@@ -163,8 +163,8 @@ class TableSource:
         """The row's values, without the nulls by which Arrow fills the fields of its structs."""
         if isinstance(raw.content, UnicodeDecodeError):
             raise BadRecord("the text is no UTF-8", found=shortened(raw.content.object))
-        row = raw.content
-        return _without_nulls(row) if isinstance(row, dict) else {}
+        row = raw.content if isinstance(raw.content, dict) else {}
+        return {name: _without_nulls(value) for name, value in row.items()}
 
     def _rows(self, start: int, stop: int | None) -> Iterator[RawRecord]:
         for batch in self._table.batches(self._columns, start, stop):

@@ -50,9 +50,10 @@ def renderings(
     view.check_nothing_is_left_out(speaks)
     turns = [view.turn(number) for number in speaks]
     whole = view.text(len(chat.messages))
-    if all(whole.startswith(turn.text[: turn.spans[-1][1]]) for turn in turns):
-        return [Rendering(text=whole, spans=tuple(span for turn in turns for span in turn.spans))]
-    return turns
+    if not all(whole.startswith(turn.text[: turn.spans[-1][1]]) for turn in turns):
+        return turns
+    spans = tuple(span for turn in turns for span in turn.spans)
+    return [Rendering(text=whole, spans=view.still_marked(spans))]
 
 
 class _View:
@@ -80,6 +81,13 @@ class _View:
         if start is None:
             text, start = self._spliced(number)
         return Rendering(text=text, spans=((start, self._stop(text, start)),))
+
+    def still_marked(self, spans: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        """Those of `spans` that a template with marks marks in the whole chat too."""
+        if not self._template.marked:
+            return spans
+        _, marks = self._template.render_marked(self._chat.messages, tools=self._chat.tools)
+        return tuple(span for span in spans if span in marks) or spans
 
     def check_nothing_is_left_out(self, speaks: tuple[int, ...]) -> None:
         """Refuse a chat of which a message or a field changes nothing in what is rendered."""

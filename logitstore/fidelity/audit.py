@@ -22,6 +22,7 @@ from logitstore.errors import ModelError, SettingError
 from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, shift_losses
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
+from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokenizer
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
 from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
@@ -61,11 +62,12 @@ def audit(**values: Any) -> dict[str, Any]:
     store's is judged by its numbers alike; one that has no forward of its own (`OwnForward`) cannot
     tell whether its rows were out of line when they were dumped. Raises ModelError for a model that
     cannot be loaded, has fewer logit columns than the store has ids or a shorter context than the
-    documents; SettingError; StoreError.
+    documents; TokenizerError for a folder with another tokenizer; SettingError; StoreError.
     """
     options = AuditOptions(**values)
     store = as_store(options.store)
     chosen = _spread(store, options.documents, seed=options.seed)
+    refuse_other_tokenizer(options.teacher, store.spec, place=store.uri)
     teacher = _open_model(options.teacher, options, store)
     student = None if options.student is None else _open_student(options, store)
     for model in (teacher, student):
@@ -79,7 +81,7 @@ def audit(**values: Any) -> dict[str, Any]:
     result = {
         "store": store.uri,
         "teacher": teacher_name(options.teacher) or teacher.spec.name,
-        "teacher_matches": teacher.spec.fingerprint == store.spec.teacher.fingerprint,
+        "teacher_matches": is_stores_teacher(teacher, store.spec),
         "device": teacher.spec.device,
         "dtype": teacher.spec.dtype,
         "student": None if student is None else teacher_name(options.student) or student.spec.name,

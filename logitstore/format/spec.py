@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import CorruptionError, SpecError, shown
+from logitstore.errors import CorruptionError
 from logitstore.format.json import build
 
 if TYPE_CHECKING:
@@ -25,13 +25,10 @@ __all__ = [
     "TeacherSpec",
     "TextSpec",
     "TokenizerSpec",
-    "refuse_other_spec",
 ]
 
 FORMAT = "logitstore/2"  # what is written
 FORMATS = ("logitstore/1", FORMAT)  # what is read
-
-_MAX_DRAWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,8 +208,6 @@ def _check_numbers(spec: SparsifierSpec, *, place: str) -> None:
         raise CorruptionError("temperatures are not different", place=place, found=drawn)
     if nodes and (nodes[0] != 1.0 or sorted(set(nodes), reverse=True) != list(nodes)):
         raise CorruptionError("tail_nodes do not fall from 1", place=place, found=nodes)
-    if not 1 <= spec.draw_count <= _MAX_DRAWS:
-        raise CorruptionError("too many draws", place=place, found=spec.draw_count)
 
 
 def _above_zero(number: Any) -> bool:
@@ -289,29 +284,3 @@ class StoreSpec:
         del content["provenance"]
         del content["teacher"]["name"]
         return content
-
-
-def refuse_other_spec(found: StoreSpec, wanted: StoreSpec, *, place: str) -> None:
-    """Raise SpecError, naming every field that differs, unless both specs say the same."""
-    old, new = _flat(found.identity()), _flat(wanted.identity())
-    different = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    if different:
-        listed = ", ".join(
-            f"{key}: {shown(repr(old.get(key)))} there, {shown(repr(new.get(key)))} here"
-            for key in different
-        )
-        raise SpecError(
-            f"the store was begun with other settings: {listed}",
-            place=place,
-            remedy="Repeat the settings it was begun with, or name another folder with --out",
-        )
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

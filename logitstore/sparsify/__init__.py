@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitstore.errors import CorruptionError
+from logitstore.errors import CorruptionError, SettingError
 from logitstore.sparsify.hybrid import HYBRID
+from logitstore.sparsify.options import check_temperatures
 from logitstore.sparsify.sample import SAMPLE
 from logitstore.sparsify.topk import TOPK
 from logitstore.sparsify.topp import TOPP
@@ -57,4 +58,10 @@ def sparsifier_of(spec: SparsifierSpec, *, place: str = "store.json: sparsifier"
         )
     found = SPARSIFIERS[spec.name]
     found.check_spec(spec, place=place)
+    try:
+        check_temperatures(spec)
+    except SettingError as error:
+        raise CorruptionError(
+            error.problem, place=place, found=error.found, allowed=error.allowed
+        ) from error
     return found

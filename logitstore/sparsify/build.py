@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from logitstore.errors import SettingError
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
-from logitstore.sparsify.options import TEMPERATURE
+from logitstore.sparsify.options import TEMPERATURE, check_temperatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,6 @@ __all__ = ["TAIL_NODES", "kind_options", "sparsifier_spec"]
 # nats; without 1/8 it is four times larger on a sharp teacher at T = 3
 # (docs/decisions/002-tail-nodes.md).
 TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
-
-_MOST_DRAWS = 64  # of one target, over temperatures and repeats
 
 
 def kind_options() -> dict[str, dict[str, Option]]:
@@ -63,12 +61,7 @@ def sparsifier_spec(
         temperatures=() if keeps_tail else chosen or (1.0,),
         options={one: values[one] for one in sorted(sparsifier.stored_options)},
     )
-    if spec.draw_count > _MOST_DRAWS:
-        raise SettingError(
-            "too many draws of one target",
-            found=f"{spec.draw_count}, temperatures times --repeats",
-            allowed=f"up to {_MOST_DRAWS}",
-        )
+    check_temperatures(spec)
     return spec
 
 
@@ -102,12 +95,4 @@ def _tail_nodes(temperatures: tuple[float, ...]) -> tuple[float, ...]:
     """b = 1/T of each temperature, and always b = 1, at which head and tail sum to 1."""
     if not temperatures:
         return TAIL_NODES
-    if min(temperatures) < 1:
-        raise SettingError(
-            "a tail's mass is kept for temperatures from 1 up",
-            place="--temperature",
-            found=f"{min(temperatures):g}",
-            allowed="1 or more",
-            remedy="Dump with --sparsify unbiased for lower ones",
-        )
     return tuple(sorted({1.0, *(1 / one for one in temperatures)}, reverse=True))

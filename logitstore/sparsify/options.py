@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from logitstore.errors import SettingError
 from logitstore.options import Option
 
-__all__ = ["MOST_ENTRIES", "REPEATS", "SEED", "TEMPERATURE", "K"]
+if TYPE_CHECKING:
+    from logitstore.format.spec import SparsifierSpec
+
+__all__ = ["MOST_ENTRIES", "REPEATS", "SEED", "TEMPERATURE", "K", "check_temperatures"]
 
 MOST_ENTRIES = 4096  # of a row
+_MOST_DRAWS = 64  # of one target, over temperatures and repeats; and nodes of a tail
 
 K = Option(
     name="k",
@@ -34,3 +41,29 @@ TEMPERATURE = Option(
     least=0.1,
     most=100,
 )
+
+
+def check_temperatures(spec: SparsifierSpec) -> None:
+    """Refuse, by a SettingError, temperatures, nodes and draws that no store may have.
+
+    spec: one that options ask for, or that a store was read with; the same holds for both.
+    """
+    if spec.temperatures:
+        TEMPERATURE.check(spec.temperatures)
+    if spec.tail_nodes:
+        nodes = spec.tail_nodes
+        if min(nodes) < 1 / TEMPERATURE.most or max(nodes) != 1.0:  # type: ignore[operator]
+            raise SettingError(
+                "a tail's mass is kept for temperatures from 1 up",
+                place="--temperature",
+                found=", ".join(f"{1 / one:g}" for one in nodes),
+                allowed=f"1 to {TEMPERATURE.most:g}",
+                remedy="Dump with --sparsify unbiased for lower ones",
+            )
+    count = max(spec.draw_count, len(spec.tail_nodes))
+    if not 1 <= count <= _MOST_DRAWS:
+        raise SettingError(
+            "too many draws of one target, or temperatures of its tail",
+            found=f"{count}, temperatures times --repeats",
+            allowed=f"up to {_MOST_DRAWS}",
+        )

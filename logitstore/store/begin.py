@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from logitstore.codec import codec_for
 from logitstore.errors import LogitStoreError, SettingError, SpecError
 from logitstore.format.json import canonical_json, fingerprint
-from logitstore.format.spec import refuse_other_spec
 from logitstore.store.layout import COMMITS, DATA, PLAN, SPEC, TOKENIZER, is_object_name
 from logitstore.store.lease import StoreLease, is_at_work
+from logitstore.store.settings import refuse_other_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

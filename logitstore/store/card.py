@@ -26,7 +26,8 @@ def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *
         "documents": f"{manifest.documents:,}",
         "targets": f"{manifest.targets:,}",
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
-        "sparsifier": f"{spec.sparsifier.name}, {spec.sparsifier.k} entries a target; "
+        "sparsifier": f"{spec.sparsifier.name}, "
+        f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target; "
         f"exact ones hold {mass:.3f} of the mass",
         "temperatures": sparsifier_of(spec.sparsifier).served(spec.sparsifier),
         "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from logitstore.errors import CorruptionError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.format.manifest import Commit, Manifest, store_fingerprint
-from logitstore.format.spec import StoreSpec, refuse_other_spec
+from logitstore.format.spec import StoreSpec
 from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
 from logitstore.store.layout import (
@@ -28,6 +28,7 @@ from logitstore.store.layout import (
     SPEC,
     StoreLayout,
 )
+from logitstore.store.settings import refuse_other_spec
 from logitstore.store.storage import Storage, base_name, sha256_of
 
 if TYPE_CHECKING:

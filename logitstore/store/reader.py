@@ -12,7 +12,13 @@ from typing import TypeAlias, overload
 import numpy as np
 
 from logitstore.codec import Codec, codec_for
-from logitstore.errors import CorruptionError, ObjectMissing, StoreError
+from logitstore.errors import (
+    CorruptionError,
+    LogitStoreError,
+    ObjectMissing,
+    StorageError,
+    StoreError,
+)
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
@@ -111,11 +117,13 @@ def _unsealed(uri: str) -> StoreError:
     )
 
 
-def seal_faults(store: Store) -> Iterator[CorruptionError]:
+def seal_faults(store: Store) -> Iterator[LogitStoreError]:
     """Where the small objects of a sealed store are not the ones that its manifest seals.
 
+    store: sealed or not; one that is not has no such fault.
+
     Their hashes, the totals and the fingerprint are compared, so a changed digit of the spec cannot
-    change what the shards are decoded to.
+    change what the shards are decoded to. What cannot be read for now is a StorageError among them.
     """
     manifest = store.manifest
     if manifest is None:
@@ -126,11 +134,21 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
         for commit in store.commits
         for one in commit.objects
     }
-    small = set(layout.small_names())
-    for name in sorted(set(manifest.objects) ^ small ^ set(shards)):
-        yield CorruptionError("store and manifest do not hold the same", place=place, found=name)
+    try:
+        small = set(layout.small_names())
+    except StorageError as error:
+        yield error
+    else:
+        for name in sorted(set(manifest.objects) ^ small ^ set(shards)):
+            yield CorruptionError(
+                "store and manifest do not hold the same", place=place, found=name
+            )
     for name, sha256 in manifest.objects.items():
-        found = shards.get(name) or _hash(layout, name)
+        try:
+            found = shards.get(name) or _hash(layout, name)
+        except StorageError as error:
+            yield error
+            continue
         if found != sha256:
             yield CorruptionError(
                 "file is missing or has changed since the store was sealed",
@@ -142,11 +160,11 @@ def seal_faults(store: Store) -> Iterator[CorruptionError]:
         name: sum(getattr(block, name) for block in store.blocks)
         for name in ("documents", "tokens", "targets")
     }
-    facts |= {
-        "bytes": layout.stored_bytes(store.commits),
-        "format": store.spec.format,
-        "fingerprint": fingerprint_of(store),
-    }
+    facts |= {"format": store.spec.format, "fingerprint": fingerprint_of(store)}
+    try:
+        facts["bytes"] = layout.stored_bytes(store.commits)
+    except StorageError as error:
+        yield error
     for name, fact in facts.items():
         if getattr(manifest, name) != fact:
             found = getattr(manifest, name)

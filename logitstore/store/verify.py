@@ -64,7 +64,8 @@ def verify(store: StoreLike, *, fast: bool, hashes: bool) -> Iterator[Fault]:
     """Every fault of a store, each with the place that it is at; a sound store gives none.
 
     With neither `fast` nor `hashes` every byte is read, every block decoded, and what it holds is
-    checked. Raises StoreError where there is no store at all.
+    checked. What the storage refuses for now is a fault among the others. Raises StoreError where
+    there is no store at all, SettingError for a URI that nothing serves.
     """
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
     if not (layout.exists() or layout.planned() or layout.sealed()):

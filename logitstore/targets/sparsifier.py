@@ -47,8 +47,10 @@ class Sparsifier:
     name: str  # as `--sparsify` takes it
     summary: str  # what is kept of a distribution, in a few words, for help texts and tables
     targets: TargetKind
-    options: Mapping[Option, Any]  # the options that it takes -> their defaults
-    room: tuple[str, ...]  # the options whose sum is K, the entries that a row has room for
+    options: Mapping[Option, Any]  # the options that it takes, each with its default
+    # The options whose sum is K, the entries that a row has room for. Of several the first counts
+    # the entries that are exact for sure, the others those that are drawn.
+    room: tuple[str, ...]
     codec: str  # id of the codec that stores its targets
     draw: Draw
     compared: tuple[
@@ -79,6 +81,22 @@ class Sparsifier:
         """The values of its options from which `spec`, a spec of this sparsifier, was made."""
         first = spec.k - sum(int(spec.options[name]) for name in self.room[1:])
         return {self.room[0]: first, **spec.options}
+
+    def settings(self, spec: SparsifierSpec) -> dict[str, str]:
+        """The settings that led to `spec`, one of this sparsifier's, by the flags of options."""
+        asked = self.asked(spec)
+        temperatures = spec.temperatures or tuple(1 / node for node in spec.tail_nodes)
+        return {
+            "--temperature": ", ".join(f"{one:g}" for one in temperatures),
+            **{one.flag: str(asked[one.name]) for one in self.options},
+        }
+
+    def entries(self, spec: SparsifierSpec) -> str:
+        """The entries that a target of `spec` has room for, in words."""
+        if len(self.room) == 1:
+            return f"{spec.k} {'draws' if self.targets.entries is Entries.COUNTED else 'entries'}"
+        exact = self.asked(spec)[self.room[0]]
+        return f"{exact} exact + {spec.k - exact} drawn entries"
 
     def served(self, spec: SparsifierSpec) -> str:
         """The temperatures at which targets of `spec` can be used, in words."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from logitstore.targets.documents import Document
 
-__all__ = ["TransformersTeacher", "model_fingerprint"]
+__all__ = ["TransformersTeacher", "folder_fingerprint", "model_fingerprint"]
 
 # On a CPU a chunk's logits should stay near the cache, yet feed the product: beside a forward of
 # 111 us a row (V = 8,192) chunks of 64, 128, 256, 1,024 rows cost 175, 150, 137, 200 with top-k.
@@ -70,7 +70,7 @@ class TransformersTeacher:
             model.requires_grad_(False),
             vocab_size=vocab_size,
             name=Path(name).name if Path(name).is_dir() else name,
-            fingerprint=_fingerprint(folder),
+            fingerprint=folder_fingerprint(folder),
         )
 
     @staticmethod
@@ -153,8 +153,11 @@ class TransformersTeacher:
         return max(_LEAST_ROWS, size // (4 * self.head.vocab_size))
 
 
-def _fingerprint(folder: Path) -> str:
-    """A hash that names the teacher: its configuration and the bytes of its weights."""
+def folder_fingerprint(folder: Path) -> str:
+    """A hash that names the teacher: its configuration and the bytes of its weights.
+
+    folder: that of the model.
+    """
     files = [path for pattern in _WEIGHT_FILES for path in sorted(folder.glob(pattern))]
     hashes = {path.name: _sha256(path) for path in [folder / "config.json", *files]}
     return fingerprint(hashes)
@@ -162,6 +165,8 @@ def _fingerprint(folder: Path) -> str:
 
 def model_fingerprint(model: PreTrainedModel) -> str:
     """A hash of what a loaded model computes: its configuration, and each weight by its name.
+
+    model: a transformers model.
 
     It hangs on no device, mode or file. It is another than that of the folder from which the model
     was loaded, whose files are hashed as they are.

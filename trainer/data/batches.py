@@ -1,7 +1,7 @@
-"""Batches: the bins of a store's steps, read, laid out and made ahead, in an order that resumes.
+"""Batches: the bins of a store's steps, read and laid out in advance by a thread.
 
-What was consumed is a handful of integers; to start anywhere, only the windows that are open there
-are read.
+The position in a run is a few integers. A start at any position reads only the windows that are in
+use there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "count_steps"]
 
-# Bins made ahead of the loop. At 4,096 targets and K = 64 one weighs 2 MiB, so 8 hide the decoding
-# of a block without being felt.
+# Bins that are made in advance. With 4,096 targets and K = 64 one takes 2 MiB; 8 of them hide the
+# time in which a block is decoded.
 _BINS_AHEAD = 8
 _POLL_SECONDS = 0.1
 
@@ -38,7 +38,13 @@ T = TypeVar("T")
 
 
 def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
-    """Optimiser steps of `epochs` epochs, exactly: another order packs a little differently."""
+    """The exact number of optimiser steps of the first epochs, which differ a little.
+
+    Args:
+        packing: How the store becomes steps.
+        lengths: Tokens and targets of the store's documents.
+        epochs: How many epochs.
+    """
     return sum(
         1
         for epoch in range(epochs)
@@ -47,20 +53,28 @@ def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
 
 
 class Batches(IterableDataset[Batch]):
-    """The batches of one rank, epoch after epoch; without end where `epochs` is None.
+    """The batches of one rank, epoch after epoch. `training_batches` makes it.
 
-    A batch is one forward pass. An optimiser step has `per_step` of them on every rank; the last
-    one of a step says so (`Batch.ends_step`). Neither the rank nor the number of ranks changes
-    which documents a step holds.
+    A batch is one forward pass. An optimiser step has `per_step` batches on every rank;
+    `Batch.ends_step` marks the last one. The documents of a step depend neither on the rank nor on
+    the number of ranks.
 
-    `position` is where the batches handed out so far end; it moves with the last batch of a step,
-    so a checkpoint between two steps holds it exactly, however far the prefetching thread has run.
-    In the worker processes of a `DataLoader(batches, batch_size=None)` it is the worker's own and
-    stays behind there: save `Batch.after` of the last batch used instead. Several workers share
-    the batches of a rank, and the loader hands them out in the order of one.
+    `position` is the end of the last step whose batches were all given out. A checkpoint between
+    two steps therefore holds the exact position, whatever the thread has prefetched. In the worker
+    processes of a `DataLoader(batches, batch_size=None)` the position changes in the worker only:
+    save `Batch.after` of the last batch that was used. Several workers share the batches of a rank,
+    and the loader gives them out in the same order as without workers.
 
-    `draw_of_epoch` says which draw of each target an epoch reads, and `temperature` which one those
-    draws are for. `training_batches` fills in all of this.
+    Args:
+        store: What the batches are read from.
+        packing: How the store becomes steps.
+        lengths: Tokens and targets of the store's documents.
+        layout: How documents share rows.
+        draw_of_epoch: Gives the draw of each target that an epoch reads.
+        temperature: The temperature of those draws, and of the loss.
+        epochs: Passes over the store; None is without end.
+        rank: The number of this process among `ranks`.
+        ranks: Processes that share each optimiser step.
     """
 
     def __init__(
@@ -100,7 +114,7 @@ class Batches(IterableDataset[Batch]):
 
     @property
     def epoch(self) -> float:
-        """Epochs consumed so far, the running one by its share of documents."""
+        """Epochs consumed so far; of the current one the share of its documents."""
         documents = int(self._lengths.documents_B.sum())
         return self.position.epoch + sum(self.position.consumed) / documents
 
@@ -124,19 +138,22 @@ class Batches(IterableDataset[Batch]):
         return other
 
     def count_steps(self, epochs: int) -> int:
-        """Optimiser steps of the first `epochs` epochs, exactly, whatever was consumed so far."""
+        """The exact number of optimiser steps of the first `epochs` epochs.
+
+        It does not depend on the position. Raises SettingError unless `epochs` is 1 or more.
+        """
         number = replace(EPOCHS, nullable=False).check(epochs)
         return count_steps(self.packing, self._lengths, epochs=number)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was consumed, and of which packing; small, and plain JSON."""
+        """The position and the packing as a small object of JSON."""
         return self._state(self.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind what `state` says was consumed. Takes effect with the next `iter`.
+        """Continue after what was consumed in `state`. It takes effect with the next `iter`.
 
-        Raises SettingError where `state` is of another store, seed or number of tokens, lies behind
-        the last epoch, or is none that `state_dict` gave. The position is then as it was.
+        Raises SettingError where `state` belongs to another store, seed or number of tokens, is
+        after the last epoch, or was not made by `state_dict`. The position does not change then.
         """
         packing = None
         if isinstance(state, Mapping):
@@ -157,7 +174,7 @@ class Batches(IterableDataset[Batch]):
         last = self._epochs
         if last is not None and (position.epoch, sum(position.consumed)) > (last, 0):
             raise SettingError(
-                "the state lies behind the last epoch of these batches",
+                "the state is after the last epoch of these batches",
                 found=f"epoch {position.epoch}, counted from 0",
                 allowed=f"{last} epochs",
                 remedy="Make the batches with more epochs",
@@ -171,7 +188,7 @@ class Batches(IterableDataset[Batch]):
             yield batch
 
     def _produce(self, start: Position) -> Iterator[tuple[Batch, Position | None]]:
-        """Batches from `start` on; with the last of each step, where it ends."""
+        """Batches from `start` on, and with the last one of each step its end."""
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for windows, step, one in islice(self._bins(start), first, None, stride):
@@ -179,7 +196,7 @@ class Batches(IterableDataset[Batch]):
             yield self._lay_out(windows, one, step=step, after=after), after
 
     def _bins(self, start: Position) -> Iterator[tuple[_Windows, Step, Bin]]:
-        """This rank's bins from `start` on, before anything of them is read."""
+        """The bins of this rank from `start` on; nothing of them is read yet."""
         while self._epochs is None or start.epoch < self._epochs:
             windows = _Windows(self._store_of(start.epoch))
             for step in steps(self.packing, self._lengths, start=start):
@@ -193,7 +210,7 @@ class Batches(IterableDataset[Batch]):
             [stored.document for stored in documents],
             layout=self._layout,
             targets=[stored.targets for stored in documents],
-            step_targets=max(1, step.targets),  # what losses are divided by
+            step_targets=max(1, step.targets),  # losses are divided by it
         )
         return replace(
             batch,
@@ -211,18 +228,19 @@ class Batches(IterableDataset[Batch]):
 
 
 class _Windows:
-    """The decoded blocks of the window that each lane is in, for one epoch."""
+    """The decoded blocks of the current window of each lane, for one epoch."""
 
     def __init__(self, store: StoreLike) -> None:
         self._store = store
         self._held: dict[int, tuple[int, dict[int, list[StoredDocument]]]] = {}
 
     def document(self, place: order.Place) -> StoredDocument:
+        """The document at `place`; a block of a new window is decoded."""
         held, blocks = self._held.get(place.lane, (place.window, {}))
         if held != place.window:
             blocks = {}
         if place.block not in blocks:
-            self._held.pop(place.lane, None)  # let go of the last window before the next is read
+            self._held.pop(place.lane, None)  # free the last window before the next is read
             blocks[place.block] = list(self._store.read_block(place.block).split())
             self._held[place.lane] = (place.window, blocks)
         return blocks[place.block][place.document]
@@ -239,7 +257,7 @@ class _Failed:
 
 
 def _ahead(items: Iterator[T], *, depth: int) -> Iterator[T]:
-    """`items`, made up to `depth` ahead by one thread, which ends with this generator."""
+    """`items`, up to `depth` of them made in advance by a thread that ends with this generator."""
     made: queue.Queue[_Made[T] | _Failed | None] = queue.Queue(maxsize=depth)
     stop = threading.Event()
     worker = threading.Thread(
@@ -271,5 +289,5 @@ def _make(items: Iterator[T], put: Callable[..., None], stop: threading.Event) -
             if stop.is_set():
                 return
         hand_over(None)
-    except BaseException as error:  # raised again where the batch is asked for
+    except BaseException as error:  # raised again in the thread that iterates
         hand_over(_Failed(error))

@@ -1,4 +1,4 @@
-"""What `training_batches` and `fit` take of the way a store becomes batches: declared once.
+"""Options of how a store becomes batches, which `training_batches` and `fit` both take.
 
 Importing this costs no torch, so that a command line can refuse a value at once.
 """
@@ -71,7 +71,7 @@ RANKS = Option(
 
 
 def rank_option(ranks: int) -> Option:
-    """The option `rank`: the number of a process among `ranks`, which is checked already."""
+    """The option `rank`, the number of a process among `ranks` processes."""
     return replace(
         RANKS,
         name="rank",

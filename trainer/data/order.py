@@ -1,9 +1,9 @@
 """Order: which document comes at which position of an epoch, as a pure function of a few numbers.
 
-Blocks are permuted once per epoch and dealt to lanes like cards; inside a lane the documents of a
-window of consecutive blocks are permuted; a stream takes one document of each of its lanes in turn.
-Nothing else enters: no rank, no worker, no clock. Small blocks in a wide window mix nearly as well
-as a permutation of the whole store, and each block is still read once.
+The blocks of a store are permuted once per epoch and distributed over the lanes in turn. In a lane
+the documents of a window of consecutive blocks are permuted. A stream takes one document of each of
+its lanes in turn. The order depends on no rank, worker or clock. Small blocks in a wide window mix
+nearly as well as a permutation of the whole store, and each block is read only once.
 
 Shapes: B blocks, L lanes, D documents of a window.
 """
@@ -33,7 +33,7 @@ _BUDGET_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shuffle:
-    """Everything the order depends on but the epoch. Goes into a run's checkpoint as it is."""
+    """Everything that the order depends on, except the epoch. A checkpoint holds it."""
 
     fingerprint: str  # of the store
     seed: int
@@ -48,9 +48,14 @@ class Shuffle:
                 )
 
     def permutation(self, size: int, *what: object) -> np.ndarray:
-        """A permutation of `size` things that belongs to `what` and to nothing else.
+        """A permutation of `size` things, which depends on the shuffle and `what` only.
 
-        Sorted raw Philox words: numpy promises those for ever, and `Generator.permutation` not.
+        It sorts raw words of Philox: numpy guarantees that these never change, but gives no such
+        guarantee for `Generator.permutation`.
+
+        Args:
+            size: How many things are permuted.
+            what: Names and numbers that say which permutation this is.
         """
         name = "\0".join(map(str, (self.fingerprint, self.seed, *what)))
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
@@ -59,16 +64,20 @@ class Shuffle:
 
 
 class Place(NamedTuple):
-    """Where the next document of a stream stands."""
+    """The place of the next document of a stream in the store."""
 
     lane: int
-    window: int  # number of the window in its lane; while it lasts, its blocks are kept
+    window: int  # number of the window in its lane; its blocks stay decoded until the next one
     block: int
     document: int  # its number in the block
 
 
 def lane_count(blocks: int) -> int:
-    """Lanes of a store of `blocks` blocks: a power of two, so that slots share them evenly."""
+    """The number of lanes of a store: a power of two, so that slots share them evenly.
+
+    Args:
+        blocks: The number of blocks of the store.
+    """
     most = min(_MOST_LANES, max(1, blocks // _LEAST_BLOCKS_OF_A_LANE))
     return 1 << (most.bit_length() - 1)
 
@@ -76,28 +85,44 @@ def lane_count(blocks: int) -> int:
 def default_window(
     *, blocks: int, lanes: int, block_bytes: int, budget_bytes: int = _BUDGET_BYTES
 ) -> int:
-    """Blocks of a window such that one window of every lane fits into the budget.
+    """The number of blocks of a window such that one window of every lane fits into memory.
 
-    At least 1, for a lane must hold the block it reads, and at most what a lane has.
+    At least 1, because a lane must hold the block that it reads, and at most what a lane has.
+
+    Args:
+        blocks: The number of blocks of the store.
+        lanes: The number of lanes.
+        block_bytes: Bytes of the largest block when it is decoded.
+        budget_bytes: Bytes that all windows may take together.
     """
     affordable = budget_bytes // max(1, lanes * block_bytes)
     return int(max(1, min(affordable, -(-blocks // lanes))))
 
 
 def deal(shuffle: Shuffle, *, epoch: int, blocks: int) -> list[np.ndarray]:
-    """The blocks of each lane, in reading order. Lanes differ by at most one block."""
+    """The blocks of each lane, in reading order. Lanes differ by at most one block.
+
+    Args:
+        shuffle: What the order depends on.
+        epoch: The number of the epoch, from 0.
+        blocks: The number of blocks of the store.
+    """
     order_B = shuffle.permutation(blocks, "blocks", epoch)
     return [order_B[lane :: shuffle.lanes] for lane in range(shuffle.lanes)]
 
 
 def taken(consumed: int, sizes: Sequence[int]) -> list[int]:
-    """Documents taken from each lane of a stream after `consumed`, lanes holding `sizes` of them.
+    """How many documents each lane of a stream has given after `consumed` documents in all.
 
-    Lanes are served in turn and left out once they are empty.
+    A stream takes one document of each lane in turn, and leaves out lanes that are empty.
+
+    Args:
+        consumed: Documents taken from the stream.
+        sizes: Documents of each lane.
     """
     sizes_L = np.asarray(sizes, dtype=np.int64)
     low, high = 0, int(sizes_L.max(initial=0))
-    while low < high:  # the last round that is complete
+    while low < high:  # bisection for the last round that is complete
         middle = (low + high + 1) // 2
         if int(np.minimum(sizes_L, middle).sum()) <= consumed:
             low = middle
@@ -118,10 +143,17 @@ def interleave(
     documents_B: np.ndarray,
     consumed: int = 0,
 ) -> Iterator[Place]:
-    """The documents of the stream that owns `lanes`, from its `consumed`-th on.
+    """The documents of the stream that owns `lanes`, without the first `consumed` ones.
 
-    `documents_B` counts the documents of every block of the store. Only the windows that are
-    reached are permuted, so starting in the middle costs no more than starting at the beginning.
+    Only the windows that are reached are permuted, so a start in the middle costs no more than a
+    start at the beginning.
+
+    Args:
+        shuffle: What the order depends on.
+        epoch: The number of the epoch, from 0.
+        lanes: The numbers of the stream's lanes.
+        documents_B: Documents of every block of the store.
+        consumed: Documents of the stream that are left out.
     """
     dealt = deal(shuffle, epoch=epoch, blocks=len(documents_B))
     sizes = [int(documents_B[dealt[lane]].sum()) for lane in lanes]
@@ -132,7 +164,7 @@ def interleave(
         )
         for lane, start in zip(lanes, starts, strict=True)
     ]
-    # In the middle of a round the lanes already served stand one ahead: they wait for the others.
+    # In the middle of a round some lanes have given one document more: they wait for the others.
     least = min((s for s, size in zip(starts, sizes, strict=True) if s < size), default=0)
     waiting = [start > least for start in starts]
     alive = list(range(len(walks)))
@@ -176,8 +208,9 @@ def _walk_lane(
 
 
 def _windows(own: np.ndarray, *, lane: int, window: int) -> Iterator[np.ndarray]:
-    # Lanes advance in step, so equal windows would all end in the same step and make it wait for
-    # the decoding of lanes x window blocks at once; first windows of unequal length spread that.
+    # Lanes advance at the same speed. With equal windows all of them would end in the same step,
+    # which would wait until lanes x window blocks are decoded. First windows of different lengths
+    # spread this over several steps.
     stop = 1 + lane % window
     start = 0
     while start < len(own):

@@ -1,9 +1,9 @@
 """Packing: which documents share a forward pass, and which forward passes share an optimiser step.
 
-A step has S bins of C tokens, whatever the number of ranks. Bins are filled in order by whole
-documents. In a large store slot s of every step owns the lanes l with l % S == s, so that the rank
-that owns the slot reads those blocks alone; a store of few lanes fills its bins from one stream.
-Only the lengths of documents are looked at here, never their content.
+A step has S bins of C tokens, for any number of ranks. Bins are filled with whole documents in
+order. In a large store slot s of every step owns the lanes l with l % S == s, so that only the rank
+that owns the slot reads those blocks; a store with few lanes fills all bins from one stream. This
+module reads the lengths of documents only, not their content.
 
 Shapes: B blocks of a store, D documents of a block.
 """
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Bin", "Lengths", "Packing", "Position", "Step", "choose_packing", "steps"]
 
-# Tokens of a bin where nobody asks for another number: 4,096 keep a GPU busy and the activations of
-# a model of a few hundred million parameters under some GiB.
+# Default for the tokens of a bin: 4,096 keep a GPU busy, and the activations of a model of a few
+# hundred million parameters take a few GiB.
 _MICRO_TOKENS = 4096
 
 
 class Lengths:
-    """Tokens and targets of every document, read block by block and kept as 8 bytes a document."""
+    """Tokens and targets of every document, read block by block when they are first asked for.
+
+    They take 8 bytes per document.
+    """
 
     def __init__(self, store: StoreLike) -> None:
         self._store = store
@@ -41,7 +44,7 @@ class Lengths:
         self.documents_B = np.array([one.documents for one in store.blocks], dtype=np.int64)
 
     def of(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """int32 tokens_D and targets_D of a block."""
+        """int32 tokens_D and targets_D of the block of number `block`."""
         if block not in self._blocks:
             tokens_D, targets_D = self._store.document_lengths(block)
             self._blocks[block] = (tokens_D.astype(np.int32), targets_D.astype(np.int32))
@@ -50,7 +53,7 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """How a store becomes steps. The same for every rank, and part of a run's identity."""
+    """How a store becomes steps. It is the same for every rank, and part of run.json."""
 
     shuffle: order.Shuffle
     bins: int  # S, forward passes of a step
@@ -58,24 +61,32 @@ class Packing:
 
     @property
     def pooled(self) -> bool:
-        """Whether one stream fills all bins, because there are too few lanes to share out."""
+        """Whether one stream fills all bins, because there are too few lanes for one per slot."""
         return self.shuffle.lanes % self.bins != 0
 
     @property
     def streams(self) -> list[list[int]]:
-        """The lanes of each stream: one stream a slot, or one for all."""
+        """The lanes of each stream: one stream for each slot, or one for all."""
         lanes = list(range(self.shuffle.lanes))
         return [lanes] if self.pooled else [lanes[slot :: self.bins] for slot in range(self.bins)]
 
     def stream_documents(self, documents_B: np.ndarray, *, epoch: int) -> list[int]:
-        """Documents of each stream in an epoch, of a store with `documents_B` in its blocks."""
+        """Documents of each stream in an epoch.
+
+        Args:
+            documents_B: Documents of every block of the store.
+            epoch: The number of the epoch, from 0.
+        """
         dealt = order.deal(self.shuffle, epoch=epoch, blocks=len(documents_B))
         return [
             sum(int(documents_B[dealt[lane]].sum()) for lane in lanes) for lanes in self.streams
         ]
 
     def bins_of_a_rank(self, ranks: int) -> int:
-        """Bins that each of `ranks` ranks works through in a step."""
+        """The number of bins of each of `ranks` ranks in a step.
+
+        Raises SettingError where the ranks cannot share the bins evenly.
+        """
         if self.bins % ranks:
             raise SettingError(
                 "the bins of a step cannot be shared evenly by the ranks",
@@ -86,12 +97,12 @@ class Packing:
         return self.bins // ranks
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in run.json."""
+        """The object that run.json holds."""
         return asdict(self)
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Packing:
-        """The packing that `to_json` gave. Raises SettingError for an object that is none."""
+        """The packing from which `to_json` made `content`. Raises SettingError for others."""
         try:
             found = Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
         except (TypeError, KeyError) as error:
@@ -106,7 +117,15 @@ def choose_packing(
 ) -> Packing:
     """S bins of C tokens such that S * C is about `batch_tokens` and any document fits into a bin.
 
-    S does not depend on the number of ranks, so neither does any weight of the result.
+    S does not depend on the number of ranks, so the weights of the result do not either.
+
+    Args:
+        shuffle: The order of documents.
+        max_length: The most tokens of a document.
+        batch_tokens: Tokens of an optimiser step, over all ranks.
+        micro_tokens: The most tokens of a bin; None chooses about 4,096.
+
+    Raises SettingError where a document would not fit into a bin.
     """
     if batch_tokens < 1:
         raise SettingError("a step needs tokens", place="--batch-tokens", found=batch_tokens)
@@ -125,7 +144,7 @@ def choose_packing(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
-    """Where a run stands: what was consumed, never what was prefetched."""
+    """The position of a run: what was consumed, not what was prefetched."""
 
     epoch: int
     step: int  # steps done in this epoch
@@ -133,22 +152,23 @@ class Position:
 
     @staticmethod
     def start(packing: Packing, *, epoch: int = 0) -> Position:
-        """The beginning of an epoch."""
+        """The beginning of epoch number `epoch` of a `packing`."""
         return Position(epoch=epoch, step=0, consumed=(0,) * len(packing.streams))
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a checkpoint."""
+        """The object that a checkpoint holds."""
         return {"epoch": self.epoch, "step": self.step, "consumed": list(self.consumed)}
 
     @staticmethod
     def from_json(content: Any, *, packing: Packing, documents_B: np.ndarray) -> Position:
-        """The position that `to_json` gave.
+        """The position from which `to_json` made `content`.
 
-        content: what was read from a checkpoint; any object.
-        packing: how the store becomes steps.
-        documents_B: documents of each block of the store.
+        Args:
+            content: What was read from a checkpoint: any object.
+            packing: How the store becomes steps.
+            documents_B: Documents of every block of the store.
 
-        Raises SettingError where `content` is no position in such a store.
+        Raises SettingError where `content` is not a position in such a store.
         """
         fields = {"epoch", "step", "consumed"}
         if not isinstance(content, Mapping) or set(content) != fields:
@@ -203,7 +223,7 @@ def _no_position(name: str, value: Any, allowed: str) -> SettingError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bin:
-    """The documents of one forward pass. Empty where a slot ran out before the others did."""
+    """The documents of one forward pass. It is empty where a slot has no documents left."""
 
     places: tuple[order.Place, ...]
     tokens: int
@@ -219,15 +239,20 @@ class Step:
 
     @property
     def targets(self) -> int:
-        """Counted targets of the whole step: what its loss is divided by."""
+        """Counted targets of the whole step, by which its loss is divided."""
         return sum(one.targets for one in self.bins)
 
 
 def steps(packing: Packing, lengths: Lengths, *, start: Position) -> Iterator[Step]:
-    """The steps from `start` to the end of its epoch; the last one's `after` opens the next epoch.
+    """The steps from `start` to the end of its epoch.
 
-    Every document of the store is in exactly one bin of the epoch. Documents without tokens are
-    carried along, for they cost nothing and keep the count simple.
+    The `after` of the last step is the beginning of the next epoch. Every document of the store is
+    in exactly one bin of the epoch, also a document without tokens.
+
+    Args:
+        packing: How the store becomes steps.
+        lengths: Tokens and targets of the store's documents.
+        start: The position of the first step.
     """
     streams = [
         _Stream(packing, lengths, lanes=lanes, epoch=start.epoch, consumed=consumed)
@@ -247,7 +272,7 @@ def steps(packing: Packing, lengths: Lengths, *, start: Position) -> Iterator[St
 
 
 class _Stream:
-    """The documents of some lanes, handed out in bins."""
+    """The documents of some lanes, packed into bins."""
 
     def __init__(
         self, packing: Packing, lengths: Lengths, *, lanes: list[int], epoch: int, consumed: int

@@ -1,10 +1,10 @@
-"""Rows: the documents of a bin laid out as the rows of one forward pass.
+"""Rows: the documents of a bin as the rows of one forward pass.
 
-Documents share rows, kept apart by position ids that start again at 0, with no attention mask and
-no cache (with either, transformers lets them see each other). A row is as wide as the bin's longest
-document: attention over one row of 4,096 tokens costs eight times that over eight rows of 512, so
-only flash attention, which knows where documents end, gets a single row. A model that does not keep
-documents of a row apart, such as a recurrent one, gets a row for each.
+Several documents share a row. Position ids that start again at 0 separate them, without attention
+mask and cache (with either, transformers lets one document see another). A row is as wide as the
+longest document of the bin: attention over one row of 4,096 tokens costs eight times as much as
+over eight rows of 512. Only flash attention, which knows where documents end, gets a single row. A
+model that does not separate the documents of a row, such as a recurrent one, gets one row for each.
 
 Shapes: B rows, W tokens of a row, D documents of a bin, R targets.
 """
@@ -43,19 +43,19 @@ class RowLayout(Enum):
 class Batch:
     """One forward pass: what the model reads, which rows of its output count, and their targets.
 
-    `at_R` points into the hidden states laid flat: target r is predicted from the token before it,
-    so a document's last token predicts nothing.
+    `at_R` are indices into the flattened hidden states: target r is predicted from the token before
+    it, so the last token of a document predicts nothing.
     """
 
-    input_ids_BW: torch.Tensor  # int64; padding stands at the right, where no token sees it
+    input_ids_BW: torch.Tensor  # int64; padding is at the right, where no token sees it
     position_ids_BW: torch.Tensor | None  # None where no two documents share a row
     at_R: torch.Tensor  # int64
     labels_R: torch.Tensor  # int64, the token that really follows
     targets: SparseTargets | None  # R rows; None where nothing counts, or no teacher was asked
     step_targets: int  # counted targets of the optimiser step, over all its batches and ranks
-    tokens: int  # of its documents, padding left out
-    spec: StoreSpec | None = None  # of the store that the targets stand in
-    temperature: float = 1.0  # targets that were drawn are those of this temperature
+    tokens: int  # of its documents, without padding
+    spec: StoreSpec | None = None  # of the store that the targets come from
+    temperature: float = 1.0  # at which targets were drawn, where they were
     after: dict[str, Any] | None = None  # see `ends_step`
 
     def __post_init__(self) -> None:
@@ -86,15 +86,15 @@ class Batch:
 
     @property
     def ends_step(self) -> bool:
-        """Whether it is the last of an optimiser step.
+        """Whether it is the last batch of an optimiser step.
 
-        `after` is then what `Batches.load_state_dict` takes to go on behind it.
+        `after` is then the state with which `Batches.load_state_dict` continues after it.
         """
         return self.after is not None
 
     @property
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """What goes to the model's forward, by name."""
+        """The arguments of the model's forward pass, by name."""
         inputs = {"input_ids": self.input_ids_BW}
         if self.position_ids_BW is not None:
             inputs["position_ids"] = self.position_ids_BW
@@ -150,16 +150,22 @@ def lay_out(
     targets: Sequence[SparseTargets] = (),
     step_targets: int | None = None,
 ) -> Batch:
-    """`documents`, and the targets of each, as one batch.
+    """Documents, and the targets of each, as one batch.
 
-    No documents give a batch of one uncounted token: every rank has to take part in every backward
-    pass, also with nothing to learn from.
+    Without documents it is a batch of one token that does not count: every rank has to take part in
+    every backward pass, even if it has nothing to learn from.
+
+    Args:
+        documents: The documents, in the order of their targets.
+        layout: How documents share rows.
+        targets: The targets of each document; none where there is no teacher.
+        step_targets: Targets of the whole optimiser step. Default: those of these documents.
     """
     lengths = [len(document) for document in documents]
     rows = _rows(lengths, layout)
     width = max((sum(lengths[one] for one in row) for row in rows), default=1)
     input_ids_BW = np.zeros((max(1, len(rows)), max(1, width)), dtype=np.int64)
-    # Padding goes on counting, so a row of one document looks like what it is: no packing.
+    # Positions continue in the padding: transformers takes a restart for packed documents.
     position_ids_BW = np.tile(np.arange(input_ids_BW.shape[1]), (len(input_ids_BW), 1))
     flat_D = np.zeros(len(documents), dtype=np.int64)
     for number, row in enumerate(rows):
@@ -186,7 +192,7 @@ def lay_out(
 
 
 def _rows(lengths: list[int], layout: RowLayout) -> list[list[int]]:
-    """Which documents stand in each row: longest first, each in the first row with room for it."""
+    """The documents of each row: the longest first, each in the first row that has room for it."""
     numbers = list(range(len(lengths)))
     if layout is RowLayout.ONE_ROW:
         return [numbers] if numbers else []
@@ -209,10 +215,14 @@ def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> RowLayout:
-    """The cheapest layout in which a document's hidden states are the same as when it is alone.
+    """The cheapest layout in which a document has the same hidden states as when it is alone.
 
-    Measured, not looked up: a recurrent model carries its state on, some models ignore position
-    ids, others refuse them.
+    It is measured by a short forward pass, not looked up: a recurrent model keeps its state from
+    one document to the next, some models ignore position ids, and others refuse them.
+
+    Args:
+        model: The student.
+        vocab_size: The number of ids that the model is sure to know.
     """
     first, second = torch.arange(9) % vocab_size, torch.arange(3, 14) % vocab_size
     together = torch.cat([first, second])[None].to(model.device)
@@ -227,8 +237,8 @@ def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> RowLayout:
         return RowLayout.PADDED
     finally:
         model.train(was_training)
-    # Packed and alone differ by rounding, 1e-6 of the largest value in float32 and 1e-2 in
-    # bfloat16; a leak moves them by 1e-3 even in a model with fresh weights.
+    # Rounding makes a difference of 1e-6 of the largest value in float32 and of 1e-2 in bfloat16;
+    # a document that sees another one, of 1e-3 even in a model with fresh weights.
     slack = 1e-4 if model.dtype == torch.float32 else 3e-2
     if not (packed - alone).abs().max() <= slack * alone.abs().max():
         return RowLayout.PADDED

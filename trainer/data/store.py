@@ -1,6 +1,6 @@
-"""What the trainer asks of a store, be it a folder, something in memory, or made of several.
+"""The contract of a store that the trainer reads: a folder, or any other object that keeps it.
 
-`logitstore.open` gives one. Another class will do as well if it keeps this contract.
+`logitstore.open` gives such a store.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class BlockSize(Protocol):
 
 
 class StoreLike(Protocol):
-    """A read-only sequence of documents in numbered blocks, each with a target per counted token.
+    """A read-only sequence of documents in numbered blocks, with a target for each counted token.
 
-    Content never changes while `fingerprint` stays the same: order, packing and exact resume are
-    functions of it. Blocks are read from one thread at a time, in any order, and more than once. To
-    go to the worker processes of a data loader, a store must pickle.
+    Equal fingerprints mean equal content: order, packing and exact resume depend on it. One thread
+    at a time reads blocks, in any order, and more than once. A store that goes to the worker
+    processes of a data loader must pickle.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Names the content: equal content has an equal one."""
+        """A name of the content: equal content has an equal one."""
         ...
 
     @property
     def spec(self) -> StoreSpec:
-        """What the targets are; read here: `sparsifier`, `tokenizer` and `text.max_length`."""
+        """What the targets are. `sparsifier`, `tokenizer` and `text.max_length` are read."""
         ...
 
     @property
@@ -65,19 +65,22 @@ class StoreLike(Protocol):
 
     @property
     def draw(self) -> int:
-        """Which of the draws of each target is read; 0 where there is one."""
+        """The number of the draw that is read of each target; 0 where there is one."""
         ...
 
     def with_draw(self, draw: int) -> StoreLike:
-        """The same documents with the targets of another draw; see `SparsifierSpec.draw_number`."""
+        """The same documents with the targets of draw number `draw`.
+
+        See `SparsifierSpec.draw_number`.
+        """
         ...
 
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and targets of each document of block `number`, read without its entries."""
+        """Tokens and targets of each document of block `number`, without its entries."""
         ...
 
     def read_block(self, number: int) -> DocumentBlock:
-        """Block `number`, decoded and checked."""
+        """Block `number` of the store, decoded and checked."""
         ...
 
     def __iter__(self) -> Iterator[StoredDocument]:
@@ -94,8 +97,9 @@ _CONTRACT = ("fingerprint", "spec", "blocks", "draw", "with_draw", "document_len
 def as_store(source: StoreSource) -> Any:
     """The store that `source` is, or the one that is opened from it.
 
-    source: an object that keeps the contract of `StoreLike`, such as an open store, which is
-        returned as it is; or what `logitstore.open` takes.
+    Args:
+        source: An object that keeps the contract of `StoreLike`, such as an open store: it is
+            returned as it is. Or what `logitstore.open` takes.
 
     Raises SettingError for anything else, and what `logitstore.open` raises.
     """

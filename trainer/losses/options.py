@@ -1,4 +1,4 @@
-"""What `distillation_loss`, `DistillationTrainer` and `fit` take of the loss: declared once.
+"""Options of the loss, which `distillation_loss`, `DistillationTrainer` and `fit` all take.
 
 Importing this costs no torch, so that a command line can refuse a value at once.
 """

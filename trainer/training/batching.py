@@ -51,23 +51,23 @@ def training_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> Batches:
-    """The documents of `store` as batches for `model`: shuffled, packed, made ahead by a thread.
+    """The documents of `store` as batches for `model`: shuffled, packed, prefetched by a thread.
 
     Args:
         store: The store to read: an open one, or what `logitstore.open` takes.
         model: The student, before it is wrapped for several processes. A short forward pass finds
             out whether documents may share a row; the model is not kept.
-        batch_tokens: Tokens of an optimiser step, over all ranks.
-        micro_tokens: Tokens of one batch at most. Default: about 4096, and no fewer than the
+        batch_tokens: The number of tokens in an optimiser step, over all ranks.
+        micro_tokens: The most tokens in one batch. Default: about 4096, and no fewer than the
             longest document of the store may have.
-        temperature: The temperature of the loss. Of targets that were drawn for several, those of
-            this one are read, in each epoch the next of their repeats.
-        epochs: Passes over the store after which the batches end. Default: they never do.
-        seed: Of the order of documents.
-        window: Blocks of a lane whose documents are shuffled together. Default: as many as fit into
-            1 GiB over all lanes.
-        rank: The number of this process among `ranks` that train together.
-        ranks: How many processes share each optimiser step.
+        temperature: The temperature of the loss. Where targets were drawn for several temperatures,
+            those of this one are read, and each epoch reads the next of their repeats.
+        epochs: Passes over the store after which the batches end. Default: they never end.
+        seed: The seed of the order of documents.
+        window: The number of blocks, in each lane, whose documents are shuffled together. Default:
+            as many as fit into 1 GiB over all lanes.
+        rank: The number of this process among `ranks`.
+        ranks: The number of processes that share each optimiser step.
 
     Raises SettingError for a value that is out of range or that the store cannot serve, before
     anything is read; ModelError for a model with a smaller vocabulary than the store's; StoreError
@@ -129,7 +129,16 @@ def batches_of(
     temperature: float,
     epochs: int | None = None,
 ) -> Batches:
-    """The batches of a packing that is given, for one rank."""
+    """The batches of a packing, for a run of one process.
+
+    Args:
+        store: What the batches are read from.
+        model: The student.
+        packing: How the store becomes steps.
+        lengths: Tokens and targets of the store's documents.
+        temperature: The temperature of the loss.
+        epochs: Passes over the store; None is without end.
+    """
     spec = store.spec
     return Batches(
         store,
@@ -145,7 +154,15 @@ def batches_of(
 def plan_packing(
     store: StoreLike, *, seed: int, batch_tokens: int, micro_tokens: int | None, window: int | None
 ) -> Packing:
-    """How `store` becomes steps of about `batch_tokens` tokens; None are chosen from its sizes."""
+    """How a store becomes steps of about `batch_tokens` tokens.
+
+    Args:
+        store: The store that is read.
+        seed: The seed of the order of documents.
+        batch_tokens: Tokens of an optimiser step, over all ranks.
+        micro_tokens: The most tokens of a forward pass; None chooses about 4096.
+        window: Blocks of a lane that are shuffled together; None chooses what fits into 1 GiB.
+    """
     sparsifier = store.spec.sparsifier
     lanes = order.lane_count(len(store.blocks))
     # An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
@@ -168,8 +185,13 @@ def plan_packing(
 
 
 def draw_of_epoch(sparsifier: SparsifierSpec, temperature: float, epoch: int) -> int:
-    """Which draw an epoch reads: the repeats of the temperature in turn.
+    """The draw that an epoch reads: the repeats of its temperature in turn.
 
-    A function of the module, so that batches can be sent to worker processes.
+    It is a function of the module, so that batches can be sent to worker processes.
+
+    Args:
+        sparsifier: That of the store.
+        temperature: The temperature of the loss.
+        epoch: The number of the epoch, from 0.
     """
     return draw_for(sparsifier, temperature=temperature, epoch=epoch)

@@ -1,4 +1,4 @@
-"""What watches over a run: numbers that are none, ctrl-C, and the reports that go to its folder."""
+"""Callbacks of a run: they stop at a loss that is not finite, report, and save at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ __all__ = ["ReportToFolder", "SaveAtInterrupt", "StopBeforeNonFinite"]
 
 
 class StopBeforeNonFinite(TrainerCallback):
-    """Stops before a loss that is no finite number reaches the weights."""
+    """Stops the run before a loss that is not finite changes the weights.
+
+    Args:
+        take_loss: Gives the loss of the step whose gradient is complete.
+    """
 
     def __init__(self, take_loss: Callable[[], float]) -> None:
-        self._take_loss = take_loss  # of the step whose gradient is complete
+        self._take_loss = take_loss
 
     def on_pre_optimizer_step(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
-        """One look a step: the value is needed on the host, and once costs under 1 %."""
+        """Checks once per step, which waits for the device and costs under 1 %."""
         value = self._take_loss()
         if not math.isfinite(value):
             raise ModelError(
-                "the loss is no finite number; the weights were left as they were before this step",
+                "the loss is no finite number; the weights are still those before this step",
                 place=f"step {state.global_step + 1}",
                 found=value,
                 remedy="Begin again with a lower learning rate (--lr), in another folder",
@@ -44,11 +48,16 @@ class StopBeforeNonFinite(TrainerCallback):
 
 
 class ReportToFolder(TrainerCallback):
-    """Hands on each report of the loss, the last step's too, and keeps history.json up to date."""
+    """Passes on each report of the loss, also that of the last step, and writes history.json.
+
+    Args:
+        report: Is called with each report.
+        remedy: What to do where history.json cannot be written.
+    """
 
     def __init__(self, report: Callable[[dict[str, float]], None], *, remedy: str) -> None:
         self._report = report
-        self._remedy = remedy  # where history.json cannot be written
+        self._remedy = remedy
 
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -60,7 +69,7 @@ class ReportToFolder(TrainerCallback):
     def on_log(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
-        """The report that was logged just now, if it is one of the loss."""
+        """Passes on the newest report, if it is one of the loss."""
         newest = history_of(state.log_history[-1:])
         if newest and state.is_world_process_zero:
             self._report(newest[0])
@@ -68,7 +77,7 @@ class ReportToFolder(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
-        """The reports up to this checkpoint."""
+        """Writes the reports up to this checkpoint."""
         if args.should_save:
             path = Path(args.output_dir) / "history.json"
             with run_folder.explain_failed_write(path, remedy=self._remedy):
@@ -76,10 +85,10 @@ class ReportToFolder(TrainerCallback):
 
 
 class SaveAtInterrupt(TrainerCallback):
-    """Lets ctrl-C finish the step and save it before it ends the run; a second ends it at once.
+    """At Ctrl-C finishes the step, saves a checkpoint and ends the run; a second ends it at once.
 
-    Ranks are interrupted at different steps and could not save together, so only a run of one
-    process does this.
+    Only a run of one process does this: ranks would be interrupted at different steps, and could
+    not save together.
     """
 
     def __init__(self) -> None:
@@ -88,13 +97,17 @@ class SaveAtInterrupt(TrainerCallback):
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """The step under way when it came was the last."""
+        """Ends the run after the step in which Ctrl-C came."""
         if self._interrupted and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
     @contextmanager
     def listening(self, *, ranks: int) -> Iterator[None]:
-        """Takes ctrl-C while it lasts, and raises KeyboardInterrupt at its end if it came."""
+        """Handles Ctrl-C in the context, and raises KeyboardInterrupt at its end if it came.
+
+        Args:
+            ranks: The number of processes of the run; with more than one it does nothing.
+        """
         if ranks > 1 or threading.current_thread() is not threading.main_thread():
             yield
             return

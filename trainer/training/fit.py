@@ -1,7 +1,7 @@
-"""`fit`: a store and a student in, a run's folder out; the teacher is never loaded.
+"""`fit`: trains a student on a store and writes the folder of a run; no teacher is loaded.
 
-The order of work is that of cost: options are checked before the store is opened, the store and the
-folder before the student is loaded, the student before a batch is read.
+What is cheap is checked first: the options before the store is opened, the store and the folder
+before the student is loaded, and the student before a batch is read.
 """
 
 from __future__ import annotations
@@ -45,17 +45,18 @@ _RESUME = "Make room, then go on from the last whole checkpoint (--resume)"
 
 @takes(options_of(FitOptions))
 def fit(**values: Any) -> dict[str, Any]:
-    """Distil a student from a store into a run's folder; what run.json then says.
+    """Distil a student from a store into the folder of a run; returns the content of run.json.
 
     The loss is `(1 - alpha)` cross-entropy plus `alpha T^2` divergence from the teacher at
-    temperature T, both in nats and averaged over the counted targets of a step. Of a store that
-    drew its targets several times each epoch reads the next draw at T, and the first again after
-    the last. AdamW (0.9, 0.95), gradients clipped at norm 1, a linear warm-up, then a cosine down
-    to 0.
+    temperature T, both in nats and averaged over the counted targets of a step. If the store holds
+    several draws of a target at T, each epoch reads the next one, and after the last the first. The
+    optimiser is AdamW (0.9, 0.95); gradients are clipped at norm 1; the learning rate has a linear
+    warm-up and then falls to 0 along a cosine.
 
-    With `resume` an unfinished run goes on from its newest whole checkpoint, bit by bit as if it
-    had never stopped. A finished run is left as it is. Raises SettingError, SpecError (other
-    options than the run was begun with), StoreError, ModelError.
+    With `resume` an unfinished run goes on from its newest whole checkpoint and gives the same
+    weights as a run without a stop. A finished run is not changed. Raises SettingError, SpecError
+    (the run was begun with other options), StoreError, StorageError (a place that cannot be
+    written), ModelError.
     """
     options = FitOptions(**values)
     store = as_store(options.logits)
@@ -71,7 +72,7 @@ def fit(**values: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Fit:
-    """One run, after everything that can be refused cheaply has been looked at."""
+    """One run, after the checks that are cheap."""
 
     store: StoreLike
     options: FitOptions
@@ -118,7 +119,7 @@ class _Fit:
         return self._finish(loop, record)
 
     def _record(self, student: PreTrainedModel, lengths: Lengths) -> dict[str, Any]:
-        """What run.json says of a run that begins now."""
+        """The content of run.json for a run that begins now."""
         packing = plan_packing(
             self.store,
             seed=self.options.seed,
@@ -141,19 +142,19 @@ class _Fit:
         }
 
     def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
-        """From the newest whole checkpoint, if there is one, to the last step."""
+        """Train from the newest whole checkpoint, if there is one, to the last step."""
         newest = run_folder.newest_checkpoint(self.options.out)
-        loop.accelerator.wait_for_everyone()  # all have looked before torn folders go
+        loop.accelerator.wait_for_everyone()  # before torn checkpoints are removed
         if self.args.should_save:
             run_folder.remove_torn_checkpoints(self.options.out)
         if newest is not None and newest[1]["step"] >= self.args.max_steps:
-            loop.restore(newest)  # killed between the last step and the end: nothing is left to do
+            loop.restore(newest)  # it was killed after the last step: no step is left
             return
         with interrupt.listening(ranks=self.args.world_size):
             loop.train_from(newest)
 
     def _finish(self, loop: DistillationTrainer, record: dict[str, Any]) -> dict[str, Any]:
-        """The result: model, tokenizer, history, and run.json last."""
+        """Write the result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
         out = self.options.out
         history = history_of(loop.state.log_history)
@@ -165,7 +166,7 @@ class _Fit:
         with run_folder.explain_failed_write(out, remedy=_RESUME):
             loop.save_model(str(out))
             if self.args.should_save:
-                LocalStorage(out).delete("training_args.bin")  # a pickle, and ours
+                LocalStorage(out).delete("training_args.bin")  # a pickle that nobody needs
                 _write_tokenizer(self.store, LocalStorage(out))
                 run_folder.write_json(out / "history.json", history)
                 run_folder.write_json(out / "run.json", finished)
@@ -174,7 +175,7 @@ class _Fit:
 
 
 def _refuse_ruined(loop: DistillationTrainer) -> None:
-    """The loss is looked at before each step; what the last one did shows in the weights alone."""
+    """Raise ModelError for weights that are not finite: no loss follows the last step."""
     ruined = [
         name
         for name, weight in loop.model.named_parameters()
@@ -197,7 +198,7 @@ def _dtype(dtype: str, device: str) -> str:
 
 
 def _arguments(options: FitOptions, *, dtype: str, device: str) -> TrainingArguments:
-    """transformers' settings: those of the user, and what makes it quiet."""
+    """The settings of transformers, among them those that keep it quiet."""
     return TrainingArguments(
         output_dir=str(options.out),
         learning_rate=options.lr,
@@ -224,7 +225,7 @@ def _arguments(options: FitOptions, *, dtype: str, device: str) -> TrainingArgum
 def _begin(
     args: TrainingArguments, *, wanted: dict[str, Any], resume: bool
 ) -> dict[str, Any] | None:
-    """`run_folder.begin`, called by the first rank alone, which writes what the others read."""
+    """`run_folder.begin`, called by the first rank only; the others get its result."""
     answer: list[Any] = [None]
     if args.process_index == 0:
         try:
@@ -239,7 +240,10 @@ def _begin(
 
 
 def _write_tokenizer(store: StoreLike, run: LocalStorage) -> None:
-    """The store's tokenizer, where it has one, beside the model, whose own files stay."""
+    """Write the files of the store's tokenizer, if it has one, into the folder of the run.
+
+    A file of the model that has the same name stays.
+    """
     files: Mapping[str, bytes] = getattr(store, "tokenizer_files", dict)()
     for name, data in files.items():
         run.put_if_absent(name, data)

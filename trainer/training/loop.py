@@ -1,9 +1,9 @@
-"""The loop: `transformers.Trainer`, of which only the loss, the batches and the reports are ours.
+"""The loop: `transformers.Trainer` with a loss, batches and reports of its own.
 
-What it would get wrong here, and what is done about it: the loss is computed inside the model's own
-forward, so that DDP, FSDP and ZeRO see it; it is a sum, divided by the counted targets of the whole
-step over all ranks and micro-batches, never by the trainer's count of label tokens; batches pass by
-accelerate's dispatcher; resuming sets the batches' position instead of skipping batches.
+What differs from its parent: the loss is computed inside the model's own forward, so that DDP, FSDP
+and ZeRO see it; it is a sum, divided by the counted targets of the whole step over all ranks and
+micro-batches, not by the number of label tokens; accelerate does not distribute the batches; a
+resumed run sets the position of the batches instead of skipping batches.
 """
 
 from __future__ import annotations
@@ -41,19 +41,21 @@ __all__ = ["DistillationTrainer"]
 class DistillationTrainer(Trainer):
     """`transformers.Trainer` that learns from the batches of a store.
 
-    Logging, callbacks, checkpoints, evaluation and saving are its own. A log of the loss holds ce,
-    kl, divergence and agreement too, each averaged over the targets since the last one. What is
-    different: `args` says nothing of batch sizes, for `train_dataset` does; its whole training is
-    one epoch to the callbacks, so strategies go by steps; a checkpoint is used only if it is whole.
+    Logging, callbacks, checkpoints, evaluation and saving are those of transformers. A log of the
+    loss also holds ce, kl, divergence and agreement, each averaged over the targets since the last
+    log. What is different: batch sizes come from `train_dataset`, not from `args`; callbacks see
+    the whole training as one epoch, so strategies must count steps; a checkpoint is used only if it
+    is whole. Raises SettingError for an argument that is out of range, and for a loss that the
+    store's targets cannot serve.
 
     Args:
         model: The student.
         args: The settings of transformers. `max_steps` counts optimiser steps; without it,
             `num_train_epochs` passes over the store are made. Batch sizes, accumulation and the
-            seed of the data order are those of `train_dataset`. It is copied, not changed.
-        train_dataset: What `training_batches` gives; the rank is filled in here. The loss is taken
-            at its temperature.
-        alpha: Weight of the teacher's distribution, 0 to 1; the rest is that of the true tokens.
+            seed of the data order are those of `train_dataset`. A copy of it is used.
+        train_dataset: What `training_batches` gives; the rank is set here. Its temperature is that
+            of the loss.
+        alpha: The weight of the teacher's distribution, 0 to 1; the true tokens have the rest.
         loss: The divergence: a name of the table of losses, or a `Loss` of your own.
         eval_dataset: As transformers takes it: evaluated by the model's own loss.
         data_collator: For `eval_dataset`.
@@ -116,7 +118,7 @@ class DistillationTrainer(Trainer):
     # --- batches
 
     def get_train_dataloader(self) -> Any:
-        """The batches as they are: accelerate would deal them out once more."""
+        """The batches of this rank: accelerate would distribute them a second time."""
         return _Inputs(self)
 
     def batches(self) -> Iterator[dict[str, Any]]:
@@ -128,7 +130,12 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, _device: torch.device
     ) -> tuple[list[Any], int]:
-        """The batches of a step, and the targets that the whole step counts on all ranks."""
+        """The batches of a step, and the number of targets of the whole step on all ranks.
+
+        Args:
+            epoch_iterator: The batches.
+            num_batches: The number of batches of a step.
+        """
         samples = [next(epoch_iterator) for _ in range(num_batches)]
         return samples, samples[0]["batch"].step_targets
 
@@ -141,9 +148,15 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """This micro-batch's share of the step's mean loss; of other inputs, the model's own loss.
+        """The share of a micro-batch in the mean loss of its step.
 
-        Times the number of ranks, because their gradients are averaged and not summed.
+        It is multiplied by the number of ranks, because their gradients are averaged, not summed.
+
+        Args:
+            model: The student, which may be wrapped.
+            inputs: What `batches` gives; of other inputs it is the model's own loss.
+            return_outputs: Whether the sums of the batch are returned too.
+            num_items_in_batch: Targets of the whole step.
         """
         if "batch" not in inputs:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
@@ -158,7 +171,7 @@ class DistillationTrainer(Trainer):
         return (loss, result) if return_outputs else loss
 
     def _take_step_loss(self) -> float:
-        """The loss of the micro-batches since the last call; waits for the device."""
+        """The loss of the micro-batches since the last call; it waits for the device."""
         value = float(self._step_loss)
         self._step_loss = torch.zeros_like(self._step_loss)
         return value
@@ -166,7 +179,12 @@ class DistillationTrainer(Trainer):
     # --- reports
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means over all targets since the last report."""
+        """Add the means over all targets since the last report.
+
+        Args:
+            logs: What is logged.
+            start_time: As transformers gives it.
+        """
         if "loss" in logs:
             logs |= self._sums.take_means()
             logs["seconds"] = self.seconds
@@ -175,7 +193,7 @@ class DistillationTrainer(Trainer):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, that before a restart included."""
+        """Wall time of the run, including the time before it was resumed."""
         return time.monotonic() - self._began
 
     # --- checkpoints
@@ -186,10 +204,15 @@ class DistillationTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
-        """Train to the last step, from a checkpoint on bit by bit as if there had been no stop.
+        """Train to the last step; a resumed run gives the same weights as one without a stop.
 
-        `resume_from_checkpoint` is the folder of one, or True for the newest whole one of the
-        output folder. Raises StoreError where that is none.
+        Args:
+            resume_from_checkpoint: The folder of a checkpoint, or True for the newest whole one in
+                the output folder.
+            trial: As transformers takes it.
+            ignore_keys_for_eval: As transformers takes it.
+
+        Raises StoreError where there is no whole checkpoint.
         """
         if resume_from_checkpoint is True:
             found = run_folder.newest_checkpoint(Path(self.args.output_dir))
@@ -203,7 +226,12 @@ class DistillationTrainer(Trainer):
         return self.train_from(found, trial, ignore_keys_for_eval)
 
     def train_from(self, checkpoint: tuple[Path, dict[str, Any]] | None, *arguments: Any) -> Any:
-        """`train` from what `run_folder.newest_checkpoint` gave: its files were checked there."""
+        """`train` from a checkpoint that `run_folder.newest_checkpoint` has found and checked.
+
+        Args:
+            checkpoint: The folder and the state of the checkpoint; None begins anew.
+            arguments: Further arguments of `transformers.Trainer.train`.
+        """
         folder = None
         if checkpoint is not None:
             folder = str(checkpoint[0])
@@ -217,7 +245,7 @@ class DistillationTrainer(Trainer):
                 self._batch_thread.close()  # type: ignore[attr-defined]
 
     def restore(self, checkpoint: tuple[Path, dict[str, Any]]) -> None:
-        """The weights and reports of a checkpoint, without going on from it."""
+        """Load the weights and reports of `checkpoint`, without training from there."""
         self._go_on_from(checkpoint[1])
         self._load_from_checkpoint(str(checkpoint[0]))
         self.state = TrainerState.load_from_json(str(checkpoint[0] / TRAINER_STATE_NAME))
@@ -255,7 +283,7 @@ class _Inputs:
 
 
 def _arguments_for(batches: Batches, args: TrainingArguments) -> TrainingArguments:
-    """A copy of `args` with what batches of a store decide, and what its traps ask for."""
+    """A copy of `args` with the sizes that the batches decide, and with settings that they need."""
     args = copy.copy(args)
     if args.max_steps <= 0:
         epochs = math.ceil(args.num_train_epochs)

@@ -1,4 +1,4 @@
-"""What a report shows: sums of every forward pass, gathered over micro-batches and ranks."""
+"""Metrics of a report: sums over forward passes, gathered over micro-batches and ranks."""
 
 from __future__ import annotations
 
@@ -23,22 +23,27 @@ _REPORTED = {*METRICS, "step", "targets", "seconds", "grad_norm", "epoch"}
 
 
 class MetricSums:
-    """The sums since the last report, of this process and of a run that it goes on with."""
+    """The sums since the last report.
+
+    Args:
+        accelerator: Gathers the sums of all ranks.
+        carried: Sums of all ranks that were saved with the checkpoint from which a run goes on.
+    """
 
     def __init__(self, accelerator: Accelerator, *, carried: Mapping[str, float]) -> None:
         self._accelerator = accelerator
-        self._carried = dict(carried)  # of a report begun before the last checkpoint, all ranks'
+        self._carried = dict(carried)
         self._sums: dict[str, torch.Tensor] = {}
 
     def add(self, result: LossSums) -> None:
-        """Count one forward pass."""
+        """Count one forward pass, of which `result` are the sums."""
         for name, value in (result.sums | {"targets": result.count}).items():
             self._sums[name] = self._sums.get(name, 0.0) + torch.as_tensor(
                 value, dtype=torch.float64, device=self._accelerator.device
             )
 
     def gathered(self) -> dict[str, float]:
-        """The sums of all ranks, which all must call this; what none has summed is left out."""
+        """The sums over all ranks, without what no rank has summed. All ranks must call it."""
         zero = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
         local = torch.stack(
             [self._sums.get(name, zero) for name in _SUMMED]
@@ -53,7 +58,7 @@ class MetricSums:
         }
 
     def take_means(self) -> dict[str, float]:
-        """The means over all targets since the last call, and how many these were."""
+        """The means over all targets since the last call, and the number of these targets."""
         sums = self.gathered()
         self._carried, self._sums = {}, {}
         targets, judged = sums.pop("targets", 0.0), sums.pop("judged", 0.0)
@@ -65,7 +70,7 @@ class MetricSums:
 
 
 def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Every report of the loss in a trainer's `state.log_history`, as it stands in history.json."""
+    """The reports of the loss in `log`, a `state.log_history`, as history.json has them."""
     return [
         {name: value for name, value in one.items() if name in _REPORTED}
         | {"lr": one["learning_rate"]}

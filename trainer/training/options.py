@@ -1,6 +1,6 @@
-"""What `fit` takes: declared once, for the command line, the docs and Python alike.
+"""The options of `fit`, declared once for the command line, the docs and Python.
 
-Importing it costs no torch, so a value that cannot be is refused at once.
+Importing this costs no torch, so that a command line can refuse a value at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
-# They change no weight of the result, so a run may go on with others; `logits` is told by the
-# store's fingerprint, `dtype` by what it stood for.
+# They change no weight of the result, so a resumed run may have others. The store is identified by
+# its fingerprint.
 _NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "device", "report")
 
-# What transformers' own loop can be given; another GPU than the first is not among it.
+# The devices that the loop of transformers takes; it has no name for a second GPU.
 TRAINER_DEVICE = replace(
     DEVICE,
     help="The device to compute on: auto takes a GPU where there is one. Of several GPUs, "
@@ -91,7 +91,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         """Raise SettingError for objects of a wrong type.
 
-        A student is a name, for a run that is resumed loads it anew.
+        A student must be a name, because a resumed run loads it again.
         """
         if not isinstance(self.student, str | Path):
             raise SettingError(
@@ -105,9 +105,11 @@ class FitOptions:
             raise SettingError("report must be a function", found=repr(self.report)[:80])
 
     def wanted(self, *, store: str, dtype: str) -> dict[str, Any]:
-        """What decides the weights of the result, as run.json keeps it.
+        """The settings that decide the weights of the result, as run.json holds them.
 
-        `store` is the fingerprint of what `logits` names, `dtype` what "auto" stands for here.
+        Args:
+            store: The fingerprint of the store that `logits` names.
+            dtype: The number type that "auto" stands for here.
         """
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in _NOT_OF_THE_RESULT:

@@ -5,8 +5,8 @@
     checkpoint-N/      what transformers writes after step N, and complete.json, written last
     model.safetensors  with config.json and the tokenizer: the result
 
-A checkpoint counts only with a complete.json that gives every file of it its hash: transformers
-writes a dozen files with no order among them, so a killed run leaves folders that look like one.
+A checkpoint is used only if its complete.json has the hash of every file: transformers writes a
+dozen files in no fixed order, so a killed run leaves folders that look like checkpoints.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from logitstore import SpecError, StorageError, StoreError
-from logitstore.plumbing import LocalStorage, parse_json, sha256_of
+from logitstore.plumbing import LocalStorage, options_of, parse_json, sha256_of
+from trainer.training.options import FitOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,13 +50,16 @@ _OBJECTS = ("wanted", "settings", "packing")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`content` at `path`, whole or not at all."""
+    """Write `content` as JSON to `path`, whole or not at all."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     LocalStorage(path.parent).put(path.name, (text + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote; None where there is no such file."""
+    """What `write_json` wrote to `path`; None where there is no such file.
+
+    Raises StoreError where the file cannot be read or holds no JSON.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -66,11 +70,12 @@ def read_json(path: Path) -> Any:
 
 
 def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
-    """What run.json says of a run that was begun with the settings `wanted`; None for a new one.
+    """The content of run.json of a run that was begun with the settings `wanted`; None if new.
 
-    out: the folder of the run.
-    wanted: the settings that decide the result.
-    resume: whether an unfinished run may go on.
+    Args:
+        out: The folder of the run.
+        wanted: The settings that decide the result.
+        resume: Whether an unfinished run may go on.
 
     Raises SpecError where the run in `out` was begun with other settings, StoreError where the
     folder holds something else, or an unfinished run that nobody asked to resume, StorageError
@@ -109,9 +114,9 @@ def _refuse_other_run(found: Any, wanted: Mapping[str, Any], *, out: Path, resum
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raise StorageError where `folder` cannot be made, or no file in it. Leaves nothing behind.
+    """Raise StorageError where `folder` cannot be made, or no file in it; it leaves nothing behind.
 
-    Such a place is then told before a model is loaded, and not when the first checkpoint is due.
+    The user then knows before a model is loaded, and not when the first checkpoint is written.
     """
     made: list[Path] = []
     try:
@@ -150,11 +155,19 @@ def _explain_bad_folder(folder: Path) -> Iterator[None]:
 def refuse_other_settings(
     found: Mapping[str, Any], wanted: Mapping[str, Any], *, place: Path
 ) -> None:
-    """Raise SpecError, naming every setting that differs."""
+    """Raise SpecError, naming every setting that differs.
+
+    Args:
+        found: The settings that the run was begun with.
+        wanted: The settings that are given now.
+        place: What the error names as the place.
+    """
     different = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
     if different:
+        flags = {one.name: one.flag for one in options_of(FitOptions)}
         listed = ", ".join(
-            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} here" for key in different
+            f"{flags.get(key, key)} {_told(found.get(key))} there, {_told(wanted.get(key))} here"
+            for key in different
         )
         raise SpecError(
             f"the run was begun with other settings: {listed}",
@@ -163,8 +176,17 @@ def refuse_other_settings(
         )
 
 
+def _told(value: Any) -> str:
+    return "not given" if value is None else str(value)
+
+
 def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Declare the checkpoint in `folder` whole: every file on disk, then complete.json."""
+    """Mark a checkpoint as whole: sync every file to the disk, then write complete.json.
+
+    Args:
+        folder: The folder of the checkpoint.
+        state: What a resumed run needs besides the files: its step, position and sums.
+    """
     storage = LocalStorage(folder)
     storage.sync()
     hashes = {name: sha256_of(storage, name) for name in storage.list("") if name != MARKER}
@@ -172,7 +194,7 @@ def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def newest_checkpoint(out: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The whole checkpoint of the latest step and the state it was completed with."""
+    """The latest whole checkpoint in `out` and its state; None where there is none."""
     for folder in sorted(out.glob(f"{_PREFIX}*"), key=_step, reverse=True):
         found = whole_checkpoint(folder)
         if found is not None:
@@ -181,23 +203,23 @@ def newest_checkpoint(out: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def whole_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """A checkpoint and the state it was completed with; None unless it is whole."""
+    """The checkpoint in `folder` and its state; None unless it is whole."""
     state = _state(folder)
     return None if state is None else (folder, state)
 
 
 def remove_torn_checkpoints(out: Path) -> None:
-    """Delete what an interrupted run left of checkpoints that it did not complete."""
+    """Delete the checkpoints in `out` that an interrupted run did not complete."""
     for folder in out.glob(f"{_PREFIX}*"):
         if _state(folder) is None:
             shutil.rmtree(folder)
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
-    """What a checkpoint was completed with; None unless every file is as it was then."""
+    """The state of a checkpoint; None unless every file is as it was when it was completed."""
     try:
         marker = read_json(folder / MARKER)
-    except StoreError:  # no JSON: as good as not there
+    except StoreError:  # no JSON
         marker = None
     if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
         return None
@@ -218,8 +240,9 @@ def _step(folder: Path) -> int:
 def explain_failed_write(place: Path, *, remedy: str) -> Iterator[None]:
     """Turn what libraries raise when they cannot write into a StorageError.
 
-    place: the file or folder that is written, where the library names none.
-    remedy: how the run is gone on with.
+    Args:
+        place: The file or folder that is written, where the library names none.
+        remedy: How the user continues the run.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""The student: a folder, a Hub id, or a configuration to start from nothing; checked that it fits.
+"""The student: a folder, a Hub id, or a configuration from which one with fresh weights is made.
 
-What fits: the store's tokenizer or none, an output row for every id of it (more are padding, which
-is no mismatch), and a context as long as the longest document.
+A student fits a store if it has the store's tokenizer or none, an output row for every id (more
+rows are padding), and a context that is as long as the longest document.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def load_student(
         name: A transformers folder or a Hub id. Or the path of a transformers configuration, ending
             in .json: the student starts from fresh weights, and with the store's vocabulary where
             the file names none.
-        spec: That of the store it is to learn from. What does not fit is refused: another
-            tokenizer, fewer embeddings than the store has ids, a shorter context than its documents
-            may need, an output layer whose logits are not the model's own.
-        seed: Of fresh weights.
-        device: Where the student is put, and where its output layer is tried out.
+        spec: The spec of the store. A student that does not fit is refused: one with another
+            tokenizer, with fewer embeddings than the store has ids, with a shorter context than its
+            documents may need, or with an output layer that is not a plain linear one.
+        seed: The seed of fresh weights.
+        device: The device that the student is moved to.
 
     Raises ModelError, which says why it cannot learn from this store; SettingError for an argument
     that is out of range.
@@ -130,11 +130,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> None:
-    """Raise ModelError where the model cannot tell the store's ids or read its documents.
+    """Raise ModelError where the model lacks ids of the store or cannot read its documents.
 
-    model: the student.
-    place: how the user named it.
-    spec: that of the store.
+    Args:
+        model: The student.
+        place: How the user named it.
+        spec: That of the store.
     """
     refuse_small_vocabulary(model, place=place, vocab_size=spec.tokenizer.vocab_size)
     _refuse_short_context(model, place=place, max_length=spec.text.max_length)
@@ -143,8 +144,9 @@ def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> N
 def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
     """Raise TokenizerError where a model's folder holds a tokenizer that is not the store's.
 
-    folder: of the model; without a tokenizer it is taken.
-    spec: that of the store.
+    Args:
+        folder: That of the model; one without a tokenizer passes.
+        spec: That of the store.
     """
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return
@@ -154,9 +156,10 @@ def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
 def refuse_tokenizer_of_other_ids(tokenizer: Any, *, spec: StoreSpec, place: object) -> None:
     """Raise TokenizerError where a tokenizer is not the store's.
 
-    tokenizer: of the model that is to be trained or measured.
-    spec: that of the store.
-    place: what the error names.
+    Args:
+        tokenizer: That of the model which is trained or measured.
+        spec: That of the store.
+        place: What the error names as the place.
     """
     found = tokenizer_fingerprint(tokenizer)
     if found != spec.tokenizer.fingerprint:
@@ -175,15 +178,16 @@ def refuse_small_vocabulary(
 ) -> None:
     """Raise ModelError where the model has fewer embeddings than `vocab_size`.
 
-    model: the student, its weights whole or shared among processes.
-    vocab_size: ids of the store's vocabulary.
-    place: how the user named the model; None for an object.
+    Args:
+        model: The student; its weights may be sharded over processes.
+        vocab_size: The number of ids of the store's vocabulary.
+        place: How the user named the model; None for an object.
     """
     for what, embeddings in (
         ("input", model.get_input_embeddings()),
         ("output", model.get_output_embeddings()),
     ):
-        # ZeRO leaves an empty weight behind, and keeps its shape beside it.
+        # ZeRO leaves an empty weight with its shape in an attribute.
         weight = None if embeddings is None else embeddings.weight
         rows = 0 if weight is None else getattr(weight, "ds_shape", weight.shape)[0]
         if rows < vocab_size:

@@ -192,7 +192,11 @@ class ZarrShard:
         try:
             with missing_as_corruption(place):
                 group = zarr.open_group(ObjectStore(self.storage, self.prefix, sizes), mode="r")
-                arrays = dict(group.arrays())
+                # One by one: `group.arrays()` leaves errors of its other tasks behind, which
+                # asyncio prints when they are collected.
+                names = {path.partition("/")[0] for path in sizes if path.count("/") == 1}
+                members = {name: group[name] for name in sorted(names)}
+                arrays = {name: one for name, one in members.items() if isinstance(one, zarr.Array)}
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CorruptionError(f"no Zarr group: {error}", place=place) from error
         if not set(_BLOCKED) <= set(arrays):
