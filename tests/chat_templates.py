@@ -28,7 +28,7 @@ Tools:{% for tool in tools %}
 {{ tool | tojson }}{% endfor %}<|im_end|>
 {% endif %}
 {%- set ns = namespace(last=-1) %}
-{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages if m.role == 'user' %}{% set ns.last = messages.index(m) %}{% endfor %}
 {%- for m in messages %}
 {%- if m.role in ('user', 'system') %}<|im_start|>{{ m.role }}
 {{ m.content }}<|im_end|>
@@ -45,7 +45,8 @@ Tools:{% for tool in tools %}
 {% endif %}{{ m.content }}
 {%- for call in m.tool_calls or [] %}
 <tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}}
+{% set given = call.function.arguments %}{"name": "{{ call.function.name }}", "arguments":
+{{- ' ' + (given if given is string else given | tojson) }}}
 </tool_call>
 {%- endfor %}<|im_end|>
 {% endif %}
@@ -95,8 +96,9 @@ OBJECT_CALLS = (
 
 # Roles must alternate, the system's words stand in the user's turn, white space is cut off.
 ALTERNATING = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
-    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
+    "{{ bos_token }}{% set first = '' %}{% set rest = messages %}"
+    "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
+    "{% set rest = messages[1:] %}{% endif %}"
     "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}<|turn|>"
     "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ first if loop.first else '' }}"

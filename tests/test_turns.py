@@ -53,27 +53,35 @@ TWO_TURNS = [user("2+2?"), says("4."), user("3+3?"), says("6.")]
 
 def test_a_chat_whose_renderings_begin_one_another_is_one_text() -> None:
     assert told("chatml", TWO_TURNS) == [
-        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n[4.<|im_end|>]\n"
-        "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n[6.<|im_end|>]\n"
+        (
+            "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n[4.<|im_end|>]\n"
+            "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n[6.<|im_end|>]\n"
+        )
     ]
 
 
 def test_a_template_that_rewrites_the_past_gives_a_text_for_each_turn() -> None:
     """An empty block of thoughts is what the prompt supplies, and no target."""
     assert told("thinking", TWO_TURNS) == [
-        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-        "[4.<|im_end|>]\n",
-        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4.<|im_end|>\n"
-        "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-        "[6.<|im_end|>]\n",
+        (
+            "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+            "[4.<|im_end|>]\n"
+        ),
+        (
+            "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4.<|im_end|>\n"
+            "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+            "[6.<|im_end|>]\n"
+        ),
     ]
 
 
 def test_thoughts_that_the_model_had_are_what_it_says() -> None:
     thought = [user("2+2?"), says("4.", reasoning_content="add")]
     assert told("thinking", thought) == [
-        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
-        "[<think>\nadd\n</think>\n\n4.<|im_end|>]\n"
+        (
+            "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+            "[<think>\nadd\n</think>\n\n4.<|im_end|>]\n"
+        )
     ]
 
 
@@ -83,8 +91,10 @@ def test_the_prompt_of_a_variable_is_the_prompt() -> None:
     for kwargs in ({}, {"enable_thinking": False}):
         assert told("thinking", chat, variables=kwargs)[0].endswith("</think>\n\n[4.<|im_end|>]\n")
     assert told("thinking", chat, variables={"enable_thinking": True}) == [
-        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
-        "[<think>\n\n</think>\n\n4.<|im_end|>]\n"
+        (
+            "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+            "[<think>\n\n</think>\n\n4.<|im_end|>]\n"
+        )
     ]
 
 
@@ -101,8 +111,10 @@ def test_another_end_of_the_last_turn() -> None:
     first = "<|start|>user<|message|>2+2?<|end|><|start|>assistant"
     assert told("channels", TWO_TURNS) == [
         f"{system}{first}[<|channel|>final<|message|>4.<|return|>]",
-        f"{system}{first}<|channel|>final<|message|>4.<|end|><|start|>user<|message|>3+3?<|end|>"
-        "<|start|>assistant[<|channel|>final<|message|>6.<|return|>]",
+        (
+            f"{system}{first}<|channel|>final<|message|>4.<|end|><|start|>user<|message|>3+3?<|end|>"
+            "<|start|>assistant[<|channel|>final<|message|>6.<|return|>]"
+        ),
     ]
 
 
@@ -123,8 +135,10 @@ def test_reasoning_has_several_names(field: str) -> None:
         ("object_calls", '{"name": "tide", "parameters": {"port": "Ostend"}}<|im_end|>'),
         (
             "thinking",
-            '<tool_call>\n{"name": "tide", "arguments": {"port": "Ostend"}}\n</tool_call>'
-            "<|im_end|>",
+            (
+                '<tool_call>\n{"name": "tide", "arguments": {"port": "Ostend"}}\n</tool_call>'
+                "<|im_end|>"
+            ),
         ),
     ],
 )

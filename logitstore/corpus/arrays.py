@@ -44,13 +44,13 @@ class ArrayFile:
     def records(self) -> Iterator[RawRecord]:
         """All elements of the array."""
         with reading(self.name), self._data.open() as file:
-            yield from _elements(file, self.name, whole=True)
+            yield from _elements(file, self.name, opened=False, ends=True)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
         """The elements between two bytes of the file."""
         with reading(self.name):
             data = self._data.read(start, stop)
-            return list(_elements(io.BytesIO(data), self.name, whole=start == 0))
+            return list(_elements(io.BytesIO(data), self.name, opened=start > 0, ends=False))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
         """The element, which is an object."""
@@ -60,10 +60,9 @@ class ArrayFile:
         return content
 
 
-def _elements(file: BinaryIO, name: str, *, whole: bool) -> Iterator[RawRecord]:
-    """The elements of an array, of which `file` holds the beginning if it is `whole`."""
+def _elements(file: BinaryIO, name: str, *, opened: bool, ends: bool) -> Iterator[RawRecord]:
+    """The elements of an array that is `opened` before `file` begins, and ends in it or not."""
     text = _Window(file, name)
-    opened = not whole
     while mark := text.skip_to_mark(",\ufeff" if opened else "\ufeff"):
         if not opened:
             if mark != "[":
@@ -74,7 +73,7 @@ def _elements(file: BinaryIO, name: str, *, whole: bool) -> Iterator[RawRecord]:
             return
         else:
             yield text.element()
-    if whole:
+    if ends:
         raise text.fault("the array does not end", "the end of the file")
 
 

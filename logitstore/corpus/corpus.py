@@ -333,7 +333,7 @@ class RecordReader:
         )
 
     def _shape(self, row: dict[str, Any], *, place: str) -> Shape:
-        """The shape by the fields that are set; a null counts as one where nothing else is there."""
+        """The shape by the fields that are set; nulls count where nothing else is there."""
         try:
             names = [name for name, value in row.items() if value is not None]
             return shape_of(names, self._fields, place=place)

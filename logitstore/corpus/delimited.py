@@ -75,7 +75,9 @@ class DelimitedFile:
     def _values(self, row: str) -> list[str]:
         csv.field_size_limit(_VALUE_LIMIT)
         try:
-            return next(csv.reader(io.StringIO(row, newline=""), delimiter=self._delimiter))
+            return next(
+                csv.reader(io.StringIO(row, newline=""), delimiter=self._delimiter, strict=True)
+            )
         except csv.Error as error:
             raise BadRecord(f"the row cannot be read: {error}") from error
 
@@ -85,7 +87,7 @@ class DelimitedFile:
         taken: list[bytes] = []
         lines = (_noted(line, taken) for line in file)
         # Latin-1 has a character for each byte: quotes and delimiters are found, nothing is lost.
-        for values in csv.reader(lines, delimiter=self._delimiter):
+        for values in csv.reader(lines, delimiter=self._delimiter, strict=True):
             if values:
                 data = b"".join(taken)
                 content = data.lstrip(b"\r\n")
