@@ -75,8 +75,8 @@ def tune(
 ) -> TradeOff:
     """Bytes and error of each setting for this teacher and corpus, and the recommended setting.
 
-    Takes about `seconds` in addition to loading, or less: 32,768 targets are enough. Every option is
-    explained below. Raises CorpusError, ModelError or SettingError.
+    Takes about `seconds` in addition to loading, or less: 32,768 targets are enough. Every option
+    is explained below. Raises CorpusError, ModelError or SettingError.
     """
     job = Job.load(options | _REPLACED)
     with tempfile.TemporaryDirectory(prefix="logitstore-") as folder:
@@ -118,7 +118,7 @@ class _Candidate:
         self.errors: list[float] = []
 
     def targets(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: Any) -> Any:
-        """The targets that it makes, as `Draw` in `targets/sparsifier.py`; logits stay unchanged."""
+        """The targets that it makes, as `Draw` says; the logits stay unchanged."""
         spec = self.job.sparsifier
         (targets,) = SPARSIFIERS[spec.name].draw(logits_RV.clone(), labels_R, keys_R, spec)
         return targets
