@@ -61,6 +61,7 @@ class StoredRows:
     tail_logmass_RB: Tensor
     entropy_R: Tensor
     nodes: tuple[float, ...]
+    rest_known: bool  # a tail is kept, or the weights sum to 1, so that what is drawn is the rest
 
     @staticmethod
     def of(targets: SparseTargets, live_RV: Tensor, *, nodes: tuple[float, ...]) -> StoredRows:
@@ -75,15 +76,18 @@ class StoredRows:
             tail_logmass_RB=torch.from_numpy(targets.tail_logmass_RB).to(device),
             entropy_R=torch.from_numpy(targets.entropy_R).to(live_RV),
             nodes=nodes,
+            rest_known=targets.kind.keeps_tail or targets.kind.weights_sum_to_one,
         )
 
     def head_kl_R(self) -> Tensor:
         """nats: KL(live || stored) over the exact entries and one bucket of everything else.
 
         The stored bucket is the tail's mass at b = 1; where no tail is kept, that of the drawn
-        entries.
+        entries. Where these are the rest in the mean only, the bucket is left out.
         """
         head_RK = divergence(self._live_RK(), self.stored_RK) * self.exact_RK
+        if not self.rest_known:
+            return head_RK.sum(-1)
         _, tail_R = self._split(self.live_RV.exp())
         tail_R = tail_R.log().clamp(min=LOWEST_NATS)
         return head_RK.sum(-1) + divergence(tail_R, self._stored_tail_R())
