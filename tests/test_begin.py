@@ -108,7 +108,7 @@ def test_a_try_that_wrote_no_row_is_in_nobodys_way(
     fresh = settings | {"out": tmp_path / "fresh"}
     again = logitstore.dump(**fresh, sparsify="topk", k=8, max_length=16)
     assert again.fingerprint == done.fingerprint
-    with pytest.raises(SpecError, match=r"text\.max_length"):
+    with pytest.raises(SpecError, match="max_length 16 there"):
         logitstore.dump(**settings, sparsify="topk", k=8)
 
 
@@ -125,7 +125,7 @@ def test_a_store_without_rows_is_begun_anew(storage: Storage) -> None:
 def test_a_store_with_rows_is_not(storage: Storage) -> None:
     layout = write_store(storage, [stored_documents([9]), []], spec=FIRST, seal=False)
     before = {name: storage.read(name) for name in storage.list("")}
-    with pytest.raises(SpecError, match="batch_tokens: 1024 there, 2048 here"):
+    with pytest.raises(SpecError, match="batch_tokens 1024 there, 2048 here"):
         StoreWriter(layout).begin(OTHER, plan_of(2), NO_TOKENIZER)
     assert {name: storage.read(name) for name in storage.list("")} == before
 
@@ -185,7 +185,7 @@ def test_who_finds_the_store_begun_anew_stops_and_takes_back_what_it_wrote(
         spec = layout.read_spec()
         layout.storage.put(SPEC, canonical_json(replace(spec, batch_tokens=7).to_json()))
 
-    with pytest.raises(SpecError, match="batch_tokens: 7 there"):
+    with pytest.raises(SpecError, match="batch_tokens 7 there"):
         logitstore.dump(**settings, on_progress=replace_spec)
     assert not list(layout.storage.list("commits/"))
 

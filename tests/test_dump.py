@@ -158,7 +158,7 @@ def test_other_settings_are_told_as_the_user_gave_them(settings: dict[str, Any])
         "--temperature 1, 1.33333, 2, 4, 8 there, 1, 3 here": {"temperature": (1, 3)},
         "--sparsify hybrid there, topk here": {"sparsify": "topk"},
         "--fidelity balanced there, exact here": {"fidelity": "exact"},
-        "--format zarr there, parquet here": {"container": "parquet"},
+        "--format zarr there, parquet here": {"format": "parquet"},
         "--limit not given there, 3 here": {"limit": 3},
     }
     for told, change in changes.items():
@@ -166,7 +166,7 @@ def test_other_settings_are_told_as_the_user_gave_them(settings: dict[str, Any])
             logitstore.dump(**settings | change)
         assert f"begun with other settings: {told}" in caught.value.command_line_message
         assert "--" not in str(caught.value)
-    assert "container zarr there" in str(_refused(settings | {"container": "parquet"}))
+    assert "container zarr there" in str(_refused(settings | {"format": "parquet"}))
 
 
 def _refused(settings: dict[str, Any]) -> SpecError:

@@ -146,6 +146,27 @@ def test_what_an_untold_temperature_gets_is_refused_or_right(
         trainer.evaluate(teacher_folder, logits=str(tmp_path / "s"), temperature=3.0)
 
 
+def test_what_is_drawn_is_the_rest_of_a_row_only_where_weights_sum_to_one() -> None:
+    """Else one row may have drawn nothing, and an audit would call its exact entries wrong."""
+    import torch
+
+    from logitstore.fidelity.divergence import StoredRows, live_logprobs
+    from logitstore.sparsify.build import sparsifier_spec
+
+    logits_RV = 3 * torch.randn(20, 100, generator=torch.Generator().manual_seed(0))
+    spec, keys_R = sparsifier_spec("unbiased", k=16), np.arange(20, dtype=np.uint64)
+    labels_R = torch.zeros(20, dtype=torch.int64)
+    (whole,) = SPARSIFIERS["unbiased"].draw(logits_RV.clone(), labels_R, keys_R, spec)
+    exact = replace(
+        whole,
+        kind=replace(whole.kind, weights_sum_to_one=False),
+        count_R=whole.exact_RK().sum(axis=1).astype(np.int32),  # the exact entries come first
+    )
+    for targets in (whole, exact):
+        rows = StoredRows.of(targets, live_logprobs(logits_RV, temperature=1), nodes=())
+        assert float(rows.head_kl_R().abs().max()) < 1e-6
+
+
 def test_a_kind_that_no_loss_can_use_cannot_be_declared() -> None:
     with pytest.raises(TypeError, match="tail"):
         TargetKind(entries=Entries.EXACT, keeps_tail=False, weights_sum_to_one=False)

@@ -101,7 +101,11 @@ def encode_documents(block: DocumentBlock) -> np.ndarray:
 
 
 def decode_documents(documents_DC: np.ndarray) -> dict[str, Any]:
-    """The fields of a `DocumentBlock` that are in its table of documents, uint64 [D, C]."""
+    """The fields of a `DocumentBlock` that are in its table of documents.
+
+    Args:
+        documents_DC: uint64, as `encode_documents` gave it.
+    """
     columns = dict(zip(DOCUMENT_COLUMNS, documents_DC.T, strict=True))
     halves_D2 = documents_DC[:, :2].astype(">u8")
     return {

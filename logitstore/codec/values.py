@@ -102,7 +102,13 @@ class ExactValues:
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
-        """For targets of a sparsifier's `spec`, with the steps per nat of `parameters`."""
+        """For targets of a sparsifier.
+
+        Args:
+            spec: Its spec.
+            vocab_size: The number of tokens, V.
+            parameters: The steps per nat of each value.
+        """
         tails = _TailSteps(
             nodes=spec.tail_nodes, vocab_size=vocab_size, steps=parameters["tail_steps"]
         )
@@ -162,7 +168,13 @@ class WeightedValues:
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> WeightedValues:
-        """For targets of a sparsifier's `spec`, with the steps per nat of `parameters`."""
+        """For targets of a sparsifier.
+
+        Args:
+            spec: Its spec.
+            vocab_size: The number of tokens, V.
+            parameters: The steps per nat of each value.
+        """
         return WeightedValues(
             parameters=parameters,
             tails=_TailSteps(
@@ -233,7 +245,7 @@ class CountedValues:
 
     @staticmethod
     def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> CountedValues:
-        """For targets of a sparsifier's `spec`; the other arguments are not used."""
+        """For targets of a sparsifier's `spec`; `vocab_size` and `parameters` are not used."""
         return CountedValues(draws=spec.k)
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:

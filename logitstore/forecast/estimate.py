@@ -63,8 +63,8 @@ def estimate(
     """What `logitstore.dump` with the same options would store, and how long it would take.
 
     A sample is dumped for about `seconds`, in addition to loading the teacher and reading the
-    corpus once. A corpus that can be dumped in that time is dumped completely. Raises CorpusError,
-    ModelError or SettingError as a dump does.
+    corpus once. A corpus that can be dumped in that time is dumped completely. Every option is
+    explained below. Raises CorpusError, ModelError or SettingError as a dump does.
     """
     started = time.monotonic()
     job = Job.load(options)

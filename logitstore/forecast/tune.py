@@ -76,8 +76,8 @@ def tune(
 ) -> TradeOff:
     """Bytes and error of each setting for this teacher and corpus, and the recommended setting.
 
-    Takes about `seconds` in addition to loading, or less: 32,768 targets are enough. `max_bytes`
-    (per target) and `max_error` bound the choice. Raises CorpusError, ModelError or SettingError.
+    Takes about `seconds` in addition to loading, or less: 32,768 targets are enough. Every option
+    is explained below. Raises CorpusError, ModelError or SettingError.
     """
     job = Job.load(options | _REPLACED)
     with temporary_folder() as folder:
@@ -119,13 +119,19 @@ class _Candidate:
         self.errors: list[float] = []
 
     def targets(self, logits_RV: torch.Tensor, labels_R: torch.Tensor, keys_R: Any) -> Any:
-        """The targets that it makes from logits, which are not changed."""
+        """The targets that it makes, as `Draw` says; the logits stay unchanged."""
         spec = self.job.sparsifier
         (targets,) = SPARSIFIERS[spec.name].draw(logits_RV.clone(), labels_R, keys_R, spec)
         return targets
 
     def measured(self, dense: PullSum, *, targets: int, shards: int) -> MeasuredSparsifier:
-        """Its measurements; bytes are those of a store of that many targets and shards."""
+        """Its measurements.
+
+        Args:
+            dense: The gradient of the dense distributions of the whole sample.
+            targets: The targets of the store whose bytes are predicted.
+            shards: The shards of that store.
+        """
         costs = self.store.costs()
         comparison = compare(dense, self.whole)
         return MeasuredSparsifier(

@@ -145,7 +145,7 @@ class _Cells:
 
     @staticmethod
     def of(weights_RV: torch.Tensor) -> _Cells:
-        """The cells of these weights, which are overwritten."""
+        """The cells of the weights `weights_RV`, float32, which are overwritten."""
         _without_negligible(weights_RV)
         rows, vocab_size = weights_RV.shape
         if vocab_size % _CELL:
@@ -161,12 +161,12 @@ class _Cells:
         return self.sums_RC.sum(-1, keepdim=True)
 
     def put(self, ids_RK: torch.Tensor, weights_RK: torch.Tensor) -> None:
-        """Set the weights of tokens whose weight has been 0."""
+        """Set the weights of the tokens `ids_RK`, which were 0, to `weights_RK`."""
         self.weights_RCW.flatten(1).scatter_(1, ids_RK, weights_RK)
         self.sums_RC.scatter_add_(1, ids_RK // _CELL, weights_RK.to(self.sums_RC.dtype))
 
     def at(self, marks_RN: torch.Tensor) -> torch.Tensor:
-        """The ids [R, N] at which the cumulative weight, from 0, passes each mark."""
+        """The ids [R, N] at which the cumulative weight passes each of `marks_RN`, from 0 up."""
         stops_RC = self.sums_RC.cumsum(-1)
         # After rounding, no mark may be at or beyond the last token with a weight above 0.
         marks_RN = marks_RN.minimum(stops_RC[:, -1:] * (1 - 1e-12))

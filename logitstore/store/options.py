@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 from logitstore.options import Option
 from logitstore.store.storage import open_storage
 
 __all__ = ["INSPECT_OPTIONS", "STORE", "VERIFY_OPTIONS"]
+
+
+def _refuse_name(store: object) -> None:
+    """Raise SettingError for a name that no storage serves; objects are for the reader to judge."""
+    if isinstance(store, str | os.PathLike):
+        open_storage(store)
+
 
 STORE = Option(
     name="store",
     kind=object,
     positional=True,
     help="The store: its folder, or a file:// URI.",
-    in_python="Or an object with the methods of logitstore.Storage.",
-    refuse=open_storage,
+    in_python="Or an open `Store`, or an object with the methods of logitstore.Storage.",
+    refuse=_refuse_name,
 )
 _FAST = Option(
     name="fast",

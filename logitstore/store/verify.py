@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitstore.errors import CorruptionError, LogitStoreError, shown
+from logitstore.errors import CorruptionError, LogitStoreError, StorageError, shown
 from logitstore.options import takes
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
@@ -68,9 +68,17 @@ def verify(store: StoreLike, *, fast: bool, hashes: bool) -> Iterator[Fault]:
     there is no store at all, SettingError for a URI that nothing serves.
     """
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
-    if not (layout.exists() or layout.planned() or layout.sealed()):
+    if not _is_there(layout):
         layout.read_spec()  # raises
     return _faults(layout, hashes=not fast, content=not (fast or hashes))
+
+
+def _is_there(layout: StoreLayout) -> bool:
+    """Whether there is a store at all; so it is where the storage does not say."""
+    try:
+        return layout.exists() or layout.planned() or layout.sealed()
+    except StorageError:
+        return True
 
 
 def _faults(layout: StoreLayout, *, hashes: bool, content: bool) -> Iterator[Fault]:

@@ -186,5 +186,5 @@ def add_container_bytes(
 
 
 def fields_of(instance: Any) -> dict[str, Any]:
-    """The fields of a dataclass without its cached properties, as the state to be pickled."""
+    """The fields of the dataclass `instance` without its cached properties, to be pickled."""
     return {one.name: getattr(instance, one.name) for one in fields(instance)}
