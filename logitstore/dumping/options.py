@@ -112,7 +112,10 @@ def _options_by_kind() -> dict[str, Mapping[Option, Any]]:
 
 
 def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
-    """The options of all sparsifiers, each once, with the default that each gives it in words."""
+    """The options of all sparsifiers, each once, with the default that each gives it in words.
+
+    kinds: sparsifier -> its options, each with its default.
+    """
     declared: dict[str, Option] = {}
     defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
     for kind, options in kinds.items():
@@ -174,7 +177,10 @@ DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:
-    """The options of a job, and the rest of `values`."""
+    """The options of a job, and the rest of `values`.
+
+    values: all options of a command, by name.
+    """
     names = {one.name for one in JOB_OPTIONS}
     job = JobOptions(**{name: value for name, value in values.items() if name in names})
     return job, {name: value for name, value in values.items() if name not in names}
@@ -182,6 +188,8 @@ def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]
 
 def target_spec(values: Mapping[str, Any]) -> SparsifierSpec:
     """The spec of the chosen sparsifier with the options that are set, or its defaults.
+
+    values: options by name; of those that are no sparsifier's, `sparsify` and `temperature`.
 
     Raises SettingError for one that is set but means nothing to it, and for a value that does not
     fit.
@@ -191,7 +199,11 @@ def target_spec(values: Mapping[str, Any]) -> SparsifierSpec:
 
 
 def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any) -> None:
-    """Refuse, by a SettingError, two fields named at once."""
+    """Refuse, by a SettingError, two fields named at once.
+
+    text_field: the option of that name.
+    messages_field: the option of that name.
+    """
     if text_field is not None and messages_field is not None:
         raise SettingError(
             "--text-field and --messages-field exclude each other", remedy="Give one of them"
@@ -199,7 +211,10 @@ def check_fields(*, text_field: str | None, messages_field: str | None, **_: Any
 
 
 def check_targets(**values: Any) -> None:
-    """Refuse options that do not fit each other, by a SettingError, before anything is loaded."""
+    """Refuse options that do not fit each other, by a SettingError, before anything is loaded.
+
+    values: all options of a command, by name.
+    """
     target_spec(values)
     if "out" in values:
         open_storage(values["out"])

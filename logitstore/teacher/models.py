@@ -63,6 +63,9 @@ def model_folder(name: str) -> Path:
 def load_model(folder: Path, *, dtype: torch.dtype | str) -> Any:
     """The transformers causal language model in `folder`, in evaluation mode, on the CPU.
 
+    folder: with config.json and safetensors.
+    dtype: a torch dtype, or "auto".
+
     `dtype` may be "auto": that of the checkpoint. Raises ModelError where there is no model, where
     it is damaged, or where the checkpoint lacks weights.
     """
