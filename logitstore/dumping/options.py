@@ -218,4 +218,7 @@ def check_targets(**values: Any) -> None:
     target_spec(values)
     if "out" in values:
         open_storage(values["out"])
+    report = values.get("on_progress")
+    if report is not None and not callable(report):
+        raise SettingError("on_progress is no function", found=type(report).__name__)
     check_fields(**values)
