@@ -42,6 +42,10 @@ def open_corpus(
 ) -> Corpus:
     """The corpus that `data` names or is; nothing but table schemas is read yet.
 
+    data: names of files and data sets, or records in memory, as below.
+    text_field: the field that holds a text, or None.
+    messages_field: the field that holds a chat, or None.
+
     `data` is a .txt, .jsonl, .jsonl.gz or .parquet file; a folder, whose usable files are taken in
     the order of their relative paths, hidden and other files being passed over; or a data set on
     the Hub as `org/name`, `org/name:configuration` or `org/name:configuration:split`, where an
@@ -148,7 +152,12 @@ class Slice:
 
 
 class Corpus:
-    """Sources, in order. One thread reads it at a time."""
+    """Sources, in order. One thread reads it at a time.
+
+    sources: files or tables, in order.
+    name: what a store calls it.
+    rule: by which the fields were chosen.
+    """
 
     def __init__(
         self, sources: Sequence[Source], *, name: str = "corpus", rule: FieldRule | None = None
@@ -168,6 +177,9 @@ class Corpus:
     def plan(self, *, unit_bytes: int, limit: int | None) -> Plan:
         """Work units of about `unit_bytes` bytes each, over the first `limit` records, or all.
 
+        unit_bytes: of a unit, about.
+        limit: the most records, or None for all.
+
         A unit ends with the record that fills it, or with its source. Costs one pass over the
         sources, or over what `limit` leaves of them.
         """
@@ -175,7 +187,11 @@ class Corpus:
         return Plan(units=tuple(one.unit for one in cut))
 
     def cut(self, *, unit_bytes: int, limit: int | None) -> Iterator[Slice]:
-        """What `plan` plans, one unit after another, each as soon as it is known."""
+        """What `plan` plans, one unit after another, each as soon as it is known.
+
+        unit_bytes: of a unit, about.
+        limit: the most records, or None for all.
+        """
         if unit_bytes < 1:
             raise SettingError("a work unit must hold a byte", found=unit_bytes, allowed=">= 1")
         if limit is not None and limit < 1:
@@ -213,7 +229,11 @@ class Corpus:
             yield RecordReader(source=source, unit=unit, raw_records=few, skip_bad=skip_bad)
 
     def read(self, unit: WorkUnit, *, skip_bad: bool) -> RecordReader:
-        """The records of `unit`, whose bytes have been compared with the plan's hash."""
+        """The records of `unit`, whose bytes have been compared with the plan's hash.
+
+        unit: one of the plan.
+        skip_bad: whether broken records are passed over.
+        """
         if unit.source not in self._sources:
             raise CorpusError(
                 "the plan names a source that the corpus does not have",
@@ -298,7 +318,13 @@ class _Draft:
 
 
 class RecordReader:
-    """The records of one work unit, in order; `skipped` counts the bad ones passed over so far."""
+    """The records of one work unit, in order; `skipped` counts the bad ones passed over so far.
+
+    source: where the records lie.
+    unit: the slice of it.
+    raw_records: those of the unit, in order.
+    skip_bad: whether broken records are counted and passed over.
+    """
 
     def __init__(
         self, *, source: Source, unit: WorkUnit, raw_records: Sequence[RawRecord], skip_bad: bool

@@ -65,7 +65,11 @@ class FieldRule:
     messages: str | None = None
 
     def choose(self, names: Collection[str], *, place: str) -> Field:
-        """The field to take of a record with fields `names`; `BadRecord` where it is missing."""
+        """The field to take of a record with fields `names`; `BadRecord` where it is missing.
+
+        names: of the record's fields.
+        place: source and line, for messages.
+        """
         if self.text is not None or self.messages is not None:
             chosen = Field(name=self.text or self.messages or "", chat=self.text is None)
             if chosen.name in names:
@@ -107,14 +111,24 @@ class Source(Protocol):
         """All records, in order, in bounded memory."""
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """The records between two positions at which records begin."""
+        """The records between two positions at which records begin.
+
+        start: where the first record begins.
+        stop: where the one behind the last begins.
+        """
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The fields of a record; `BadRecord` if it cannot be read."""
+        """The fields of a record; `BadRecord` if it cannot be read.
+
+        raw: one of this source's records.
+        """
 
 
 class TextFile:
     """A running text. Its records are sections: whole lines, cut between paragraphs if possible.
+
+    name: what messages call it.
+    path: where it lies.
 
     A section is cut before a line with text in it, at the first blank line past 16 KiB or at the
     first line past 32 KiB. A unit's hash covers its bytes and, where the file ends with it, one
@@ -132,14 +146,21 @@ class TextFile:
             yield from _text_records(file, start=0, end=os.fstat(file.fileno()).st_size)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """The sections between two bytes of the file."""
+        """The sections between two bytes of the file.
+
+        start: the first byte.
+        stop: the byte behind the last.
+        """
         with reading(self.name), self._path.open("rb") as file:
             file.seek(start)
             data = io.BytesIO(file.read(stop - start))
             return list(_text_records(data, start=start, end=os.fstat(file.fileno()).st_size))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The section's text, its line ends made `\\n`."""
+        """The section's text, its line ends made `\\n`.
+
+        raw: one of this file's sections.
+        """
         return {"text": _decoded(cast("bytes", raw.content)).replace("\r\n", "\n")}
 
 
@@ -200,7 +221,12 @@ class GzipCursor:
         self._stream: gzip.GzipFile | None = None
 
     def read(self, path: Path, start: int, stop: int) -> bytes:
-        """Decompressed bytes `start` to `stop` of `path`; fewer where it ends before."""
+        """Decompressed bytes `start` to `stop` of `path`; fewer where it ends before.
+
+        path: of a gzip file.
+        start: the first byte.
+        stop: the byte behind the last.
+        """
         stream = self._at(path)
         try:
             stream.seek(start)
@@ -222,7 +248,13 @@ class GzipCursor:
 
 
 class LineFile:
-    """JSONL, one record a line, plain or gzipped; positions are those of the plain bytes."""
+    """JSONL, one record a line, plain or gzipped; positions are those of the plain bytes.
+
+    name: what messages call it.
+    path: where it lies.
+    rule: which field to take.
+    gzipped: the corpus' open stream, where the file is gzipped.
+    """
 
     def __init__(
         self, *, name: str, path: Path, rule: FieldRule, gzipped: GzipCursor | None
@@ -238,7 +270,11 @@ class LineFile:
             yield from self._lines(file, start=0)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """The lines between two bytes of the decompressed file."""
+        """The lines between two bytes of the decompressed file.
+
+        start: the first byte.
+        stop: the byte behind the last.
+        """
         with reading(self.name):
             if self._gzipped is not None:
                 data = self._gzipped.read(self._path, start, stop)
@@ -249,7 +285,10 @@ class LineFile:
         return list(self._lines(io.BytesIO(data), start=start))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The line's JSON object."""
+        """The line's JSON object.
+
+        raw: one of this file's lines.
+        """
         text = _decoded(cast("bytes", raw.content))
         if not text.strip():
             raise BadRecord("the line is empty")
@@ -283,7 +322,10 @@ class LineFile:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Makes a `CorpusError` of whatever goes wrong while the source `name` is read."""
+    """Makes a `CorpusError` of whatever goes wrong while the source `name` is read.
+
+    name: what messages call the source.
+    """
     try:
         yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:

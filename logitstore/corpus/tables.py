@@ -35,7 +35,11 @@ class Table(Protocol):
 
 
 class ParquetTable:
-    """A Parquet file as a table."""
+    """A Parquet file as a table.
+
+    name: what messages call it.
+    path: where it lies.
+    """
 
     def __init__(self, *, name: str, path: Path) -> None:
         self._name = name
@@ -69,7 +73,10 @@ def _group_arrays(file: Any, group: int, column: str, low: int, high: int) -> It
 
 
 class HubTable:
-    """A `datasets.Dataset` as a table."""
+    """A `datasets.Dataset` as a table.
+
+    dataset: one split, loaded.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.schema = dataset.features.arrow_schema
@@ -84,7 +91,12 @@ class HubTable:
 
 
 class TableSource:
-    """One column of a table, one record a row."""
+    """One column of a table, one record a row.
+
+    name: what messages call it.
+    rule: which column to take.
+    table: where the rows lie.
+    """
 
     def __init__(self, *, name: str, rule: FieldRule, table: Table) -> None:
         self.name = name
@@ -113,11 +125,18 @@ class TableSource:
         return self._rows(0, None)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """Rows `start` to `stop`."""
+        """Rows `start` to `stop`.
+
+        start: the first row.
+        stop: the row behind the last.
+        """
         return list(self._rows(start, stop))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The row's one field in use."""
+        """The row's one field in use.
+
+        raw: one of this table's rows.
+        """
         if isinstance(raw.content, UnicodeDecodeError):
             raise BadRecord("the text is no UTF-8", found=shortened(raw.content.object))
         return {self._column: raw.content}
@@ -133,7 +152,10 @@ class TableSource:
 
 
 def load_hub(identity: str) -> tuple[str, HubTable]:
-    """The split and the table that `org/name[:configuration[:split]]` names on the Hub."""
+    """The split and the table that `org/name[:configuration[:split]]` names on the Hub.
+
+    identity: as the user wrote it.
+    """
     try:
         import datasets
     except ImportError as error:

@@ -65,6 +65,11 @@ def tokenize(
 ) -> DocumentStream:
     """The documents of `records`, in corpus order.
 
+    records: texts and chats, in corpus order.
+    tokenizer: of transformers.
+    rules: how records become documents.
+    skip_bad: whether broken records are counted and passed over.
+
     A record that yields no target, or a chat that cannot be rendered or masked, is a `CorpusError`,
     or with `skip_bad` is counted and passed over.
     """
@@ -72,7 +77,13 @@ def tokenize(
 
 
 class DocumentStream:
-    """Documents, tokenised as they are asked for; `skipped` counts records passed over so far."""
+    """Documents, tokenised as they are asked for; `skipped` counts records passed over so far.
+
+    records: texts and chats, in corpus order.
+    tokenizer: of transformers.
+    rules: how records become documents.
+    skip_bad: whether broken records are counted and passed over.
+    """
 
     def __init__(
         self,
