@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 import logitstore
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
@@ -19,6 +24,7 @@ from logitstore.errors import ModelError, SettingError, SpecError, TokenizerErro
 from logitstore.store.verify import verify
 from logitstore.targets.documents import Document
 from logitstore.teacher.base import OwnForward, Teacher
+from logitstore.teacher.models import load_model
 from logitstore.teacher.transformers import TransformersTeacher, model_fingerprint
 from tests.tiny_models import tiny
 
@@ -341,6 +347,21 @@ def test_settings_of_torch_that_the_caller_made_change_nothing(
         audited = logitstore.audit(settings["out"], teacher=settings["teacher"])
     assert found.fingerprint == plain.fingerprint
     assert audited == logitstore.audit(settings["out"], teacher=settings["teacher"])
+
+
+def test_threads_that_load_models_leave_transformers_as_it_was(tmp_path: Path) -> None:
+    """It replaces its own functions while it loads; left so, later models were untied."""
+    tiny(tie_word_embeddings=True).save_pretrained(tmp_path)
+    before = (PreTrainedModel.tie_weights, PreTrainedModel.init_weights, torch.nn.init.normal_)
+
+    def tied(_: int) -> bool:
+        model = load_model(tmp_path, dtype=torch.float32)
+        return model.lm_head.weight is model.model.embed_tokens.weight
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(tied, range(64)))
+    after = (PreTrainedModel.tie_weights, PreTrainedModel.init_weights, torch.nn.init.normal_)
+    assert after == before
 
 
 def test_threads_that_share_a_model_in_training_mode_get_no_dropout(

@@ -119,7 +119,12 @@ class Slice:
 
 
 class Corpus:
-    """Sources, in order. One thread reads it at a time."""
+    """Sources, in order. One thread reads it at a time.
+
+    sources: files or tables, in order.
+    name: what a store calls it.
+    rule: by which the fields were chosen.
+    """
 
     def __init__(
         self,
@@ -145,6 +150,9 @@ class Corpus:
     def plan(self, *, unit_bytes: int, limit: int | None) -> Plan:
         """Work units of about `unit_bytes` bytes each, over the first `limit` records, or all.
 
+        unit_bytes: of a unit, about.
+        limit: the most records, or None for all.
+
         A unit ends with the record that fills it, or with its source. Costs one pass over the
         sources, or over what `limit` leaves of them.
         """
@@ -152,7 +160,11 @@ class Corpus:
         return Plan(units=tuple(one.unit for one in cut))
 
     def cut(self, *, unit_bytes: int, limit: int | None) -> Iterator[Slice]:
-        """What `plan` plans, one unit after another, each as soon as it is known."""
+        """What `plan` plans, one unit after another, each as soon as it is known.
+
+        unit_bytes: of a unit, about.
+        limit: the most records, or None for all.
+        """
         if unit_bytes < 1:
             raise SettingError("a work unit must hold a byte", found=unit_bytes, allowed=">= 1")
         if limit is not None and limit < 1:
@@ -190,7 +202,11 @@ class Corpus:
             yield self._reader(source, unit, few, skip_bad)
 
     def read(self, unit: WorkUnit, *, skip_bad: bool) -> RecordReader:
-        """The records of `unit`, whose bytes have been compared with the plan's hash."""
+        """The records of `unit`, whose bytes have been compared with the plan's hash.
+
+        unit: one of the plan.
+        skip_bad: whether broken records are passed over.
+        """
         if unit.source not in self._sources:
             raise CorpusError(
                 "the plan names a source that the corpus does not have",

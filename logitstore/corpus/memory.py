@@ -20,7 +20,12 @@ __all__ = ["MemorySource"]
 
 
 class MemorySource:
-    """An iterable of records; positions are their numbers."""
+    """An iterable of records; positions are their numbers.
+
+    name: what messages call it.
+    rule: which field to take.
+    records: strings or dicts, read once.
+    """
 
     def __init__(self, *, name: str, fields: Fields, records: Iterable[object]) -> None:
         self.name = name
@@ -36,12 +41,19 @@ class MemorySource:
             yield self._raw(self._read[number])
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """Records `start` to `stop`."""
+        """Records `start` to `stop`.
+
+        start: number of the first record.
+        stop: number behind the last one.
+        """
         self._reach(stop)
         return [self._raw(record) for record in self._read[start:stop]]
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The record's fields; a string is a text."""
+        """The record's fields; a string is a text.
+
+        raw: one of this source's records.
+        """
         if isinstance(raw.content, Mapping):
             return dict(raw.content)
         if not isinstance(raw.content, str):

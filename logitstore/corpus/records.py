@@ -8,7 +8,13 @@ __all__ = ["BadRecord", "bad_record", "shortened"]
 
 
 class BadRecord(Exception):
-    """What is wrong with one record; who meets it counts the record, or names it in an error."""
+    """What is wrong with one record; who meets it counts the record, or names it in an error.
+
+    problem: what is wrong.
+    found: the value that is.
+    allowed: what it may be.
+    line: lines below the record's first.
+    """
 
     def __init__(
         self, problem: str, *, found: object = None, allowed: object = None, line: int = 0
@@ -23,7 +29,13 @@ class BadRecord(Exception):
 def bad_record(
     problem: str, *, place: str, found: object = None, allowed: object = None
 ) -> CorpusError:
-    """The error of a record that cannot be used, where bad records are not skipped."""
+    """The error of a record that cannot be used, where bad records are not skipped.
+
+    problem: what is wrong.
+    place: source and line.
+    found: the value that is wrong.
+    allowed: what it may be.
+    """
     remedy = "Mend the record, or pass over such records with --skip-bad"
     return CorpusError(problem, place=place, found=found, allowed=allowed, remedy=remedy)
 

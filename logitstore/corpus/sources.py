@@ -62,10 +62,17 @@ class Source(Protocol):
         """All records, in order, in bounded memory."""
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """The records between two positions at which records begin."""
+        """The records between two positions at which records begin.
+
+        start: where the first record begins.
+        stop: where the one behind the last begins.
+        """
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
-        """The fields of a record; `BadRecord` if it cannot be read."""
+        """The fields of a record; `BadRecord` if it cannot be read.
+
+        raw: one of this source's records.
+        """
 
 
 class FileBytes:
@@ -98,6 +105,9 @@ class FileBytes:
 class TextFile:
     """A running text. Its records are sections: whole lines, cut between paragraphs if possible.
 
+    name: what messages call it.
+    path: where it lies.
+
     A section is cut before a line with text in it, at the first blank line past 16 KiB or at the
     first line past 32 KiB. A unit's hash covers its bytes and, where the file ends with it, one
     zero byte more: a text that has grown since the plan was made no longer ends there.
@@ -114,7 +124,11 @@ class TextFile:
             yield from _text_records(file, start=0, end=os.fstat(file.fileno()).st_size)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """The sections between two bytes of the file."""
+        """The sections between two bytes of the file.
+
+        start: the first byte.
+        stop: the byte behind the last.
+        """
         with reading(self.name), self._path.open("rb") as file:
             file.seek(start)
             data = io.BytesIO(file.read(stop - start))
@@ -228,7 +242,10 @@ class LineFile:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Makes a `CorpusError` of whatever goes wrong while the source `name` is read."""
+    """Makes a `CorpusError` of whatever goes wrong while the source `name` is read.
+
+    name: what messages call the source.
+    """
     try:
         yield
     except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:

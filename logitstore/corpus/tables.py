@@ -41,7 +41,11 @@ class Table(Protocol):
 
 
 class ParquetTable:
-    """A Parquet file as a table."""
+    """A Parquet file as a table.
+
+    name: what messages call it.
+    path: where it lies.
+    """
 
     def __init__(self, *, name: str, path: Path) -> None:
         self._name = name
@@ -120,7 +124,10 @@ def _within(
 
 
 class HubTable:
-    """A `datasets.Dataset` as a table."""
+    """A `datasets.Dataset` as a table.
+
+    dataset: one split, loaded.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.schema = dataset.features.arrow_schema
@@ -156,7 +163,11 @@ class TableSource:
         return self._rows(0, None)
 
     def slice(self, start: int, stop: int) -> list[RawRecord]:
-        """Rows `start` to `stop`."""
+        """Rows `start` to `stop`.
+
+        start: the first row.
+        stop: the row behind the last.
+        """
         return list(self._rows(start, stop))
 
     def row(self, raw: RawRecord) -> dict[str, Any]:
@@ -180,7 +191,10 @@ class TableSource:
 
 
 def load_hub(identity: str) -> tuple[str, HubTable]:
-    """The split and the table that `org/name[:configuration[:split]]` names on the Hub."""
+    """The split and the table that `org/name[:configuration[:split]]` names on the Hub.
+
+    identity: as the user wrote it.
+    """
     try:
         import datasets
     except ImportError as error:

@@ -83,7 +83,13 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 class DocumentStream:
-    """Documents, tokenised as they are asked for; `skipped` counts records passed over so far."""
+    """Documents, tokenised as they are asked for; `skipped` counts records passed over so far.
+
+    records: texts and chats, in corpus order.
+    tokenizer: of transformers.
+    rules: how records become documents.
+    skip_bad: whether broken records are counted and passed over.
+    """
 
     def __init__(
         self,

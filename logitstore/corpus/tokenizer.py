@@ -27,7 +27,10 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_toke
 
 
 def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, or of a model on the Hub; code that comes with it is not run."""
+    """The tokenizer in a folder, or of a model on the Hub; code that comes with it is not run.
+
+    folder_or_id: a folder's path, or a name on the Hub.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder_or_id, trust_remote_code=False)
     except Exception as error:  # a broken tokenizer.json raises a bare Exception
@@ -59,6 +62,8 @@ def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256, in hex, of all that decides which ids a text becomes.
+
+    tokenizer: of transformers.
 
     That is vocabulary, added tokens, merges, normaliser, pre-tokenizer and special ids; for a
     tokenizer without a Rust core vocabulary, class and special ids stand for the rest.

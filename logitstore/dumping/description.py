@@ -26,7 +26,11 @@ _BLOCK_TARGETS = 65_536
 
 
 def store_spec(job: Job, plan: Plan) -> StoreSpec:
-    """The spec of the store that `job` makes by `plan`."""
+    """The spec of the store that `job` makes by `plan`.
+
+    job: with its teacher, tokenizer and corpus.
+    plan: the work units of the corpus.
+    """
     fields, template = job.corpus.fields, getattr(job.tokenizer, "chat_template", None)
     return StoreSpec(
         format=FORMAT,

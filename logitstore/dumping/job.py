@@ -57,6 +57,7 @@ class Job:
     def load(values: Mapping[str, Any], *, begun: StoreSpec | None = None) -> Job:
         """The job by checked options of `dump`; what costs most is loaded last.
 
+        values: the options of `dump` by name, checked.
         begun: the spec of the store that is gone on with, whose date the chat template is told.
 
         Raises CorpusError, ModelError or SettingError.
@@ -91,7 +92,10 @@ class Job:
         )
 
     def with_sparsifier(self, sparsifier: SparsifierSpec) -> Job:
-        """The same job with other targets. Raises SettingError where they have too many entries."""
+        """The same job with other targets. Raises SettingError where they have too many entries.
+
+        sparsifier: its spec.
+        """
         declared = SPARSIFIERS[sparsifier.name]
         declared.check_vocabulary(sparsifier, vocab_size=self.vocab_size)
         codec = new_codec(sparsifier, vocab_size=self.vocab_size, fidelity=self.options.fidelity)
@@ -112,7 +116,10 @@ class Job:
         return self.corpus.plan(unit_bytes=self.unit_bytes, limit=self.options.limit)
 
     def read(self, unit: WorkUnit) -> RecordReader:
-        """The records of a unit."""
+        """The records of a unit.
+
+        unit: one of the plan.
+        """
         return self.corpus.read(unit, skip_bad=self.options.skip_bad)
 
 

@@ -206,7 +206,10 @@ def _options_by_kind() -> dict[str, Mapping[Option, Any]]:
 
 
 def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
-    """The options of all sparsifiers, each once, with the help and default that each gives it."""
+    """The options of all sparsifiers, each once, with the help and default that each gives it.
+
+    kinds: sparsifier -> its options, each with its default.
+    """
     declared: dict[str, Option] = {}
     defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
     helps: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -289,7 +292,10 @@ DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:
-    """The options of a job, and the rest of `values`."""
+    """The options of a job, and the rest of `values`.
+
+    values: all options of a command, by name.
+    """
     names = {one.name for one in JOB_OPTIONS}
     job = JobOptions(**{name: value for name, value in values.items() if name in names})
     return job, {name: value for name, value in values.items() if name not in names}
@@ -297,6 +303,8 @@ def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]
 
 def target_spec(values: Mapping[str, Any]) -> SparsifierSpec:
     """The spec of the chosen sparsifier with the options that are set, or its defaults.
+
+    values: options by name; of those that are no sparsifier's, `sparsify` and `temperature`.
 
     Raises SettingError for one that is set but means nothing to it, and for a value that does not
     fit.
@@ -311,3 +319,6 @@ def check_targets(**values: Any) -> None:
     `values` are the checked options of `dump` or `estimate`.
     """
     target_spec(values)
+    report = values.get("on_progress")
+    if report is not None and not callable(report):
+        raise SettingError("on_progress is no function", found=type(report).__name__)

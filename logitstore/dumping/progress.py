@@ -31,7 +31,12 @@ OnProgress: TypeAlias = Callable[[DumpProgress], None]
 
 
 class Tally:
-    """Counts what this process does, and what others committed, for whoever wants to know."""
+    """Counts what this process does, and what others committed, for whoever wants to know.
+
+    layout: of the store, whose commits are counted.
+    plan: its work units.
+    on_progress: called with a `DumpProgress`, or None.
+    """
 
     def __init__(self, *, layout: StoreLayout, plan: Plan, on_progress: OnProgress | None) -> None:
         self.layout = layout
@@ -47,7 +52,12 @@ class Tally:
     def batch(
         self, unit: WorkUnit, batch: Sequence[Document], documents: Sequence[Document]
     ) -> None:
-        """One batch of `unit` went through the teacher."""
+        """One batch of `unit` went through the teacher.
+
+        unit: the one at work.
+        batch: the documents that are done now.
+        documents: all documents of the unit.
+        """
         self.targets += sum(document.targets for document in batch)
         self._records_here += unit.records * len(batch) / len(documents)
         self._tell()

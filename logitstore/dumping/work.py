@@ -32,7 +32,11 @@ __all__ = ["by_document", "draw_keys", "read_documents", "stored_documents"]
 
 
 def read_documents(job: Job, records: RecordReader) -> tuple[list[Document], int]:
-    """The documents that the records of a unit make, and how many records were skipped."""
+    """The documents that the records of a unit make, and how many records were skipped.
+
+    job: with its tokenizer and its rules.
+    records: of one unit.
+    """
     stream = tokenize(records, job.tokenizer, rules=job.rules, skip_bad=job.options.skip_bad)
     documents = list(stream)
     return documents, records.skipped + stream.skipped
@@ -45,6 +49,10 @@ def stored_documents(
     on_batch: Callable[[Sequence[Document]], None] | None = None,
 ) -> list[StoredDocument]:
     """The documents with their targets, in their order, after one pass of the teacher.
+
+    job: with its teacher and its sparsifier.
+    documents: of one unit.
+    on_batch: called with each batch that is done.
 
     The teacher sees them in batches of like length; `on_batch` is told of each that is done.
     """
@@ -76,14 +84,22 @@ def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[Sparse
 
 
 def draw_keys(batch: Sequence[Document], sparsifier: SparsifierSpec) -> np.ndarray:
-    """uint64 [R]: what the draws of each target depend on, document by document."""
+    """uint64 [R]: what the draws of each target depend on, document by document.
+
+    batch: the documents.
+    sparsifier: its spec, for the seed.
+    """
     return np.concatenate([row_keys(document, seed=sparsifier.seed) for document in batch])
 
 
 def by_document(
     batch: Sequence[Document], draws: Sequence[SparseTargets]
 ) -> Iterator[tuple[SparseTargets, ...]]:
-    """The draws of a batch's targets, document after document, cut where documents end."""
+    """The draws of a batch's targets, document after document, cut where documents end.
+
+    batch: the documents.
+    draws: each draw of all their targets.
+    """
     stops = np.cumsum([document.targets for document in batch])
     for document, stop in zip(batch, stops, strict=True):
         yield tuple(one.rows(slice(stop - document.targets, stop)) for one in draws)

@@ -37,7 +37,10 @@ _JSON_KINDS: dict[str, tuple[type, ...]] = {
 
 
 def canonical_json(content: Any) -> bytes:
-    """UTF-8 JSON with sorted keys, two-space indents and a final newline: one content, one form."""
+    """UTF-8 JSON with sorted keys, two-space indents and a final newline: one content, one form.
+
+    content: what JSON can hold; ValueError or TypeError for anything else.
+    """
     text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
@@ -48,7 +51,11 @@ def fingerprint(content: Any) -> str:
 
 
 def parse_json(data: bytes, *, place: str) -> Any:
-    """The JSON in `data`, refused when it is too large, too deep or no JSON."""
+    """The JSON in `data`, refused when it is too large, too deep or no JSON.
+
+    data: from anywhere.
+    place: what an error names.
+    """
     if len(data) > _MAX_JSON_BYTES:
         raise CorruptionError(
             "file is too large", place=place, found=f"{len(data)} bytes", allowed=_MAX_JSON_BYTES
@@ -71,7 +78,12 @@ def _depth(content: Any, *, limit: int) -> int:
 
 
 def build(kind: type[T], content: Any, *, place: str) -> T:
-    """`kind(**content)`, after a check of the names and the plain types of its fields."""
+    """`kind(**content)`, after a check of the names and the plain types of its fields.
+
+    kind: a dataclass.
+    content: JSON of any kind.
+    place: what an error names.
+    """
     if not isinstance(content, dict):
         raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
     wanted = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]

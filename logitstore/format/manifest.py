@@ -59,7 +59,11 @@ class Commit:
 
     @staticmethod
     def from_json(content: Any, *, place: str) -> Commit:
-        """The commit that `to_json` gave."""
+        """The commit that `to_json` gave.
+
+        content: JSON of any kind; CorruptionError unless it is a commit.
+        place: what an error names.
+        """
         commit = build(Commit, content, place=place)
         objects = tuple(build(StoredObject, one, place=place) for one in commit.objects)
         blocks = tuple(build(BlockCounts, one, place=place) for one in commit.blocks)
@@ -104,11 +108,19 @@ class Manifest:
 
     @staticmethod
     def from_json(content: Any, *, place: str) -> Manifest:
-        """The manifest that `to_json` gave."""
+        """The manifest that `to_json` gave.
+
+        content: JSON of any kind; CorruptionError unless it is a manifest.
+        place: what an error names.
+        """
         return build(Manifest, content, place=place)
 
 
 def store_fingerprint(spec: StoreSpec, commits: Sequence[Commit]) -> str:
-    """Covers the spec and the hashes of the data, no attempt names and no times."""
+    """Covers the spec and the hashes of the data, no attempt names and no times.
+
+    spec: of the store.
+    commits: of all its units, in any order.
+    """
     units = [commit.data_identity() for commit in sorted(commits, key=lambda one: one.unit)]
     return fingerprint({"spec": spec.identity(), "units": units})

@@ -12,7 +12,11 @@ __all__ = ["real", "reals", "whole"]
 
 
 def whole(option: str, value: Any) -> int:
-    """`value` as an int. Raises SettingError for everything that is no whole number, 4.0 too."""
+    """`value` as an int. Raises SettingError for everything that is no whole number, 4.0 too.
+
+    option: its flag, for messages.
+    value: of any type.
+    """
     try:
         return int(operator.index(value))
     except TypeError as error:
@@ -20,7 +24,11 @@ def whole(option: str, value: Any) -> int:
 
 
 def real(option: str, value: Any) -> float:
-    """`value` as a float. Raises SettingError for everything that is no number, "0.5" too."""
+    """`value` as a float. Raises SettingError for everything that is no number, "0.5" too.
+
+    option: its flag, for messages.
+    value: of any type.
+    """
     try:
         if isinstance(value, str):
             raise TypeError
@@ -30,7 +38,11 @@ def real(option: str, value: Any) -> float:
 
 
 def reals(option: str, values: Any) -> tuple[float, ...]:
-    """`values` as floats. Raises SettingError where they are no list of numbers."""
+    """`values` as floats. Raises SettingError where they are no list of numbers.
+
+    option: its flag, for messages.
+    values: of any type.
+    """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise SettingError(f"{option} must be a list of numbers", found=repr(values))
     return tuple(real(option, one) for one in values)

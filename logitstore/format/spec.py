@@ -164,6 +164,9 @@ class SparsifierSpec:
     def draw_number(self, *, temperature: float, repeat: int) -> int:
         """Which draw serves `temperature` in repetition `repeat`, counted round and round.
 
+        temperature: one that the store serves.
+        repeat: from 0.
+
         Where targets are not drawn at given temperatures there is one draw, which serves any.
         """
         place = self.temperatures.index(temperature) if self.temperatures else 0
@@ -177,7 +180,11 @@ class SparsifierSpec:
 
     @staticmethod
     def from_json(content: Any, *, place: str) -> SparsifierSpec:
-        """The spec that `to_json` gave. Options are numbers; their ranges are the sparsifier's."""
+        """The spec that `to_json` gave. Options are numbers; their ranges are the sparsifier's.
+
+        content: JSON of any kind; CorruptionError unless it is a spec.
+        place: what an error names.
+        """
         if not isinstance(content, dict):
             raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
         own = {name: content[name] for name in _OWN_FIELDS if name in content}
@@ -247,7 +254,11 @@ class StoreSpec:
 
     @staticmethod
     def from_json(content: Any, *, place: str) -> StoreSpec:
-        """The spec that `to_json` gave; a missing, unknown or mistyped field is an error."""
+        """The spec that `to_json` gave; a missing, unknown or mistyped field is an error.
+
+        content: JSON of any kind; CorruptionError unless it is a spec.
+        place: what an error names.
+        """
         found_format = content.get("format") if isinstance(content, dict) else None
         if found_format not in FORMATS:
             raise CorruptionError(

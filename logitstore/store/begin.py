@@ -1,8 +1,8 @@
 """How a store is begun: its spec, its tokenizer and its plan, each read as a reader will first.
 
-A store in which no row stands yet is begun anew where other settings are asked for, so that a first
-try with a wrong option is in nobody's way. Leases tell whether another process works on it; should
-they be wrong, that process finds other settings there before and after it commits, and stops.
+A store without rows is begun anew where other settings are asked for, so that a first try with a
+wrong option does not block the corrected one. Leases tell whether another process works on it. If
+they are wrong, that process reads the other settings before or after it commits, and stops.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _PATIENCE_SECONDS = 90.0  # longer than the claim of a killed process stands
 
 
 def lease_of(layout: StoreLayout, spec: StoreSpec) -> StoreLease:
-    """The lease of a process that works on a store by `spec`; not taken yet."""
+    """The lease of a process that works on a store by `spec`; not taken yet.
+
+    layout: where the store lies or will lie.
+    spec: the settings of the work.
+    """
     return StoreLease(layout.storage, settings=fingerprint(spec.identity()))
 
 
@@ -72,12 +76,18 @@ def begin_store(
 
 
 def is_abandoned(layout: StoreLayout) -> bool:
-    """Whether a store was begun here in which no row stands and on which nobody works."""
+    """Whether a store was begun here in which no row stands and on which nobody works.
+
+    layout: where the store lies.
+    """
     return layout.exists() and not holds_rows(layout) and not is_at_work(layout.storage)
 
 
 def holds_rows(layout: StoreLayout) -> bool:
-    """Whether any unit with targets is committed; also where a commit cannot be read."""
+    """Whether any unit with targets is committed; also where a commit cannot be read.
+
+    layout: where the store lies.
+    """
     if layout.sealed():
         return True
     try:

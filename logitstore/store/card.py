@@ -16,7 +16,13 @@ __all__ = ["store_card"]
 
 
 def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *, name: str) -> str:
-    """Markdown with the front matter that dataset hubs read."""
+    """Markdown with the front matter that dataset hubs read.
+
+    spec: of the store.
+    manifest: of the store.
+    commits: of all its units.
+    name: of the store, as its title.
+    """
     targets = max(1, manifest.targets)
     mass = sum(commit.sums.get("head_mass", 0.0) for commit in commits) / targets
     rows = {

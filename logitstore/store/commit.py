@@ -43,7 +43,10 @@ _NAMED = 4  # strangers, in a message
 
 
 def refuse_foreign_storage(storage: Storage) -> None:
-    """Raise StoreError where `storage` holds something that is no store."""
+    """Raise StoreError where `storage` holds something that is no store.
+
+    storage: where a store is to be written.
+    """
     if StoreLayout(storage).exists():
         return
     names = (name for name in storage.list("") if not name.startswith(LEASES))
@@ -88,7 +91,10 @@ class StoreWriter:
                 held.release()
 
     def refuse_other_settings(self, spec: StoreSpec) -> None:
-        """Raise SpecError where the store was begun anew with another spec than `spec`."""
+        """Raise SpecError where the store was begun anew with another spec than `spec`.
+
+        spec: the one that we work by.
+        """
         refuse_other_spec(self.layout.read_spec(), spec, place=self.layout.place(SPEC))
 
     def withdraw(self, unit: WorkUnit) -> None:
@@ -100,7 +106,10 @@ class StoreWriter:
         return secrets.token_hex(4)
 
     def commit(self, commit: Commit) -> bool:
-        """Make an attempt part of the store; False, and its objects gone, if another was first."""
+        """Make an attempt part of the store; False, and its objects gone, if another was first.
+
+        commit: of an attempt whose objects are durable.
+        """
         name, data = self.layout.commit_name(commit.unit), canonical_json(commit.to_json())
         try:
             won = self.layout.storage.put_if_absent(name, data)
@@ -119,6 +128,9 @@ class StoreWriter:
     def discard(self, unit: WorkUnit, attempt: str) -> Commit | None:
         """Remove what an attempt has written, unless it was committed; the unit's commit, if any.
 
+        unit: the one that was tried.
+        attempt: the name of the try.
+
         Where that cannot be read nothing is removed: sealing sweeps what no commit names.
         """
         commit = self.layout.read_commit(unit)
@@ -127,12 +139,17 @@ class StoreWriter:
         return commit
 
     def committed(self, plan: Plan) -> list[Commit]:
-        """The commits that are there, in the plan's order."""
+        """The commits that are there, in the plan's order.
+
+        plan: of the store.
+        """
         commits = (self.layout.read_commit(unit) for unit in plan.units)
         return [commit for commit in commits if commit is not None]
 
     def seal(self, plan: Plan) -> Manifest:
         """Write the manifest over a store whose every unit is committed; sweep what none names.
+
+        plan: of the store.
 
         Sealing a sealed store finishes what a killed process left undone, and changes nothing else.
         Raises CorruptionError where an object that a commit names is not there as it was written.

@@ -56,7 +56,10 @@ class StoreLayout:
 
     @staticmethod
     def at(where: StorageLike) -> StoreLayout:
-        """The layout in the storage at `where`. Raises SettingError for a URI that none serves."""
+        """The layout in the storage at `where`. Raises SettingError for a URI that none serves.
+
+        where: a path, a URI or a `Storage`.
+        """
         return StoreLayout(open_storage(where))
 
     @property
@@ -65,7 +68,10 @@ class StoreLayout:
         return self.storage.uri
 
     def place(self, name: str) -> str:
-        """An object as its user knows it, for messages."""
+        """An object as its user knows it, for messages.
+
+        name: of the object.
+        """
         return place_of(self.storage, name)
 
     def commit_name(self, unit: str) -> str:

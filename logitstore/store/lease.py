@@ -31,6 +31,9 @@ _HELD: set[str] = set()
 class Lease:
     """A note that a process works on a unit. Advisory: it saves double work, nothing rests on it.
 
+    storage: of the store.
+    unit: the one to work on.
+
     It lapses when its process is gone from this machine, or when nobody has renewed it for a
     minute. One that cannot be read or written counts as free, and stops nobody.
     """
@@ -65,6 +68,9 @@ class Lease:
 
 class StoreLease:
     """A note that a process works on a store, and a hash of the settings that it works with.
+
+    storage: of the store.
+    settings: a hash of the spec that we work by.
 
     While one is there, nobody begins the store anew with other settings. It lapses as a `Lease`.
     """
@@ -120,7 +126,10 @@ class StoreLease:
 
 
 def is_at_work(storage: Storage) -> bool:
-    """Whether any process works on the store in `storage` now, as far as leases tell."""
+    """Whether any process works on the store in `storage` now, as far as leases tell.
+
+    storage: of the store.
+    """
     return not all(_lapsed(_owner(storage, name)) for name in _listed(storage))
 
 

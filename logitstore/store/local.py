@@ -72,7 +72,10 @@ class LocalStorage:
 
     @staticmethod
     def of_uri(uri: str) -> LocalStorage:
-        """The folder of a `file:///path` URI."""
+        """The folder of a `file:///path` URI.
+
+        uri: as the user wrote it.
+        """
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise SettingError("is no path on this machine", found=uri, allowed="file:///path")
@@ -80,7 +83,10 @@ class LocalStorage:
 
     @staticmethod
     def of_file(path: str | os.PathLike[str]) -> tuple[LocalStorage, str]:
-        """The folder that holds, or will hold, the file `path`, and the file's name in it."""
+        """The folder that holds, or will hold, the file `path`, and the file's name in it.
+
+        path: of a file that need not be there.
+        """
         absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links
         if not _is_path(str(path)) or absolute.is_dir() or not absolute.parent.is_dir():
             raise StorageError(
@@ -204,7 +210,7 @@ class LocalStorage:
                     return write()
                 except FileNotFoundError:
                     continue
-            raise FileNotFoundError(errno.ENOENT, "it goes while it is written", str(path))
+            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(path))
 
     def _refuse_unlisted(self, error: OSError) -> None:
         """A folder that cannot be listed; one that has just gone is no error."""

@@ -49,6 +49,9 @@ MALFORMED = (
 def open_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
     """The store at `uri`: a folder, a file:// URI, or a `Storage`.
 
+    uri: a path, a URI or a `Storage`.
+    allow_partial: whether an unsealed store is read as far as it goes.
+
     An unsealed store is refused unless `allow_partial`: then it is read as far as its units are
     committed. Raises StoreError where there is no store, CorruptionError where it is damaged,
     SettingError for a URI that nothing serves.
@@ -76,7 +79,11 @@ def as_store(source: StoreLike, *, allow_partial: bool = False) -> Store:
 
 
 def load_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
-    """The store at `uri` as its small objects tell of it, not compared with its manifest."""
+    """The store at `uri` as its small objects tell of it, not compared with its manifest.
+
+    uri: a path, a URI or a `Storage`.
+    allow_partial: whether an unsealed store is read as far as it goes.
+    """
     layout = StoreLayout.at(uri)
     try:
         return _load(layout, allow_partial=allow_partial)
@@ -172,7 +179,10 @@ def seal_faults(store: Store) -> Iterator[LogitStoreError]:
 
 
 def fingerprint_of(store: Store) -> str:
-    """The fingerprint by what the store holds, whatever its manifest says."""
+    """The fingerprint by what the store holds, whatever its manifest says.
+
+    store: sealed or not.
+    """
     return store_fingerprint(store.spec, store.commits)
 
 
@@ -248,7 +258,10 @@ class Store(Sequence[StoredDocument]):
         return sum(block.targets for block in self.blocks)
 
     def with_draw(self, draw: int) -> Store:
-        """The same store, read at draw number `draw`; see `SparsifierSpec.draw_number`."""
+        """The same store, read at draw number `draw`; see `SparsifierSpec.draw_number`.
+
+        draw: its number, from 0.
+        """
         if not 0 <= draw < self.spec.sparsifier.draw_count:
             raise StoreError(
                 "the store does not hold that draw",
@@ -259,7 +272,10 @@ class Store(Sequence[StoredDocument]):
         return replace(self, draw=draw)
 
     def read_block(self, number: int) -> DocumentBlock:
-        """Block `number`, decoded. Raises CorruptionError that names the file."""
+        """Block `number`, decoded. Raises CorruptionError that names the file.
+
+        number: of the block, from 0.
+        """
         commit, within = self._place(number)
         try:
             shard = self._shard(commit)
@@ -272,7 +288,10 @@ class Store(Sequence[StoredDocument]):
             raise _at(f"{self._shard_place(commit)}, block {within}", error) from error
 
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and targets (int64) of each document of block `number`; entries are not read."""
+        """Tokens and targets (int64) of each document of block `number`; entries are not read.
+
+        number: of the block, from 0.
+        """
         commit, within = self._place(number)
         try:
             documents_DC = self._shard(commit).documents(within)

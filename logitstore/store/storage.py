@@ -45,11 +45,17 @@ class Storage(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """The object's bytes. Raises ObjectMissing where there is none."""
+        """The object's bytes. Raises ObjectMissing where there is none.
+
+        name: of the object.
+        """
         ...
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Bytes `start` to `stop` of the object for each of `ranges`; fewer where it ends before.
+
+        name: of the object.
+        ranges: pairs of `start` and `stop`.
 
         Raises ObjectMissing where there is no such object. Ranges of one call are wanted together:
         an implementation may fetch neighbours in one request.
@@ -57,19 +63,32 @@ class Storage(Protocol):
         ...
 
     def size(self, name: str) -> int | None:
-        """The object's bytes, counted; None where there is no such object."""
+        """The object's bytes, counted; None where there is no such object.
+
+        name: of the object.
+        """
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The names that begin with `prefix`, in no order. What writers leave behind is not one."""
+        """The names that begin with `prefix`, in no order. What writers leave behind is not one.
+
+        prefix: what the names begin with; empty for all.
+        """
         ...
 
     def put(self, name: str, data: bytes) -> None:
-        """Store an object, whatever stood there; it outlives a loss of power once this returns."""
+        """Store an object, whatever stood there; it outlives a loss of power once this returns.
+
+        name: of the object.
+        data: its bytes.
+        """
         ...
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Store an object as `put` does and return True, unless there is one: then return False.
+
+        name: of the object.
+        data: its bytes.
 
         Of any number of callers one gets True. After an error the object may be there or not, and
         an object store may answer False to a caller whose own object it already holds: who must
@@ -78,7 +97,10 @@ class Storage(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Remove the object, if there is one."""
+        """Remove the object, if there is one.
+
+        name: of the object.
+        """
         ...
 
     def sweep(self) -> None:
@@ -99,6 +121,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 def open_storage(where: StorageLike) -> Storage:
     """The storage at a folder's path or a URI; one that is open already is returned as it is.
+
+    where: a path, a URI, or an object with the methods of `Storage`.
 
     Raises SettingError for a URI of a kind that no implementation serves, and for what is no name.
     """
@@ -130,18 +154,29 @@ def _is_text(path: object) -> bool:
 
 
 def place_of(storage: Storage, name: str) -> str:
-    """An object as its user knows it: the storage's URI and the name."""
+    """An object as its user knows it: the storage's URI and the name.
+
+    storage: where the object lies.
+    name: of the object.
+    """
     return f"{storage.uri.rstrip('/')}/{name}" if storage.uri != "." else name
 
 
 def base_name(storage: Storage) -> str:
-    """The last part of the storage's URI, or of the folder that `.` and links stand for."""
+    """The last part of the storage's URI, or of the folder that `.` and links stand for.
+
+    storage: where a store lies.
+    """
     path = storage.folder if isinstance(storage, LocalStorage) else storage.uri
     return os.path.basename(os.path.realpath(path))  # noqa: PTH119
 
 
 def sha256_of(storage: Storage, name: str) -> str:
-    """The object's sha256, in hex, read a piece at a time."""
+    """The object's sha256, in hex, read a piece at a time.
+
+    storage: where the object lies.
+    name: of the object.
+    """
     digest, start = hashlib.sha256(), 0
     while True:
         (piece,) = storage.read_ranges(name, [(start, start + _PIECE_BYTES)])

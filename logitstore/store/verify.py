@@ -38,7 +38,10 @@ class Fault:
 
     @staticmethod
     def of(error: LogitStoreError) -> Fault:
-        """What an error says."""
+        """What an error says.
+
+        error: what reading a store raised.
+        """
         return Fault(
             place=None if error.place is None else str(error.place),
             problem=error.problem,

@@ -51,7 +51,11 @@ class UnitWriter:
 
     @staticmethod
     def of(store: StoreWriter, spec: StoreSpec) -> UnitWriter:
-        """The writer that `spec` asks for."""
+        """The writer that `spec` asks for.
+
+        store: the write side of it.
+        spec: what codec and container are.
+        """
         return UnitWriter(
             store=store,
             codec=codec_for(spec),
@@ -61,6 +65,10 @@ class UnitWriter:
 
     def write(self, unit: WorkUnit, documents: Sequence[StoredDocument], *, skipped: int) -> bool:
         """Store and commit a unit; False if another attempt was first. `skipped` records are noted.
+
+        unit: one of the plan.
+        documents: with their targets, in corpus order.
+        skipped: how many records were left out.
 
         Raises StorageError when the disk is full; nothing of the attempt is left then.
         """

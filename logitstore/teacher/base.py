@@ -72,7 +72,10 @@ class OwnForward(Protocol):
     """
 
     def own_logits(self, document: Document, *, tokens: int) -> Tensor:
-        """float32 [L, V] of the first `tokens` tokens: row t is what follows token t."""
+        """float32 [L, V] of the first `tokens` tokens: row t is what follows token t.
+
+        document: what the model reads.
+        """
         ...
 
 
@@ -96,6 +99,9 @@ def batches(documents: Sequence[Document], *, batch_tokens: int) -> Iterator[lis
 
 class CheckedTeacher:
     """A teacher from outside, whose chunks are held to the contract of `Teacher`.
+
+    teacher: the object from outside.
+    vocab_size: V, of the tokenizer.
 
     It is asked for the logits of one short document when it is wrapped, so that what it gets wrong
     is told before a corpus is read. Raises ModelError.

@@ -51,6 +51,8 @@ DTYPE = Option(
 def choose_device(device: str) -> str:
     """`device` as torch spells it, after a look whether it is there; a GPU or the CPU for "auto".
 
+    device: a device of torch, or "auto".
+
     Raises SettingError for a device that cannot be used here.
     """
     import torch
@@ -70,6 +72,9 @@ def choose_device(device: str) -> str:
 
 def choose_dtype(dtype: str, *, device: str) -> torch.dtype | str:
     """The torch dtype that `dtype` names; "auto", which is the checkpoint's own, on a GPU only.
+
+    dtype: one of DTYPE's choices.
+    device: where the model will run, as torch spells it.
 
     Raises SettingError for a name that is none of DTYPE's choices.
     """

@@ -63,6 +63,9 @@ class LMHead:
     def of(model: PreTrainedModel, *, vocab_size: int) -> LMHead:
         """The head of `model`, cut to the `vocab_size` ids that its tokenizer can produce.
 
+        model: a transformers model, with or without an adapter.
+        vocab_size: V, of the tokenizer.
+
         Raises ModelError where the output layer is not a plain linear one (adapted, quantised,
         missing), has fewer columns than `vocab_size`, or belongs to an encoder-decoder.
         """
@@ -101,6 +104,9 @@ class LMHead:
     def checked(model: PreTrainedModel, *, vocab_size: int) -> LMHead:
         """That of `of`, compared with the model's own logits of a few tokens by `check_head`.
 
+        model: a transformers model, with or without an adapter.
+        vocab_size: V, of the tokenizer.
+
         Raises ModelError where they differ. Leaves the model's mode and its gradients alone.
         """
         head = LMHead.of(model, vocab_size=vocab_size)
@@ -119,7 +125,11 @@ class LMHead:
         return None if self.bias_P is None else self.bias_P[: self.vocab_size]
 
     def logits(self, hidden_ND: Tensor, *, out_NV: Tensor | None = None) -> Tensor:
-        """float32 [N, V]; into `out_NV` if given, which saves its allocation but no gradient."""
+        """float32 [N, V]; into `out_NV` if given, which saves its allocation but no gradient.
+
+        hidden_ND: what the output layer sees.
+        out_NV: where to write them; None allocates.
+        """
         logits_NV = self._project(hidden_ND, out_NV)
         if self.scale != 1.0:
             logits_NV.mul_(self.scale)
@@ -144,6 +154,10 @@ class LMHead:
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Tensor:
     """What the output layer sees, [B, L, D]; `kwargs` go to the model's forward.
 
+    model: a transformers model, with or without an adapter.
+    input_ids: int64 [B, L].
+    kwargs: more arguments of the model's forward.
+
     Raises ModelError for a model whose body does not name its last hidden state.
     """
     inner = _without_adapter(model)
@@ -160,6 +174,11 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> T
 
 def check_head(model: PreTrainedModel, head: LMHead, input_ids: Tensor, **kwargs: Any) -> None:
     """Compare `head` with the model's own logits on the first tokens of one sequence of a batch.
+
+    model: a transformers model, with or without an adapter.
+    head: the head that was made for it.
+    input_ids: int64 [B, L].
+    kwargs: more arguments of the model's forward, of the same batch.
 
     Raises ModelError where they differ by more than rounding.
     """
@@ -204,6 +223,8 @@ _EVALUATED_LOCK = Lock()
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off inside; every module's own mode restored after.
+
+    model: in any mode.
 
     Several threads may run one model: a module's mode is restored by the last one that leaves.
     """

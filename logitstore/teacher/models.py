@@ -6,6 +6,7 @@ Only safetensors and configuration are read; code that a model brings along is n
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -30,6 +31,9 @@ _LOADING = (
     RuntimeError,
     SafetensorError,
 )
+# While it loads, transformers replaces functions of its own and of torch in the whole process. Two
+# threads that load at once would leave them so: later models came out untied or with no weights.
+_ONE_AT_A_TIME = Lock()
 
 
 def model_folder(name: str) -> Path:
@@ -63,6 +67,9 @@ def model_folder(name: str) -> Path:
 def load_model(folder: Path, *, dtype: torch.dtype | str) -> Any:
     """The transformers causal language model in `folder`, in evaluation mode, on the CPU.
 
+    folder: with config.json and safetensors.
+    dtype: a torch dtype, or "auto".
+
     `dtype` may be "auto": that of the checkpoint. Raises ModelError where there is no model, where
     it is damaged, or where the checkpoint lacks weights.
     """
@@ -71,13 +78,14 @@ def load_model(folder: Path, *, dtype: torch.dtype | str) -> Any:
     if not (folder / "config.json").is_file():
         raise ModelError("the folder holds no config.json", place=folder, remedy=_REMEDY)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            output_loading_info=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        with _ONE_AT_A_TIME:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
     except _LOADING as error:
         raise ModelError(
             f"no causal language model can be loaded: {_in_short(error)}",

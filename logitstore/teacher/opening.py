@@ -22,17 +22,26 @@ __all__ = ["is_name", "open_teacher", "open_tokenizer", "teacher_name", "with_ch
 
 
 def is_name(teacher: object) -> bool:
-    """Whether `teacher` names a model, and is none itself."""
+    """Whether `teacher` names a model, and is none itself.
+
+    teacher: what was given as one.
+    """
     return isinstance(teacher, str | Path)
 
 
 def teacher_name(teacher: object) -> str | None:
-    """How the user named the teacher; None where it is an object."""
+    """How the user named the teacher; None where it is an object.
+
+    teacher: what was given as one.
+    """
     return str(teacher) if is_name(teacher) else None
 
 
 def open_tokenizer(tokenizer: object | None, *, teacher: object) -> Any:
     """The tokenizer that the user gave, by name or loaded, or else that of a named teacher.
+
+    tokenizer: a folder, a Hub id, a transformers tokenizer, or None.
+    teacher: what was given as the teacher.
 
     Raises ModelError where it cannot be loaded, SettingError where there is none to be had.
     """
@@ -76,6 +85,11 @@ def with_chat_template(tokenizer: Any, template: object | None) -> Any:
 
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
     """The teacher that `source` names or is, of the `vocab_size` ids of its tokenizer.
+
+    source: a folder, a Hub id, a loaded model, or a `Teacher`.
+    vocab_size: V, of the tokenizer.
+    device: the option of that name.
+    dtype: the option of that name.
 
     A loaded model stays on its device and in its number type. Raises ModelError for what cannot be
     a teacher, SettingError for a device that is not there.

@@ -59,6 +59,11 @@ class TransformersTeacher:
     def load(name: str, *, vocab_size: int, device: str, dtype: str) -> TransformersTeacher:
         """The model `name` (a folder or a Hub id), checked to be one that this program can serve.
 
+        name: a folder or a Hub id.
+        vocab_size: V, of the tokenizer.
+        device: the option of that name.
+        dtype: the option of that name.
+
         `device` and `dtype` may be "auto": a GPU where there is one; float32 on a CPU, elsewhere
         the type of the checkpoint.
         """
@@ -76,6 +81,9 @@ class TransformersTeacher:
     @staticmethod
     def of(model: PreTrainedModel, *, vocab_size: int) -> TransformersTeacher:
         """The teacher that a loaded `model` is, on its device and in its number type.
+
+        model: a transformers model.
+        vocab_size: V, of the tokenizer.
 
         It has no files, so its fingerprint is a hash of its configuration and of its weights; its
         name is the one it was loaded by, or that of its class. Raises ModelError.
@@ -113,7 +121,10 @@ class TransformersTeacher:
         )
 
     def logits(self, batch: Sequence[Document]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Chunks `(logits_RV, labels_R)` of the batch's counted rows, as `Teacher` says."""
+        """Chunks `(logits_RV, labels_R)` of the batch's counted rows, as `Teacher` says.
+
+        batch: the documents.
+        """
         hidden_RD, labels_R = self.hidden(batch)
         rows = self._chunk_rows()
         # One buffer for all chunks: its pages are touched once.
@@ -127,7 +138,10 @@ class TransformersTeacher:
             yield logits_RV, labels_R[chunk]
 
     def hidden(self, batch: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the head sees of the batch's counted rows, [R, D], and the tokens that follow."""
+        """What the head sees of the batch's counted rows, [R, D], and the tokens that follow.
+
+        batch: the documents.
+        """
         device = self.model.device
         input_ids_BL, counted_BL = _pad(batch)
         # Padding stands to the right, where a causal model cannot see it: no mask is needed.
@@ -142,7 +156,11 @@ class TransformersTeacher:
         return hidden_BLD[rows_R], labels_R
 
     def own_logits(self, document: Document, *, tokens: int) -> torch.Tensor:
-        """float32 [L, V] of the first `tokens` tokens, by the model's own forward."""
+        """float32 [L, V] of the first `tokens` tokens, by the model's own forward.
+
+        document: what the model reads.
+        tokens: how many of its tokens.
+        """
         ids_L = torch.from_numpy(document.input_ids_L[:tokens].astype(np.int64))
         with neutral_torch_state(), evaluating(self.model):
             outputs = self.model(input_ids=ids_L[None].to(self.model.device), use_cache=False)
