@@ -286,6 +286,7 @@ def _fitted_call(
 ) -> dict[str, Any]:
     without = {name: value for name, value in message.items() if name != "tool_calls"}
     refusal: Exception | None = None
+    ignored = False  # in a form in which the template renders the message
     plain = _attempt(template, [*before, {**without, "content": message["content"] or ""}], chat)
     for form in _forms(message):
         try:
@@ -295,7 +296,8 @@ def _fitted_call(
             continue
         if text != plain and _shows_calls(text, form):
             return form
-    if refusal is not None:
+        ignored = True
+    if refusal is not None and not ignored:
         raise BadRecord(
             f"the chat template cannot render the tool calls of message {number}: {refusal}",
             found=shortened(message["tool_calls"]),

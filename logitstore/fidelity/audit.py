@@ -1,8 +1,8 @@
 """Audit: a store's targets against the live teacher, and the teacher against itself.
 
-Documents spread over the store are given to the teacher twice, batched in two ways. What the two
-runs differ by is the noise floor: no store can be nearer to its teacher than that. Each number and
-how to read it stands in docs/audit.md.
+Documents spread over the store are given to the teacher one by one, and once more, each beside its
+twin. What the two runs differ by is the noise floor: no store can be nearer to its teacher than
+that. Each number and how to read it stands in docs/audit.md.
 
 Shapes: R targets, K entries, V vocabulary, D width.
 """
@@ -150,7 +150,7 @@ class _Measurements:
         targets = SparseTargets.concatenate([stored.targets for stored in batch])
         again = _RowQueue(_again(self.teacher, documents))
         start = 0
-        for logits_RV, _ in self.teacher.logits(documents):
+        for logits_RV in _alone(self.teacher, documents):
             size = _CPU_CHUNK_BYTES if logits_RV.device.type == "cpu" else _GPU_CHUNK_BYTES
             for part_RV in logits_RV.split(max(1, size // (8 * vocab_size))):
                 chunk = slice(start, start + len(part_RV))
@@ -232,14 +232,22 @@ class _Measurements:
         return live_logprobs(logits_RV, temperature=self.temperature)
 
 
-def _again(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
-    """The logits of the batch's rows once more, in another composition of batches.
+def _alone(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
+    """The logits of the documents' rows, each document run by itself."""
+    for one in documents:
+        for logits_RV, _ in teacher.logits([one]):
+            yield logits_RV
 
-    That is one document alone, or two where it was alone; the head's sums are regrouped by it too.
+
+def _again(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
+    """The logits of the same rows once more, each document beside its own twin.
+
+    So the sums of the forward pass and of the head are grouped in another way, while no document
+    is met by one of another length: what that changes would be no noise.
     """
     for one in documents:
         wanted = one.targets
-        for logits_RV, _ in teacher.logits([one] if len(documents) > 1 else [one, one]):
+        for logits_RV, _ in teacher.logits([one, one]):
             if wanted > 0:
                 yield logits_RV[:wanted]
             wanted -= len(logits_RV)

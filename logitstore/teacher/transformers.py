@@ -22,6 +22,7 @@ from logitstore.errors import ModelError
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import TeacherSpec
 from logitstore.teacher.devices import choose_device, choose_dtype
+from logitstore.teacher.lengths import LengthClasses
 from logitstore.teacher.lm_head import LMHead, evaluating, hidden_states
 from logitstore.teacher.models import load_model, model_folder
 from logitstore.teacher.torch_state import neutral_torch_state, without_autocast
@@ -52,6 +53,7 @@ class TransformersTeacher:
 
     model: Any  # its mode, its device and its gradients are left as they are
     head: LMHead
+    lengths: LengthClasses  # which documents may share a forward pass
     spec: TeacherSpec
     context: int | None  # tokens; None where the configuration states none
 
@@ -106,9 +108,12 @@ class TransformersTeacher:
     def _checked(model: Any, *, vocab_size: int, name: str, fingerprint: str) -> Any:
         with neutral_torch_state():
             head = LMHead.checked(model, vocab_size=vocab_size)
+            with evaluating(model), torch.inference_mode():
+                lengths = LengthClasses(model)
         return TransformersTeacher(
             model=model,
             head=head,
+            lengths=lengths,
             context=getattr(model.config.get_text_config(), "max_position_embeddings", None),
             spec=TeacherSpec(
                 name=name,
@@ -144,9 +149,8 @@ class TransformersTeacher:
         """
         device = self.model.device
         input_ids_BL, counted_BL = _pad(batch)
-        # Padding stands to the right, where a causal model cannot see it: no mask is needed.
         with neutral_torch_state(), evaluating(self.model):
-            hidden_BLD = hidden_states(self.model, torch.from_numpy(input_ids_BL).to(device))
+            hidden_BLD = self._hidden_states(batch, torch.from_numpy(input_ids_BL).to(device))
         document_R, position_R = np.nonzero(counted_BL)
         labels_R = torch.from_numpy(input_ids_BL[document_R, position_R]).to(device)
         rows_R = (
@@ -154,6 +158,27 @@ class TransformersTeacher:
             torch.from_numpy(position_R - 1).to(device),
         )
         return hidden_BLD[rows_R], labels_R
+
+    def _hidden_states(
+        self, batch: Sequence[Document], input_ids_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """[B, L, D], by a forward pass for each group of documents whose lengths may meet.
+
+        Padding stands to the right, where a causal model cannot see it: no mask is needed.
+        """
+        lengths = [len(document) for document in batch]
+        groups = self.lengths.groups(lengths)
+        parts = []
+        for places in groups:
+            longest = max(lengths[place] for place in places)
+            self.lengths.forget()
+            part_BLD = hidden_states(self.model, input_ids_BL[places, :longest])
+            if len(groups) == 1:
+                return part_BLD
+            missing = input_ids_BL.shape[1] - longest
+            parts.append(torch.nn.functional.pad(part_BLD, (0, 0, 0, missing)))
+        order = [place for places in groups for place in places]
+        return torch.cat(parts)[torch.tensor(order, device=input_ids_BL.device).argsort()]
 
     def own_logits(self, document: Document, *, tokens: int) -> torch.Tensor:
         """float32 [L, V] of the first `tokens` tokens, by the model's own forward.
