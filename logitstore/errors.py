@@ -3,7 +3,8 @@
     LogitStoreError
     ├── CorpusError        the text that goes in: no such file, a broken line, a missing field
     ├── ModelError         a teacher or student that cannot be loaded or does not fit
-    │   └── TokenizerError     its tokenizer is another than the store's
+    │   ├── TokenizerError     its tokenizer is another than the store's
+    │   └── NotFinite          its numbers are no distribution
     ├── SettingError       a setting that this corpus, model or store cannot serve
     ├── StoreError         a store that is not there, not sealed, or in the way
     │   ├── SpecError          it was begun with other settings
@@ -25,6 +26,7 @@ __all__ = [
     "CorruptionError",
     "LogitStoreError",
     "ModelError",
+    "NotFinite",
     "ObjectMissing",
     "SettingError",
     "SpecError",
@@ -137,6 +139,10 @@ class ModelError(LogitStoreError):
 
 class TokenizerError(ModelError):
     """A tokenizer is another than the one the store was written with."""
+
+
+class NotFinite(ModelError):
+    """A row of a teacher's logits is no distribution: it has NaN, infinity, or nothing else."""
 
 
 class SettingError(LogitStoreError):

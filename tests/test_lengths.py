@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.memory_store import VOCAB
-from tests.tiny_models import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from logitstore.targets.documents import Document, document_id
 from logitstore.teacher.lengths import LengthClasses
 from logitstore.teacher.transformers import TransformersTeacher
+from tests.memory_store import VOCAB
+from tests.tiny_models import tiny
 
 ORIGINAL = 12
 ROPES: dict[str, dict[str, Any]] = {

@@ -140,7 +140,12 @@ class _Work:
             self.lease.renew()
             tally.batch(unit, batch, documents)
 
-        return stored_documents(self.job, documents, on_batch=on_batch), skipped
+        found = stored_documents(self.job, documents, source=unit.source, on_batch=on_batch)
+        stored = [one for one in found if one is not None]
+        bad = {
+            document.record for document, one in zip(documents, found, strict=True) if one is None
+        }
+        return stored, skipped + len(bad)
 
     def _write(
         self,

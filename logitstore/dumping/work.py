@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitstore.corpus.text import tokenize
+from logitstore.errors import NotFinite
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.draws import row_keys
@@ -46,31 +47,70 @@ def stored_documents(
     job: Job,
     documents: Sequence[Document],
     *,
+    source: str,
     on_batch: Callable[[Sequence[Document]], None] | None = None,
-) -> list[StoredDocument]:
+) -> list[StoredDocument | None]:
     """The documents with their targets, in their order, after one pass of the teacher.
 
     job: with its teacher and its sparsifier.
     documents: of one unit.
+    source: where they come from, for messages.
     on_batch: called with each batch that is done.
 
-    The teacher sees them in batches of like length; `on_batch` is told of each that is done.
+    The teacher sees them in batches of like length; `on_batch` is told of each that is done. A
+    document for which the teacher's numbers are no distribution is NotFinite, and None where the
+    job passes over what is bad.
     """
-    targets: list[tuple[SparseTargets, ...]] = [()] * len(documents)
+    stored: list[StoredDocument | None] = [None] * len(documents)
     for places in batches(documents, batch_tokens=job.options.batch_tokens):
         batch = [documents[place] for place in places]
-        for place, draws in zip(places, _batch_targets(job, batch), strict=True):
-            targets[place] = draws
+        try:
+            targets = list(_batch_targets(job, batch))
+        except NotFinite as error:
+            places = _finite(job, documents, places, source=source, error=error)
+            targets = list(_batch_targets(job, [documents[place] for place in places]))
+        for place, draws in zip(places, targets, strict=True):
+            stored[place] = StoredDocument(
+                document=documents[place], targets=draws[0], other_draws=draws[1:]
+            )
         if on_batch is not None:
             on_batch(batch)
-    return [
-        StoredDocument(document=document, targets=draws[0], other_draws=draws[1:])
-        for document, draws in zip(documents, targets, strict=True)
-    ]
+    return stored
+
+
+def _finite(
+    job: Job, documents: Sequence[Document], places: list[int], *, source: str, error: NotFinite
+) -> list[int]:
+    """Those of `places` at which the teacher's numbers are distributions.
+
+    Raises `error` with the first other document's name, unless the job passes over what is bad.
+    """
+    finite = []
+    for place in places:
+        document = documents[place]
+        with neutral_torch_state():
+            chunks = job.teacher.logits([document])
+            good = all(bool(logits_RV.logsumexp(-1).isfinite().all()) for logits_RV, _ in chunks)
+        if good:
+            finite.append(place)
+        elif not job.options.skip_bad:
+            raise NotFinite(
+                error.problem,
+                place=f"{source}, record {document.record}, piece {document.piece}",
+                found=error.found,
+                allowed=error.allowed,
+                remedy="Try --dtype float32, for half precision can overflow, or leave such "
+                "documents out with --skip-bad",
+            ) from error
+    if len(finite) == len(places):  # alone none is bad, so none can be left out
+        raise error
+    return finite
 
 
 def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[SparseTargets, ...]]:
     """The targets of each document of a batch, in its order, in every draw."""
+    if not batch:
+        return iter(())
     spec = job.sparsifier
     keys_R = draw_keys(batch, spec)
     parts, start = [], 0

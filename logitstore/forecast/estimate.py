@@ -176,8 +176,10 @@ class _Trial:
     def _dump(self, taken: Sequence[Sampled]) -> None:
         started = time.monotonic()
         documents = [one.document for one in taken]
-        stored = stored_documents(self._job, documents)
-        self._pending += zip(taken, stored, strict=True)
+        stored = stored_documents(self._job, documents, source=self._job.corpus.name)
+        self._pending += [
+            (one, found) for one, found in zip(taken, stored, strict=True) if found is not None
+        ]
         self._documents += len(documents)
         self._portions.append(
             _Portion(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from logitstore.errors import ModelError
+from logitstore.errors import NotFinite
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ LOWEST_NATS = -4000.0
 
 
 def check_finite(log_z_R: torch.Tensor) -> None:
-    """Raise ModelError where a row is not a distribution.
+    """Raise NotFinite where a row is not a distribution.
 
     Args:
         log_z_R: The log-sum-exp of each row, or its highest logit.
     """
     finite_R = torch.isfinite(log_z_R)
     if not bool(finite_R.all()):
-        raise ModelError(
+        raise NotFinite(
             "the teacher's logits are no distribution",
             found=f"log-sum-exp {float(log_z_R[~finite_R][0])}",
             allowed="finite",

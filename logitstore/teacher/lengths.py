@@ -73,7 +73,8 @@ def _rope_kinds(config: Any) -> list[tuple[str, int]]:
             for one in (part, *part.values()) if isinstance(part, dict) else ():
                 kind = one.get("rope_type", one.get("type")) if isinstance(one, dict) else None
                 if kind in ("longrope", "dynamic"):
-                    found.append((kind, one.get("original_max_position_embeddings") or longest or 0))
+                    original = one.get("original_max_position_embeddings") or longest
+                    found.append((kind, original or 0))
         for one in config.values():
             found += _rope_kinds(one) if isinstance(one, dict) and "model_type" in one else []
     return found

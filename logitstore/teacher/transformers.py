@@ -159,9 +159,7 @@ class TransformersTeacher:
         )
         return hidden_BLD[rows_R], labels_R
 
-    def _hidden_states(
-        self, batch: Sequence[Document], input_ids_BL: torch.Tensor
-    ) -> torch.Tensor:
+    def _hidden_states(self, batch: Sequence[Document], input_ids_BL: torch.Tensor) -> torch.Tensor:
         """[B, L, D], by a forward pass for each group of documents whose lengths may meet.
 
         Padding stands to the right, where a causal model cannot see it: no mask is needed.
