@@ -116,14 +116,14 @@ def test_progress_goes_up_to_one(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"seconds": 0}, SettingError, "--seconds"),
-        ({"seconds": float("inf")}, SettingError, "--seconds"),
-        ({"seconds": float("nan")}, SettingError, "--seconds"),
+        ({"seconds": 0}, SettingError, "^seconds"),
+        ({"seconds": float("inf")}, SettingError, "^seconds"),
+        ({"seconds": float("nan")}, SettingError, "^seconds"),
         ({"k": 301}, SettingError, "301"),
-        ({"fidelity": "best"}, SettingError, "--fidelity"),
+        ({"fidelity": "best"}, SettingError, "^fidelity"),
         ({"container": "hdf5"}, SettingError, "hdf5"),
         ({"data": "/no/such/corpus.jsonl"}, CorpusError, r"/no/such/corpus\.jsonl"),
-        ({"limit": 0}, SettingError, "--limit"),
+        ({"limit": 0}, SettingError, "^limit"),
     ],
 )
 def test_bad_options_are_told(

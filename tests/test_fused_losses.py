@@ -223,7 +223,7 @@ def test_a_bucket_that_is_empty_leaves_nothing_to_the_label():
         ("unbiased", {"temperature": 3.0}, "not drawn at this temperature.*allowed: 1, 2"),
         ("sample", {"loss": LOSSES["reverse_kl"]}, "linear in the teacher"),
         ("unbiased", {"loss": LOSSES["renormalised"]}, "a head of exact entries"),
-        ("hybrid", {"temperature": 0.5}, "--temperature: this store cannot serve"),
+        ("hybrid", {"temperature": 0.5}, "temperature: this store cannot serve"),
     ],
 )
 def test_what_targets_cannot_serve_is_refused(kind, settings, message):

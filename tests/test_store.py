@@ -139,7 +139,7 @@ def test_another_spec_is_refused_with_the_fields_that_differ(
     layout: StoreLayout, container: str
 ) -> None:
     other = store_spec(container=container, k=9)
-    with pytest.raises(SpecError, match=r"store\.json.*sparsifier\.k: 8 there, 9 here"):
+    with pytest.raises(SpecError, match=r"store\.json.*k 8 there, 9 here"):
         StoreWriter(layout).begin(other, plan_of(3), NO_TOKENIZER)
 
 
