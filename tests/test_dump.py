@@ -166,7 +166,7 @@ def test_other_settings_are_told_as_the_user_gave_them(settings: dict[str, Any])
             logitstore.dump(**settings | change)
         assert f"begun with other settings: {told}" in caught.value.command_line_message
         assert "--" not in str(caught.value)
-    assert "container zarr there" in str(_refused(settings | {"format": "parquet"}))
+    assert "format zarr there" in str(_refused(settings | {"format": "parquet"}))
 
 
 def _refused(settings: dict[str, Any]) -> SpecError:
