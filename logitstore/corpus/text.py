@@ -177,7 +177,7 @@ def _pieces(tokens: _Tokens, max_length: int) -> Iterator[_Tokens]:
             begins=tokens.begins,
         )
         # A document of two tokens has no room for both the beginning and a shared token.
-        lead_L = front_L if max_length > 1 + len(front_L) + 1 else front_L[:0]
+        lead_L = front_L if max_length >= len(front_L) + 2 else front_L[:0]
         start += size - 1
 
 
