@@ -45,6 +45,7 @@ class TextRules:
     """How records become documents; part of a store's spec."""
 
     max_length: int  # tokens of a document at most
+    vocab_size: int | None = None  # V: what uses an id from there on is refused; None: nothing is
     last_turn_only: bool = False  # of a chat's turns only the last counts
     template_variables: Mapping[str, object] = field(default_factory=dict)  # for every chat
     today: date = field(default_factory=date.today)  # that a chat template is told
@@ -127,6 +128,7 @@ class DocumentStream:
 
     def _documents(self, record: Record, parts: Sequence[_Tokens]) -> list[Document]:
         """The documents of a record, whose pieces are numbered through; `BadRecord` without any."""
+        self._check_ids(parts)
         pieces = [piece for part in parts for piece in _pieces(part, self._rules.max_length)]
         documents = [
             Document(
@@ -147,6 +149,17 @@ class DocumentStream:
                 found=f"{length} tokens, {counted} after the first that count",
             )
         return documents
+
+
+    def _check_ids(self, parts: Sequence[_Tokens]) -> None:
+        size = self._rules.vocab_size
+        for part in parts:
+            if size is not None and len(part.ids_L) and int(part.ids_L.max()) >= size:
+                raise BadRecord(
+                    "a token has an id of which the teacher knows nothing",
+                    found=int(part.ids_L.max()),
+                    allowed=f"below {size}",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

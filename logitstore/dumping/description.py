@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.template import uses_clock
 from logitstore.corpus.text import beginning
-from logitstore.corpus.tokenizer import tokenizer_fingerprint, vocab_size
+from logitstore.corpus.tokenizer import tokenizer_fingerprint
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec
 
@@ -35,7 +35,7 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
     return StoreSpec(
         format=FORMAT,
         teacher=job.teacher.spec,
-        tokenizer=_tokenizer_spec(job.tokenizer),
+        tokenizer=_tokenizer_spec(job.tokenizer, vocab_size=job.vocab_size),
         corpus=CorpusSpec(
             name=job.corpus.name,
             fingerprint=fingerprint(plan.to_json()),
@@ -65,10 +65,10 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
     )
 
 
-def _tokenizer_spec(tokenizer: Any) -> TokenizerSpec:
+def _tokenizer_spec(tokenizer: Any, *, vocab_size: int) -> TokenizerSpec:
     return TokenizerSpec(
         fingerprint=tokenizer_fingerprint(tokenizer),
-        vocab_size=vocab_size(tokenizer),
+        vocab_size=vocab_size,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )

@@ -6,6 +6,7 @@ done with its documents in `work.py`.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,12 @@ from logitstore.errors import SettingError
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.teacher.base import Teacher
-from logitstore.teacher.opening import open_teacher, open_tokenizer, with_chat_template
+from logitstore.teacher.opening import (
+    logit_columns,
+    open_teacher,
+    open_tokenizer,
+    with_chat_template,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,8 +74,10 @@ class Job:
         tokenizer = with_chat_template(
             open_tokenizer(options.tokenizer, teacher=options.teacher), options.chat_template
         )
-        size = vocab_size(tokenizer)
+        # Ids of which the teacher knows nothing, as a picture's, are left out of the vocabulary.
+        size = min(vocab_size(tokenizer), logit_columns(options.teacher) or sys.maxsize)
         rules = TextRules(
+            vocab_size=size,
             max_length=options.max_length or _DEFAULT_MAX_LENGTH,
             last_turn_only=options.turns == "last",
             template_variables=template_variables(options.template_kwargs or {}),

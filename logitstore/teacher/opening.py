@@ -18,7 +18,14 @@ from logitstore.teacher.transformers import TransformersTeacher
 if TYPE_CHECKING:
     from logitstore.teacher.base import Teacher
 
-__all__ = ["is_name", "open_teacher", "open_tokenizer", "teacher_name", "with_chat_template"]
+__all__ = [
+    "is_name",
+    "logit_columns",
+    "open_teacher",
+    "open_tokenizer",
+    "teacher_name",
+    "with_chat_template",
+]
 
 
 def is_name(teacher: object) -> bool:
@@ -81,6 +88,30 @@ def with_chat_template(tokenizer: Any, template: object | None) -> Any:
     changed.chat_template = text
     template_source(changed, tools=False)
     return changed
+
+
+def logit_columns(source: Any) -> int | None:
+    """The ids that the output layer of a teacher has columns for; None where it does not say.
+
+    source: a model's name, whose configuration is read, or a loaded model.
+
+    Raises ModelError where there is no such model.
+    """
+    if isinstance(source, nn.Module):
+        find: Any = getattr(source, "get_output_embeddings", None)
+        head = find() if find is not None else None
+        return None if head is None else len(head.weight)
+    if not is_name(source):
+        return None
+    from transformers import AutoConfig
+
+    folder = model_folder(str(source))
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception:  # what is wrong with the model is told when it is loaded
+        return None
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
