@@ -20,7 +20,7 @@ from logitstore.errors import LogitStoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["AGAIN", "announce_hub", "print_json", "quiet_libraries", "reporting_errors"]
+__all__ = ["AGAIN", "announce_hub", "note", "print_json", "quiet_libraries", "reporting_errors"]
 
 AGAIN = "Run the same command again: it resumes"
 # A name on the Hub: `name` or `org/name`, of a data set with `:configuration:split` behind it.
@@ -77,11 +77,16 @@ def announce_hub(*names: Any) -> None:
 
     What is a path here, or no name at all, is not.
     """
-    for name in dict.fromkeys(names):
+    for name in names:
         if not isinstance(name, str) or name.endswith(_FILE_NAMES) or Path(name).exists():
             continue
         if _HUB_NAME.fullmatch(name):
             print(f"{name}: no such path here; asking the Hugging Face Hub for it", file=sys.stderr)
+
+
+def note(line: str) -> None:
+    """Tell the user something that is neither a result nor an error: on standard error."""
+    print(line, file=sys.stderr)
 
 
 def quiet_libraries() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from logitstore.cli.console import announce_hub, print_json, quiet_libraries
+from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.terminal import (
     dump_bar,
@@ -50,7 +50,7 @@ def dump(**options: Any) -> None:
 
     announce_hub(options["teacher"], options["data"])
     with dump_bar() as on_progress:
-        summary = run(**options, on_progress=on_progress)
+        summary = run(**options, on_progress=on_progress, on_note=note)
     print_summary(summary)
 
 
@@ -62,7 +62,7 @@ def estimate(*, json: bool, **options: Any) -> None:
 
     announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
-        found = run(**options, on_fraction=on_fraction)
+        found = run(**options, on_fraction=on_fraction, on_note=note)
     if json:
         print_json(asdict(found))
     else:
@@ -77,7 +77,7 @@ def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
 
     announce_hub(options["teacher"], options["data"])
     with sample_bar() as on_fraction:
-        found = run(**options, on_fraction=on_fraction)
+        found = run(**options, on_fraction=on_fraction, on_note=note)
     if json:
         print_json(found.to_json())
     else:

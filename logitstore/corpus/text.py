@@ -150,7 +150,6 @@ class DocumentStream:
             )
         return documents
 
-
     def _check_ids(self, parts: Sequence[_Tokens]) -> None:
         size = self._rules.vocab_size
         for part in parts:

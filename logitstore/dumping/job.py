@@ -7,6 +7,7 @@ done with its documents in `work.py`.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from logitstore.teacher.opening import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from logitstore.corpus.corpus import RecordReader
     from logitstore.format.plan import Plan, WorkUnit
@@ -45,6 +46,7 @@ __all__ = ["BYTES_PER_TOKEN", "Job"]
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
 BYTES_PER_TOKEN = 4
 _DEFAULT_MAX_LENGTH = 1024
+_NAMED = 5  # files that a note names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -145,9 +147,27 @@ def _try_first_records(
     A wrong field, a file with nothing in it, and a chat without a template cost no teacher then.
     """
     skip_bad = options.skip_bad
+    shapes: Counter[str] = Counter()
     for records in corpus.first_records(limit=options.limit, skip_bad=skip_bad):
         for _ in tokenize(records, tokenizer, rules=rules, skip_bad=skip_bad):
             pass
+        shapes[" and ".join(sorted(records.shapes)) or "nothing that can be read"] += 1
+    if callable(options.on_note):
+        for line in _notes(corpus, shapes):
+            options.on_note(line)
+
+
+def _notes(corpus: Corpus, shapes: Mapping[str, int]) -> Iterator[str]:
+    """What the corpus was found to be, and which files beside it are not read."""
+    of_files = [
+        f"{shape} in {count} file{'s' if count > 1 else ''}" for shape, count in shapes.items()
+    ]
+    alone = len(shapes) == 1 and sum(shapes.values()) == 1
+    yield f"{corpus.name}: records of {next(iter(shapes)) if alone else ', '.join(of_files)}"
+    if corpus.unread:
+        more = len(corpus.unread) - _NAMED
+        rest = f" and {more} more" if more > 0 else ""
+        yield f"{corpus.name}: not read: {', '.join(corpus.unread[:_NAMED])}{rest}"
 
 
 def _max_length(max_length: int | None, context: int | None) -> int:

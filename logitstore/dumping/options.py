@@ -186,6 +186,11 @@ class JobOptions:
         help="The approximate number of tokens in a work unit. A crash loses at most the work on "
         "one unit.",
     )
+    on_note: object | None = option(
+        None,
+        python_only=True,
+        help="A function that is called with each line on what is read of the corpus and how.",
+    )
 
     @property
     def fields(self) -> Fields:
