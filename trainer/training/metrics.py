@@ -70,7 +70,7 @@ class MetricSums:
 
 
 def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The reports of the loss in `log`, a trainer's `state.log_history`, as history.json has them."""
+    """The reports of the loss in `log`, a trainer's `state.log_history`, as in history.json."""
     return [
         {name: value for name, value in one.items() if name in _REPORTED}
         | {"lr": one["learning_rate"]}
