@@ -412,7 +412,6 @@ def test_interrupted_it_says_how_to_go_on(settings: dict[str, Any]) -> None:
 
 
 BAD_LINES = {
-    "empty": b"\n",
     "binary": b'{"text": "\x00\xff\xfe"}\n',
     "broken": b'{"text": "no end\n',
     "without the field": b'{"body": "text"}\n',

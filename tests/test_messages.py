@@ -11,14 +11,15 @@ from transformers import PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.corpus.corpus import Corpus, open_corpus
+from logitstore.corpus.shapes import Fields
 from logitstore.corpus.tokenizer import tokenizer_files, vocab_size
 from logitstore.errors import LogitStoreError, ModelError, StorageError, shown
 
 LONG = "x" * 10_000_000
 
 
-def _records(*records: Any, **fields: str) -> None:
-    _read(open_corpus(list(records), **fields))
+def _records(*records: Any, text: Any = None) -> None:
+    _read(open_corpus(list(records), fields=Fields(text=text)))
 
 
 def _read(corpus: Corpus) -> None:
@@ -29,7 +30,7 @@ def _read(corpus: Corpus) -> None:
 USES: dict[str, Callable[[Any], object]] = {
     "text": lambda value: _records({"text": [value]}),
     "field": lambda value: _records({value: "text"}),
-    "text_field": lambda value: _records({"text": "a"}, text_field=value),
+    "text_field": lambda value: _records({"text": "a"}, text=value),
     "data": open_corpus,
     "open": logitstore.open,
     "uri": lambda value: logitstore.open(f"s3://{value}"),
@@ -72,7 +73,7 @@ def test_a_long_line_of_a_file_is_not_quoted_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [1, None, (1, 2), 0.5])
 def test_a_record_with_other_keys_than_names_is_told(key: Any) -> None:
-    with pytest.raises(LogitStoreError, match="memory:1: no text"):
+    with pytest.raises(LogitStoreError, match="memory:1: no field of a known shape"):
         _records({key: "a"})
 
 

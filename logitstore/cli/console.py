@@ -25,7 +25,18 @@ __all__ = ["AGAIN", "announce_hub", "note", "print_json", "quiet_libraries", "re
 AGAIN = "Run the same command again: it resumes"
 # A name on the Hub: `name` or `org/name`, of a data set with `:configuration:split` behind it.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[^/]*)?")
-_FILE_NAMES = (".txt", ".jsonl", ".gz", ".parquet", ".json")
+_FILE_NAMES = (
+    ".txt",
+    ".jsonl",
+    ".gz",
+    ".parquet",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".arrow",
+    ".zst",
+    ".bz2",
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,8 +88,8 @@ def announce_hub(*names: Any) -> None:
 
     What is a path here, or no name at all, is not.
     """
-    for name in names:
-        if not isinstance(name, str) or name.endswith(_FILE_NAMES) or Path(name).exists():
+    for name in dict.fromkeys(one for one in names if isinstance(one, str)):
+        if name.endswith(_FILE_NAMES) or Path(name).exists():
             continue
         if _HUB_NAME.fullmatch(name):
             print(f"{name}: no such path here; asking the Hugging Face Hub for it", file=sys.stderr)

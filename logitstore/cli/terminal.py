@@ -143,9 +143,11 @@ def given_options(context: typer.Context, *, among: Iterable[Option]) -> str:
         value = context.params.get(one.name)
         if source is None or source.name != "COMMANDLINE":
             continue
-        words.append(one.flag)
-        if not isinstance(value, bool):
-            words.append(str(value))
+        if isinstance(value, bool):
+            words.append(one.flag)
+            continue
+        for part in value if isinstance(value, list | tuple) else [value]:
+            words += [one.flag, str(part)]
     return shlex.join(words)
 
 

@@ -114,7 +114,7 @@ def _needs(shape: Shape) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return shortened(", ".join(names) or "no field")
+    return shortened(", ".join(map(str, names)) or "no field")
 
 
 def _no_answer(found: object) -> BadRecord:
