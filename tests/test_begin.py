@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 import logitstore
 from logitstore.errors import CorpusError, LogitStoreError, ModelError, SettingError, SpecError
 from logitstore.format.json import canonical_json
-from logitstore.store.begin import lease_of
+from logitstore.store.begin import begin_store, lease_of, settle
 from logitstore.store.commit import StoreWriter
 from logitstore.store.layout import PLAN, SPEC, StoreLayout
 from logitstore.store.local import LocalStorage
@@ -236,3 +236,38 @@ def test_a_plan_of_other_types_is_refused(storage: Storage, change: dict[str, An
     storage.put(PLAN, canonical_json(plan))
     with pytest.raises(LogitStoreError, match=r"plan\.json"):
         logitstore.open(layout.storage)
+
+
+class _Meeting(DictStorage):
+    """In which another process begins while the plan of an abandoned try is taken away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Any = None
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        if name == PLAN and self.meanwhile is not None:
+            callback, self.meanwhile = self.meanwhile, None
+            callback()
+
+
+def test_a_store_has_the_plan_of_its_spec_whoever_begins_meanwhile() -> None:
+    storage = _Meeting()
+    layout = StoreLayout.at(storage)
+    first, other = plan_of(1), plan_of(2)
+    StoreWriter(layout).begin(FIRST, first, NO_TOKENIZER)
+
+    def begin_as_before() -> None:
+        lease = lease_of(layout, FIRST)  # not taken: it has not come so far
+        begin_store(layout, FIRST, first, {"tokenizer.json": b"{ }"}, lease=lease)
+
+    storage.meanwhile = begin_as_before
+    StoreWriter(layout).begin(OTHER, other, NO_TOKENIZER)
+    assert storage.meanwhile is None
+    assert layout.read_spec().identity() == OTHER.identity()
+    assert layout.read_plan() == other
+    assert storage.read("tokenizer/tokenizer.json") == NO_TOKENIZER["tokenizer.json"]
+    with pytest.raises(SpecError, match="begun with other settings"):
+        settle(layout, FIRST, first)
+    settle(layout, OTHER, other)

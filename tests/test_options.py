@@ -91,6 +91,8 @@ def test_values_are_checked_and_become_the_options_type() -> None:
         ({"cake": 3}, "^cake must be a string"),
         ({"cake": "plum", "eggs": 0}, "^eggs is out of range.*found 0; allowed: 1 to 12"),
         ({"cake": "plum", "eggs": 2.0}, "^eggs must be a whole number"),
+        ({"cake": "plum", "eggs": 10**5000}, "^eggs is out of range.*found a number of 16610 bits"),
+        ({"cake": "plum", "sugar": 10**400}, "^sugar is out of range.*too large"),
         ({"cake": "plum", "eggs": True}, "^eggs must be a number"),
         ({"cake": "plum", "eggs": None}, "^eggs must be a whole number"),
         ({"cake": "plum", "sugar": float("nan")}, "^sugar is out of range"),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -549,3 +550,16 @@ if __name__ == "__main__":
     print("at work", flush=True)
     for last in map(int, sys.argv[2:] or range(1, 1000)):
         write_files(Path(sys.argv[1]), rounds=last)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
+def test_a_pipe_or_a_device_is_not_read(make: Any, tmp_path: Path) -> None:
+    """Neither may end."""
+    storage = LocalStorage(tmp_path)
+    make(tmp_path / "plan.json")
+    for read in (
+        lambda: storage.read("plan.json"),
+        lambda: storage.read_ranges("plan.json", [(0, 10)]),
+    ):
+        with pytest.raises(StorageError, match=r"plan\.json: this is no file"):
+            read()

@@ -20,11 +20,11 @@ from logitstore.dumping.job import Job
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import OnProgress, Tally
 from logitstore.dumping.work import read_documents, stored_documents
-from logitstore.errors import CorpusError, SpecError
+from logitstore.errors import CorpusError, CorruptionError, SpecError
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
-from logitstore.store.begin import is_abandoned, lease_of
+from logitstore.store.begin import is_abandoned, lease_of, settle
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.layout import StoreLayout
 from logitstore.store.lease import Lease, StoreLease
@@ -62,10 +62,9 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
     started = time.monotonic()
     layout = StoreLayout.at(out)
     refuse_foreign_storage(layout.storage)
-    planned = layout.planned() and not is_abandoned(layout)
-    job = Job.load(options, begun=layout.read_spec() if planned else None)
-    # The plan that the store has; for a new one, the corpus cut into units.
-    plan = layout.read_plan() if planned else job.plan()
+    stored = _stored_plan(layout)
+    job = Job.load(options, begun=layout.read_spec() if stored is not None else None)
+    plan = stored or job.plan()
     spec = store_spec(job, plan)
     lease = lease_of(layout, spec)
     try:
@@ -73,9 +72,23 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
         work = _Work.begin(layout, job, plan, spec, lease)
         tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
         work.run(tally)
+        # All of it may have been done by others, after they have begun the store anew.
+        settle(layout, spec, plan)
         return _seal(work.store, plan, started=started, new_targets=tally.targets)
     finally:
         lease.release()
+
+
+def _stored_plan(layout: StoreLayout) -> Plan | None:
+    """The plan of a store that is to be gone on with; None where there is none yet."""
+    if not layout.planned() or is_abandoned(layout):
+        return None
+    try:
+        return layout.read_plan()
+    except CorruptionError:
+        if layout.planned():
+            raise
+        return None  # another process has just begun the store anew
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

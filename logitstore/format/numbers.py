@@ -18,9 +18,14 @@ def whole(option: str, value: Any) -> int:
     value: of any type.
     """
     try:
-        return int(operator.index(value))
+        number = int(operator.index(value))
     except TypeError as error:
         raise SettingError(f"{option} must be a whole number", found=repr(value)) from error
+    if number.bit_length() >= 64:  # Python refuses to print what is much larger
+        raise SettingError(
+            f"{option} is out of range", found=f"a number of {number.bit_length()} bits"
+        )
+    return number
 
 
 def real(option: str, value: Any) -> float:
@@ -33,6 +38,8 @@ def real(option: str, value: Any) -> float:
         if isinstance(value, str):
             raise TypeError
         return float(value)
+    except OverflowError as error:
+        raise SettingError(f"{option} is out of range", found="a number too large") from error
     except (TypeError, ValueError) as error:
         raise SettingError(f"{option} must be a number", found=repr(value)) from error
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from logitstore.format.spec import StoreSpec
     from logitstore.store.layout import StoreLayout
 
-__all__ = ["begin_store", "holds_rows", "is_abandoned", "lease_of"]
+__all__ = ["begin_store", "holds_rows", "is_abandoned", "lease_of", "settle"]
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 90.0  # longer than the claim of a killed process stands
@@ -50,10 +50,13 @@ def begin_store(
     """Write the spec, the files of the tokenizer and the plan, each where there is none yet.
 
     layout: where the store lies or will lie.
-    spec: what the store is made from.
-    plan: its work units; the plan that is there already stands.
+    spec: what the store is made from, that plan among it.
+    plan: its work units.
     tokenizer: file name -> bytes.
     lease: ours, which has been taken.
+
+    Whoever puts the spec puts all of it: what a process with another spec, which has not noticed
+    yet, may have written meanwhile is no part of the store.
 
     Raises SettingError for what could not be read again, before anything is written, and SpecError
     where a store with rows, or one at which another process is at work, has another spec.
@@ -61,18 +64,38 @@ def begin_store(
     _refuse_unreadable(layout, spec, plan, tokenizer)
     data = canonical_json(spec.to_json())
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not layout.storage.put_if_absent(SPEC, data):
+    ours = False
+    while not (ours or layout.storage.put_if_absent(SPEC, data)):
         try:
             refuse_other_spec(layout.read_spec(), spec, place=layout.place(SPEC))
             break
         except SpecError:
             if time.monotonic() > deadline or holds_rows(layout) or not lease.is_alone():
                 raise
-        if not _begun_anew(layout, spec, data, lease=lease):
-            time.sleep(_POLL_SECONDS)  # another process does it
+        ours = _begun_anew(layout, spec, data, lease=lease)
+        if not ours:
+            time.sleep(_POLL_SECONDS)  # another process does it, or was faster
+    else:
+        ours = True
+    put = layout.storage.put if ours else layout.storage.put_if_absent
     for name, content in sorted(tokenizer.items()):
-        layout.storage.put_if_absent(f"{TOKENIZER}{name}", content)
-    layout.storage.put_if_absent(PLAN, canonical_json(plan.to_json()))
+        put(f"{TOKENIZER}{name}", content)
+    put(PLAN, canonical_json(plan.to_json()))
+    settle(layout, spec, plan)
+
+
+def settle(layout: StoreLayout, spec: StoreSpec, plan: Plan) -> None:
+    """Make sure that the store is the one of `spec`, and that `plan`, which belongs to it, stands.
+
+    layout: where the store lies.
+    spec: what this process dumps.
+    plan: its work units.
+
+    Raises SpecError where the store was begun anew with another spec.
+    """
+    refuse_other_spec(layout.read_spec(), spec, place=layout.place(SPEC))
+    if not layout.sealed() and not (layout.planned() and layout.read_plan() == plan):
+        layout.storage.put(PLAN, canonical_json(plan.to_json()))
 
 
 def is_abandoned(layout: StoreLayout) -> bool:
@@ -98,7 +121,7 @@ def holds_rows(layout: StoreLayout) -> bool:
 
 
 def _begun_anew(layout: StoreLayout, spec: StoreSpec, data: bytes, *, lease: StoreLease) -> bool:
-    """Put our spec where another stands, and take away what belongs to that; False: not our turn.
+    """Put our spec where another stands, and take away what belongs to that; whether we did.
 
     The spec comes last: until then a process that is killed leaves a store without rows as it was.
     """
@@ -107,7 +130,7 @@ def _begun_anew(layout: StoreLayout, spec: StoreSpec, data: bytes, *, lease: Sto
     try:
         stored = layout.read_spec()
         if stored.identity() == spec.identity() or holds_rows(layout) or not lease.is_alone():
-            return True  # somebody was faster; the caller looks again
+            return False  # somebody was faster
         for prefix in (PLAN, TOKENIZER, COMMITS, DATA):
             for name in list(layout.storage.list(prefix)):
                 layout.storage.delete(name)

@@ -98,11 +98,14 @@ class LocalStorage:
         """See `Storage`."""
         path = self._path(name)
         with self._explained(path, reading=True):
+            self._refuse_no_file(path)
             return path.read_bytes()
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `Storage`. The file is opened once."""
         path = self._path(name)
+        with self._explained(path, reading=True):
+            self._refuse_no_file(path)
         with self._explained(path, reading=True), path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size  # no more is asked for, nor set aside
             return [_read(file.fileno(), start, min(stop, size)) for start, stop in ranges]
@@ -189,6 +192,16 @@ class LocalStorage:
                 place=place,
                 remedy="Make room and run the same command again: it resumes" if full else None,
             ) from error
+
+    def _refuse_no_file(self, path: Path) -> None:
+        """Raise StorageError for a device or a pipe, which may have no end or never begin."""
+        found = status(path)
+        if (
+            found is not None
+            and not stat.S_ISREG(found.st_mode)
+            and not stat.S_ISDIR(found.st_mode)
+        ):
+            raise StorageError("this is no file", place=self._shown(path))
 
     def _shown(self, path: str | os.PathLike[str]) -> str:
         """A path as the user knows it: below the folder as it was given."""
