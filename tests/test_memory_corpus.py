@@ -65,7 +65,7 @@ def test_the_same_records_again_leave_the_store_as_it_is(settings: dict[str, Any
     (settings["out"] / "manifest.json").unlink()
     for commit in settings["out"].glob("commits/00000[1-9].json"):
         commit.unlink()
-    with pytest.raises((CorpusError, SpecError), match="changed since the plan"):
+    with pytest.raises((CorpusError, SpecError), match=r"corpus\.fingerprint"):
         logitstore.dump(**settings | {"data": other})
     logitstore.dump(**settings)
 
@@ -133,3 +133,20 @@ def test_an_open_corpus_keeps_its_fields() -> None:
     assert open_corpus(corpus, fields=Fields(text="body")) is corpus
     with pytest.raises(CorpusError, match="open already"):
         open_corpus(corpus, fields=Fields(text="text"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_records_in_memory_are_noticed(settings: dict[str, Any], finished: bool) -> None:
+    def stop(progress: Any) -> None:
+        if progress.units_done and not finished:
+            raise KeyboardInterrupt
+
+    if finished:
+        logitstore.dump(**settings)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            logitstore.dump(**settings, on_progress=stop)
+    for other in ([*RECORDS, {"text": "one more"}], RECORDS[:-1], RECORDS[::-1]):
+        with pytest.raises(SpecError, match=r"corpus\.fingerprint"):
+            logitstore.dump(**settings | {"data": other})
+    assert logitstore.dump(**settings).documents == len(RECORDS)

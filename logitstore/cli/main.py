@@ -81,7 +81,7 @@ def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
     if json:
         print_json(found.to_json())
     else:
-        given = given_options(context, among=DUMP_OPTIONS)
+        given = given_options(context, among=[one for one in DUMP_OPTIONS if one.name != "out"])
         print_trade_off(found, command=f"logitstore dump {given} --out STORE")
     if found.unmet is not None:
         typer.echo(f"error: {found.unmet}", err=True)

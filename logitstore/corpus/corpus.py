@@ -143,6 +143,11 @@ class Corpus:
         self._sources = {source.name: source for source in sources}
 
     @property
+    def in_memory(self) -> bool:
+        """Whether its records lie in memory."""
+        return any(isinstance(source, MemorySource) for source in self._sources.values())
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """Their names, in order."""
         return tuple(self._sources)

@@ -64,7 +64,8 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
     refuse_foreign_storage(layout.storage)
     stored = _stored_plan(layout)
     job = Job.load(options, begun=layout.read_spec() if stored is not None else None)
-    plan = stored or job.plan()
+    # Records in memory are cut anew, which costs nothing beside a teacher: others are noticed then.
+    plan = job.plan() if stored is None or job.corpus.in_memory else stored
     spec = store_spec(job, plan)
     lease = lease_of(layout, spec)
     try:
