@@ -176,6 +176,9 @@ def test_tokens_in_fields_of_other_names() -> None:
         ({"input_ids": [1, 2], "labels": [2, -100]}, "differ at place 0"),
         ({"input_ids": []}, "input_ids is no list"),
         ({"history": "a", "instruction": "b", "output": "c"}, "history is no list of pairs"),
+        ({"history": 0.5, "instruction": "b", "output": "c"}, "history is no list of pairs"),
+        ({"prompt": "a", "completion": [USER]}, "completion does not end with an answer"),
+        ({"prompt": "a", "completion": [{"role": "user"}]}, "does not end with an answer"),
     ],
 )
 def test_what_a_shape_lacks_is_told(record: dict[str, Any], problem: str) -> None:

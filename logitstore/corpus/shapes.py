@@ -237,7 +237,8 @@ def _alpaca(row: Mapping[str, Any], fields: Fields) -> Content:
     if not asked or not all(isinstance(part, str) for part in asked):
         raise BadRecord("instruction is no text", found=shortened(row["instruction"]))
     messages = _system(row)
-    for pair in row.get("history") or []:
+    history = row.get("history") or []
+    for pair in history if isinstance(history, list | tuple) else [history]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise BadRecord(
                 "history is no list of pairs", found=shortened(pair), allowed="[question, answer]"
@@ -255,7 +256,11 @@ def _prompted(
     messages: list[dict[str, Any]], row: Mapping[str, Any], fields: Fields, *, name: str
 ) -> Content:
     """A prompt and its answer as a chat, and as plain text, a line for each message."""
-    answer = messages[-1]["content"]
+    answer, said_by = messages[-1].get("content"), messages[-1].get("role")
+    if said_by != "assistant":
+        raise BadRecord(
+            f"{name} does not end with an answer", found=shortened(said_by), allowed="assistant"
+        )
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         raise _no_answer(shortened(answer))
     chat = _chat(messages, row, fields, name=name)
