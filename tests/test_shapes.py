@@ -172,6 +172,8 @@ def test_tokens_in_fields_of_other_names() -> None:
         ({"conversations": [{"from": "alien", "value": "a"}]}, "said by nobody known.*alien"),
         ({"chosen": "a", "rejected": "b"}, "chosen has no prompt before it"),
         ({"input_ids": [1, -1]}, "holds what is no token.*-1"),
+        ({"input_ids": [1, 1 << 32]}, "holds what is no token.*4294967296"),
+        ({"input_ids": [1, True]}, "holds what is no token.*True"),
         ({"input_ids": [1, 2], "loss_mask": [1]}, "differ in length"),
         ({"input_ids": [1, 2], "labels": [2, -100]}, "differ at place 0"),
         ({"input_ids": []}, "input_ids is no list"),

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from logitstore.corpus.chats import Chat, chat_of, checked_text, parsed_json
-from logitstore.corpus.content import Content, TokenRecord
+from logitstore.corpus.content import Content
 from logitstore.corpus.records import BadRecord, shortened
+from logitstore.corpus.token_records import MASKS, token_record
 from logitstore.errors import CorpusError
 
 __all__ = ["SHAPES", "Fields", "Shape", "columns_of", "shape_of"]
@@ -332,47 +333,7 @@ def _is_whole_chat(chosen: object) -> bool:
 
 
 def _tokens(row: Mapping[str, Any], fields: Fields) -> Content:
-    name = fields.tokens or "input_ids"
-    ids = _integers(row.get(name), name)
-    mask_name = fields.mask or next(
-        (one for one in ("loss_mask", "labels", "completion_mask") if row.get(one) is not None),
-        None,
-    )
-    if mask_name is None:
-        return Content(tokens=TokenRecord(ids=ids, counted=[True] * len(ids)))
-    mask = _integers(row.get(mask_name), mask_name, least=-100)
-    if len(mask) != len(ids):
-        raise BadRecord(
-            f"{mask_name} and {name} differ in length", found=len(mask), allowed=len(ids)
-        )
-    return Content(tokens=TokenRecord(ids=ids, counted=_counted(ids, mask, mask_name)))
-
-
-def _integers(value: object, name: str, *, least: int = 0) -> list[int]:
-    if not isinstance(value, list | tuple) or not value:
-        raise BadRecord(f"{name} is no list", found=shortened(value), allowed="a list of integers")
-    numbers = []
-    for number in value:
-        if not isinstance(number, int) or number < least:
-            raise BadRecord(
-                f"{name} holds what is no token", found=shortened(number), allowed=f">= {least}"
-            )
-        numbers.append(int(number))
-    return numbers
-
-
-def _counted(ids: list[int], mask: list[int], name: str) -> list[bool]:
-    """Which tokens count, by a mask of 0 and 1 or by labels, which are -100 where none does."""
-    if name != "labels" and all(value in (0, 1) for value in mask):
-        return [value == 1 for value in mask]
-    for place, (token, label) in enumerate(zip(ids, mask, strict=True)):
-        if label not in (-100, token):
-            raise BadRecord(
-                f"{name} are no labels of these tokens: they differ at place {place}",
-                found=label,
-                allowed=f"-100 or {token}",
-            )
-    return [label != -100 for label in mask]
+    return Content(tokens=token_record(row, name=fields.tokens or "input_ids", mask=fields.mask))
 
 
 _SIDE = ("tools", "chat_template_kwargs", "system", "system_prompt")
@@ -420,6 +381,6 @@ SHAPES: dict[str, Shape] = {
         help="Token ids, with a mask or labels where not all of them count.",
         needs=(frozenset({"input_ids"}),),
         content=_tokens,
-        columns=("loss_mask", "labels", "completion_mask"),
+        columns=MASKS,
     ),
 }

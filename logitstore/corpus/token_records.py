@@ -1,0 +1,65 @@
+"""Records that are token ids already, with a mask or labels that say which of them count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logitstore.corpus.content import TokenRecord
+from logitstore.corpus.records import BadRecord, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["MASKS", "token_record"]
+
+MASKS = ("loss_mask", "labels", "completion_mask")  # the first that a record has is taken
+
+_ID_LIMIT = 1 << 32  # ids are kept in 32 bits
+
+
+def token_record(row: Mapping[str, Any], *, name: str, mask: str | None) -> TokenRecord:
+    """The tokens of a record; `BadRecord` where they are none.
+
+    row: its fields.
+    name: the field of the ids.
+    mask: the field of the mask or the labels; None for the first of `MASKS` that is there. Without
+        any, all tokens count.
+    """
+    ids = _integers(row.get(name), name)
+    mask = mask or next((one for one in MASKS if row.get(one) is not None), None)
+    if mask is None:
+        return TokenRecord(ids=ids, counted=[True] * len(ids))
+    values = _integers(row.get(mask), mask, least=-100)
+    if len(values) != len(ids):
+        raise BadRecord(f"{mask} and {name} differ in length", found=len(values), allowed=len(ids))
+    return TokenRecord(ids=ids, counted=_counted(ids, values, mask))
+
+
+def _integers(value: object, name: str, *, least: int = 0) -> list[int]:
+    if not isinstance(value, list | tuple) or not value:
+        raise BadRecord(f"{name} is no list", found=shortened(value), allowed="a list of integers")
+    numbers = []
+    for number in value:
+        no_token = isinstance(number, bool) and least == 0  # a mask may hold them, ids do not
+        if no_token or not isinstance(number, int) or not least <= number < _ID_LIMIT:
+            raise BadRecord(
+                f"{name} holds what is no token",
+                found=shortened(number),
+                allowed=f"{least} to {_ID_LIMIT - 1}",
+            )
+        numbers.append(int(number))
+    return numbers
+
+
+def _counted(ids: list[int], mask: list[int], name: str) -> list[bool]:
+    """Which tokens count, by a mask of 0 and 1 or by labels, which are -100 where none does."""
+    if name != "labels" and all(value in (0, 1) for value in mask):
+        return [value == 1 for value in mask]
+    for place, (token, label) in enumerate(zip(ids, mask, strict=True)):
+        if label not in (-100, token):
+            raise BadRecord(
+                f"{name} are no labels of these tokens: they differ at place {place}",
+                found=label,
+                allowed=f"-100 or {token}",
+            )
+    return [label != -100 for label in mask]
