@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.shapes import Fields
-    from logitstore.corpus.text import TextRules, tokenize
+    from logitstore.corpus.text import tokenize
+    from logitstore.corpus.text_rules import TextRules
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
     from logitstore.format.json import parse_json
     from logitstore.options import (
@@ -110,7 +111,7 @@ __getattr__, __dir__ = lazy_names(
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
-        "TextRules": "logitstore.corpus.text",
+        "TextRules": "logitstore.corpus.text_rules",
         "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",

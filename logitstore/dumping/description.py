@@ -9,8 +9,8 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.encoder import beginning
 from logitstore.corpus.template import uses_clock
-from logitstore.corpus.text import beginning
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec

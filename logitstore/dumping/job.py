@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import Codec, new_codec
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.text import TextRules, tokenize
+from logitstore.corpus.text import tokenize
+from logitstore.corpus.text_rules import TextRules
 from logitstore.corpus.tokenizer import vocab_size
 from logitstore.dumping.options import (
     JobOptions,
