@@ -23,7 +23,7 @@ from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.token_records import MASKS, token_record
 from logitstore.errors import CorpusError
 
-__all__ = ["SHAPES", "Fields", "Shape", "columns_of", "shape_of"]
+__all__ = ["SHAPES", "Fields", "Shape", "columns_of", "shape_of", "teacher_chat"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +89,18 @@ def columns_of(shape: Shape, fields: Fields, names: Sequence[str]) -> tuple[str,
     own = {"text": fields.text, "messages": fields.messages, "tokens": fields.tokens}
     main = own.get(shape.name)
     needed = [main] if main else [name for wanted in shape.needs for name in wanted]
-    used = {*needed, *shape.columns, *([fields.mask] if fields.mask else [])} - fields.ignored
+    mask = [fields.mask] if fields.mask else []
+    used = {*needed, *shape.columns, *mask, *_TEACHER_SIDE} - fields.ignored
     return tuple(name for name in names if name in used)
+
+
+def teacher_chat(row: Mapping[str, Any], fields: Fields) -> Chat | None:
+    """The chat that only the teacher reads, of records that have one; `BadRecord` if it is none."""
+    name = _TEACHER_SIDE[0]
+    if row.get(name) is None or name in fields.ignored:
+        return None
+    tools = row.get(_TEACHER_SIDE[1])
+    return _chat(row[name], {**row, "tools": tools or row.get("tools")}, fields, name=name)
 
 
 def _named_shape(names: Sequence[str], fields: Fields) -> Shape | None:
@@ -333,9 +343,11 @@ def _is_whole_chat(chosen: object) -> bool:
 
 
 def _tokens(row: Mapping[str, Any], fields: Fields) -> Content:
-    return Content(tokens=token_record(row, name=fields.tokens or "input_ids", mask=fields.mask))
+    tokens = token_record(row, name=fields.tokens or "input_ids", mask=fields.mask)
+    return Content(tokens=tokens, prompt=row.get("prompt"))
 
 
+_TEACHER_SIDE = ("teacher_messages", "teacher_tools")
 _SIDE = ("tools", "chat_template_kwargs", "system", "system_prompt")
 SHAPES: dict[str, Shape] = {
     "text": Shape(
@@ -381,6 +393,6 @@ SHAPES: dict[str, Shape] = {
         help="Token ids, with a mask or labels where not all of them count.",
         needs=(frozenset({"input_ids"}),),
         content=_tokens,
-        columns=MASKS,
+        columns=(*MASKS, "prompt", *_SIDE[:2]),
     ),
 }

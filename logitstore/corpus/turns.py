@@ -20,7 +20,7 @@ from logitstore.corpus.chats import LINKS, Chat
 from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.template import ChatTemplate
 
-__all__ = ["Rendering", "renderings"]
+__all__ = ["Rendering", "prompt_text", "renderings"]
 
 # Unicode's noncharacters, put around a content to see what a template makes of it.
 _BEFORE, _BEHIND = "\ufdd2", "\ufdd3"
@@ -54,6 +54,15 @@ def renderings(
         return turns
     spans = tuple(span for turn in turns for span in turn.spans)
     return [Rendering(text=whole, spans=view.still_marked(spans))]
+
+
+def prompt_text(chat: Chat, template: ChatTemplate) -> str:
+    """The text of `chat` and of the words that ask the assistant to speak.
+
+    Raises `BadRecord` where the template cannot render it.
+    """
+    view = _View(_fitted(chat, template), template, ())
+    return view.text(len(chat.messages), prompt=True)
 
 
 class _View:
