@@ -24,13 +24,16 @@ class Content:
     """One of a text, a chat and tokens.
 
     A chat of a prompt and an answer has a text too, for tokenizers without a chat template, of
-    which the characters from `answer` on count.
+    which the characters from `answer` on count. Of a prompt, `replaced` says whether an answer was
+    left out behind it, and `following` are what the user says after each answer.
     """
 
     text: str | None = None
     chat: Chat | None = None
     tokens: TokenRecord | None = None
     answer: int = 0
+    replaced: bool = False
+    following: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 from logitstore.corpus.pieces import Tokens
 from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.template import ChatTemplate, template_source
-from logitstore.corpus.turns import Rendering, renderings
+from logitstore.corpus.turns import Rendering, prompt_text, renderings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,6 +78,25 @@ class Encoder:
             return [self._answer(content)]
         return [self._rendered(one) for one in self._renderings(content.chat)]
 
+    def encode_prompt(self, content: Content) -> list[int]:
+        """The ids that a model continues to answer `content`, or `BadRecord`.
+
+        A chat is rendered with the template's own words that ask the assistant to speak; a text
+        begins as the tokenizer begins texts, and does not end.
+        """
+        if content.tokens is not None:
+            return list(content.tokens.ids)
+        if content.chat is not None and (content.text is None or self._has_template()):
+            text = prompt_text(content.chat, self._template(content.chat))
+            # The template has written the special tokens.
+            return self._ids(text)
+        ids = self._ids(content.text or "")
+        return ids if ids[: len(self._begin)] == self._begin else [*self._begin, *ids]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]
+        return ids
+
     def _whole_text(self, ids: list[int], *, ends: bool) -> Tokens:
         end = self._tokenizer.eos_token_id
         begin = self._begin
@@ -114,6 +133,15 @@ class Encoder:
         return self._tokens(ids, counted, begin=self._begin)
 
     def _renderings(self, chat: Chat) -> list[Rendering]:
+        return renderings(
+            chat,
+            self._template(chat),
+            ends=self._ends,
+            last_turn_only=self._rules.last_turn_only,
+        )
+
+    def _template(self, chat: Chat) -> ChatTemplate:
+        """The tokenizer's template for chats like this one."""
         with_tools = bool(chat.tools)
         if with_tools not in self._templates:
             self._templates[with_tools] = ChatTemplate(
@@ -124,12 +152,7 @@ class Encoder:
                 },
                 today=self._rules.today,
             )
-        return renderings(
-            chat,
-            self._templates[with_tools],
-            ends=self._ends,
-            last_turn_only=self._rules.last_turn_only,
-        )
+        return self._templates[with_tools]
 
     def _rendered(self, rendering: Rendering) -> Tokens:
         """The tokens of a text, of which those count that hold a character of a span."""
@@ -156,7 +179,7 @@ class Encoder:
 
     def _prefix(self, text: str, ids: list[int]) -> int:
         """How many tokens of `ids` are those of `text`, by which the whole begins."""
-        prefix = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]
+        prefix = self._ids(text)
         if ids[: len(prefix)] != prefix:
             raise BadRecord(
                 "a token reaches over the border of the assistant's turn", found=shortened(text)
