@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.compressed import StreamCursor
 from logitstore.corpus.content import Record
+from logitstore.corpus.fields import Fields
 from logitstore.corpus.files import SUFFIXES, find_files, open_source
 from logitstore.corpus.memory import MemorySource
 from logitstore.corpus.records import BadRecord, bad_record
-from logitstore.corpus.shapes import Fields, shape_of, teacher_chat
+from logitstore.corpus.shapes import shape_of, teacher_chat
 from logitstore.corpus.sources import reading
 from logitstore.corpus.tables import TableSource, load_hub
 from logitstore.errors import CorpusError, SettingError
@@ -32,7 +33,7 @@ from logitstore.format.plan import Plan, WorkUnit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from logitstore.corpus.shapes import Shape
+    from logitstore.corpus.fields import Shape
     from logitstore.corpus.sources import RawRecord, Source
 
 __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]

@@ -92,13 +92,26 @@ class Encoder:
 
     def prompt(self, chat: Chat) -> list[int]:
         """The ids of a chat and of the words that ask the assistant to speak; or `BadRecord`."""
-        text = prompt_text(chat, self._template(chat))
-        return self.plain(text)
+        # The template has written the special tokens.
+        return self.plain(prompt_text(chat, self._template(chat)))
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text, and of nothing around it."""
-        ids = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]
-        return list(ids)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]
+        return ids
+
+    def encode_prompt(self, content: Content) -> list[int]:
+        """The ids that a model continues to answer `content`, or `BadRecord`.
+
+        A chat is rendered with the template's own words that ask the assistant to speak; a text
+        begins as the tokenizer begins texts, and does not end.
+        """
+        if content.tokens is not None:
+            return list(content.tokens.ids)
+        if content.chat is not None and (content.text is None or self._has_template()):
+            return self.prompt(content.chat)
+        ids = self.plain(content.text or "")
+        return ids if ids[: len(self._begin)] == self._begin else [*self._begin, *ids]
 
     def _whole_text(self, ids: list[int], *, ends: bool) -> Tokens:
         end = self._tokenizer.eos_token_id
@@ -141,6 +154,7 @@ class Encoder:
         return self._tokens(ids, counted, begin=self._begin)
 
     def _template(self, chat: Chat) -> ChatTemplate:
+        """The tokenizer's template for chats like this one."""
         with_tools = bool(chat.tools)
         if with_tools not in self._templates:
             self._templates[with_tools] = ChatTemplate(

@@ -57,11 +57,12 @@ def renderings(
 
 
 def prompt_text(chat: Chat, template: ChatTemplate) -> str:
-    """The text of `chat` and of the words that ask the assistant to speak.
+    """The text of `chat` and of the words by which the template asks the assistant to speak.
 
-    Raises `BadRecord` where the template cannot render it.
+    Raises `BadRecord` where the template cannot render it, or leaves out a part of it.
     """
     view = _View(_fitted(chat, template), template, ())
+    view.check_nothing_is_left_out(())
     return view.text(len(chat.messages), prompt=True)
 
 

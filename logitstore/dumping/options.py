@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import FIDELITIES
-from logitstore.corpus.shapes import SHAPES, Fields
+from logitstore.corpus.fields import Fields
+from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import SettingError
 from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.shapes import Fields
+from logitstore.corpus.fields import Fields
 from logitstore.corpus.temporary import temporary_folder
 from logitstore.corpus.text import tokenize
 from logitstore.corpus.text_rules import TextRules
