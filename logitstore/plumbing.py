@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
-    from logitstore.corpus.shapes import Fields
-    from logitstore.corpus.text import TextRules, tokenize
+    from logitstore.corpus.fields import Fields
+    from logitstore.corpus.text import tokenize
+    from logitstore.corpus.text_rules import TextRules
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
     from logitstore.format.json import parse_json
     from logitstore.options import (
@@ -102,7 +103,7 @@ __getattr__, __dir__ = lazy_names(
         "STORE": "logitstore.store.options",
         "TAIL_TEMPERATURES": "logitstore.targets.tails",
         "Entries": "logitstore.targets.kinds",
-        "Fields": "logitstore.corpus.shapes",
+        "Fields": "logitstore.corpus.fields",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
         "sparsifier_of": "logitstore.sparsify",
@@ -111,7 +112,7 @@ __getattr__, __dir__ = lazy_names(
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
-        "TextRules": "logitstore.corpus.text",
+        "TextRules": "logitstore.corpus.text_rules",
         "auto_class": "logitstore.teacher.models",
         "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
