@@ -86,12 +86,16 @@ class Encoder:
         """
         if content.tokens is not None:
             return list(content.tokens.ids)
-        if content.chat is not None and (content.text is None or self._has_template()):
+        if content.chat is not None and self.is_rendered(content):
             text = prompt_text(content.chat, self._template(content.chat))
             # The template has written the special tokens.
             return self._ids(text)
         ids = self._ids(content.text or "")
         return ids if ids[: len(self._begin)] == self._begin else [*self._begin, *ids]
+
+    def is_rendered(self, content: Content) -> bool:
+        """Whether `content` becomes tokens by the chat template."""
+        return content.chat is not None and (content.text is None or self._has_template())
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]

@@ -80,7 +80,7 @@ def answer_table(pairs: Sequence[tuple[Asked, Answer]], *, tokenizer: Any) -> pa
         nulls: list[float | None] = [None] * len(prompt_L)
         said = answer.ids_T[:-1] if answer.ended else answer.ids_T
         row = {
-            "prompt": asked.prompt.shown or tokenizer.decode(prompt_L.tolist()),
+            "prompt": asked.prompt.shown,
             "prompt_id": asked.prompt.id.hex(),
             "answer": asked.answer,
             "turn": asked.prompt.turn,

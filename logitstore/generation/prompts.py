@@ -32,15 +32,8 @@ class Prompt:
     place: str  # source and line, for messages
     content: Content
     input_ids_L: np.ndarray  # uint32
+    shown: str  # as people read it: messages as JSON, or a text
     turn: int = 0
-
-    @property
-    def shown(self) -> str:
-        """The prompt as people read it: the messages as JSON, or a text."""
-        content = self.content
-        if content.chat is not None:
-            return json.dumps(content.chat.messages, ensure_ascii=False)
-        return content.text or ""
 
 
 class PromptReader:
@@ -118,7 +111,19 @@ class PromptReader:
         except BadRecord as fault:
             self._refuse(fault, place)
             return None
-        return Prompt(id=number, place=place, content=content, input_ids_L=ids_L, turn=turn)
+        return Prompt(
+            id=number,
+            place=place,
+            content=content,
+            input_ids_L=ids_L,
+            shown=self._shown(content, ids_L),
+            turn=turn,
+        )
+
+    def _shown(self, content: Content, ids_L: np.ndarray) -> str:
+        if content.chat is not None and self._encoder.is_rendered(content):
+            return json.dumps(content.chat.messages, ensure_ascii=False)
+        return content.text or str(self._tokenizer.decode(ids_L.tolist()))
 
     def _checked(self, ids: list[int]) -> np.ndarray:
         size = self._rules.vocab_size
