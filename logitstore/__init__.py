@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
+    from logitstore.progress import Progress
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
@@ -45,6 +46,7 @@ __all__ = [
     "ModelError",
     "NotFinite",
     "ObjectMissing",
+    "Progress",
     "SettingError",
     "SparseTargets",
     "SparsifierSpec",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "__version__": "logitstore.version:VERSION",
         "Fault": "logitstore.store.verify",
+        "Progress": "logitstore.progress",
         "Storage": "logitstore.store.storage",
         "Store": "logitstore.store.reader",
         "Teacher": "logitstore.teacher.base",

@@ -22,6 +22,7 @@ from logitstore.codec import FIDELITIES
 from logitstore.corpus.shapes import SHAPES, Fields
 from logitstore.errors import SettingError
 from logitstore.options import Option, option, options_of, refuse_uri
+from logitstore.progress import ON_PROGRESS
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.sparsify.options import TEMPERATURE
@@ -281,19 +282,11 @@ _OUT = Option(
     in_python="Or an object with the methods of logitstore.Storage.",
     refuse=open_storage,
 )
-_ON_PROGRESS = Option(
-    name="on_progress",
-    kind=object,
-    default=None,
-    nullable=True,
-    python_only=True,
-    help="A function that is called with a DumpProgress after each batch and each unit.",
-)
 
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
 TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
-DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:
@@ -324,6 +317,3 @@ def check_targets(**values: Any) -> None:
     `values` are the checked options of `dump` or `estimate`.
     """
     target_spec(values)
-    report = values.get("on_progress")
-    if report is not None and not callable(report):
-        raise SettingError("on_progress is no function", found=type(report).__name__)
