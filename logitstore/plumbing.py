@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
-    from logitstore.corpus.shapes import Fields
-    from logitstore.corpus.text import TextRules, tokenize
+    from logitstore.corpus.fields import Fields
+    from logitstore.corpus.text import tokenize
+    from logitstore.corpus.text_rules import TextRules
     from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
     from logitstore.format.json import parse_json
     from logitstore.options import (
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
-    from logitstore.teacher.models import load_model, model_folder
+    from logitstore.teacher.models import auto_class, load_model, model_folder
 
 __all__ = [
     "DEVICE",
@@ -57,6 +58,7 @@ __all__ = [
     "TextRules",
     "announce_hub",
     "as_store",
+    "auto_class",
     "check_head",
     "checked_options",
     "choose_device",
@@ -101,7 +103,7 @@ __getattr__, __dir__ = lazy_names(
         "STORE": "logitstore.store.options",
         "TAIL_TEMPERATURES": "logitstore.targets.tails",
         "Entries": "logitstore.targets.kinds",
-        "Fields": "logitstore.corpus.shapes",
+        "Fields": "logitstore.corpus.fields",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
         "sparsifier_of": "logitstore.sparsify",
@@ -110,7 +112,8 @@ __getattr__, __dir__ = lazy_names(
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
-        "TextRules": "logitstore.corpus.text",
+        "TextRules": "logitstore.corpus.text_rules",
+        "auto_class": "logitstore.teacher.models",
         "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",

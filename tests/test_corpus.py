@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from logitstore.corpus.content import Record
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.shapes import Fields
+from logitstore.corpus.fields import Fields
 from logitstore.corpus.sources import TextFile
 from logitstore.corpus.tables import HubTable, TableSource
 from logitstore.errors import CorpusError, SettingError

@@ -11,7 +11,7 @@ import pytest
 
 import logitstore
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.shapes import Fields
+from logitstore.corpus.fields import Fields
 from logitstore.errors import CorpusError, SpecError
 
 TEXTS = ["The teacher reads the text once.", "the student reads what the teacher wrote"] * 6

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import logitstore
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.shapes import Fields
+from logitstore.corpus.fields import Fields
 from logitstore.corpus.tokenizer import tokenizer_files, vocab_size
 from logitstore.errors import LogitStoreError, ModelError, StorageError, shown
 

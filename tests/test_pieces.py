@@ -9,7 +9,9 @@ import pytest
 from tokenizers import processors
 
 from logitstore.corpus.content import Content, Record, TokenRecord
-from logitstore.corpus.text import TextRules, beginning, tokenize
+from logitstore.corpus.encoder import beginning
+from logitstore.corpus.text import tokenize
+from logitstore.corpus.text_rules import TextRules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

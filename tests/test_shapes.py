@@ -16,7 +16,8 @@ import pytest
 
 from logitstore.corpus.content import Content
 from logitstore.corpus.corpus import Corpus, open_corpus
-from logitstore.corpus.shapes import SHAPES, Fields
+from logitstore.corpus.fields import Fields
+from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import CorpusError
 
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4."}

@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from logitstore.corpus.chats import chat_of
 from logitstore.corpus.content import Content, Record
-from logitstore.corpus.text import TextRules, tokenize
+from logitstore.corpus.text import tokenize
+from logitstore.corpus.text_rules import TextRules
 from logitstore.errors import CorpusError, ModelError, SettingError
 from logitstore.targets.documents import Document, document_id
 

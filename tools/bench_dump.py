@@ -21,7 +21,8 @@ import torch
 
 import logitstore
 from logitstore.corpus.corpus import open_corpus
-from logitstore.corpus.text import TextRules, tokenize
+from logitstore.corpus.text import tokenize
+from logitstore.corpus.text_rules import TextRules
 from logitstore.corpus.tokenizer import load_tokenizer, vocab_size
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from logitstore.corpus.compressed import StreamCursor
-    from logitstore.corpus.shapes import Fields
+    from logitstore.corpus.fields import Fields
     from logitstore.corpus.sources import Source
 
 __all__ = ["SUFFIXES", "Files", "find_files", "open_source"]

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import Any
 
+from logitstore.corpus.fields import Fields
 from logitstore.corpus.records import BadRecord, shortened
-from logitstore.corpus.shapes import Fields, columns_of, shape_of
+from logitstore.corpus.shapes import columns_of, shape_of
 from logitstore.corpus.sources import RawRecord
 from logitstore.errors import CorpusError
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from logitstore.corpus.shapes import Fields
+    from logitstore.corpus.fields import Fields
 
 __all__ = ["ArrowTable", "HubTable", "ParquetTable", "Table", "TableSource", "load_hub"]
 

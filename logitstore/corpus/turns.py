@@ -20,7 +20,7 @@ from logitstore.corpus.chats import LINKS, Chat
 from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.template import ChatTemplate
 
-__all__ = ["Rendering", "renderings"]
+__all__ = ["Rendering", "prompt_text", "renderings"]
 
 # Unicode's noncharacters, put around a content to see what a template makes of it.
 _BEFORE, _BEHIND = "\ufdd2", "\ufdd3"
@@ -54,6 +54,16 @@ def renderings(
         return turns
     spans = tuple(span for turn in turns for span in turn.spans)
     return [Rendering(text=whole, spans=view.still_marked(spans))]
+
+
+def prompt_text(chat: Chat, template: ChatTemplate) -> str:
+    """The text of `chat` and of the words by which the template asks the assistant to speak.
+
+    Raises `BadRecord` where the template cannot render it, or leaves out a part of it.
+    """
+    view = _View(_fitted(chat, template), template, ())
+    view.check_nothing_is_left_out(())
+    return view.text(len(chat.messages), prompt=True)
 
 
 class _View:

@@ -9,8 +9,8 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.encoder import beginning
 from logitstore.corpus.template import uses_clock
-from logitstore.corpus.text import beginning
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec
@@ -55,6 +55,8 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
             template_kwargs=json.dumps(job.rules.template_variables, sort_keys=True),
             template_date=job.rules.today.isoformat() if uses_clock(template) else None,
             pieces_begin=bool(beginning(job.tokenizer)),
+            teacher_system=_hash(job.rules.teacher_system),
+            teacher_messages=job.rules.teacher_messages,
         ),
         sparsifier=job.sparsifier,
         codec=job.codec.spec,

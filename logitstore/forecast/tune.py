@@ -177,7 +177,8 @@ class _Candidates:
         while tokens > 0 and (taken := self._sample.take(tokens)):
             before = time.monotonic()
             documents = [one.document for one in taken]
-            for batch in batches(documents, batch_tokens=self._job.options.batch_tokens):
+            read = [document.as_read for document in documents]
+            for batch in batches(read, batch_tokens=self._job.options.batch_tokens):
                 self._dump([taken[place] for place in batch])
             now = time.monotonic()
             meter.tell(self.targets, fraction=min(1.0, (now - started) / seconds))
@@ -212,7 +213,8 @@ class _Candidates:
         parts: list[list[SparseTargets]] = [[] for _ in self._candidates]
         start = 0
         with neutral_torch_state():
-            for logits_RV, labels_R in self._job.teacher.logits(documents):
+            read = [document.as_read for document in documents]
+            for logits_RV, labels_R in self._job.teacher.logits(read):
                 chunk = slice(start, start + len(labels_R))
                 for one, own in zip(self._candidates, parts, strict=True):
                     own.append(one.targets(logits_RV, labels_R, keys_R[chunk]))
