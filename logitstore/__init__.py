@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
     from logitstore.generation.run import generate
+    from logitstore.progress import Progress
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
@@ -46,6 +47,7 @@ __all__ = [
     "ModelError",
     "NotFinite",
     "ObjectMissing",
+    "Progress",
     "SettingError",
     "SparseTargets",
     "SparsifierSpec",
@@ -74,6 +76,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "__version__": "logitstore.version:VERSION",
         "Fault": "logitstore.store.verify",
+        "Progress": "logitstore.progress",
         "Storage": "logitstore.store.storage",
         "Store": "logitstore.store.reader",
         "Teacher": "logitstore.teacher.base",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
-    from logitstore.teacher.models import load_model, model_folder
+    from logitstore.teacher.models import auto_class, load_model, model_folder
 
 __all__ = [
     "DEVICE",
@@ -58,6 +58,7 @@ __all__ = [
     "TextRules",
     "announce_hub",
     "as_store",
+    "auto_class",
     "check_head",
     "checked_options",
     "choose_device",
@@ -112,6 +113,7 @@ __getattr__, __dir__ = lazy_names(
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text_rules",
+        "auto_class": "logitstore.teacher.models",
         "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
         "checked_options": "logitstore.options",

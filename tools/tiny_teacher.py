@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-__all__ = ["chats", "make_teacher", "texts", "write_jsonl"]
+__all__ = ["chats", "make_teacher", "texts", "tiny_tokenizer", "write_jsonl"]
 
 CONTEXT = 64
 CHAT_TEMPLATE = (
@@ -33,7 +33,7 @@ _SENTENCE = (
 def make_teacher(folder: Path, *, seed: int = 0, chat: bool = False) -> Path:
     """Save a teacher in `folder`; with `chat` its tokenizer has a template for chats."""
     logging.disable_progress_bar()
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
     config = LlamaConfig(
@@ -83,7 +83,8 @@ def write_jsonl(path: Path, field: str, values: list) -> Path:
     return path
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 ids, <|endoftext|> its only special token."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

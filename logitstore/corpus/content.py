@@ -21,7 +21,7 @@ class TokenRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """One of a text, a chat and tokens.
+    """One of a text, a chat and tokens, and what the teacher reads in its place.
 
     A chat of a prompt and an answer has a text too, for tokenizers without a chat template, of
     which the characters from `answer` on count. Of a prompt, `replaced` says whether an answer was
@@ -32,6 +32,8 @@ class Content:
     chat: Chat | None = None
     tokens: TokenRecord | None = None
     answer: int = 0
+    prompt: object = None  # of tokens: the text or the messages before the answer
+    teacher: Chat | None = None  # in place of the chat; without the last answer, or with it
     replaced: bool = False
     following: tuple[str, ...] = ()
 

@@ -260,5 +260,6 @@ def is_whole_chat(chosen: object) -> bool:
 
 
 def tokens_content(row: Mapping[str, Any], fields: Fields) -> Content:
-    """Token ids, and which of them count."""
-    return Content(tokens=token_record(row, name=fields.tokens or "input_ids", mask=fields.mask))
+    """Token ids, which of them count, and the prompt before them."""
+    tokens = token_record(row, name=fields.tokens or "input_ids", mask=fields.mask)
+    return Content(tokens=tokens, prompt=row.get("prompt"))

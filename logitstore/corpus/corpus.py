@@ -24,7 +24,7 @@ from logitstore.corpus.fields import Fields
 from logitstore.corpus.files import SUFFIXES, find_files, open_source
 from logitstore.corpus.memory import MemorySource
 from logitstore.corpus.records import BadRecord, bad_record
-from logitstore.corpus.shapes import shape_of
+from logitstore.corpus.shapes import shape_of, teacher_chat
 from logitstore.corpus.sources import reading
 from logitstore.corpus.tables import TableSource, load_hub
 from logitstore.errors import CorpusError, SettingError
@@ -306,7 +306,8 @@ class _Draft:
 class RecordReader:
     """The records of one work unit, in order.
 
-    `skipped` counts the bad ones passed over so far, `shapes` the records of each shape.
+    `skipped` counts the bad ones passed over so far, `shapes` the records of each shape, `beside`
+    those with messages that only the teacher reads.
     """
 
     def __init__(
@@ -318,7 +319,7 @@ class RecordReader:
         fields: Fields,
         skip_bad: bool,
     ) -> None:
-        self.skipped = 0
+        self.skipped = self.beside = 0
         self.shapes: Counter[str] = Counter()
         self._source = source
         self._unit = unit
@@ -327,7 +328,7 @@ class RecordReader:
         self._skip_bad = skip_bad
 
     def __iter__(self) -> Iterator[Record]:
-        self.skipped = 0
+        self.skipped = self.beside = 0
         self.shapes.clear()
         line = self._unit.first_line
         for number, raw in enumerate(self._raw_records, start=self._unit.first_record):
@@ -348,8 +349,9 @@ class RecordReader:
     def _record(self, raw: RawRecord, number: int, line: int) -> Record:
         row = self._source.row(raw)
         shape = self._shape(row, place=f"{self._source.name}:{line}")
-        content = shape.content(row, self._fields)
+        content = replace(shape.content(row, self._fields), teacher=teacher_chat(row, self._fields))
         self.shapes[shape.name] += 1
+        self.beside += content.teacher is not None
         return Record(
             source=self._source.name, record=number, line=line, content=content, ends=raw.ends
         )

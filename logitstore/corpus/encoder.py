@@ -14,6 +14,7 @@ import numpy as np
 
 from logitstore.corpus.pieces import Tokens
 from logitstore.corpus.records import BadRecord, shortened
+from logitstore.corpus.teacher_texts import TeacherTexts
 from logitstore.corpus.template import ChatTemplate, template_source
 from logitstore.corpus.turns import Rendering, prompt_text, renderings
 
@@ -56,6 +57,7 @@ class Encoder:
         self._templates: dict[bool, ChatTemplate] = {}
         added = tokenizer.added_tokens_decoder.values()
         self._ends = tuple(token.content for token in added if token.content.strip())
+        self._teachers = TeacherTexts(self, rules)
 
     def encode_texts(self, batch: Sequence[Record]) -> Iterator[Tokens]:
         """The tokens of those records of `batch` that are texts."""
@@ -64,19 +66,39 @@ class Encoder:
             texts = [record.content.text for record in records]
             encoded = self._tokenizer(texts, **_IDS_ONLY)["input_ids"]
             for record, ids in zip(records, encoded, strict=True):
-                yield self._whole_text(ids, ends=record.ends)
+                tokens = self._whole_text(ids, ends=record.ends)
+                yield self._teachers.beside_text(tokens, record.content)
 
     def encode(self, record: Record) -> list[Tokens]:
         """The tokens of a record that is no mere text, or `BadRecord`."""
         content = record.content
         if content.tokens is not None:
             tokens = content.tokens
-            return [self._tokens(tokens.ids, tokens.counted, begin=self._begin)]
+            own = self._tokens(tokens.ids, tokens.counted, begin=self._begin)
+            return self._teachers.beside_tokens(content, own)
         if content.chat is None:
             raise BadRecord("the record holds neither text nor chat nor tokens")
         if content.text is not None and not self._has_template():
-            return [self._answer(content)]
-        return [self._rendered(one) for one in self._renderings(content.chat)]
+            return [self._teachers.beside_text(self._answer(content), content)]
+        return self._teachers.beside_chat(content, self.rendered_chat(content.chat))
+
+    def rendered_chat(self, chat: Chat) -> list[Tokens]:
+        """The tokens of a chat, of which those count that the assistant says; or `BadRecord`."""
+        template = self._template(chat)
+        found = renderings(
+            chat, template, ends=self._ends, last_turn_only=self._rules.last_turn_only
+        )
+        return [self._rendered(one) for one in found]
+
+    def prompt(self, chat: Chat) -> list[int]:
+        """The ids of a chat and of the words that ask the assistant to speak; or `BadRecord`."""
+        # The template has written the special tokens.
+        return self.plain(prompt_text(chat, self._template(chat)))
+
+    def plain(self, text: str) -> list[int]:
+        """The ids of a text, and of nothing around it."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]
+        return ids
 
     def encode_prompt(self, content: Content) -> list[int]:
         """The ids that a model continues to answer `content`, or `BadRecord`.
@@ -87,19 +109,13 @@ class Encoder:
         if content.tokens is not None:
             return list(content.tokens.ids)
         if content.chat is not None and self.is_rendered(content):
-            text = prompt_text(content.chat, self._template(content.chat))
-            # The template has written the special tokens.
-            return self._ids(text)
-        ids = self._ids(content.text or "")
+            return self.prompt(content.chat)
+        ids = self.plain(content.text or "")
         return ids if ids[: len(self._begin)] == self._begin else [*self._begin, *ids]
 
     def is_rendered(self, content: Content) -> bool:
         """Whether `content` becomes tokens by the chat template."""
         return content.chat is not None and (content.text is None or self._has_template())
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, **_IDS_ONLY)["input_ids"]
-        return ids
 
     def _whole_text(self, ids: list[int], *, ends: bool) -> Tokens:
         end = self._tokenizer.eos_token_id
@@ -121,6 +137,11 @@ class Encoder:
             begins=begins,
         )
 
+    @property
+    def begin(self) -> list[int]:
+        """The ids before a text."""
+        return self._begin
+
     def _has_template(self) -> bool:
         return getattr(self._tokenizer, "chat_template", None) is not None
 
@@ -135,14 +156,6 @@ class Encoder:
         if end is not None and ids[-1:] != [end]:
             ids, counted = [*ids, end], [*counted, True]
         return self._tokens(ids, counted, begin=self._begin)
-
-    def _renderings(self, chat: Chat) -> list[Rendering]:
-        return renderings(
-            chat,
-            self._template(chat),
-            ends=self._ends,
-            last_turn_only=self._rules.last_turn_only,
-        )
 
     def _template(self, chat: Chat) -> ChatTemplate:
         """The tokenizer's template for chats like this one."""
@@ -183,7 +196,7 @@ class Encoder:
 
     def _prefix(self, text: str, ids: list[int]) -> int:
         """How many tokens of `ids` are those of `text`, by which the whole begins."""
-        prefix = self._ids(text)
+        prefix = self.plain(text)
         if ids[: len(prefix)] != prefix:
             raise BadRecord(
                 "a token reaches over the border of the assistant's turn", found=shortened(text)

@@ -14,9 +14,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.contents import (
     alpaca_content,
+    chat_content,
     completion_content,
     messages_content,
     no_answer,
@@ -30,7 +32,10 @@ from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.token_records import MASKS
 from logitstore.errors import CorpusError
 
-__all__ = ["SHAPES", "SIDE", "columns_of", "shape_of"]
+if TYPE_CHECKING:
+    from logitstore.corpus.chats import Chat
+
+__all__ = ["SHAPES", "SIDE", "columns_of", "shape_of", "teacher_chat"]
 
 
 def shape_of(names: Sequence[str], fields: Fields, *, place: str | None = None) -> Shape:
@@ -75,8 +80,18 @@ def columns_of(shape: Shape, fields: Fields, names: Sequence[str]) -> tuple[str,
     own = {"text": fields.text, "messages": fields.messages, "tokens": fields.tokens}
     main = own.get(shape.name)
     needed = [main] if main else [name for wanted in shape.needs for name in wanted]
-    used = {*needed, *shape.columns, *([fields.mask] if fields.mask else [])} - fields.ignored
+    mask = [fields.mask] if fields.mask else []
+    used = {*needed, *shape.columns, *mask, *_TEACHER_SIDE} - fields.ignored
     return tuple(name for name in names if name in used)
+
+
+def teacher_chat(row: Mapping[str, Any], fields: Fields) -> Chat | None:
+    """The chat that only the teacher reads, of records that have one; `BadRecord` if it is none."""
+    name = _TEACHER_SIDE[0]
+    if row.get(name) is None or name in fields.ignored:
+        return None
+    tools = row.get(_TEACHER_SIDE[1])
+    return chat_content(row[name], {**row, "tools": tools or row.get("tools")}, fields, name=name)
 
 
 def _named_shape(names: Sequence[str], fields: Fields, shapes: Mapping[str, Shape]) -> Shape | None:
@@ -104,6 +119,7 @@ def _listed(names: Sequence[str]) -> str:
     return shortened(", ".join(map(str, names)) or "no field")
 
 
+_TEACHER_SIDE = ("teacher_messages", "teacher_tools")
 # Fields that shapes of chats read beside their own.
 SIDE = ("tools", "chat_template_kwargs", "system", "system_prompt")
 SHAPES: dict[str, Shape] = {
@@ -150,6 +166,6 @@ SHAPES: dict[str, Shape] = {
         help="Token ids, with a mask or labels where not all of them count.",
         needs=(frozenset({"input_ids"}),),
         content=tokens_content,
-        columns=MASKS,
+        columns=(*MASKS, "prompt", *SIDE[:2]),
     ),
 }

@@ -97,10 +97,12 @@ class DocumentStream:
                 piece=number,
                 input_ids_L=piece.ids_L,
                 counted_L=piece.counted_L,
+                teacher_text=piece.teacher,
             )
             for number, piece in enumerate(cut)
             if piece.counted_L.any()
         ]
+        self._check_context(documents)
         if not documents:
             length = sum(len(part.ids_L) for part in parts)
             counted = sum(int(part.counted_L[1:].sum()) for part in parts)
@@ -109,6 +111,16 @@ class DocumentStream:
                 found=f"{length} tokens, {counted} after the first that count",
             )
         return documents
+
+    def _check_context(self, documents: Sequence[Document]) -> None:
+        limit = self._rules.teacher_context
+        longest = max((len(document.as_read) for document in documents), default=0)
+        if limit is not None and longest > limit:
+            raise BadRecord(
+                "with what only the teacher reads, the record is longer than its context",
+                found=f"{longest} tokens",
+                allowed=f"up to {limit}",
+            )
 
     def _check_ids(self, parts: Sequence[Tokens]) -> None:
         size = self._rules.vocab_size

@@ -23,6 +23,9 @@ class TextRules:
     last_turn_only: bool = False  # of a chat's turns only the last counts
     template_variables: Mapping[str, object] = field(default_factory=dict)  # for every chat
     today: date = field(default_factory=date.today)  # that a chat template is told
+    teacher_system: str | None = None  # a system prompt that only the teacher reads
+    teacher_messages: bool = True  # whether records may have messages that only the teacher reads
+    teacher_context: int | None = None  # tokens that the teacher reads at most
 
     def __post_init__(self) -> None:
         if self.max_length < 2:

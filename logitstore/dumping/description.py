@@ -55,6 +55,8 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
             template_kwargs=json.dumps(job.rules.template_variables, sort_keys=True),
             template_date=job.rules.today.isoformat() if uses_clock(template) else None,
             pieces_begin=bool(beginning(job.tokenizer)),
+            teacher_system=_hash(job.rules.teacher_system),
+            teacher_messages=job.rules.teacher_messages,
         ),
         sparsifier=job.sparsifier,
         codec=job.codec.spec,

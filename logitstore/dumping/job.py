@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import Codec, new_codec
@@ -20,18 +21,21 @@ from logitstore.corpus.tokenizer import vocab_size
 from logitstore.dumping.options import (
     JobOptions,
     split_options,
+    system_prompt,
     target_spec,
     template_date,
     template_variables,
 )
 from logitstore.errors import SettingError
 from logitstore.format.spec import SparsifierSpec
+from logitstore.progress import OnProgress, tell_stage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.teacher.base import Teacher
 from logitstore.teacher.opening import (
     logit_columns,
     open_teacher,
     open_tokenizer,
+    teacher_name,
     with_chat_template,
 )
 
@@ -63,11 +67,17 @@ class Job:
     codec: Codec
 
     @staticmethod
-    def load(values: Mapping[str, Any], *, begun: StoreSpec | None = None) -> Job:
+    def load(
+        values: Mapping[str, Any],
+        *,
+        begun: StoreSpec | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
         """The job by checked options of `dump`; what costs most is loaded last.
 
         values: the options of `dump` by name, checked.
         begun: the spec of the store that is gone on with, whose date the chat template is told.
+        on_progress: told of what is loaded.
 
         Raises CorpusError, ModelError or SettingError.
         """
@@ -85,10 +95,12 @@ class Job:
             last_turn_only=options.turns == "last",
             template_variables=template_variables(options.template_kwargs or {}),
             today=_today(options, begun),
+            teacher_system=_system(options),
         )
-        _try_first_records(corpus, tokenizer, rules, options)
+        beside = _try_first_records(corpus, tokenizer, rules, options)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
+        tell_stage(on_progress, f"loading {_called(options.teacher)}")
         teacher = open_teacher(
             options.teacher, vocab_size=size, device=options.device, dtype=options.dtype
         )
@@ -97,7 +109,7 @@ class Job:
             corpus=corpus,
             tokenizer=tokenizer,
             teacher=teacher,
-            rules=replace(rules, max_length=_max_length(options.max_length, teacher.context)),
+            rules=_rules_of(rules, tokenizer, options, teacher.context, teacher_messages=beside),
             sparsifier=sparsifier,
             codec=codec,
         )
@@ -134,28 +146,70 @@ class Job:
         return self.corpus.read(unit, skip_bad=self.options.skip_bad)
 
 
+def _called(model: object) -> str:
+    """What progress calls a model, which may be an object."""
+    name = teacher_name(model)
+    return "the teacher" if name is None else Path(name).name or name
+
+
 def _today(options: JobOptions, begun: StoreSpec | None) -> date:
     """The date that is asked for, else that of the store that is gone on with, else today's."""
     given = options.template_date or (begun.text.template_date if begun is not None else None)
     return template_date(given) if given is not None else date.today()
 
 
+def _system(options: JobOptions) -> str | None:
+    given = options.teacher_system
+    return None if given is None else system_prompt(given)
+
+
+def _rules_of(
+    rules: TextRules,
+    tokenizer: Any,
+    options: JobOptions,
+    context: int | None,
+    *,
+    teacher_messages: bool,
+) -> TextRules:
+    """The rules, with what depends on the teacher's context and on what only the teacher reads."""
+    system = rules.teacher_system
+    room = 0 if system is None else len(tokenizer(system, add_special_tokens=False)["input_ids"])
+    return replace(
+        rules,
+        max_length=_max_length(options.max_length, context, room=room),
+        teacher_messages=teacher_messages,
+        teacher_context=context if system is not None or teacher_messages else None,
+    )
+
+
 def _try_first_records(
     corpus: Corpus, tokenizer: Any, rules: TextRules, options: JobOptions
-) -> None:
+) -> bool:
     """Make documents of the first records of each file, so that their faults are told early.
 
     A wrong field, a file with nothing in it, and a chat without a template cost no teacher then.
+    Whether one of them has messages that only the teacher reads.
     """
     skip_bad = options.skip_bad
     shapes: Counter[str] = Counter()
+    beside = 0
     for records in corpus.first_records(limit=options.limit, skip_bad=skip_bad):
         for _ in tokenize(records, tokenizer, rules=rules, skip_bad=skip_bad):
             pass
+        beside += records.beside
         shapes[" and ".join(sorted(records.shapes)) or "nothing that can be read"] += 1
     if callable(options.on_note):
-        for line in _notes(corpus, shapes):
+        for line in (*_notes(corpus, shapes), *_teachers_notes(rules, beside)):
             options.on_note(line)
+    return beside > 0
+
+
+def _teachers_notes(rules: TextRules, beside: int) -> Iterator[str]:
+    """What only the teacher reads."""
+    if rules.teacher_system is not None:
+        yield f"the teacher alone reads a system prompt of {len(rules.teacher_system):,} characters"
+    if beside:
+        yield "the teacher alone reads the field teacher_messages"
 
 
 def _notes(corpus: Corpus, shapes: Mapping[str, int]) -> Iterator[str]:
@@ -171,9 +225,16 @@ def _notes(corpus: Corpus, shapes: Mapping[str, int]) -> Iterator[str]:
         yield f"{corpus.name}: not read: {', '.join(corpus.unread[:_NAMED])}{rest}"
 
 
-def _max_length(max_length: int | None, context: int | None) -> int:
+def _max_length(max_length: int | None, context: int | None, *, room: int) -> int:
+    """The longest document: what is asked for, or 1024 with `room` tokens for a system prompt."""
+    if context is not None and context < room + 2:
+        raise SettingError(
+            "--teacher-system is longer than the teacher's context",
+            found=f"{room} tokens",
+            allowed=f"up to {context - 2}",
+        )
     if max_length is None:
-        return min(_DEFAULT_MAX_LENGTH, context or _DEFAULT_MAX_LENGTH)
+        return min(_DEFAULT_MAX_LENGTH, context - room if context else _DEFAULT_MAX_LENGTH)
     if context is not None and max_length > context:
         raise SettingError(
             "--max-length does not fit the teacher's context",

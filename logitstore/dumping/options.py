@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import FIDELITIES
@@ -23,6 +24,7 @@ from logitstore.corpus.fields import Fields
 from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import SettingError
 from logitstore.options import Option, option, options_of, refuse_uri
+from logitstore.progress import ON_PROGRESS
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.sparsify.options import TEMPERATURE
@@ -42,6 +44,7 @@ __all__ = [
     "check_targets",
     "own_options",
     "split_options",
+    "system_prompt",
     "target_spec",
     "template_date",
     "template_variables",
@@ -60,6 +63,37 @@ def template_variables(given: object) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):
         pass
     raise SettingError("this is no JSON object", found=repr(given)[:80], allowed='as {"a": true}')
+
+
+def system_prompt(given: object) -> str:
+    """The system prompt that an option gives: a text, or the file that holds it.
+
+    Raises SettingError for a file that cannot be read, for an empty one, and for a text of one
+    word, which is rather the name of a file that is not there.
+    """
+    text = str(given)
+    if isinstance(given, Path) or _is_file(text):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            problem = getattr(error, "strerror", None) or error
+            raise SettingError(f"the file cannot be read: {problem}", found=text) from error
+    elif len(text.split()) == 1:
+        raise SettingError(
+            "there is no such file, and a system prompt has more than a word",
+            found=text[:80],
+            allowed="a file of UTF-8 text, or the text itself",
+        )
+    if not text.strip():
+        raise SettingError("the system prompt is empty", found=repr(str(given))[:80])
+    return text.strip()
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a text that is too long for a name, or holds a zero byte
+        return False
 
 
 def template_date(given: str) -> date:
@@ -157,6 +191,13 @@ class JobOptions:
         help="The date that a chat template is told where it asks, as 2026-01-31.",
         unset="today, or the date with which the store was begun",
         refuse=template_date,
+    )
+    teacher_system: object | None = option(
+        None,
+        help="A system prompt that only the teacher reads: a text, or the file that holds it.",
+        in_python="Or the `Path` of the file.",
+        unset="none",
+        refuse=system_prompt,
     )
     max_length: int | None = option(
         None,
@@ -282,19 +323,11 @@ _OUT = Option(
     in_python="Or an object with the methods of logitstore.Storage.",
     refuse=open_storage,
 )
-_ON_PROGRESS = Option(
-    name="on_progress",
-    kind=object,
-    default=None,
-    nullable=True,
-    python_only=True,
-    help="A function that is called with a DumpProgress after each batch and each unit.",
-)
 
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
 TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
-DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:
@@ -325,6 +358,3 @@ def check_targets(**values: Any) -> None:
     `values` are the checked options of `dump` or `estimate`.
     """
     target_spec(values)
-    report = values.get("on_progress")
-    if report is not None and not callable(report):
-        raise SettingError("on_progress is no function", found=type(report).__name__)

@@ -62,7 +62,8 @@ def stored_documents(
     job passes over what is bad.
     """
     stored: list[StoredDocument | None] = [None] * len(documents)
-    for places in batches(documents, batch_tokens=job.options.batch_tokens):
+    read = [document.as_read for document in documents]
+    for places in batches(read, batch_tokens=job.options.batch_tokens):
         batch = [documents[place] for place in places]
         try:
             targets = list(_batch_targets(job, batch))
@@ -89,7 +90,7 @@ def _finite(
     for place in places:
         document = documents[place]
         with neutral_torch_state():
-            chunks = job.teacher.logits([document])
+            chunks = job.teacher.logits([document.as_read])
             good = all(bool(logits_RV.logsumexp(-1).isfinite().all()) for logits_RV, _ in chunks)
         if good:
             finite.append(place)
@@ -115,7 +116,7 @@ def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[Sparse
     keys_R = draw_keys(batch, spec)
     parts, start = [], 0
     with neutral_torch_state():
-        for logits_RV, labels_R in job.teacher.logits(batch):
+        for logits_RV, labels_R in job.teacher.logits([one.as_read for one in batch]):
             chunk = slice(start, start + len(labels_R))
             parts.append(SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys_R[chunk], spec))
             start = chunk.stop

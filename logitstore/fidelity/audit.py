@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokenizer
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
+from logitstore.fidelity.rereading import Rereading
 from logitstore.options import takes
+from logitstore.progress import Meter, tell_stage
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.reader import Store, as_store
 from logitstore.targets.documents import StoredDocument
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore.format.spec import SparsifierSpec
+    from logitstore.progress import OnProgress
     from logitstore.targets.documents import Document
 
 __all__ = ["audit"]
@@ -68,8 +71,11 @@ def audit(**values: Any) -> dict[str, Any]:
     """
     options = AuditOptions(**values)
     store = as_store(options.store)
-    chosen = _spread(store, options.documents, seed=options.seed)
+    reading = Rereading.of(store, data=options.data, teacher_system=options.teacher_system)
+    chosen = reading.as_read(_spread(store, options.documents, seed=options.seed))
     refuse_other_tokenizer(options.teacher, store.spec, place=store.uri)
+    on_progress = cast("OnProgress | None", options.on_progress)
+    tell_stage(on_progress, f"loading {teacher_name(options.teacher) or 'the teacher'}")
     teacher = _open_model(options.teacher, options, store)
     student = None if options.student is None else _open_student(options, store)
     for model in (teacher, student):
@@ -77,9 +83,13 @@ def audit(**values: Any) -> dict[str, Any]:
             _check_context(model, chosen)
     sums = _Measurements.of(store, teacher, student)
     batch_tokens = options.batch_tokens or store.spec.batch_tokens
+    meter = Meter(on_progress, stage="auditing", unit="documents")
+    done = 0
     with neutral_torch_state():
         for batch in _batches(chosen, batch_tokens=batch_tokens):
             sums.add(batch)
+            done += len(batch)
+            meter.tell(done, fraction=done / len(chosen))
     result = {
         "store": store.uri,
         "teacher": teacher_name(options.teacher) or teacher.spec.name,
@@ -223,7 +233,8 @@ class _Measurements:
             "gradient_angle": self.gradients.angle,
             "gradient_norm_ratio": self.gradients.norm_ratio,
         }
-        faults = [*_kl_faults(numbers, self.store), *shift_faults(shifts, self.teacher, documents)]
+        read = [document.as_read for document in documents]
+        faults = [*_kl_faults(numbers, self.store), *shift_faults(shifts, self.teacher, read)]
         return numbers | {"faults": faults}
 
     def _keep(self, measured: dict[str, np.ndarray]) -> None:
@@ -237,7 +248,7 @@ class _Measurements:
 def _alone(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
     """The logits of the documents' rows, each document run by itself."""
     for one in documents:
-        for logits_RV, _ in teacher.logits([one]):
+        for logits_RV, _ in teacher.logits([one.as_read]):
             yield logits_RV
 
 
@@ -249,7 +260,7 @@ def _again(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
     """
     for one in documents:
         wanted = one.targets
-        for logits_RV, _ in teacher.logits([one, one]):
+        for logits_RV, _ in teacher.logits([one.as_read, one.as_read]):
             if wanted > 0:
                 yield logits_RV[:wanted]
             wanted -= len(logits_RV)
@@ -340,7 +351,7 @@ def _batches(
 
 
 def _check_context(model: Teacher, chosen: Sequence[StoredDocument]) -> None:
-    longest = max(len(stored.document) for stored in chosen)
+    longest = max(len(stored.document.as_read) for stored in chosen)
     if model.context is not None and longest > model.context:
         raise ModelError(
             "the store's documents are longer than the model's context",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from logitstore.dumping.options import TEACHER
+from logitstore.dumping.options import TEACHER, system_prompt
 from logitstore.options import option, options_of, refuse_uri
+from logitstore.progress import ON_PROGRESS
 from logitstore.store.options import STORE
 from logitstore.teacher.devices import DEVICE, DTYPE
 
@@ -21,6 +22,21 @@ class AuditOptions:
     teacher: object = option(like=TEACHER)
     documents: int = option(
         32, least=1, help="The number of documents to audit, spread over the store."
+    )
+    data: object | None = option(
+        None,
+        refuse=refuse_uri,
+        repeated=True,
+        help="The corpus of the dump. It is read again where the teacher read more than the store "
+        "keeps.",
+        in_python="Or records in memory.",
+        unset="not needed where the teacher read the documents alone",
+    )
+    teacher_system: object | None = option(
+        None,
+        refuse=system_prompt,
+        help="The system prompt that only the teacher read: the text, or the file that holds it.",
+        unset="none",
     )
     student: object | None = option(
         None,
@@ -37,6 +53,7 @@ class AuditOptions:
     batch_tokens: int | None = option(
         None, least=1, help="The most tokens of one batch of the teacher.", unset="that of the dump"
     )
+    on_progress: object | None = option(None, like=ON_PROGRESS)
 
 
 AUDIT_OPTIONS = options_of(AuditOptions)

@@ -80,6 +80,8 @@ class TextSpec:
     template_kwargs: str = "{}"  # JSON: what the chat template is given for every chat
     template_date: str | None = None  # the date that it is told, where it asks; as 2026-01-31
     pieces_begin: bool = False  # each piece of a text begins as the whole does, with BOS
+    teacher_system: str | None = None  # sha256 of a system prompt that only the teacher read
+    teacher_messages: bool = False  # records had messages that only the teacher read
 
     def to_json(self, *, version: str) -> dict[str, Any]:
         """As the object that stands in store.json of this format."""
@@ -120,6 +122,8 @@ _TEXT_SINCE_2 = (
     "template_kwargs",
     "template_date",
     "pieces_begin",
+    "teacher_system",
+    "teacher_messages",
 )
 
 

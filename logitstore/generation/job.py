@@ -21,12 +21,14 @@ from logitstore.format.json import fingerprint
 from logitstore.generation.answering import Answerer, end_ids
 from logitstore.generation.prompts import Prompt, PromptReader
 from logitstore.generation.sampler import Drawing
+from logitstore.progress import tell_stage
 from logitstore.teacher.opening import (
     is_name,
     logit_columns,
     model_context,
     open_teacher,
     open_tokenizer,
+    teacher_name,
     with_chat_template,
 )
 from logitstore.teacher.transformers import TransformersTeacher
@@ -95,6 +97,7 @@ class GenerateJob:
         )
         plan = corpus.plan(unit_bytes=_UNIT_BYTES, limit=options.limit)
         prompts = _prompts(corpus, plan, reader, options)
+        tell_stage(options.on_progress, f"loading {teacher_name(options.model) or 'the model'}")
         teacher = open_teacher(
             options.model, vocab_size=size, device=options.device, dtype=options.dtype
         )

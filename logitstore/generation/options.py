@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from logitstore.corpus.fields import Fields
 from logitstore.corpus.prompts import PROMPT_SHAPES
 from logitstore.dumping.options import JOB_OPTIONS, TEACHER
 from logitstore.errors import SettingError
 from logitstore.options import option, options_of
+from logitstore.progress import ON_PROGRESS
 
 __all__ = ["GENERATE_OPTIONS", "GenerateOptions", "check_generate"]
 
@@ -102,11 +104,7 @@ class GenerateOptions:
         least=1,
     )
     on_note: object | None = option(like=_OF_DUMP["on_note"])
-    on_progress: object | None = option(
-        None,
-        python_only=True,
-        help="A function that is called with a GenerateProgress after each batch.",
-    )
+    on_progress: Any = option(like=ON_PROGRESS)
 
     @property
     def fields(self) -> Fields:

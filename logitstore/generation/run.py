@@ -7,9 +7,9 @@ model is loaded. The answers of a part are written together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from logitstore.errors import NotFinite
 from logitstore.generation.answer_file import answer_table
@@ -18,22 +18,9 @@ from logitstore.generation.job import GenerateJob
 from logitstore.generation.options import GENERATE_OPTIONS, GenerateOptions, check_generate
 from logitstore.generation.parts import AnswerParts
 from logitstore.options import takes
+from logitstore.progress import Meter
 
-__all__ = ["GenerateProgress", "GenerateSummary", "OnGenerateProgress", "generate"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateProgress:
-    """How far a run is."""
-
-    fraction: float  # of the answers, 0..1
-    answers: int  # of this run
-    tokens: int  # of the answers of this run
-    parts: int
-    parts_done: int
-
-
-OnGenerateProgress: TypeAlias = Callable[[GenerateProgress], None]
+__all__ = ["GenerateSummary", "generate"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +92,12 @@ class _Work:
         """Answer what is missing, and make the file of its parts."""
         missing = self._parts.missing(self._count)
         self._done = self._count - len(missing)
-        self._tell(0.0)
+        self._meter = Meter(
+            self._job.options.on_progress,
+            stage="answering",
+            unit="tokens",
+            fraction=self._done / max(1, self._count),
+        )
         for number in missing:
             pairs = self._part(number)
             table = answer_table(pairs, tokenizer=self._job.tokenizer)
@@ -159,17 +151,12 @@ class _Work:
 
     def _tell(self, share: float) -> None:
         """Tell how far the run is; `share` of the part at work is done."""
-        report = self._job.options.on_progress
-        if callable(report):
-            report(
-                GenerateProgress(
-                    fraction=min(1.0, (self._done + share) / max(1, self._count)),
-                    answers=self.answers,
-                    tokens=self.tokens,
-                    parts=self._count,
-                    parts_done=self._done,
-                )
-            )
+        self._meter.tell(
+            self.tokens,
+            fraction=min(1.0, (self._done + share) / max(1, self._count)),
+            detail=f"part {min(self._done + 1, self._count)} of {self._count}",
+            facts=(f"{self.answers:,} answers",),
+        )
 
 
 def _not_finite(asked: Asked) -> NotFinite:

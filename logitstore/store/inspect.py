@@ -72,6 +72,8 @@ def _content(store: Store) -> dict[str, Any]:
             "turns": spec.text.turns,
             "ignored_fields": list(spec.text.ignored_fields),
             "template_date": spec.text.template_date,
+            "teacher_system": spec.text.teacher_system,
+            "teacher_messages": spec.text.teacher_messages,
             "skipped": sum(commit.skipped for commit in store.commits),
         },
         "retained_mass": per_target(sums.get("head_mass", 0.0)),

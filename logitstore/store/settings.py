@@ -29,6 +29,7 @@ _OPTIONS = {
     "text.messages_field": "--messages-field",
     "text.records": "--records",
     "text.template_date": "--template-date",
+    "text.teacher_system": "--teacher-system",
     "text.template_kwargs": "--template-kwargs",
     "text.text_field": "--text-field",
     "text.tokens_field": "--tokens-field",

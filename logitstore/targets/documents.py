@@ -3,13 +3,14 @@
 Row `t` of a document is the distribution of token `t + 1`, so a target belongs to the token it
 predicts: a document of L tokens has at most L - 1 targets, and its first token never counts.
 
-Shapes: L tokens of one document, N tokens of a block, D documents, R targets.
+Shapes: L tokens of one document, M tokens that its teacher reads, N tokens of a block, D documents,
+R targets.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from logitstore.targets.targets import SparseTargets
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Document", "DocumentBlock", "StoredDocument", "document_id"]
+__all__ = ["Document", "DocumentBlock", "StoredDocument", "TeacherText", "document_id"]
 
 
 def document_id(*, source: str, record: int, piece: int) -> bytes:
@@ -38,11 +39,20 @@ def document_id(*, source: str, record: int, piece: int) -> bytes:
     return hashlib.blake2b(name, digest_size=16).digest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TeacherText:
+    """What a teacher reads in place of a document: the same counted tokens behind more words."""
+
+    input_ids_M: np.ndarray  # uint32
+    counted_M: np.ndarray  # bool; the first is False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Document:
     """One training sequence: its tokens and which of them count as targets.
 
-    Raises CorruptionError where the mask has another length than the tokens or counts the first.
+    Raises CorruptionError where the mask has another length than the tokens or counts the first,
+    or where the teacher's text has other counted tokens.
     """
 
     id: bytes  # 16 bytes, see `document_id`
@@ -50,6 +60,7 @@ class Document:
     piece: int  # number of the piece of that record, from 0
     input_ids_L: np.ndarray  # uint32
     counted_L: np.ndarray  # bool; the first is False, because nothing predicts it
+    teacher_text: TeacherText | None = None  # read in place of its tokens; no store keeps it
 
     def __post_init__(self) -> None:
         if self.input_ids_L.shape != self.counted_L.shape or self.counted_L[:1].any():
@@ -57,6 +68,16 @@ class Document:
                 "the mask of counted tokens must match the tokens and leave out the first",
                 place=f"document {self.id.hex()}",
                 found=f"{self.input_ids_L.shape} tokens, mask {self.counted_L.shape}",
+            )
+        read = self.as_read
+        if read is not self and not np.array_equal(
+            read.input_ids_L[read.counted_L], self.input_ids_L[self.counted_L]
+        ):
+            raise CorruptionError(
+                "the teacher's text must have the same counted tokens",
+                place=f"document {self.id.hex()}",
+                found=f"{read.targets} counted tokens",
+                allowed=f"{self.targets}",
             )
 
     def __len__(self) -> int:
@@ -72,6 +93,16 @@ class Document:
     def targets(self) -> int:
         """How many of its tokens count."""
         return int(self.counted_L.sum())
+
+    @property
+    def as_read(self) -> Document:
+        """The document whose tokens the teacher reads; itself where it reads nothing else."""
+        text = self.teacher_text
+        if text is None:
+            return self
+        return replace(
+            self, input_ids_L=text.input_ids_M, counted_L=text.counted_M, teacher_text=None
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)

@@ -72,7 +72,7 @@ class LMHead:
         inner = _without_adapter(model)
         config = inner.config.get_text_config()
         place = f"model {config.model_type}"
-        if inner.config.is_encoder_decoder:
+        if inner.config.is_encoder_decoder or config.is_encoder_decoder:
             raise ModelError(
                 "an encoder-decoder cannot be used", place=place, allowed="causal language models"
             )
@@ -107,11 +107,13 @@ class LMHead:
         model: a transformers model, with or without an adapter.
         vocab_size: V, of the tokenizer.
 
-        Raises ModelError where they differ. Leaves the model's mode and its gradients alone.
+        Raises ModelError where they differ, and for a model whose logits depend on tokens that come
+        later. Leaves the model's mode and its gradients alone.
         """
         head = LMHead.of(model, vocab_size=vocab_size)
         probe_BL = torch.arange(min(_PROBE_TOKENS, vocab_size), device=model.device)[None]
         check_head(model, head, probe_BL)
+        _refuse_not_causal(model, probe_BL)
         return head
 
     @property
@@ -161,7 +163,7 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> T
     Raises ModelError for a model whose body does not name its last hidden state.
     """
     inner = _without_adapter(model)
-    outputs = inner.base_model(input_ids=input_ids, use_cache=False, **kwargs)
+    outputs = _body(inner)(input_ids=input_ids, use_cache=False, **kwargs)
     last_BLD = getattr(outputs, "last_hidden_state", None)
     if last_BLD is None:
         raise ModelError(
@@ -170,6 +172,25 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> T
             found=type(outputs).__name__,
         )
     return last_BLD
+
+
+def _body(model: PreTrainedModel) -> nn.Module:
+    """The part of a transformers model that ends where its output layer begins.
+
+    It stands under the name that the class gives. Where no part has that name (Llama 4), it is the
+    one model beside the output layer, wherever that is.
+    """
+    from transformers import PreTrainedModel
+
+    if model.base_model is not model:
+        return model.base_model
+    layer = model.get_output_embeddings()
+    for owner in model.modules():
+        parts = list(owner.children())
+        if any(part is layer for part in parts):
+            bodies = [part for part in parts if isinstance(part, PreTrainedModel)]
+            return bodies[0] if len(bodies) == 1 else model
+    return model
 
 
 def check_head(model: PreTrainedModel, head: LMHead, input_ids: Tensor, **kwargs: Any) -> None:
@@ -203,6 +224,27 @@ def check_head(model: PreTrainedModel, head: LMHead, input_ids: Tensor, **kwargs
             found=f"a relative difference of {difference:.2g}",
             allowed=f"at most {allowed:g}",
             remedy="Such a model treats its logits in a way that is not known here.",
+        )
+
+
+def _refuse_not_causal(model: PreTrainedModel, input_ids_BL: Tensor) -> None:
+    """Raise ModelError where the hidden states of tokens change with the last token of the text."""
+    first = input_ids_BL.shape[1] - 1
+    if first < 1:
+        return
+    changed_BL = input_ids_BL.clone()
+    changed_BL[:, -1] = 0
+    with torch.no_grad(), evaluating(model):
+        before_BLD = hidden_states(model, input_ids_BL)[:, :first].float()
+        after_BLD = hidden_states(model, changed_BL)[:, :first].float()
+    difference = float((before_BLD - after_BLD).abs().max())
+    allowed = _TOLERANCE.get(model.dtype, _TOLERANCE_FLOAT32) * float(before_BLD.abs().max())
+    if difference > allowed:
+        raise ModelError(
+            "the model is not causal: it reads the token that it has to predict",
+            place=f"model {_without_adapter(model).config.model_type}",
+            found=f"hidden states that change by {difference:.2g} with a token after them",
+            allowed="causal language models",
         )
 
 

@@ -16,7 +16,7 @@ from logitstore.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_model", "model_folder"]
+__all__ = ["auto_class", "load_model", "model_folder"]
 
 _REMEDY = "Name a folder that transformers' save_pretrained wrote, or a Hub id"
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -73,13 +73,14 @@ def load_model(folder: Path, *, dtype: torch.dtype | str) -> Any:
     `dtype` may be "auto": that of the checkpoint. Raises ModelError where there is no model, where
     it is damaged, or where the checkpoint lacks weights.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
         raise ModelError("the folder holds no config.json", place=folder, remedy=_REMEDY)
     try:
         with _ONE_AT_A_TIME:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model, report = auto_class(config).from_pretrained(
                 folder,
                 dtype=dtype,
                 output_loading_info=True,
@@ -100,6 +101,23 @@ def load_model(folder: Path, *, dtype: torch.dtype | str) -> Any:
             found=", ".join(sorted(map(str, report["missing_keys"]))[:4]),
         )
     return model.eval()
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers by which a model of that configuration is loaded.
+
+    config: of transformers.
+
+    A language model, or one that reads images or sounds too, of which the text's part is used.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    several = {"text_config", "thinker_config"} & set(config.sub_configs)
+    if type(config) in AutoModelForMultimodalLM._model_mapping and (
+        several or type(config) not in AutoModelForCausalLM._model_mapping
+    ):
+        return AutoModelForMultimodalLM
+    return AutoModelForCausalLM
 
 
 def _in_short(error: BaseException) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from logitstore import ModelError, SettingError, StoreError, TokenizerError
 from logitstore.plumbing import (
     LMHead,
+    auto_class,
     load_model,
     load_tokenizer,
     model_folder,
@@ -44,6 +45,8 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
 )
+_TEXT_CONFIG = "text_config"
+_SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
 def load_student(
@@ -91,8 +94,10 @@ def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:
         "bos_token_id": spec.tokenizer.bos_token_id,
         "eos_token_id": spec.tokenizer.eos_token_id,
     }
+    if _TEXT_CONFIG in content:  # the ids are those of the text's part, which names them
+        defaults = {}
     settings = defaults | {key: value for key, value in content.items() if key != "model_type"}
-    found = settings["vocab_size"]
+    found = settings.get("vocab_size", spec.tokenizer.vocab_size)
     if not isinstance(found, int) or found < spec.tokenizer.vocab_size:
         raise ModelError(
             "vocab_size is smaller than the store's vocabulary",
@@ -104,7 +109,7 @@ def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:
         config = AutoConfig.for_model(content["model_type"], **settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            return auto_class(config).from_config(config, dtype=torch.float32)
     except Exception as error:  # configurations check themselves, with errors of many kinds
         raise ModelError(
             f"no causal language model can be built from it: {_in_short(error)}", place=path
@@ -126,7 +131,16 @@ def _read_config(path: Path) -> dict[str, Any]:
             place=path,
             allowed='an object such as {"model_type": "llama", "hidden_size": 256, ...}',
         )
-    return content
+    return _with_special_floats(content)
+
+
+def _with_special_floats(value: Any) -> Any:
+    """As transformers writes numbers that JSON has not: {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in _SPECIAL_FLOATS:
+            return float(value["__float__"])
+        return {key: _with_special_floats(one) for key, one in value.items()}
+    return [_with_special_floats(one) for one in value] if isinstance(value, list) else value
 
 
 def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> None:

@@ -1,0 +1,431 @@
+"""Small configurations of the families of language models that transformers knows.
+
+Each is made by the family's own configuration class, with few layers, narrow ones, and what is the
+family's own left on: windows, experts, scales, soft-caps, recurrent layers. A name with a colon is
+a second configuration of one family.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["BASE", "FAMILIES", "MULTIMODAL", "VOCAB"]
+
+VOCAB, PADDED_VOCAB = 300, 304  # ids of the tokenizer; columns of the models
+
+BASE: dict[str, Any] = {
+    "vocab_size": PADDED_VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_ALL_HEADS = {"num_key_value_heads": 4}
+_HEAD = {"head_dim": 8}
+_WINDOW = {"sliding_window": 8}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_GROUPS = {"n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
+_LATENT = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+}
+_LINEAR = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 16}
+_GPT = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 128,
+    "n_inner": 48,
+    "rotary_dim": 4,
+}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "short_factor": [1.0, 1.0, 1.0, 1.0],
+    "long_factor": [2.0, 3.0, 5.0, 8.0],
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_TWO_KINDS = {"layer_types": ["sliding_attention", "full_attention"]}
+
+# What is set beside BASE, by model_type.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama:tied": {"tie_word_embeddings": True},
+    "llama:dynamic-rope": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0},
+    },
+    "llama:bfloat16": {"dtype": "bfloat16"},
+    "llama4_text": {
+        **_HEAD,
+        **_LOCAL_EXPERTS,
+        "num_experts_per_tok": 1,
+        "intermediate_size_mlp": 48,
+        "attention_chunk_size": 16,
+        "num_hidden_layers": 4,
+    },
+    "gemma": _HEAD,
+    "gemma2": {**_HEAD, **_WINDOW, "query_pre_attn_scalar": 8},
+    "gemma2:bfloat16": {**_HEAD, **_WINDOW, "query_pre_attn_scalar": 8, "dtype": "bfloat16"},
+    "gemma3_text": {**_HEAD, **_WINDOW, **_TWO_KINDS, "query_pre_attn_scalar": 8},
+    "gemma3n_text": {
+        **_HEAD,
+        **_WINDOW,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "intermediate_size": [48] * 4,
+        "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0],
+        "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": PADDED_VOCAB,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+    },
+    "gemma4_text": {
+        **_HEAD,
+        **_WINDOW,
+        **_TWO_KINDS,
+        "global_head_dim": 8,
+        "num_kv_shared_layers": 0,
+        "vocab_size_per_layer_input": PADDED_VOCAB,
+        "hidden_size_per_layer_input": 8,
+    },
+    "vaultgemma": {**_HEAD, **_WINDOW, **_TWO_KINDS, "query_pre_attn_scalar": 8},
+    "recurrent_gemma": {
+        "num_hidden_layers": 3,
+        "lru_width": 32,
+        "attention_window_size": 8,
+        "block_types": ["recurrent", "recurrent", "attention"],
+    },
+    "qwen2": {},
+    "qwen2:window": {**_WINDOW, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 16},
+    "qwen3": _HEAD,
+    "qwen3_moe": {**_HEAD, **_EXPERTS},
+    "qwen3_next": {
+        **_HEAD,
+        **_EXPERTS,
+        **_LINEAR,
+        "num_hidden_layers": 4,
+        "shared_expert_intermediate_size": 16,
+    },
+    "qwen3_5_text": {**_HEAD, **_LINEAR, "num_hidden_layers": 4},
+    "mistral": _WINDOW,
+    "mixtral": {**_LOCAL_EXPERTS, **_WINDOW},
+    "ministral": {**_HEAD, **_WINDOW, **_TWO_KINDS},
+    "ministral3": _HEAD,
+    "phi": _ALL_HEADS,
+    "phi3": {},
+    "phi3:longrope": {
+        "rope_parameters": _LONGROPE,
+        "original_max_position_embeddings": 32,
+    },
+    "phimoe": _LOCAL_EXPERTS,
+    "phimoe:longrope": {
+        **_LOCAL_EXPERTS,
+        "rope_parameters": {**_LONGROPE, "short_mscale": 1.0, "long_mscale": 1.2},
+        "original_max_position_embeddings": 32,
+    },
+    "gpt2": _GPT,
+    "gpt_bigcode": _GPT,
+    "gpt_neo": {
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+    },
+    "gpt_neox": {},
+    "gptj": _GPT,
+    "openai-gpt": _GPT,
+    "codegen": {**_GPT, "n_ctx": 128},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16, "init_std": 0.2},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "falcon": {"multi_query": True, "alibi": False},
+    "falcon:new-decoder": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon_h1": {**_HEAD, **_MAMBA2, "mamba_d_ssm": 64},
+    "falcon_mamba": {"state_size": 8},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128},
+    "cohere": {},
+    "cohere2": {**_WINDOW, **_TWO_KINDS, **_HEAD},
+    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0},
+    "granitemoe": {**_LOCAL_EXPERTS, "logits_scaling": 4.0},
+    "granitemoeshared": {**_LOCAL_EXPERTS, "shared_intermediate_size": 16},
+    "granitemoehybrid": {
+        **_LOCAL_EXPERTS,
+        **_MAMBA2,
+        "shared_intermediate_size": 16,
+        "layer_types": ["mamba", "attention"],
+    },
+    "olmo": {"clip_qkv": 4.0},
+    "olmo2": {},
+    "olmo3": {**_WINDOW, **_TWO_KINDS},
+    "olmoe": _EXPERTS,
+    "stablelm": {},
+    "starcoder2": _WINDOW,
+    "deepseek_v2": {**_LATENT, **_ROUTED, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "deepseek_v3": {**_LATENT, **_ROUTED, **_GROUPS},
+    "glm": {**_HEAD, "partial_rotary_factor": 0.5},
+    "glm4": {**_HEAD, "partial_rotary_factor": 0.5},
+    "glm4_moe": {**_HEAD, **_ROUTED, **_GROUPS},
+    "gpt_oss": {**_HEAD, **_LOCAL_EXPERTS, **_WINDOW, **_TWO_KINDS},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "nemotron": _HEAD,
+    "nemotron_h": {
+        **_HEAD,
+        "layers_block_type": ["mamba", "moe", "attention", "moe"],
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "ssm_state_size": 8,
+        "n_groups": 2,
+        "chunk_size": 16,
+        "moe_shared_expert_intermediate_size": 16,
+        **_ROUTED,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "mamba": {"state_size": 8},
+    "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16},
+    "rwkv": {"attention_hidden_size": 32, "context_length": 128},
+    "xlstm": {"num_heads": 4, "num_blocks": 2, "chunk_size": 16, "embedding_dim": 32},
+    "jamba": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "use_mamba_kernels": False,
+    },
+    "bamba": {**_MAMBA2, "attn_layer_indices": [1]},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_hidden_layers": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "n_mamba_heads": 2,
+        "use_mamba_kernels": False,
+        **_ALL_HEADS,
+    },
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "hybrid_layer_ids": [1, 3],
+        "mamba_d_state": 8,
+        "mamba_ngroups": 2,
+        "n_mamba_heads": 8,
+        "mamba_headdim": 8,
+        "chunk_size": 16,
+        "num_mem_blocks": 1,
+        "adapter_rank": 4,
+        **_ALL_HEADS,
+    },
+    "persimmon": {},
+    "biogpt": {},
+    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "init_std": 0.2},
+    "helium": _HEAD,
+    "ernie4_5": _HEAD,
+    "ernie4_5_moe": {
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_intermediate_size": 16,
+        "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+    },
+    "exaone4": {**_WINDOW, **_TWO_KINDS},
+    "hunyuan_v1_dense": _HEAD,
+    "hunyuan_v1_moe": {**_HEAD, "num_experts": 4, "moe_topk": 2},
+    "dots1": {**_HEAD, **_ROUTED, **_GROUPS},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48},
+    "lfm2_moe": {
+        **_EXPERTS,
+        "layer_types": ["conv", "full_attention"],
+        "num_dense_layers": 1,
+    },
+    "arcee": {},
+    "apertus": {},
+    "minimax": {
+        **_HEAD,
+        **_LOCAL_EXPERTS,
+        "layer_types": ["linear_attention", "full_attention"],
+        "block_size": 16,
+    },
+    "seed_oss": _HEAD,
+    "bitnet": {},
+    "dbrx": {
+        "d_model": 32,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": 128,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 100.0},
+        "ffn_config": {
+            "ffn_hidden_size": 16,
+            "moe_num_experts": 4,
+            "moe_top_k": 2,
+            "hidden_size": 32,
+        },
+    },
+    "diffllama": {},
+    "nanochat": _HEAD,
+    "jetmoe": {**_LOCAL_EXPERTS, "kv_channels": 8, "num_key_value_heads": 2},
+    "doge": {},
+    "longcat_flash": {
+        **_LATENT,
+        "n_routed_experts": 4,
+        "zero_expert_num": 2,
+        "moe_topk": 2,
+        "expert_ffn_hidden_size": 16,
+        "ffn_hidden_size": 48,
+        "num_layers": 2,
+    },
+    "kimi_linear": {},
+    "cpmant": {},
+    "ctrl": {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48, "n_positions": 128},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    "modernbert-decoder": {},
+    "bert": {"is_decoder": True},
+}
+
+_TEXT: dict[str, Any] = {**BASE, **_HEAD}
+_VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+_SECTIONS = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 100.0}
+_QWEN_VISION = {
+    "depth": 1,
+    "embed_dim": 16,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+    "patch_size": 8,
+    "intermediate_size": 16,
+    "out_hidden_size": 32,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0],
+    "fullatt_block_indexes": [0],
+}
+
+# Models for images and text, of which the text's part is used.
+MULTIMODAL: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "text_config": {**_TEXT, **FAMILIES["gemma3_text"], "model_type": "gemma3_text"},
+        "vision_config": _VISION,
+        "mm_tokens_per_image": 4,
+        "image_token_index": 303,
+        "boi_token_index": 302,
+        "eoi_token_index": 301,
+    },
+    "llava": {
+        "text_config": {**_TEXT, "model_type": "llama"},
+        "vision_config": {**_VISION, "model_type": "clip_vision_model"},
+        "image_token_index": 303,
+    },
+    "llava_next": {
+        "text_config": {**_TEXT, "model_type": "mistral"},
+        "vision_config": {**_VISION, "model_type": "clip_vision_model"},
+        "image_token_index": 303,
+    },
+    "qwen2_vl": {
+        "text_config": {**BASE, "rope_parameters": _SECTIONS},
+        "vision_config": _QWEN_VISION,
+        "image_token_id": 303,
+        "video_token_id": 302,
+        "vision_start_token_id": 301,
+    },
+    "qwen2_5_vl": {
+        "text_config": {**BASE, "rope_parameters": _SECTIONS},
+        "vision_config": _QWEN_VISION,
+        "image_token_id": 303,
+        "video_token_id": 302,
+        "vision_start_token_id": 301,
+    },
+    "qwen3_vl": {
+        "text_config": {**_TEXT, "rope_parameters": {**_SECTIONS, "mrope_interleaved": True}},
+        "vision_config": _QWEN_VISION,
+        "image_token_id": 303,
+        "video_token_id": 302,
+        "vision_start_token_id": 301,
+    },
+    "qwen3_5": {
+        "text_config": {**BASE, **FAMILIES["qwen3_5_text"]},
+        "vision_config": _QWEN_VISION,
+        "image_token_id": 303,
+        "video_token_id": 302,
+        "vision_start_token_id": 301,
+    },
+    "mistral3": {
+        "text_config": {**_TEXT, "model_type": "mistral"},
+        "vision_config": {**_VISION, "model_type": "pixtral", "head_dim": 8},
+        "image_token_index": 303,
+    },
+    "llama4": {
+        "text_config": {**BASE, **FAMILIES["llama4_text"]},
+        "vision_config": {
+            **_VISION,
+            "vision_output_dim": 16,
+            "projector_input_dim": 16,
+            "projector_output_dim": 16,
+        },
+        "image_token_index": 303,
+        "boi_token_index": 302,
+        "eoi_token_index": 301,
+    },
+    "gemma3n": {
+        "text_config": {**BASE, **FAMILIES["gemma3n_text"]},
+    },
+    "internvl": {
+        "text_config": {**_TEXT, "model_type": "qwen2"},
+        "vision_config": {**_VISION, "image_size": [16, 16], "patch_size": [8, 8]},
+        "image_token_id": 303,
+    },
+    "paligemma": {
+        "text_config": {**_TEXT, "model_type": "gemma"},
+        "vision_config": {**_VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
+        "image_token_index": 303,
+        "projection_dim": 32,
+    },
+    "smolvlm": {
+        "text_config": {**_TEXT, "model_type": "llama"},
+        "vision_config": _VISION,
+        "image_token_id": 303,
+    },
+    "mllama": {
+        "text_config": {**_TEXT, "cross_attention_layers": [1]},
+        "vision_config": {
+            **_VISION,
+            "attention_heads": 2,
+            "num_global_layers": 1,
+            "max_num_tiles": 1,
+            "vision_output_dim": 16,
+            "intermediate_layers_indices": [0],
+            "supported_aspect_ratios": [[1, 1]],
+        },
+        "image_token_index": 303,
+    },
+    "florence2": {},
+}
