@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "is_name",
     "logit_columns",
+    "model_context",
     "open_teacher",
     "open_tokenizer",
     "teacher_name",
@@ -103,13 +104,36 @@ def logit_columns(source: Any) -> int | None:
         return None if head is None else len(head.weight)
     if not is_name(source):
         return None
-    path = model_path(str(source))
-    try:
-        config = model_config(path)
-    except Exception:  # what is wrong with the model is told when it is loaded
+    config = _config_of(source)
+    if config is None:
         return None
     size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) and size > 0 else None
+
+
+def model_context(source: Any) -> int | None:
+    """The most tokens that a model reads, by its configuration; None where it does not say.
+
+    source: a model's name, or a loaded model.
+
+    Raises ModelError where there is no such model.
+    """
+    config: Any = getattr(source, "config", None) if isinstance(source, nn.Module) else None
+    if is_name(source):
+        config = _config_of(source)
+    if config is None:
+        return None
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def _config_of(name: object) -> Any:
+    """The configuration of a named model; None where it cannot be read."""
+    path = model_path(str(name))
+    try:
+        return model_config(path)
+    except Exception:  # what is wrong with the model is told when it is loaded
+        return None
 
 
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
