@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
+    from logitstore.generation.run import generate
+    from logitstore.progress import Progress
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
@@ -45,6 +47,7 @@ __all__ = [
     "ModelError",
     "NotFinite",
     "ObjectMissing",
+    "Progress",
     "SettingError",
     "SparseTargets",
     "SparsifierSpec",
@@ -61,6 +64,7 @@ __all__ = [
     "audit",
     "dump",
     "estimate",
+    "generate",
     "inspect",
     "open",
     "tune",
@@ -72,12 +76,14 @@ __getattr__, __dir__ = lazy_names(
     {
         "__version__": "logitstore.version:VERSION",
         "Fault": "logitstore.store.verify",
+        "Progress": "logitstore.progress",
         "Storage": "logitstore.store.storage",
         "Store": "logitstore.store.reader",
         "Teacher": "logitstore.teacher.base",
         "audit": "logitstore.fidelity.audit",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",
+        "generate": "logitstore.generation.run",
         "inspect": "logitstore.store.inspect",
         "open": "logitstore.store.reader:open_store",
         "tune": "logitstore.forecast.tune",

@@ -181,7 +181,9 @@ def test_who_finds_the_store_begun_anew_stops_and_takes_back_what_it_wrote(
     """Leases are notes: where they fail, no row may stand in a store of other settings."""
     layout = StoreLayout.at(settings["out"])
 
-    def replace_spec(_: object) -> None:
+    def replace_spec(now: logitstore.Progress) -> None:
+        if now.stage != "dumping":
+            return
         spec = layout.read_spec()
         layout.storage.put(SPEC, canonical_json(replace(spec, batch_tokens=7).to_json()))
 

@@ -458,7 +458,7 @@ def test_a_corpus_of_nothing_but_bad_records_makes_no_store(
         ({"unit_tokens": 0}, SettingError, "^unit_tokens"),
         ({"dtype": "int4"}, SettingError, "found int4"),
         ({"text_field": "body"}, CorpusError, "body"),
-        ({"on_progress": 3}, SettingError, "on_progress is no function"),
+        ({"on_progress": 3}, SettingError, "on_progress: this is no function"),
     ],
 )
 def test_bad_settings_are_told_and_leave_nothing(

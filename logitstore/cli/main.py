@@ -8,10 +8,11 @@ from typing import Any
 
 import typer
 
+from logitstore.cli.answers import print_answers
 from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries
 from logitstore.cli.program import JSON, command, new_program
+from logitstore.cli.progress import show_progress
 from logitstore.cli.terminal import (
-    dump_bar,
     given_options,
     print_audit,
     print_estimate,
@@ -19,11 +20,11 @@ from logitstore.cli.terminal import (
     print_summary,
     print_table,
     print_trade_off,
-    sample_bar,
 )
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
+from logitstore.generation.options import GENERATE_OPTIONS, check_generate
 from logitstore.store.options import INSPECT_OPTIONS, VERIFY_OPTIONS
 
 __all__ = ["app", "main"]
@@ -45,24 +46,39 @@ app = new_program(
 @command(app, options=DUMP_OPTIONS, check=check_targets)
 def dump(**options: Any) -> None:
     """Run a teacher over a corpus and store its distributions. The same command resumes a dump."""
-    quiet_libraries()
-    from logitstore.dumping.run import dump as run
-
     announce_hub(options["teacher"], options["data"])
-    with dump_bar() as on_progress:
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from logitstore.dumping.run import dump as run
+
         summary = run(**options, on_progress=on_progress, on_note=note)
     print_summary(summary)
+
+
+@command(app, options=(*GENERATE_OPTIONS, JSON), check=check_generate)
+def generate(*, json: bool, **options: Any) -> None:
+    """Let a model answer prompts, for dump or fit to read. The same command resumes a run."""
+    announce_hub(options["model"], options["data"])
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from logitstore.generation.run import generate as run
+
+        summary = run(**options, on_progress=on_progress, on_note=note)
+    if json:
+        print_json(asdict(summary))
+    else:
+        print_answers(summary)
 
 
 @command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)
 def estimate(*, json: bool, **options: Any) -> None:
     """Dump a sample and estimate targets, bytes and time of the whole dump. Leaves no files."""
-    quiet_libraries()
-    from logitstore.forecast.estimate import estimate as run
-
     announce_hub(options["teacher"], options["data"])
-    with sample_bar() as on_fraction:
-        found = run(**options, on_fraction=on_fraction, on_note=note)
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from logitstore.forecast.estimate import estimate as run
+
+        found = run(**options, on_progress=on_progress, on_note=note)
     if json:
         print_json(asdict(found))
     else:
@@ -72,12 +88,12 @@ def estimate(*, json: bool, **options: Any) -> None:
 @command(app, options=(*_TUNE_OPTIONS, JSON), again=_AGAIN)
 def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
     """Compare sparsifiers on a sample by bytes and error of the gradient, and recommend one."""
-    quiet_libraries()
-    from logitstore.forecast.tune import tune as run
-
     announce_hub(options["teacher"], options["data"])
-    with sample_bar() as on_fraction:
-        found = run(**options, on_fraction=on_fraction, on_note=note)
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from logitstore.forecast.tune import tune as run
+
+        found = run(**options, on_progress=on_progress, on_note=note)
     if json:
         print_json(found.to_json())
     else:
@@ -99,9 +115,10 @@ _SHOWN = {
 @command(app, options=(*VERIFY_OPTIONS, JSON), again=_AGAIN)
 def verify(*, store: str, json: bool, **depth: bool) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
-    from logitstore.store.verify import verify as check
+    with show_progress("starting") as on_progress:
+        from logitstore.store.verify import verify as check
 
-    faults = [str(fault) for fault in check(store, **depth)]
+        faults = [str(fault) for fault in check(store, **depth, on_progress=on_progress)]
     checked = next((name for name, chosen in depth.items() if chosen), "full")
     if json:
         print_json({"store": store, "ok": not faults, "checked": checked, "faults": faults})
@@ -116,11 +133,12 @@ def verify(*, store: str, json: bool, **depth: bool) -> None:
 @command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)
 def audit(*, json: bool, **options: Any) -> None:
     """Compare a store with its live teacher. Names each check that failed; exit 1 if any."""
-    quiet_libraries()
-    from logitstore.fidelity.audit import audit as run
-
     announce_hub(options["teacher"], options["student"])
-    result = run(**options)
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from logitstore.fidelity.audit import audit as run
+
+        result = run(**options, on_progress=on_progress)
     if json:
         print_json(result)
     else:

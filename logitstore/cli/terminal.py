@@ -1,25 +1,20 @@
-"""What commands show people: progress on standard error, what was found on standard output."""
+"""What commands show people of what was found: on standard output, faults on standard error."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, Task
-
-    from logitstore.dumping.progress import DumpProgress
     from logitstore.dumping.run import DumpSummary
     from logitstore.forecast.estimate import Estimate
     from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff
     from logitstore.options import Option
 
 __all__ = [
-    "dump_bar",
     "given_options",
     "print_audit",
     "print_estimate",
@@ -27,54 +22,7 @@ __all__ = [
     "print_summary",
     "print_table",
     "print_trade_off",
-    "sample_bar",
 ]
-
-
-@contextmanager
-def dump_bar() -> Iterator[Callable[[DumpProgress], None]]:
-    """Targets a second, bytes a target, time left, on standard error; what it gives moves it on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        _rate_column(),
-        TextColumn("{task.fields[bytes_per_target]:.1f} bytes/target"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("loading the teacher", total=1.0, targets=0, bytes_per_target=0.0)
-        yield lambda now: _show_progress(bar, task, now)
-
-
-def _rate_column() -> ProgressColumn:
-    from rich.progress import ProgressColumn
-    from rich.text import Text
-
-    class RateColumn(ProgressColumn):
-        """Targets of this run over its elapsed time."""
-
-        def render(self, task: Task) -> Text:
-            rate = task.fields["targets"] / max(task.elapsed or 0.0, 1e-3)
-            return Text(f"{rate:,.0f} targets/s")
-
-    return RateColumn()
-
-
-def _show_progress(bar: Progress, task: Any, now: DumpProgress) -> None:
-    """Put how far a dump is on its bar."""
-    bar.update(
-        task,
-        completed=now.fraction,
-        description=f"unit {min(now.units_done + 1, now.units)} of {now.units}",
-        targets=now.targets,
-        bytes_per_target=now.stored_bytes / max(1, now.stored_targets),
-    )
 
 
 def print_summary(summary: DumpSummary) -> None:
@@ -115,24 +63,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-@contextmanager
-def sample_bar() -> Iterator[Callable[[float], None]]:
-    """A bar for work of known length, on standard error; what it gives takes the fraction done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("loading the teacher", total=1.0)
-        yield lambda done: bar.update(task, completed=done, description="sampling")
 
 
 def given_options(context: typer.Context, *, among: Iterable[Option]) -> str:

@@ -108,10 +108,14 @@ class Encoder:
         """
         if content.tokens is not None:
             return list(content.tokens.ids)
-        if content.chat is not None and (content.text is None or self._has_template()):
+        if content.chat is not None and self.is_rendered(content):
             return self.prompt(content.chat)
         ids = self.plain(content.text or "")
         return ids if ids[: len(self._begin)] == self._begin else [*self._begin, *ids]
+
+    def is_rendered(self, content: Content) -> bool:
+        """Whether `content` becomes tokens by the chat template."""
+        return content.chat is not None and (content.text is None or self._has_template())
 
     def _whole_text(self, ids: list[int], *, ends: bool) -> Tokens:
         end = self._tokenizer.eos_token_id

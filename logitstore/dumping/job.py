@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import Codec, new_codec
@@ -27,12 +28,14 @@ from logitstore.dumping.options import (
 )
 from logitstore.errors import SettingError
 from logitstore.format.spec import SparsifierSpec
+from logitstore.progress import OnProgress, tell_stage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.teacher.base import Teacher
 from logitstore.teacher.opening import (
     logit_columns,
     open_teacher,
     open_tokenizer,
+    teacher_name,
     with_chat_template,
 )
 
@@ -64,11 +67,17 @@ class Job:
     codec: Codec
 
     @staticmethod
-    def load(values: Mapping[str, Any], *, begun: StoreSpec | None = None) -> Job:
+    def load(
+        values: Mapping[str, Any],
+        *,
+        begun: StoreSpec | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
         """The job by checked options of `dump`; what costs most is loaded last.
 
         values: the options of `dump` by name, checked.
         begun: the spec of the store that is gone on with, whose date the chat template is told.
+        on_progress: told of what is loaded.
 
         Raises CorpusError, ModelError or SettingError.
         """
@@ -91,6 +100,7 @@ class Job:
         beside = _try_first_records(corpus, tokenizer, rules, options)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
+        tell_stage(on_progress, f"loading {_called(options.teacher)}")
         teacher = open_teacher(
             options.teacher, vocab_size=size, device=options.device, dtype=options.dtype
         )
@@ -134,6 +144,12 @@ class Job:
         unit: one of the plan.
         """
         return self.corpus.read(unit, skip_bad=self.options.skip_bad)
+
+
+def _called(model: object) -> str:
+    """What progress calls a model, which may be an object."""
+    name = teacher_name(model)
+    return "the teacher" if name is None else Path(name).name or name
 
 
 def _today(options: JobOptions, begun: StoreSpec | None) -> date:

@@ -24,6 +24,7 @@ from logitstore.corpus.fields import Fields
 from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import SettingError
 from logitstore.options import Option, option, options_of, refuse_uri
+from logitstore.progress import ON_PROGRESS
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.sparsify.options import TEMPERATURE
@@ -107,7 +108,7 @@ TEACHER = Option(
     name="teacher",
     kind=object,
     refuse=refuse_uri,
-    help="The teacher: a transformers folder or a Hub id.",
+    help="The teacher: a transformers folder, a .gguf file or a Hub id.",
     in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
 )
 
@@ -322,19 +323,11 @@ _OUT = Option(
     in_python="Or an object with the methods of logitstore.Storage.",
     refuse=open_storage,
 )
-_ON_PROGRESS = Option(
-    name="on_progress",
-    kind=object,
-    default=None,
-    nullable=True,
-    python_only=True,
-    help="A function that is called with a DumpProgress after each batch and each unit.",
-)
 
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
 TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
-DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _ON_PROGRESS)
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:
@@ -365,6 +358,3 @@ def check_targets(**values: Any) -> None:
     `values` are the checked options of `dump` or `estimate`.
     """
     target_spec(values)
-    report = values.get("on_progress")
-    if report is not None and not callable(report):
-        raise SettingError("on_progress is no function", found=type(report).__name__)

@@ -18,12 +18,13 @@ from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
-from logitstore.dumping.progress import OnProgress, Tally
+from logitstore.dumping.progress import Tally
 from logitstore.dumping.work import read_documents, stored_documents
 from logitstore.errors import CorpusError, CorruptionError, SpecError
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
+from logitstore.progress import OnProgress, tell_stage
 from logitstore.store.begin import is_abandoned, lease_of, settle
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.layout import StoreLayout
@@ -63,9 +64,14 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
     layout = StoreLayout.at(out)
     refuse_foreign_storage(layout.storage)
     stored = _stored_plan(layout)
-    job = Job.load(options, begun=layout.read_spec() if stored is not None else None)
+    begun = layout.read_spec() if stored is not None else None
+    job = Job.load(options, begun=begun, on_progress=on_progress)
     # Records in memory are cut anew, which costs nothing beside a teacher: others are noticed then.
-    plan = job.plan() if stored is None or job.corpus.in_memory else stored
+    if stored is None or job.corpus.in_memory:
+        tell_stage(on_progress, f"reading {job.corpus.name}")
+        plan = job.plan()
+    else:
+        plan = stored
     spec = store_spec(job, plan)
     lease = lease_of(layout, spec)
     try:
@@ -75,6 +81,7 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
         work.run(tally)
         # All of it may have been done by others, after they have begun the store anew.
         settle(layout, spec, plan)
+        tell_stage(on_progress, "sealing the store")
         return _seal(work.store, plan, started=started, new_targets=tally.targets)
     finally:
         lease.release()
@@ -147,7 +154,9 @@ class _Work:
         self, unit: WorkUnit, lease: Lease, tally: Tally
     ) -> tuple[list[StoredDocument], int]:
         """The unit's documents with their targets, and how many records were skipped."""
+        tally.reading(unit)
         documents, skipped = read_documents(self.job, self.job.read(unit))
+        tally.read(unit)
 
         def on_batch(batch: Sequence[Document]) -> None:
             lease.renew()

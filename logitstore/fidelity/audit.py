@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokeniz
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
 from logitstore.fidelity.rereading import Rereading
 from logitstore.options import takes
+from logitstore.progress import Meter, tell_stage
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.reader import Store, as_store
 from logitstore.targets.documents import StoredDocument
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore.format.spec import SparsifierSpec
+    from logitstore.progress import OnProgress
     from logitstore.targets.documents import Document
 
 __all__ = ["audit"]
@@ -72,6 +74,8 @@ def audit(**values: Any) -> dict[str, Any]:
     reading = Rereading.of(store, data=options.data, teacher_system=options.teacher_system)
     chosen = reading.as_read(_spread(store, options.documents, seed=options.seed))
     refuse_other_tokenizer(options.teacher, store.spec, place=store.uri)
+    on_progress = cast("OnProgress | None", options.on_progress)
+    tell_stage(on_progress, f"loading {teacher_name(options.teacher) or 'the teacher'}")
     teacher = _open_model(options.teacher, options, store)
     student = None if options.student is None else _open_student(options, store)
     for model in (teacher, student):
@@ -79,9 +83,13 @@ def audit(**values: Any) -> dict[str, Any]:
             _check_context(model, chosen)
     sums = _Measurements.of(store, teacher, student)
     batch_tokens = options.batch_tokens or store.spec.batch_tokens
+    meter = Meter(on_progress, stage="auditing", unit="documents")
+    done = 0
     with neutral_torch_state():
         for batch in _batches(chosen, batch_tokens=batch_tokens):
             sums.add(batch)
+            done += len(batch)
+            meter.tell(done, fraction=done / len(chosen))
     result = {
         "store": store.uri,
         "teacher": teacher_name(options.teacher) or teacher.spec.name,

@@ -8,7 +8,7 @@ and time by targets. Teacher and encoding have a thread each, so the slower of t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from logitstore.forecast.options import ESTIMATE_OPTIONS
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
 from logitstore.options import takes
+from logitstore.progress import Meter, OnProgress, tell_stage
 from logitstore.targets.documents import StoredDocument
 
 __all__ = ["Estimate", "estimate"]
@@ -57,9 +58,7 @@ class Estimate:
 
 
 @takes(ESTIMATE_OPTIONS, check=check_targets)
-def estimate(
-    *, seconds: float, on_fraction: Callable[[float], None] | None, **options: Any
-) -> Estimate:
+def estimate(*, seconds: float, on_progress: OnProgress | None, **options: Any) -> Estimate:
     """What `logitstore.dump` with the same options would store, and how long it would take.
 
     A sample is dumped for about `seconds`, in addition to loading the teacher and reading the
@@ -67,14 +66,16 @@ def estimate(
     explained below. Raises CorpusError, ModelError or SettingError as a dump does.
     """
     started = time.monotonic()
-    job = Job.load(options)
+    job = Job.load(options, on_progress=on_progress)
     loaded = time.monotonic()
     slice_tokens = max(1, job.options.batch_tokens // _SLICES_PER_BATCH)
+    tell_stage(on_progress, f"reading {job.corpus.name}")
     slices = Slices.of(job, slice_tokens=slice_tokens)
     sliced = time.monotonic()
     with temporary_folder() as folder:
         trial = _Trial(job, slices, folder)
-        trial.run(seconds, on_fraction or (lambda _: None))
+        trial.run(seconds, on_progress)
+        tell_stage(on_progress, "measuring the stored bytes")
         # A dump reads the corpus twice: to plan it, and unit by unit.
         return trial.estimate(fixed=loaded - started + 2 * (sliced - loaded))
 
@@ -100,22 +101,26 @@ class _Trial:
         self._pending: list[tuple[Sampled, StoredDocument]] = []
         self._documents = 0
 
-    def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:
+    def run(self, seconds: float, on_progress: OnProgress | None) -> None:
         """Dump portions, each spread evenly over the corpus, until the time is used up.
 
         Args:
             seconds: The time for all portions.
-            on_fraction: Is called with the share of the time that has passed, 0 to 1.
+            on_progress: Is told of the share of the time that has passed.
         """
         started = time.monotonic()
+        meter = Meter(on_progress, stage="sampling", unit="targets")
         tokens = self._visit_tokens
         while tokens > 0 and (documents := self._sample.take(tokens)):
             self._dump(documents)
             self._write(whole_units=True)
             elapsed = time.monotonic() - started
-            on_fraction(min(1.0, elapsed / seconds))
+            meter.tell(
+                sum(one.targets for one in self._portions), fraction=min(1.0, elapsed / seconds)
+            )
             tokens = self._next(seconds * (1 - _COUNTING) - elapsed)
         self._write(whole_units=False)
+        tell_stage(on_progress, "counting the documents")
         self._sample.count(seconds=max(0.0, seconds - (time.monotonic() - started)))
         self._sample.refuse_empty()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS
 from logitstore.errors import SettingError, StorageError
 from logitstore.options import Option
+from logitstore.progress import ON_PROGRESS
 from logitstore.store.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -39,14 +40,6 @@ _SECONDS = Option(
     above=0,
     help="Spend about this many seconds on a sample; loading the teacher is not included.",
 )
-_ON_FRACTION = Option(
-    name="on_fraction",
-    kind=object,
-    default=None,
-    nullable=True,
-    python_only=True,
-    help="A function that is called with the share of the work that is done, 0 to 1.",
-)
 _MAX_BYTES = Option(
     name="max_bytes",
     kind=float,
@@ -75,5 +68,5 @@ _OUT = Option(
     in_python="Without one no picture is drawn.",
 )
 
-ESTIMATE_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _SECONDS, _ON_FRACTION)
-TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _OUT, _ON_FRACTION)
+ESTIMATE_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _SECONDS, ON_PROGRESS)
+TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _OUT, ON_PROGRESS)

@@ -17,7 +17,7 @@ Shapes: R targets, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import draw
 from logitstore.forecast.trials import TrialStore
 from logitstore.options import takes
+from logitstore.progress import Meter, OnProgress, tell_stage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.local import LocalStorage
@@ -71,7 +72,7 @@ def tune(
     max_bytes: float | None,
     max_error: float | None,
     out: Path | None,
-    on_fraction: Callable[[float], None] | None,
+    on_progress: OnProgress | None,
     **options: Any,
 ) -> TradeOff:
     """Bytes and error of each setting for this teacher and corpus, and the recommended setting.
@@ -79,10 +80,11 @@ def tune(
     Takes about `seconds` in addition to loading, or less: 32,768 targets are enough. Every option
     is explained below. Raises CorpusError, ModelError or SettingError.
     """
-    job = Job.load(options | _REPLACED)
+    job = Job.load(options | _REPLACED, on_progress=on_progress)
     with temporary_folder() as folder:
+        tell_stage(on_progress, f"reading {job.corpus.name}")
         candidates = _Candidates(job, folder)
-        candidates.run(seconds, on_fraction or (lambda _: None))
+        candidates.run(seconds, on_progress)
         measured = candidates.measured()
     choice = recommend(measured, max_bytes=max_bytes, max_error=max_error)
     if out is not None:
@@ -161,14 +163,16 @@ class _Candidates:
                 self._candidates.append(_Candidate(name, options, own, f"{folder}/{number}"))
         self._whole, self._batch = PullSum(job.vocab_size), PullSum(job.vocab_size)
 
-    def run(self, seconds: float, on_fraction: Callable[[float], None]) -> None:
+    def run(self, seconds: float, on_progress: OnProgress | None) -> None:
         """Process portions of the sample by the teacher and every setting, then write them.
 
         Args:
             seconds: The time for all of it.
-            on_fraction: Is called with the share of the work that is done, 0 to 1.
+            on_progress: Is told of the targets that were compared, then of the shards written.
         """
         started = time.monotonic()
+        settings = len(self._candidates)
+        meter = Meter(on_progress, stage=f"comparing {settings} settings", unit="targets")
         tokens, teaching = _BATCH_TARGETS, seconds * (1 - _WRITING)
         while tokens > 0 and (taken := self._sample.take(tokens)):
             before = time.monotonic()
@@ -177,7 +181,7 @@ class _Candidates:
             for batch in batches(read, batch_tokens=self._job.options.batch_tokens):
                 self._dump([taken[place] for place in batch])
             now = time.monotonic()
-            on_fraction(min(1.0, (now - started) / seconds))
+            meter.tell(self.targets, fraction=min(1.0, (now - started) / seconds))
             per_token = (now - before) / sum(len(document) for document in documents)
             fitting = min(
                 int((teaching - (now - started)) / per_token), _MOST_TARGETS - self.targets
@@ -185,13 +189,13 @@ class _Candidates:
             tokens = 0 if fitting < _VISIT_TOKENS else min(fitting, _GROWTH * tokens)
         self._sample.refuse_empty()
         self._end_batch(last=True)
+        meter = Meter(on_progress, stage="measuring the stored bytes", unit="settings")
         for number, one in enumerate(self._candidates):
             one.stored.sort(key=lambda pair: pair[0].place)
             like = self._sample.slices.kept[0].unit
             one.store.write([stored for _, stored in one.stored], like=like)
             one.stored.clear()
-            written = (number + 1) / len(self._candidates)
-            on_fraction(1 - _WRITING * (1 - written))
+            meter.tell(number + 1, fraction=(number + 1) / settings)
 
     def measured(self) -> tuple[MeasuredSparsifier, ...]:
         """The measurements of all settings, in ascending order of bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from logitstore.options import Option
+from logitstore.progress import ON_PROGRESS
 from logitstore.store.storage import open_storage
 
 __all__ = ["INSPECT_OPTIONS", "STORE", "VERIFY_OPTIONS"]
@@ -39,5 +40,5 @@ _HASHES = Option(
     excludes=("fast",),
 )
 
-VERIFY_OPTIONS = (STORE, _FAST, _HASHES)
+VERIFY_OPTIONS = (STORE, _FAST, _HASHES, ON_PROGRESS)
 INSPECT_OPTIONS = (STORE,)

@@ -10,13 +10,14 @@ import numpy as np
 
 from logitstore.errors import CorruptionError, LogitStoreError, StorageError, shown
 from logitstore.options import takes
+from logitstore.progress import Meter, OnProgress
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
 from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
 from logitstore.store.storage import sha256_of
 
 if TYPE_CHECKING:
-    from logitstore.format.manifest import Commit
+    from logitstore.format.manifest import BlockCounts, Commit
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.targets import SparseTargets
 
@@ -63,7 +64,9 @@ class Fault:
 
 
 @takes(VERIFY_OPTIONS)
-def verify(store: StoreLike, *, fast: bool, hashes: bool) -> Iterator[Fault]:
+def verify(
+    store: StoreLike, *, fast: bool, hashes: bool, on_progress: OnProgress | None
+) -> Iterator[Fault]:
     """Every fault of a store, each with the place that it is at; a sound store gives none.
 
     With neither `fast` nor `hashes` every byte is read, every block decoded, and what it holds is
@@ -73,7 +76,7 @@ def verify(store: StoreLike, *, fast: bool, hashes: bool) -> Iterator[Fault]:
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
     if not _is_there(layout):
         layout.read_spec()  # raises
-    return _faults(layout, hashes=not fast, content=not (fast or hashes))
+    return _faults(layout, hashes=not fast, content=not (fast or hashes), on_progress=on_progress)
 
 
 def _is_there(layout: StoreLayout) -> bool:
@@ -84,7 +87,9 @@ def _is_there(layout: StoreLayout) -> bool:
         return True
 
 
-def _faults(layout: StoreLayout, *, hashes: bool, content: bool) -> Iterator[Fault]:
+def _faults(
+    layout: StoreLayout, *, hashes: bool, content: bool, on_progress: OnProgress | None
+) -> Iterator[Fault]:
     try:
         store = load_store(layout.storage)
     except LogitStoreError as error:
@@ -92,10 +97,21 @@ def _faults(layout: StoreLayout, *, hashes: bool, content: bool) -> Iterator[Fau
         yield from _listed_faults(layout)
         return
     yield from map(Fault.of, seal_faults(store))
+    yield from _stored_faults(store, hashes=hashes, on_progress=on_progress)
+    if content:
+        yield from _content_faults(store, on_progress)
+
+
+def _stored_faults(
+    store: Store, *, hashes: bool, on_progress: OnProgress | None
+) -> Iterator[Fault]:
+    size = sum(one.size for commit in store.commits for one in commit.objects)
+    meter = Meter(on_progress, stage="hashing" if hashes else "looking for files", unit="bytes")
+    done = 0
     for commit in store.commits:
         yield from _shard_faults(store, commit, hashes=hashes)
-    if content:
-        yield from _content_faults(store)
+        done += sum(one.size for one in commit.objects)
+        meter.tell(done, fraction=done / max(1, size))
 
 
 def _listed_faults(layout: StoreLayout) -> Iterator[Fault]:
@@ -131,24 +147,36 @@ def _object_faults(
         yield Fault.of(error)
 
 
-def _content_faults(store: Store) -> Iterator[Fault]:
-    for draw in range(store.spec.sparsifier.draw_count):
-        yield from _draw_faults(store.with_draw(draw))
+def _content_faults(store: Store, on_progress: OnProgress | None) -> Iterator[Fault]:
+    draws = store.spec.sparsifier.draw_count
+    targets = draws * sum(counts.targets for counts in store.blocks)
+    meter = Meter(on_progress, stage="reading every row", unit="targets")
+    done = 0
+    for draw in range(draws):
+        for counts, faults in _draw_faults(store.with_draw(draw)):
+            yield from faults
+            done += counts
+            meter.tell(done, fraction=done / max(1, targets))
 
 
-def _draw_faults(store: Store) -> Iterator[Fault]:
+def _draw_faults(store: Store) -> Iterator[tuple[int, list[Fault]]]:
+    """The targets of each block of one draw, and the block's faults."""
     for number, counts in enumerate(store.blocks):
-        try:
-            block = store.read_block(number)
-            for stored in block.split():
-                del stored  # building it checks that tokens, mask and targets belong together
-        except LogitStoreError as error:
-            yield Fault.of(error)
-            continue
-        found = (len(block), len(block.input_ids_N), len(block.targets))
-        if found != (counts.documents, counts.tokens, counts.targets):
-            yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
-        yield from _row_faults(block, place=f"{store.uri}, block {number}")
+        yield counts.targets, list(_block_faults(store, number, counts))
+
+
+def _block_faults(store: Store, number: int, counts: BlockCounts) -> Iterator[Fault]:
+    try:
+        block = store.read_block(number)
+        for stored in block.split():
+            del stored  # building it checks that tokens, mask and targets belong together
+    except LogitStoreError as error:
+        yield Fault.of(error)
+        return
+    found = (len(block), len(block.input_ids_N), len(block.targets))
+    if found != (counts.documents, counts.tokens, counts.targets):
+        yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
+    yield from _row_faults(block, place=f"{store.uri}, block {number}")
 
 
 def _row_faults(block: DocumentBlock, *, place: str) -> Iterator[Fault]:
