@@ -108,7 +108,7 @@ TEACHER = Option(
     name="teacher",
     kind=object,
     refuse=refuse_uri,
-    help="The teacher: a transformers folder or a Hub id.",
+    help="The teacher: a transformers folder, a .gguf file or a Hub id.",
     in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
 )
 

@@ -12,7 +12,7 @@ from logitstore.corpus.template import template_source
 from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import ModelError, SettingError
 from logitstore.teacher.base import CheckedTeacher, check_protocol
-from logitstore.teacher.models import model_folder
+from logitstore.teacher.models import model_config, model_path
 from logitstore.teacher.transformers import TransformersTeacher
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def open_tokenizer(tokenizer: object | None, *, teacher: object) -> Any:
             raise SettingError(
                 "a teacher that is no name needs a tokenizer", remedy="Give it as tokenizer="
             )
-        return load_tokenizer(str(model_folder(str(teacher))))
+        return load_tokenizer(str(model_path(str(teacher))))
     if is_name(tokenizer):
         return load_tokenizer(str(tokenizer))
     from transformers import PreTrainedTokenizerBase
@@ -129,11 +129,9 @@ def model_context(source: Any) -> int | None:
 
 def _config_of(name: object) -> Any:
     """The configuration of a named model; None where it cannot be read."""
-    from transformers import AutoConfig
-
-    folder = model_folder(str(name))
+    path = model_path(str(name))
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return model_config(path)
     except Exception:  # what is wrong with the model is told when it is loaded
         return None
 
@@ -141,7 +139,7 @@ def _config_of(name: object) -> Any:
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
     """The teacher that `source` names or is, of the `vocab_size` ids of its tokenizer.
 
-    source: a folder, a Hub id, a loaded model, or a `Teacher`.
+    source: a folder, a .gguf file, a Hub id, a loaded model, or a `Teacher`.
     vocab_size: V, of the tokenizer.
     device: the option of that name.
     dtype: the option of that name.
