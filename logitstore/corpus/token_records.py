@@ -65,15 +65,17 @@ def _logprobs(found: object, counted: list[bool], name: str) -> list[float]:
     for place, (number, counts) in enumerate(zip(found, counted, strict=True)):
         if not counts or place == 0:  # nothing predicts the first
             numbers.append(0.0)
-        elif (
-            isinstance(number, bool)
-            or not isinstance(number, int | float)
-            or not _LEAST_LOGPROB <= number <= _ROUNDING
-        ):
+        elif not _is_logprob(number):
             raise _no_logprob(name, place, number)
         else:
             numbers.append(min(float(number), 0.0))
     return numbers
+
+
+def _is_logprob(number: object) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return _LEAST_LOGPROB <= number <= _ROUNDING  # NaN is not
 
 
 def _no_logprob(name: str, place: int, number: object) -> BadRecord:

@@ -165,8 +165,8 @@ class JobOptions:
     )
     sampler_field: str | None = option(
         None,
-        help="The field of a record of tokens that holds the log-probabilities with which they were "
-        "drawn; the store keeps them.",
+        help="The field of a record of tokens that holds the log-probabilities with which they "
+        "were drawn; the store keeps them.",
         unset="'sampler_logprobs', where there is one",
         excludes=("text_field", "messages_field"),
     )
