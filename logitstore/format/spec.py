@@ -27,8 +27,8 @@ __all__ = [
     "TokenizerSpec",
 ]
 
-FORMAT = "logitstore/2"  # what is written
-FORMATS = ("logitstore/1", FORMAT)  # what is read
+FORMAT = "logitstore/3"  # what is written
+FORMATS = ("logitstore/1", "logitstore/2", FORMAT)  # what is read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class CorpusSpec:
     fingerprint: str  # of the plan: sources, ranges, hashes
     limit: int | None  # records taken, None for all
     unit_tokens: int  # tokens of a work unit, as estimated from its bytes
-    # Since logitstore/2, and there where it is not empty: who gave the answers that it holds, an
+    # Since logitstore/3, and there where it is not empty: who gave the answers that it holds, an
     # object for each, with model, tokenizer, settings and corpus as in a file of answers.
     answers: tuple[dict[str, Any], ...] = ()
 
@@ -78,7 +78,7 @@ class CorpusSpec:
         """The spec that `to_json` gave for a store of this format."""
         spec = build(CorpusSpec, content, place=place)
         wrong = not all(isinstance(one, dict) for one in spec.answers)
-        if wrong or (version == FORMATS[0] and "answers" in content):
+        if wrong or (version in FORMATS[:2] and "answers" in content):
             raise CorruptionError("answers are no list of objects", place=place)
         object.__setattr__(spec, "answers", tuple(spec.answers))
         return spec
@@ -92,7 +92,7 @@ class TextSpec:
     messages_field: str | None
     max_length: int  # tokens of a document at most
     chat_template: str | None  # sha256 of the template, None where the tokenizer has none
-    # Since logitstore/2. The defaults are what logitstore/1 did, or could not do.
+    # Not in every format (`_TEXT_SINCE`). The defaults are what older ones did, or could not do.
     records: str | None = None  # the shape of all records; None where each has its own
     tokens_field: str | None = None
     mask_field: str | None = None
@@ -110,16 +110,16 @@ class TextSpec:
         """As the object that stands in store.json of this format."""
         content = asdict(self)
         content["ignored_fields"] = list(self.ignored_fields)
-        if version == FORMATS[0]:
-            for name in _TEXT_SINCE_2:
-                del content[name]
+        for name in _unknown_to(version):
+            del content[name]
         return content
 
     @staticmethod
     def from_json(content: Any, *, version: str, place: str) -> TextSpec:
         """The spec that `to_json` gave for a store of this format."""
-        since = set(_TEXT_SINCE_2) if isinstance(content, dict) else set()
-        wrong = since & set(content) if version == FORMATS[0] else since - set(content)
+        given = set(content) if isinstance(content, dict) else set()
+        unknown = _unknown_to(version)
+        wrong = (unknown & given) | (_since() - unknown - given if given else set())
         if wrong:
             raise CorruptionError(
                 "fields missing or unknown", place=place, found=", ".join(sorted(wrong))
@@ -136,20 +136,36 @@ class TextSpec:
         return spec
 
 
-_TEXT_SINCE_2 = (
-    "records",
-    "tokens_field",
-    "mask_field",
-    "ignored_fields",
-    "turns",
-    "template_kwargs",
-    "template_date",
-    "pieces_begin",
-    "teacher_system",
-    "teacher_messages",
-    "sampler_field",
-    "sampler_logprobs",
-)
+# Format -> the fields of its text that older ones do not have.
+_TEXT_SINCE = {
+    "logitstore/2": (
+        "records",
+        "tokens_field",
+        "mask_field",
+        "ignored_fields",
+        "turns",
+        "template_kwargs",
+        "template_date",
+        "pieces_begin",
+    ),
+    "logitstore/3": (
+        "teacher_system",
+        "teacher_messages",
+        "sampler_field",
+        "sampler_logprobs",
+    ),
+}
+
+
+def _since() -> set[str]:
+    """The fields of a text spec that not every format has."""
+    return {name for names in _TEXT_SINCE.values() for name in names}
+
+
+def _unknown_to(version: str) -> set[str]:
+    """Those that a store of this format does not have."""
+    newer = FORMATS[FORMATS.index(version) + 1 :]
+    return {name for one in newer for name in _TEXT_SINCE.get(one, ())}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

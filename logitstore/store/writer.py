@@ -112,11 +112,13 @@ class UnitWriter:
             draw_count=self.codec.sparsifier.draw_count,
             by_entry=self.codec.by_entry,
         )
-        objects = []
+        objects, sums = [], self.container.chunk_sums(written)
         for name, data in sorted(written.items()):
             storage.put(f"{prefix}{name}", data)
             digest = hashlib.sha256(data).hexdigest()
-            objects.append(StoredObject(path=name, size=len(data), sha256=digest))
+            objects.append(
+                StoredObject(path=name, size=len(data), sha256=digest, chunks=sums.get(name))
+            )
         counts = [_counts(block) for block in blocks]
         shard = self.container.open(
             storage, prefix, blocks=counts, objects=objects, entries=entries
