@@ -36,7 +36,9 @@ def _warnings(summary: GenerateSummary) -> Iterator[str]:
     if summary.empty:
         yield f"empty, an end token alone: {summary.empty:,} answers"
     if summary.longest > DEFAULT_MAX_LENGTH:
-        yield f"dump it with --max-length {summary.longest}: longer rows are cut, and lose their prompt"
+        yield (
+            f"dump it with --max-length {summary.longest}: what is cut off has no prompt before it"
+        )
     if summary.skipped:
         yield f"skipped {summary.skipped:,} records that could not be used"
     if summary.left_out:
