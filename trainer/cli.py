@@ -99,6 +99,8 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
 
 
 def _words(one: dict[str, float]) -> str:
+    if "kl" not in one:  # learnt from answers, without a teacher
+        return f"loss {one['loss']:.4f}"
     terms = ""
     if "kl_head" in one:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
