@@ -204,7 +204,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16},
     "rwkv": {"attention_hidden_size": 32, "context_length": 128},
-    "xlstm": {"num_heads": 4, "num_blocks": 2, "chunk_size": 16, "embedding_dim": 32},
+    "xlstm": {"num_heads": 4, "num_blocks": 2, "chunk_size": 16, "qk_dim_factor": 1.0},
     "jamba": {
         "num_experts": 4,
         "num_experts_per_tok": 2,
@@ -219,8 +219,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
         "num_hidden_layers": 4,
-        "attn_layer_period": 2,
-        "attn_layer_offset": 1,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,
         "n_mamba_heads": 2,
@@ -315,7 +314,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "cpmant": {},
     "ctrl": {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48, "n_positions": 128},
-    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     "modernbert-decoder": {},
     "bert": {"is_decoder": True},
 }
@@ -408,9 +406,6 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
         "image_token_index": 303,
         "boi_token_index": 302,
         "eoi_token_index": 301,
-    },
-    "gemma3n": {
-        "text_config": {**BASE, **FAMILIES["gemma3n_text"]},
     },
     "internvl": {
         "text_config": {**_TEXT, "model_type": "qwen2"},
