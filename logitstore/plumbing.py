@@ -10,6 +10,7 @@ from logitstore.lazy import lazy_names
 if TYPE_CHECKING:
     from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
+    from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.fields import Fields
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         signature_of,
         takes,
     )
+    from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import STORE
@@ -43,6 +45,7 @@ __all__ = [
     "DEVICE",
     "DTYPE",
     "JSON",
+    "ON_PROGRESS",
     "REQUIRED",
     "SPARSIFIERS",
     "STORE",
@@ -51,6 +54,8 @@ __all__ = [
     "Fields",
     "LMHead",
     "LocalStorage",
+    "Meter",
+    "OnProgress",
     "Option",
     "Sparsifier",
     "StoreLike",
@@ -83,10 +88,12 @@ __all__ = [
     "reporting_errors",
     "rest_logmass",
     "sha256_of",
+    "show_progress",
     "signature_of",
     "sparsifier_of",
     "tail_logmass_at",
     "takes",
+    "tell_stage",
     "tokenize",
     "tokenizer_fingerprint",
     "vocab_size",
@@ -98,6 +105,11 @@ __getattr__, __dir__ = lazy_names(
         "DEVICE": "logitstore.teacher.devices",
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",
+        "Meter": "logitstore.progress",
+        "ON_PROGRESS": "logitstore.progress",
+        "OnProgress": "logitstore.progress",
+        "show_progress": "logitstore.cli.progress",
+        "tell_stage": "logitstore.progress",
         "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
         "STORE": "logitstore.store.options",
