@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
+    from logitstore.generation.run import generate
     from logitstore.progress import Progress
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
@@ -63,6 +64,7 @@ __all__ = [
     "audit",
     "dump",
     "estimate",
+    "generate",
     "inspect",
     "open",
     "tune",
@@ -81,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "audit": "logitstore.fidelity.audit",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",
+        "generate": "logitstore.generation.run",
         "inspect": "logitstore.store.inspect",
         "open": "logitstore.store.reader:open_store",
         "tune": "logitstore.forecast.tune",

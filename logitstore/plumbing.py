@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from logitstore.corpus.fields import Fields
     from logitstore.corpus.text import tokenize
     from logitstore.corpus.text_rules import TextRules
-    from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
+    from logitstore.corpus.tokenizer import (
+        holds_tokenizer,
+        load_tokenizer,
+        tokenizer_fingerprint,
+        vocab_size,
+    )
     from logitstore.format.json import parse_json
     from logitstore.options import (
         REQUIRED,
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
-    from logitstore.teacher.models import auto_class, load_model, model_folder
+    from logitstore.teacher.models import auto_class, load_model, model_path
 
 __all__ = [
     "DEVICE",
@@ -73,10 +78,11 @@ __all__ = [
     "command_signature",
     "evaluating",
     "hidden_states",
+    "holds_tokenizer",
     "lazy_names",
     "load_model",
     "load_tokenizer",
-    "model_folder",
+    "model_path",
     "new_program",
     "open_corpus",
     "option",
@@ -136,9 +142,10 @@ __getattr__, __dir__ = lazy_names(
         "command_signature": "logitstore.cli.program",
         "evaluating": "logitstore.teacher.lm_head",
         "hidden_states": "logitstore.teacher.lm_head",
+        "holds_tokenizer": "logitstore.corpus.tokenizer",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
-        "model_folder": "logitstore.teacher.models",
+        "model_path": "logitstore.teacher.models",
         "new_program": "logitstore.cli.program",
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",

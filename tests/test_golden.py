@@ -19,6 +19,7 @@ import pytest
 
 import logitstore
 from logitstore.codec import codec_for
+from logitstore.errors import CorruptionError
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.containers import load_container
 from logitstore.store.verify import verify
@@ -283,6 +284,29 @@ def skip_with_other_writers() -> None:
     other = [f"{one} {version(one)}" for one in WRITERS if version(one) != pinned[one]]
     if other:
         pytest.skip(f"not the versions of constraints.txt: {', '.join(other)}")
+
+
+@pytest.mark.parametrize("container", ["zarr", "parquet"])
+def test_a_store_of_the_second_format_reads_as_before(container: str) -> None:
+    folder = GOLDEN / "format2" / container
+    wanted = json.loads((GOLDEN / "format2" / "fingerprints.json").read_text())
+    assert spec_of(folder)["format"] == "logitstore/2"
+    assert faults(folder) == []
+    store = logitstore.open(folder)
+    assert store.fingerprint == wanted[container]
+    found = decoded(folder)
+    for name, values in load(GOLDEN / "format2", "decoded").items():
+        own = found.get(name, found.get(f"draw0.{name}"))
+        assert own is not None
+        np.testing.assert_allclose(own, values, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_a_newer_format_is_refused_in_plain_words(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "format2" / "zarr", tmp_path / "store")
+    spec = spec_of(tmp_path / "store") | {"format": "logitstore/99"}
+    (tmp_path / "store" / "store.json").write_text(json.dumps(spec))
+    with pytest.raises(CorruptionError, match=r"logitstore/99.*Install the version of logitstore"):
+        logitstore.open(tmp_path / "store")
 
 
 # In a process of its own: what other tests leave behind in this one, from the global state of

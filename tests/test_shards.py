@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -339,6 +340,96 @@ def test_tables_and_entries_are_whatever_the_codec_makes(container: str) -> None
         assert {*names, "odds", *(f"{one}_id" for one in tables)} <= set(sizes)
         with pytest.raises(CorruptionError, match="no_such"):
             _open(container, shard, _objects(shard), ("id", "no_such")).block(0)
+
+
+def _random_columns(seed: int) -> tuple[list[Columns], Tables]:
+    """Two blocks that no codec makes smaller: whatever they hold, their bytes are as many."""
+    generator = np.random.default_rng(seed)
+    columns, tables = _columns()
+    rows, length = len(BLOCKS[1].targets), len(BLOCKS[1].input_ids_N)
+    blocks = [
+        replace(
+            columns[1],
+            entries={
+                name: generator.integers(0, 256, (rows, 64), dtype=np.uint32) for name in ENTRIES
+            },
+            scalars={
+                name: generator.integers(0, 256, rows, dtype=np.uint32)
+                for name in columns[1].scalars
+            },
+            tokens_N=generator.integers(0, 256, length, dtype=np.uint32),
+        )
+        for _ in range(2)
+    ]
+    return blocks, tables
+
+
+def _bound(container: str, storage: DictStorage) -> list[StoredObject]:
+    sums = load_container(container).chunk_sums(storage.objects)
+    return [replace(one, chunks=sums.get(one.path)) for one in _objects(storage)]
+
+
+def _read_all(container: str, storage: DictStorage, objects: list[StoredObject]) -> None:
+    counts = [
+        BlockCounts(documents=1, tokens=len(BLOCKS[1].input_ids_N), targets=len(BLOCKS[1].targets))
+    ] * 2
+    opener = load_container(container)
+    shard = opener.open(storage, "", blocks=counts, objects=objects, entries=ENTRIES)
+    for number in range(2):
+        shard.block(number)
+
+
+def test_an_object_of_another_shard_of_the_same_size_is_refused(container: str) -> None:
+    """Its checksums are sound, and it has the right shape: it stands in the wrong place."""
+    storage = _written(container, *_random_columns(1))
+    other = _written(container, *_random_columns(2))
+    objects = _bound(container, storage)
+    _read_all(container, storage, objects)
+    moved = [name for name, data in other.objects.items() if data != storage.objects[name]]
+    same = [name for name in moved if len(other.objects[name]) == len(storage.objects[name])]
+    assert moved
+    assert len(same) >= 3 or container != "zarr"
+    for name in moved:
+        mine = storage.objects[name]
+        storage.objects[name] = other.objects[name]
+        with pytest.raises(CorruptionError, match=re.escape(name)):
+            _read_all(container, storage, objects)
+        storage.objects[name] = mine
+
+
+@pytest.mark.parametrize("name", ["entries/c/0/0/0", "scalars/c/0/0", "tokens/c/0/0"])
+def test_chunks_that_change_places_are_refused(name: str) -> None:
+    storage = _written("zarr", *_random_columns(1))
+    objects, data = _bound("zarr", storage), storage.objects[name]
+    sums = next(one.chunks for one in objects if one.path == name) or ""
+    count = len(sums) // 8 - 1
+    index = np.frombuffer(data[-16 * count - 4 : -4], dtype="<u8").reshape(-1, 2).tolist()
+    tried = 0
+    for one in index:
+        for two in index:
+            mine, theirs = data[one[0] : sum(one)], data[two[0] : sum(two)]
+            if one[0] >= two[0] or len(mine) != len(theirs) or mine == theirs:
+                continue
+            changed = bytearray(data)
+            changed[one[0] : sum(one)], changed[two[0] : sum(two)] = theirs, mine
+            storage.objects[name] = bytes(changed)
+            with pytest.raises(CorruptionError, match="another than the one that was committed"):
+                _read_all("zarr", storage, objects)
+            # What binds them is what tells: each chunk's own checksum is right.
+            _read_all("zarr", storage, [replace(two, chunks=None) for two in objects])
+            tried += 1
+    assert tried
+
+
+def test_a_chunk_that_the_index_leaves_out_is_not_read_as_zeros() -> None:
+    storage = _written("zarr", *_columns())
+    name, size = "documents/c/0/0", 16 * len(BLOCKS)
+    data = storage.objects[name]
+    index = b"\xff" * 16 + data[-size - 4 : -4][16:]
+    checksum = google_crc32c.value(index).to_bytes(4, "little")
+    storage.objects[name] = data[: -size - 4] + index + checksum
+    with pytest.raises(CorruptionError, match="leaves a chunk out"):
+        _open("zarr", storage, _objects(storage)).block(0)
 
 
 def test_a_container_is_imported_when_it_is_asked_for() -> None:

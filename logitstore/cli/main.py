@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from logitstore.cli.answers import print_answers
 from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.progress import show_progress
@@ -23,6 +24,7 @@ from logitstore.cli.terminal import (
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
+from logitstore.generation.options import GENERATE_OPTIONS, check_generate
 from logitstore.store.options import INSPECT_OPTIONS, VERIFY_OPTIONS
 
 __all__ = ["app", "main"]
@@ -51,6 +53,21 @@ def dump(**options: Any) -> None:
 
         summary = run(**options, on_progress=on_progress, on_note=note)
     print_summary(summary)
+
+
+@command(app, options=(*GENERATE_OPTIONS, JSON), check=check_generate)
+def generate(*, json: bool, **options: Any) -> None:
+    """Let a model answer prompts, for dump or fit to read. The same command resumes a run."""
+    announce_hub(options["model"], options["data"])
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from logitstore.generation.run import generate as run
+
+        summary = run(**options, on_progress=on_progress, on_note=note)
+    if json:
+        print_json(asdict(summary))
+    else:
+        print_answers(summary)
 
 
 @command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)

@@ -8,6 +8,7 @@ Shapes: L tokens of one text or rendering.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +76,9 @@ class Encoder:
         if content.tokens is not None:
             tokens = content.tokens
             own = self._tokens(tokens.ids, tokens.counted, begin=self._begin)
+            if tokens.sampler_logprobs is not None:
+                sampler_L = np.array(tokens.sampler_logprobs, dtype=np.float32)
+                own = replace(own, sampler_L=sampler_L)
             return self._teachers.beside_tokens(content, own)
         if content.chat is None:
             raise BadRecord("the record holds neither text nor chat nor tokens")
@@ -108,10 +112,14 @@ class Encoder:
         """
         if content.tokens is not None:
             return list(content.tokens.ids)
-        if content.chat is not None and (content.text is None or self._has_template()):
+        if content.chat is not None and self.is_rendered(content):
             return self.prompt(content.chat)
         ids = self.plain(content.text or "")
         return ids if ids[: len(self._begin)] == self._begin else [*self._begin, *ids]
+
+    def is_rendered(self, content: Content) -> bool:
+        """Whether `content` becomes tokens by the chat template."""
+        return content.chat is not None and (content.text is None or self._has_template())
 
     def _whole_text(self, ids: list[int], *, ends: bool) -> Tokens:
         end = self._tokenizer.eos_token_id

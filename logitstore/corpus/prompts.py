@@ -133,8 +133,8 @@ def _tokens(row: Mapping[str, Any], fields: Fields) -> Content:
     found = token_record(row, name=name, mask=fields.mask)
     masked = any(row.get(one) is not None for one in (*MASKS, fields.mask) if one)
     stop = len(found.ids)
-    if masked:
-        while stop and not found.counted[stop - 1]:  # nobody's words behind the answer
+    if masked and any(found.counted):
+        while not found.counted[stop - 1]:  # nobody's words behind the answer
             stop -= 1
         while stop and found.counted[stop - 1]:
             stop -= 1

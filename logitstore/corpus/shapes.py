@@ -29,7 +29,7 @@ from logitstore.corpus.contents import (
 )
 from logitstore.corpus.fields import Fields, Shape
 from logitstore.corpus.records import BadRecord, shortened
-from logitstore.corpus.token_records import MASKS
+from logitstore.corpus.token_records import MASKS, SAMPLER
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def columns_of(shape: Shape, fields: Fields, names: Sequence[str]) -> tuple[str,
     own = {"text": fields.text, "messages": fields.messages, "tokens": fields.tokens}
     main = own.get(shape.name)
     needed = [main] if main else [name for wanted in shape.needs for name in wanted]
-    mask = [fields.mask] if fields.mask else []
-    used = {*needed, *shape.columns, *mask, *_TEACHER_SIDE} - fields.ignored
+    named = [one for one in (fields.mask, fields.sampler) if one]
+    used = {*needed, *shape.columns, *named, *_TEACHER_SIDE} - fields.ignored
     return tuple(name for name in names if name in used)
 
 
@@ -166,6 +166,6 @@ SHAPES: dict[str, Shape] = {
         help="Token ids, with a mask or labels where not all of them count.",
         needs=(frozenset({"input_ids"}),),
         content=tokens_content,
-        columns=(*MASKS, "prompt", *SIDE[:2]),
+        columns=(*MASKS, SAMPLER, "prompt", *SIDE[:2]),
     ),
 }

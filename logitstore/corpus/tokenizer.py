@@ -14,30 +14,67 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
+from logitstore.corpus.gguf import gguf_file, refuse_lost_splitting, refuse_unreadable_gguf
 from logitstore.corpus.temporary import temporary_folder
 from logitstore.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_tokenizer", "tokenizer_files", "tokenizer_fingerprint", "vocab_size"]
+__all__ = [
+    "holds_tokenizer",
+    "load_tokenizer",
+    "tokenizer_files",
+    "tokenizer_fingerprint",
+    "vocab_size",
+]
 
+# One of them lies in every folder with a tokenizer.
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
 # The padding token is not among them: training code sets it at will.
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
-def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, or of a model on the Hub; code that comes with it is not run.
+def holds_tokenizer(path: Path) -> bool:
+    """Whether a model comes with a tokenizer that can be loaded.
 
-    folder_or_id: a folder's path, or a name on the Hub.
+    path: its folder or its GGUF file.
     """
+    if not path.is_file():
+        return any((path / name).is_file() for name in _FILES)
     try:
-        return AutoTokenizer.from_pretrained(folder_or_id, trust_remote_code=False)
+        refuse_lost_splitting(path)
+    except ModelError:
+        return False
+    return True
+
+
+def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or a file, or of a model on the Hub; no code of it is run.
+
+    folder_or_id: the path of a folder or of a GGUF file, or a name on the Hub.
+
+    Raises ModelError where there is none, or where transformers would split texts otherwise.
+    """
+    source, options, file = folder_or_id, {}, gguf_file(folder_or_id)
+    if file is not None and (Path(folder_or_id).is_file() or not holds_tokenizer(Path(source))):
+        refuse_unreadable_gguf(file)
+        refuse_lost_splitting(file)
+        source, options = str(file.parent), {"gguf_file": file.name}
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # a broken tokenizer.json raises a bare Exception
         raise ModelError(
             f"no tokenizer can be loaded: {' '.join(str(error).split())[:300]}",
             place=folder_or_id,
-            remedy="Give a transformers model folder or the name of a model on the Hub",
+            remedy="Give a transformers folder, a .gguf file or the name of a model on the Hub",
         ) from error
 
 

@@ -108,7 +108,7 @@ TEACHER = Option(
     name="teacher",
     kind=object,
     refuse=refuse_uri,
-    help="The teacher: a transformers folder or a Hub id.",
+    help="The teacher: a transformers folder, a .gguf file or a Hub id.",
     in_python="Or a loaded transformers model, or any object that is a logitstore.Teacher.",
 )
 
@@ -162,6 +162,13 @@ class JobOptions:
         needs="tokens_field",
         help="The field that says which tokens count: 1 or 0, or labels that are -100 elsewhere.",
         unset="'loss_mask' or 'labels', where there is one; else all count",
+    )
+    sampler_field: str | None = option(
+        None,
+        help="The field of a record of tokens that holds the log-probabilities with which they "
+        "were drawn; the store keeps them.",
+        unset="'sampler_logprobs', where there is one",
+        excludes=("text_field", "messages_field"),
     )
     ignore_field: list[str] | None = option(
         None,
@@ -242,6 +249,7 @@ class JobOptions:
             messages=self.messages_field,
             tokens=self.tokens_field,
             mask=self.mask_field,
+            sampler=self.sampler_field,
             shape=None if self.records == "auto" else self.records,
             ignored=frozenset(self.ignore_field or ()),
         )

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint
-from logitstore.errors import TokenizerError
-from logitstore.teacher.models import model_folder
-from logitstore.teacher.opening import is_name
-from logitstore.teacher.transformers import (
-    TransformersTeacher,
-    folder_fingerprint,
-    model_fingerprint,
+from logitstore.corpus.tokenizer import (
+    holds_tokenizer,
+    load_tokenizer,
+    tokenizer_fingerprint,
 )
+from logitstore.errors import TokenizerError
+from logitstore.teacher.models import model_path
+from logitstore.teacher.opening import is_name
+from logitstore.teacher.transformers import TransformersTeacher, model_fingerprint
+from logitstore.teacher.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from logitstore.format.spec import StoreSpec
     from logitstore.teacher.base import Teacher
 
 __all__ = ["is_stores_teacher", "refuse_other_tokenizer"]
-
-# One of them lies in every folder with a tokenizer.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 def is_stores_teacher(teacher: Teacher, spec: StoreSpec) -> bool | None:
@@ -55,13 +53,13 @@ def refuse_other_tokenizer(source: object, spec: StoreSpec, *, place: str) -> No
     """
     if not is_name(source):
         return
-    folder = model_folder(str(source))
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    path = model_path(str(source))
+    if not holds_tokenizer(path):
         return
-    found = tokenizer_fingerprint(load_tokenizer(str(folder)))
+    found = tokenizer_fingerprint(load_tokenizer(str(path)))
     if found == spec.tokenizer.fingerprint:
         return
-    if folder_fingerprint(folder) == spec.teacher.fingerprint:
+    if weights_fingerprint(path) == spec.teacher.fingerprint:
         return
     raise TokenizerError(
         f"the teacher {source} has another tokenizer than the store, so its ids mean other tokens",

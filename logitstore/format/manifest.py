@@ -6,6 +6,7 @@ hash of every other object.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["BlockCounts", "Commit", "Manifest", "StoredObject", "store_fingerprint"]
 
 
+_SUMS = re.compile("([0-9a-f]{8})+")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredObject:
     """One file of a shard. `path` is relative to the shard's folder."""
@@ -27,6 +31,16 @@ class StoredObject:
     path: str
     size: int  # bytes
     sha256: str
+    # Since logitstore/3: of an object in chunks, the crc32c of each in the order of its index, then
+    # that of the index, 8 hex digits each. A chunk of another object has another one.
+    chunks: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a commit."""
+        content = asdict(self)
+        if self.chunks is None:
+            del content["chunks"]
+        return content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +67,7 @@ class Commit:
     def to_json(self) -> dict[str, Any]:
         """As the object that stands in commits/<unit>.json."""
         content = asdict(self)
-        content["objects"] = list(content["objects"])
+        content["objects"] = [one.to_json() for one in self.objects]
         content["blocks"] = list(content["blocks"])
         return content
 
@@ -69,6 +83,11 @@ class Commit:
         blocks = tuple(build(BlockCounts, one, place=place) for one in commit.blocks)
         object.__setattr__(commit, "objects", objects)
         object.__setattr__(commit, "blocks", blocks)
+        for one in objects:
+            if one.chunks is not None and not _SUMS.fullmatch(one.chunks):
+                raise CorruptionError(
+                    "chunks are no checksums", place=f"{place}: {one.path}", found=one.chunks[:80]
+                )
         numbers = [*commit.column_bytes.values(), *commit.sums.values()]
         if not all(isinstance(one, int | float) for one in numbers):
             raise CorruptionError("a sum is no number", place=place, allowed="numbers")

@@ -27,8 +27,8 @@ __all__ = [
     "TokenizerSpec",
 ]
 
-FORMAT = "logitstore/2"  # what is written
-FORMATS = ("logitstore/1", FORMAT)  # what is read
+FORMAT = "logitstore/3"  # what is written
+FORMATS = ("logitstore/1", "logitstore/2", FORMAT)  # what is read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +61,27 @@ class CorpusSpec:
     fingerprint: str  # of the plan: sources, ranges, hashes
     limit: int | None  # records taken, None for all
     unit_tokens: int  # tokens of a work unit, as estimated from its bytes
+    # Since logitstore/3, and there where it is not empty: who gave the answers that it holds, an
+    # object for each, with model, tokenizer, settings and corpus as in a file of answers.
+    answers: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As the object that stands in store.json."""
+        content = asdict(self)
+        content["answers"] = list(self.answers)
+        if not self.answers:
+            del content["answers"]
+        return content
+
+    @staticmethod
+    def from_json(content: Any, *, version: str, place: str) -> CorpusSpec:
+        """The spec that `to_json` gave for a store of this format."""
+        spec = build(CorpusSpec, content, place=place)
+        wrong = not all(isinstance(one, dict) for one in spec.answers)
+        if wrong or (version in FORMATS[:2] and "answers" in content):
+            raise CorruptionError("answers are no list of objects", place=place)
+        object.__setattr__(spec, "answers", tuple(spec.answers))
+        return spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +92,7 @@ class TextSpec:
     messages_field: str | None
     max_length: int  # tokens of a document at most
     chat_template: str | None  # sha256 of the template, None where the tokenizer has none
-    # Since logitstore/2. The defaults are what logitstore/1 did, or could not do.
+    # Not in every format (`_TEXT_SINCE`). The defaults are what older ones did, or could not do.
     records: str | None = None  # the shape of all records; None where each has its own
     tokens_field: str | None = None
     mask_field: str | None = None
@@ -82,21 +103,23 @@ class TextSpec:
     pieces_begin: bool = False  # each piece of a text begins as the whole does, with BOS
     teacher_system: str | None = None  # sha256 of a system prompt that only the teacher read
     teacher_messages: bool = False  # records had messages that only the teacher read
+    sampler_field: str | None = None  # of a record, which holds what the next line speaks of
+    sampler_logprobs: bool = False  # there is a column of them: with which tokens were drawn
 
     def to_json(self, *, version: str) -> dict[str, Any]:
         """As the object that stands in store.json of this format."""
         content = asdict(self)
         content["ignored_fields"] = list(self.ignored_fields)
-        if version == FORMATS[0]:
-            for name in _TEXT_SINCE_2:
-                del content[name]
+        for name in _unknown_to(version):
+            del content[name]
         return content
 
     @staticmethod
     def from_json(content: Any, *, version: str, place: str) -> TextSpec:
         """The spec that `to_json` gave for a store of this format."""
-        since = set(_TEXT_SINCE_2) if isinstance(content, dict) else set()
-        wrong = since & set(content) if version == FORMATS[0] else since - set(content)
+        given = set(content) if isinstance(content, dict) else set()
+        unknown = _unknown_to(version)
+        wrong = (unknown & given) | (_since() - unknown - given if given else set())
         if wrong:
             raise CorruptionError(
                 "fields missing or unknown", place=place, found=", ".join(sorted(wrong))
@@ -113,18 +136,36 @@ class TextSpec:
         return spec
 
 
-_TEXT_SINCE_2 = (
-    "records",
-    "tokens_field",
-    "mask_field",
-    "ignored_fields",
-    "turns",
-    "template_kwargs",
-    "template_date",
-    "pieces_begin",
-    "teacher_system",
-    "teacher_messages",
-)
+# Format -> the fields of its text that older ones do not have.
+_TEXT_SINCE = {
+    "logitstore/2": (
+        "records",
+        "tokens_field",
+        "mask_field",
+        "ignored_fields",
+        "turns",
+        "template_kwargs",
+        "template_date",
+        "pieces_begin",
+    ),
+    "logitstore/3": (
+        "teacher_system",
+        "teacher_messages",
+        "sampler_field",
+        "sampler_logprobs",
+    ),
+}
+
+
+def _since() -> set[str]:
+    """The fields of a text spec that not every format has."""
+    return {name for names in _TEXT_SINCE.values() for name in names}
+
+
+def _unknown_to(version: str) -> set[str]:
+    """Those that a store of this format does not have."""
+    newer = FORMATS[FORMATS.index(version) + 1 :]
+    return {name for one in newer for name in _TEXT_SINCE.get(one, ())}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,6 +294,7 @@ class StoreSpec:
         """As the object that stands in store.json."""
         content = asdict(self)
         content["sparsifier"] = self.sparsifier.to_json()
+        content["corpus"] = self.corpus.to_json()
         content["text"] = self.text.to_json(version=self.format)
         return content
 
@@ -275,12 +317,14 @@ class StoreSpec:
         parts = {
             "teacher": TeacherSpec,
             "tokenizer": TokenizerSpec,
-            "corpus": CorpusSpec,
             "codec": CodecSpec,
         }
         built = dict(content)
         for name, kind in parts.items():
             built[name] = build(kind, built.get(name), place=f"{place}: {name}")
+        built["corpus"] = CorpusSpec.from_json(
+            built.get("corpus"), version=found_format, place=f"{place}: corpus"
+        )
         built["text"] = TextSpec.from_json(
             built.get("text"), version=found_format, place=f"{place}: text"
         )

@@ -74,16 +74,33 @@ def _content(store: Store) -> dict[str, Any]:
             "template_date": spec.text.template_date,
             "teacher_system": spec.text.teacher_system,
             "teacher_messages": spec.text.teacher_messages,
+            "answers": [_answers(one) for one in spec.corpus.answers],
             "skipped": sum(commit.skipped for commit in store.commits),
         },
         "retained_mass": per_target(sums.get("head_mass", 0.0)),
         "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
         "teacher_entropy": per_target(sums.get("entropy", 0.0)),
+        "sampler_loss": (
+            per_target(-sums["sampler_logprob"]) if "sampler_logprob" in sums else None
+        ),
         "units": len(store.layout.read_plan().units),
         "units_done": len(store.commits),
         "blocks": len(store.blocks),
         "sealed": store.manifest is not None,
         "created": spec.provenance.get("created"),
+    }
+
+
+def _answers(content: dict[str, Any]) -> dict[str, Any]:
+    """Who gave answers that the store holds, and how, without what was left as it is."""
+    model, settings = content.get("model"), content.get("settings")
+    return {
+        "model": dict(model) if isinstance(model, dict) else model,
+        "settings": {
+            name: value
+            for name, value in (settings if isinstance(settings, dict) else {}).items()
+            if value is not None and value != []
+        },
     }
 
 

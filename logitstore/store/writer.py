@@ -112,11 +112,13 @@ class UnitWriter:
             draw_count=self.codec.sparsifier.draw_count,
             by_entry=self.codec.by_entry,
         )
-        objects = []
+        objects, sums = [], self.container.chunk_sums(written)
         for name, data in sorted(written.items()):
             storage.put(f"{prefix}{name}", data)
             digest = hashlib.sha256(data).hexdigest()
-            objects.append(StoredObject(path=name, size=len(data), sha256=digest))
+            objects.append(
+                StoredObject(path=name, size=len(data), sha256=digest, chunks=sums.get(name))
+            )
         counts = [_counts(block) for block in blocks]
         shard = self.container.open(
             storage, prefix, blocks=counts, objects=objects, entries=entries
@@ -155,7 +157,10 @@ def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
     """What `inspect` divides by the number of targets."""
     parts = [block.targets for block in blocks]
     head = [np.exp(part.logprobs_RK).sum(where=part.exact_RK(), dtype=np.float64) for part in parts]
+    sampler = [one.sampler_logprobs_R for one in blocks if one.sampler_logprobs_R is not None]
+    known = {"sampler_logprob": float(sum(one.sum(dtype=np.float64) for one in sampler))}
     return {
+        **(known if sampler else {}),
         "entropy": float(sum(part.entropy_R.sum(dtype=np.float64) for part in parts)),
         "head_mass": float(sum(head)),
         "label_logprob": float(sum(part.label_logprob_R.sum(dtype=np.float64) for part in parts)),

@@ -12,7 +12,7 @@ from logitstore.corpus.template import template_source
 from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import ModelError, SettingError
 from logitstore.teacher.base import CheckedTeacher, check_protocol
-from logitstore.teacher.models import model_folder
+from logitstore.teacher.models import model_config, model_path
 from logitstore.teacher.transformers import TransformersTeacher
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "is_name",
     "logit_columns",
+    "model_context",
     "open_teacher",
     "open_tokenizer",
     "teacher_name",
@@ -57,7 +58,7 @@ def open_tokenizer(tokenizer: object | None, *, teacher: object) -> Any:
             raise SettingError(
                 "a teacher that is no name needs a tokenizer", remedy="Give it as tokenizer="
             )
-        return load_tokenizer(str(model_folder(str(teacher))))
+        return load_tokenizer(str(model_path(str(teacher))))
     if is_name(tokenizer):
         return load_tokenizer(str(tokenizer))
     from transformers import PreTrainedTokenizerBase
@@ -103,21 +104,42 @@ def logit_columns(source: Any) -> int | None:
         return None if head is None else len(head.weight)
     if not is_name(source):
         return None
-    from transformers import AutoConfig
-
-    folder = model_folder(str(source))
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception:  # what is wrong with the model is told when it is loaded
+    config = _config_of(source)
+    if config is None:
         return None
     size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) and size > 0 else None
 
 
+def model_context(source: Any) -> int | None:
+    """The most tokens that a model reads, by its configuration; None where it does not say.
+
+    source: a model's name, or a loaded model.
+
+    Raises ModelError where there is no such model.
+    """
+    config: Any = getattr(source, "config", None) if isinstance(source, nn.Module) else None
+    if is_name(source):
+        config = _config_of(source)
+    if config is None:
+        return None
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def _config_of(name: object) -> Any:
+    """The configuration of a named model; None where it cannot be read."""
+    path = model_path(str(name))
+    try:
+        return model_config(path)
+    except Exception:  # what is wrong with the model is told when it is loaded
+        return None
+
+
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
     """The teacher that `source` names or is, of the `vocab_size` ids of its tokenizer.
 
-    source: a folder, a Hub id, a loaded model, or a `Teacher`.
+    source: a folder, a .gguf file, a Hub id, a loaded model, or a `Teacher`.
     vocab_size: V, of the tokenizer.
     device: the option of that name.
     dtype: the option of that name.

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from logitstore.errors import ModelError
-from logitstore.format.json import fingerprint
 from logitstore.format.spec import TeacherSpec
 from logitstore.teacher.devices import choose_device, choose_dtype
 from logitstore.teacher.lengths import LengthClasses
 from logitstore.teacher.lm_head import LMHead, evaluating, hidden_states
-from logitstore.teacher.models import load_model, model_folder
+from logitstore.teacher.models import load_model, model_path
 from logitstore.teacher.torch_state import neutral_torch_state, without_autocast
+from logitstore.teacher.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from logitstore.targets.documents import Document
 
-__all__ = ["TransformersTeacher", "folder_fingerprint", "model_fingerprint"]
+__all__ = ["TransformersTeacher", "model_fingerprint"]
 
 # On a CPU a chunk's logits should stay near the cache, yet feed the product: beside a forward of
 # 111 us a row (V = 8,192) chunks of 64, 128, 256, 1,024 rows cost 175, 150, 137, 200 with top-k.
@@ -44,7 +44,6 @@ _LEAST_ROWS = 128
 
 # Of a configuration: what says where it came from or how a forward is carried out.
 _NO_CONTENT = ("transformers_version", "name_or_path", "use_cache", "dtype", "torch_dtype")
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,9 +58,9 @@ class TransformersTeacher:
 
     @staticmethod
     def load(name: str, *, vocab_size: int, device: str, dtype: str) -> TransformersTeacher:
-        """The model `name` (a folder or a Hub id), checked to be one that this program can serve.
+        """The model `name`, checked to be one that this program can serve.
 
-        name: a folder or a Hub id.
+        name: a folder, a .gguf file or a Hub id.
         vocab_size: V, of the tokenizer.
         device: the option of that name.
         dtype: the option of that name.
@@ -69,15 +68,15 @@ class TransformersTeacher:
         `device` and `dtype` may be "auto": a GPU where there is one; float32 on a CPU, elsewhere
         the type of the checkpoint.
         """
-        folder = model_folder(name)
+        path = model_path(name)
         device = choose_device(device)
         with without_autocast():
-            model = load_model(folder, dtype=choose_dtype(dtype, device=device)).to(device)
+            model = load_model(path, dtype=choose_dtype(dtype, device=device)).to(device)
         return TransformersTeacher._checked(
             model.requires_grad_(False),
             vocab_size=vocab_size,
-            name=Path(name).name if Path(name).is_dir() else name,
-            fingerprint=folder_fingerprint(folder),
+            name=Path(name).name if Path(name).exists() else name,
+            fingerprint=weights_fingerprint(path),
         )
 
     @staticmethod
@@ -194,16 +193,6 @@ class TransformersTeacher:
         return max(_LEAST_ROWS, size // (4 * self.head.vocab_size))
 
 
-def folder_fingerprint(folder: Path) -> str:
-    """A hash that names the teacher: its configuration and the bytes of its weights.
-
-    folder: that of the model.
-    """
-    files = [path for pattern in _WEIGHT_FILES for path in sorted(folder.glob(pattern))]
-    hashes = {path.name: _sha256(path) for path in [folder / "config.json", *files]}
-    return fingerprint(hashes)
-
-
 def model_fingerprint(model: PreTrainedModel) -> str:
     """A hash of what a loaded model computes: its configuration, and each weight by its name.
 
@@ -223,15 +212,6 @@ def model_fingerprint(model: PreTrainedModel) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    # The Hub's cache names a file's blob by its sha256, so 140 GB need not be read for it.
-    blob = path.resolve().name
-    if path.is_symlink() and len(blob) == 64:
-        return blob
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pad(batch: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:

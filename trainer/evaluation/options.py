@@ -19,7 +19,8 @@ class EvalOptions:
 
     model: Any = option(
         refuse=refuse_uri,
-        help="The model to measure: the folder of a run, a transformers folder, or a Hub id.",
+        help="The model to measure: the folder of a run, a transformers folder, a .gguf file, or a "
+        "Hub id.",
         in_python="Or a loaded transformers model, which stays on its device and in its number "
         "type.",
         positional=True,

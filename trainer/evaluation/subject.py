@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import SettingError
-from logitstore.plumbing import choose_device, load_model, load_tokenizer, model_folder
+from logitstore.plumbing import choose_device, load_model, load_tokenizer, model_path
 from trainer.training.student import (
     refuse_misfits,
     refuse_other_tokenizer,
@@ -50,7 +50,7 @@ class Subject:
             )
         if isinstance(options.model, str | Path):
             device = choose_device(options.device)
-            folder = model_folder(str(options.model))
+            folder = model_path(str(options.model))
             return Subject(
                 name=str(options.model),
                 folder=folder,

@@ -16,9 +16,10 @@ from logitstore import ModelError, SettingError, StoreError, TokenizerError
 from logitstore.plumbing import (
     LMHead,
     auto_class,
+    holds_tokenizer,
     load_model,
     load_tokenizer,
-    model_folder,
+    model_path,
     parse_json,
     tokenizer_fingerprint,
 )
@@ -37,14 +38,6 @@ __all__ = [
     "refuse_tokenizer_of_other_ids",
 ]
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
 _TEXT_CONFIG = "text_config"
 _SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
@@ -78,7 +71,13 @@ def load_student(
     if name.endswith(".json"):
         model = _from_config(Path(name), spec=spec, seed=seed)
     else:
-        folder = model_folder(name)
+        folder = model_path(name)
+        if folder.is_file():
+            raise ModelError(
+                "a .gguf file teaches and is measured, but cannot be trained",
+                place=folder,
+                allowed="a transformers folder, a Hub id, or a configuration file .json",
+            )
         refuse_other_tokenizer(folder, spec=spec)
         model = load_model(folder, dtype=torch.float32)
     refuse_misfits(model, Path(name), spec=spec)
@@ -162,7 +161,7 @@ def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
         folder: That of the model; one without a tokenizer passes.
         spec: That of the store.
     """
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+    if not holds_tokenizer(folder):
         return
     refuse_tokenizer_of_other_ids(load_tokenizer(str(folder)), spec=spec, place=folder)
 

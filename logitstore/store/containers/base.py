@@ -100,6 +100,13 @@ class Container(Protocol):
         """
         ...
 
+    def chunk_sums(self, objects: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Of the objects that `open` does not hash: name -> what binds each chunk to its place.
+
+        As `StoredObject.chunks` says: by it a reader refuses a sound chunk of another object.
+        """
+        ...
+
     def open(
         self,
         storage: Storage,

@@ -17,6 +17,8 @@ There is an array like `ranking` for each table of the shard. Attribute `planes`
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,7 @@ from logitstore.store.containers.base import (
     fields_of,
     missing_as_corruption,
 )
-from logitstore.store.containers.zarr_objects import ObjectStore
+from logitstore.store.containers.zarr_objects import ObjectStore, chunk_sums
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
@@ -92,6 +94,16 @@ class ZarrContainer:
             _write_planes(group, name, {"id": [ids]})
         _write_documents(group, [block.documents_DC for block in blocks])
         return {name: data.to_bytes() for name, data in sorted(objects.items())}
+
+    def chunk_sums(self, objects: Mapping[str, bytes]) -> dict[str, str]:
+        """See `Container`: of the arrays of entries, scalars and tokens."""
+        found = {}
+        for name, data in objects.items():
+            array = name.split("/")[0]
+            if array in _CHUNKED and not name.endswith("zarr.json"):
+                metadata = json.loads(objects[f"{array}/zarr.json"])
+                found[name] = chunk_sums(data, count=_chunks_in(metadata))
+        return found
 
     def open(
         self,
@@ -189,9 +201,11 @@ class ZarrShard:
     def _arrays(self) -> dict[str, zarr.Array]:
         place = self._place("")
         sizes = {one.path: one.size for one in self.objects}
+        sums = {one.path: one.chunks for one in self.objects if one.chunks is not None}
         try:
             with missing_as_corruption(place):
-                group = zarr.open_group(ObjectStore(self.storage, self.prefix, sizes), mode="r")
+                store = ObjectStore(self.storage, self.prefix, sizes, sums)
+                group = zarr.open_group(store, mode="r")
                 # One by one: `group.arrays()` leaves errors of its other tasks behind, which
                 # asyncio prints when they are collected.
                 names = {path.partition("/")[0] for path in sizes if path.count("/") == 1}
@@ -260,6 +274,13 @@ class ZarrShard:
                 return np.asarray(self._arrays[name][index])
         except (ValueError, RuntimeError, KeyError, OSError, MemoryError) as error:
             raise CorruptionError(f"chunk is damaged: {error}", place=self._place(name)) from error
+
+
+def _chunks_in(metadata: Mapping[str, Any]) -> int:
+    """How many chunks the one object of an array has."""
+    (sharding,) = metadata["codecs"]
+    inner = sharding["configuration"]["chunk_shape"]
+    return math.prod(size // chunk for size, chunk in zip(metadata["shape"], inner, strict=True))
 
 
 def _gives_meaning(one: StoredObject) -> bool:

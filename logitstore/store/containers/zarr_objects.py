@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
+
+from logitstore.errors import CorruptionError
+from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -16,7 +20,31 @@ if TYPE_CHECKING:
 
     from logitstore.store.storage import Storage
 
-__all__ = ["ObjectStore"]
+__all__ = ["ObjectStore", "chunk_sums"]
+
+_INDEX_ENTRY_BYTES = 16
+_CRC_BYTES = 4
+_NOT_THERE = (1 << 64) - 1  # the start of a chunk that an index leaves out
+
+
+def chunk_sums(data: bytes, *, count: int) -> str:
+    """What binds the chunks of an object to their places, as `StoredObject.chunks` says.
+
+    data: an object of `count` chunks, as the sharding codec of Zarr v3 lays it out: each chunk and
+        the index at the end close with their crc32c.
+    count: of the chunks.
+    """
+    index = data[-(count * _INDEX_ENTRY_BYTES + _CRC_BYTES) :]
+    entries_C2 = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
+    sums = [data[start + size - _CRC_BYTES : start + size] for start, size in entries_C2.tolist()]
+    return b"".join([*sums, index[-_CRC_BYTES:]]).hex()
+
+
+def _starts(index: bytes) -> list[int]:
+    """Where each chunk begins, by an index."""
+    entries = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8")
+    starts: list[int] = entries[::2].tolist()
+    return starts
 
 
 class ObjectStore(Store):
@@ -26,6 +54,10 @@ class ObjectStore(Store):
         storage: Where the objects are.
         prefix: What their names begin with.
         sizes: Bytes of each object that the commit names; there are no others.
+        sums: Of some of them, what binds each chunk to its place (`chunk_sums`).
+
+    Raises CorruptionError for a chunk or an index that is another than the commit says, and for an
+    index that leaves a chunk out, which Zarr would read as zeros.
     """
 
     supports_writes = False
@@ -33,10 +65,17 @@ class ObjectStore(Store):
     supports_partial_writes = False
     supports_listing = True
 
-    def __init__(self, storage: Storage, prefix: str, sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        prefix: str,
+        sizes: Mapping[str, int],
+        sums: Mapping[str, str],
+    ) -> None:
         super().__init__(read_only=True)
-        self.storage, self.prefix, self.sizes = storage, prefix, sizes
+        self.storage, self.prefix, self.sizes, self.sums = storage, prefix, sizes, sums
         self._indexes: dict[str, bytes] = {}
+        self._chunks: dict[str, dict[int, bytes]] = {}  # object -> start of a chunk -> its crc32c
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -62,12 +101,40 @@ class ObjectStore(Store):
         if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, read often
             if key not in self._indexes:
                 start = max(0, size - byte_range.suffix)
-                (self._indexes[key],) = self.storage.read_ranges(name, [(start, size)])
+                (index,) = self.storage.read_ranges(name, [(start, size)])
+                self._check_index(key, index)
+                self._indexes[key] = index
             return self._indexes[key]
         start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
         stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
         (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
+        if key in self._chunks and data[-_CRC_BYTES:] != self._chunks[key].get(start):
+            raise CorruptionError(
+                "a chunk is another than the one that was committed",
+                place=f"{place_of(self.storage, name)}, bytes {start} to {stop}",
+            )
         return data
+
+    def _check_index(self, key: str, index: bytes) -> None:
+        place = place_of(self.storage, f"{self.prefix}{key}")
+        starts = _starts(index)
+        if _NOT_THERE in starts:
+            raise CorruptionError(
+                "the index leaves a chunk out",
+                place=place,
+                found=f"chunk {starts.index(_NOT_THERE)}",
+            )
+        if key not in self.sums:
+            return
+        sums = bytes.fromhex(self.sums[key])
+        if len(sums) != _CRC_BYTES * (len(starts) + 1) or sums[-_CRC_BYTES:] != index[-_CRC_BYTES:]:
+            raise CorruptionError(
+                "the index of chunks is another than the one that was committed", place=place
+            )
+        self._chunks[key] = {
+            start: sums[_CRC_BYTES * number : _CRC_BYTES * (number + 1)]
+            for number, start in enumerate(starts)
+        }
 
     async def get_partial_values(
         self,

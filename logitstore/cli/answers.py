@@ -1,0 +1,39 @@
+"""What `generate` has left behind, in lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from logitstore.generation.run import GenerateSummary
+
+__all__ = ["print_answers"]
+
+
+def print_answers(summary: GenerateSummary) -> None:
+    """What a run left behind."""
+    if summary.new_answers == 0:
+        typer.echo(f"{summary.out}: finished already, left as it is")
+    typer.echo(
+        f"{summary.out}: {summary.answers:,} answers to {summary.prompts:,} prompts, "
+        f"{summary.tokens:,} tokens; the longest row has {summary.longest:,}"
+    )
+    for line in _warnings(summary):
+        typer.echo(line)
+    if summary.new_answers:
+        rate: Any = summary.new_tokens / max(summary.seconds, 1e-3)
+        typer.echo(f"{summary.seconds:.1f} s, {rate:,.0f} tokens/s")
+
+
+def _warnings(summary: GenerateSummary) -> Iterator[str]:
+    if summary.cut:
+        yield f"cut at --max-new-tokens, without an end: {summary.cut:,} answers"
+    if summary.empty:
+        yield f"empty, an end token alone: {summary.empty:,} answers"
+    if summary.skipped:
+        yield f"skipped {summary.skipped:,} records that could not be used"
+    if summary.left_out:
+        yield f"left out: {summary.left_out:,} answers"
