@@ -13,6 +13,8 @@ __all__ = ["Counted", "without_skipping"]
 
 T = TypeVar("T")
 
+_SKIPPING = ", or pass over such records with --skip-bad"
+
 
 class Counted(Generic[T]):
     """Items as they are taken, and the share of all of them that was.
@@ -46,6 +48,6 @@ def without_skipping(items: Iterable[T]) -> Iterator[T]:
     try:
         yield from items
     except CorpusError as error:
-        if error.remedy is not None and "--skip-bad" in error.remedy:
-            error.remedy = "Mend the record, or take it out of the text"
+        if error.remedy is not None:
+            error.remedy = error.remedy.replace(_SKIPPING, "")
         raise
