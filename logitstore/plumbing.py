@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
+    from logitstore.corpus.answers import refuse_other_answers
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.fields import Fields
     from logitstore.corpus.text import tokenize
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.tokenizer import (
         holds_tokenizer,
         load_tokenizer,
+        tokenizer_files,
         tokenizer_fingerprint,
         vocab_size,
     )
@@ -90,6 +92,7 @@ __all__ = [
     "parse_json",
     "print_json",
     "quiet_libraries",
+    "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
@@ -101,6 +104,7 @@ __all__ = [
     "takes",
     "tell_stage",
     "tokenize",
+    "tokenizer_files",
     "tokenizer_fingerprint",
     "vocab_size",
 ]
@@ -153,6 +157,7 @@ __getattr__, __dir__ = lazy_names(
         "parse_json": "logitstore.format.json",
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
+        "refuse_other_answers": "logitstore.corpus.answers",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
@@ -161,6 +166,7 @@ __getattr__, __dir__ = lazy_names(
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",
+        "tokenizer_files": "logitstore.corpus.tokenizer",
         "tokenizer_fingerprint": "logitstore.corpus.tokenizer",
         "vocab_size": "logitstore.corpus.tokenizer",
     },

@@ -58,9 +58,9 @@ def test_a_store_keeps_the_answers_and_their_samplers_probabilities(
         np.testing.assert_allclose(stored.targets.label_logprob_R, model, atol=step)
     assert list(verify(tmp_path / "store")) == []
     told = logitstore.inspect(tmp_path / "store")
-    (who,) = told["corpus"]["answers"]
-    assert who["model"]["name"] == str(teacher_folder)
-    assert who["model"]["fingerprint"] == told["teacher"]["fingerprint"]
+    (who,) = told["answers"]
+    assert who["name"] == str(teacher_folder)
+    assert who["fingerprint"] == told["teacher"]["fingerprint"]
     assert (who["settings"]["temperature"], who["settings"]["n"]) == (0.9, 2)
     drawn_all = np.concatenate([one.document.sampler_logprobs_R for one in store])
     assert told["sampler_loss"] == pytest.approx(-drawn_all.mean(), abs=step)
@@ -75,7 +75,7 @@ def test_texts_have_the_store_that_they_had_and_no_sampler(
     assert "answers" not in json.loads((tmp_path / "store/store.json").read_text())["corpus"]
     told = logitstore.inspect(tmp_path / "store")
     assert told["sampler_loss"] is None
-    assert told["corpus"]["answers"] == []
+    assert told["answers"] == []
 
 
 def test_another_tokenizer_is_refused_before_a_teacher_is_loaded(

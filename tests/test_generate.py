@@ -156,6 +156,40 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert not folder.exists()
 
 
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(
+    settings: dict[str, Any],
+) -> None:
+    logitstore.generate(**settings)
+    whole = settings["out"].read_bytes()
+    folder = settings["out"].with_name("answers.parquet.parts")
+    folder.mkdir()
+    for name in ("settings.parquet", "000000.parquet", "000001.parquet"):
+        (folder / name).write_bytes(whole)
+    assert logitstore.generate(**settings).new_answers == 0
+    assert settings["out"].read_bytes() == whole
+    assert not folder.exists()
+
+
+def test_a_damaged_part_is_told_and_not_joined(settings: dict[str, Any]) -> None:
+    folder = settings["out"].with_name("answers.parquet.parts")
+
+    def stop(now: logitstore.Progress) -> None:
+        if (folder / "000001.parquet").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        logitstore.generate(**settings, on_progress=stop)
+    part = folder / "000000.parquet"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 4] ^= 1
+    part.write_bytes(data)
+    with pytest.raises((logitstore.CorruptionError, StorageError), match="000000"):
+        logitstore.generate(**settings)
+    assert not settings["out"].exists()
+    part.unlink()
+    assert logitstore.generate(**settings).answers == 15
+
+
 def test_of_two_processes_one_is_told(settings: dict[str, Any]) -> None:
     folder = settings["out"].with_name("answers.parquet.parts")
     folder.mkdir()

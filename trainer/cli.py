@@ -106,6 +106,8 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:
+    if "kl" not in one:  # learnt from answers, without a teacher
+        return f"loss {one['loss']:.4f}"
     terms = ""
     if "kl_head" in one and parts:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"

@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from logitstore.format.plan import Plan, WorkUnit
     from logitstore.format.spec import StoreSpec
 
-__all__ = ["BYTES_PER_TOKEN", "Job"]
+__all__ = ["BYTES_PER_TOKEN", "DEFAULT_MAX_LENGTH", "Job"]
 
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
 BYTES_PER_TOKEN = 4
-_DEFAULT_MAX_LENGTH = 1024
+DEFAULT_MAX_LENGTH = 1024
 _NAMED = 5  # files that a note names
 
 
@@ -92,7 +92,7 @@ class Job:
         size = min(vocab_size(tokenizer), logit_columns(options.teacher) or sys.maxsize)
         rules = TextRules(
             vocab_size=size,
-            max_length=options.max_length or _DEFAULT_MAX_LENGTH,
+            max_length=options.max_length or DEFAULT_MAX_LENGTH,
             last_turn_only=options.turns == "last",
             template_variables=template_variables(options.template_kwargs or {}),
             today=_today(options, begun),
@@ -249,7 +249,7 @@ def _max_length(max_length: int | None, context: int | None, *, room: int) -> in
             allowed=f"up to {context - 2}",
         )
     if max_length is None:
-        return min(_DEFAULT_MAX_LENGTH, context - room if context else _DEFAULT_MAX_LENGTH)
+        return min(DEFAULT_MAX_LENGTH, context - room if context else DEFAULT_MAX_LENGTH)
     if context is not None and max_length > context:
         raise SettingError(
             "--max-length does not fit the teacher's context",

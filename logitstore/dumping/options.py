@@ -168,7 +168,6 @@ class JobOptions:
         help="The field of a record of tokens that holds the log-probabilities with which they "
         "were drawn; the store keeps them.",
         unset="'sampler_logprobs', where there is one",
-        excludes=("text_field", "messages_field"),
     )
     ignore_field: list[str] | None = option(
         None,

@@ -74,9 +74,9 @@ def _content(store: Store) -> dict[str, Any]:
             "template_date": spec.text.template_date,
             "teacher_system": spec.text.teacher_system,
             "teacher_messages": spec.text.teacher_messages,
-            "answers": [_answers(one) for one in spec.corpus.answers],
             "skipped": sum(commit.skipped for commit in store.commits),
         },
+        "answers": [_answers(one) for one in spec.corpus.answers],
         "retained_mass": per_target(sums.get("head_mass", 0.0)),
         "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
         "teacher_entropy": per_target(sums.get("entropy", 0.0)),
@@ -92,15 +92,15 @@ def _content(store: Store) -> dict[str, Any]:
 
 
 def _answers(content: dict[str, Any]) -> dict[str, Any]:
-    """Who gave answers that the store holds, and how, without what was left as it is."""
-    model, settings = content.get("model"), content.get("settings")
+    """Who gave answers that the store holds, and by which settings, but for those that are off."""
+    model, settings = (
+        content[name] if isinstance(content.get(name), dict) else {}
+        for name in ("model", "settings")
+    )
+    off: tuple[Any, ...] = (None, [], "auto", "{}")
     return {
-        "model": dict(model) if isinstance(model, dict) else model,
-        "settings": {
-            name: value
-            for name, value in (settings if isinstance(settings, dict) else {}).items()
-            if value is not None and value != []
-        },
+        **{name: model.get(name) for name in ("name", "fingerprint", "architecture", "dtype")},
+        "settings": {name: value for name, value in settings.items() if value not in off},
     }
 
 

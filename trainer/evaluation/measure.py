@@ -34,6 +34,7 @@ from logitstore.plumbing import (
     tokenize,
     vocab_size,
 )
+from trainer.data.answer_files import labels_only
 from trainer.data.rows import RowLayout, choose_layout, lay_out
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
@@ -95,10 +96,11 @@ def evaluate(**values: Any) -> dict[str, Any]:
     # What the store cannot serve is refused before a model may have to be fetched.
     stored = None
     if options.logits is not None:
-        stored = _from_store(options.logits, temperature=options.temperature)
+        stored = _from_store(options)
     subject = Subject.of(options)
     out = options.out
-    if out is None and stored is not None and subject.folder is not None:
+    compared = stored is not None and stored.comparison is not None
+    if out is None and compared and subject.folder is not None:
         out = subject.folder if (subject.folder / "run.json").is_file() else None
     if out is not None:
         run_folder.refuse_unwritable(out)
@@ -127,8 +129,14 @@ class _EvalData:
     fingerprint: str | None
 
 
-def _from_store(logits: Any, *, temperature: float) -> _EvalData:
-    store = as_store(logits)
+def _from_store(options: EvalOptions) -> _EvalData:
+    named = str(options.model) if isinstance(options.model, str | Path) else None
+    tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
+    source: Any = options.logits
+    store = as_store(source, model=named, tokenizer=tokenizer)
+    if labels_only(store.spec):
+        return _from_answers(store, options)
+    temperature = options.temperature
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison.of(store.spec, temperature=temperature)
     if not sum(one.targets for one in store.blocks):
@@ -145,6 +153,25 @@ def _from_store(logits: Any, *, temperature: float) -> _EvalData:
         vocab_size=size,
         spec=store.spec,
         comparison=comparison,
+        fingerprint=store.fingerprint,
+    )
+
+
+def _from_answers(store: Any, options: EvalOptions) -> _EvalData:
+    """Answers have no teacher to compare with."""
+    if options.temperature != 1:
+        raise SettingError(
+            "these are answers without a teacher's distributions, so --temperature has no effect",
+            found=f"{options.temperature:g}",
+            remedy="Leave --temperature out",
+        )
+    read = Counted(store, total=len(store))
+    return _EvalData(
+        documents=((stored.document, None) for stored in read),
+        read=read,
+        vocab_size=store.spec.tokenizer.vocab_size,
+        spec=store.spec,
+        comparison=None,
         fingerprint=store.fingerprint,
     )
 

@@ -38,7 +38,8 @@ class EvalOptions:
         nullable=True,
         positional=False,
         excludes=("data",),
-        help="A store of held-out text, with its teacher's targets.",
+        help="A store of held-out text, with its teacher's targets; or a Parquet file of answers, "
+        "as `logitstore generate` writes it.",
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
     )
     data: str | None = option(

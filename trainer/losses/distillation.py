@@ -18,6 +18,7 @@ import torch
 
 from logitstore import ModelError, SettingError
 from logitstore.plumbing import LMHead, hidden_states, sparsifier_of
+from trainer.data.answer_files import labels_only, refuse_teacher
 from trainer.data.rows import Batch
 from trainer.losses import LOSSES
 from trainer.losses.base import Loss
@@ -146,6 +147,8 @@ class _LossRequest:
         if batch.targets is not None:
             self._targets = TargetTensors.of(batch.targets).to(device)
         self._spec = _spec_of(batch)
+        if labels_only(self._spec):
+            refuse_teacher(self._spec.teacher.name, alpha=alpha)
         self._objective = {
             "alpha": alpha,
             "temperature": _temperature(batch, temperature),
@@ -168,7 +171,10 @@ class _LossRequest:
             self._labels_R,
             **self._objective,
         )
-        return {"loss": result.loss, "sums": result.sums, "count": result.count}
+        sums = result.sums
+        if labels_only(self._spec):  # what the rest compares with is no teacher
+            sums = {name: sums[name] for name in ("loss", "ce")}
+        return {"loss": result.loss, "sums": sums, "count": result.count}
 
 
 def _spec_of(batch: Batch) -> Any:

@@ -59,7 +59,7 @@ def fit(**values: Any) -> dict[str, Any]:
     written), ModelError.
     """
     options = FitOptions(**values)
-    store = as_store(options.logits)
+    store = as_store(options.logits, model=str(options.student))
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))

@@ -11,6 +11,7 @@ from typing import Any
 
 from logitstore import SettingError
 from logitstore.plumbing import DEVICE, DTYPE, ON_PROGRESS, STORE, option, refuse_uri
+from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 
@@ -45,7 +46,8 @@ class FitOptions:
     logits: Any = option(
         like=STORE,
         positional=False,
-        help="The store to learn from.",
+        help="The store to learn from; or with --alpha 0 a Parquet file of answers, as `logitstore "
+        "generate` writes it.",
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
     )
     student: Any = option(
@@ -111,6 +113,8 @@ class FitOptions:
                 remedy="Save the model with save_pretrained and name the folder, or train it with "
                 "`trainer.DistillationTrainer`",
             )
+        if is_answers(self.logits):
+            refuse_teacher(self.logits, alpha=self.alpha)
         if self.report is not None and not callable(self.report):
             raise SettingError("report must be a function", found=repr(self.report)[:80])
 
