@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
+    from logitstore.teacher.lengths import LengthClasses
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import auto_class, load_model, model_path
 
@@ -60,6 +61,7 @@ __all__ = [
     "Entries",
     "Fields",
     "LMHead",
+    "LengthClasses",
     "LocalStorage",
     "Meter",
     "OnProgress",
@@ -131,6 +133,7 @@ __getattr__, __dir__ = lazy_names(
         "sparsifier_of": "logitstore.sparsify",
         "StoreLike": "logitstore.store.reader",
         "as_store": "logitstore.store.reader",
+        "LengthClasses": "logitstore.teacher.lengths",
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",

@@ -21,12 +21,12 @@ import torch
 from logitstore import ModelError, SettingError, StoreError
 from logitstore.plumbing import (
     Fields,
+    LengthClasses,
     LMHead,
     Meter,
     OnProgress,
     TextRules,
     evaluating,
-    hidden_states,
     open_corpus,
     options_of,
     takes,
@@ -225,13 +225,16 @@ def _measure(
     head = LMHead.checked(model, vocab_size=source.vocab_size)
     layout = choose_layout(model, vocab_size=source.vocab_size)
     sums = _Totals()
+    with torch.inference_mode():
+        lengths = LengthClasses(model)
     meter = Meter(on_progress, stage="measuring", unit="tokens")
     began = time.perf_counter()
     with torch.inference_mode():
-        for pairs in _batches(source.documents, batch_tokens=batch_tokens):
+        for pairs in _batches(source.documents, lengths=lengths, batch_tokens=batch_tokens):
             batch = _laid_out(pairs, layout)
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
-            hidden_ND = hidden_states(model, inputs.pop("input_ids"), **inputs).flatten(0, 1)
+            lengths.forget()
+            hidden_ND = batch.hidden(model, inputs)
             rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=_targets(pairs))
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
@@ -244,8 +247,16 @@ def _measure(
     )
 
 
-def _batches(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list[_Pair]]:
-    """Documents in their order, as many to a forward pass as fit, at least one."""
+def _batches(
+    documents: Iterable[_Pair], *, lengths: LengthClasses, batch_tokens: int
+) -> Iterator[list[_Pair]]:
+    """Documents for a forward pass each: as many as fit and may meet, at least one."""
+    for pairs in _in_order(documents, batch_tokens=batch_tokens):
+        for places in lengths.groups([len(document) for document, _ in pairs]):
+            yield [pairs[place] for place in places]
+
+
+def _in_order(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list[_Pair]]:
     waiting: list[_Pair] = []
     tokens = 0
     for document, targets in documents:

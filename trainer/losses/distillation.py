@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import ModelError, SettingError
-from logitstore.plumbing import LMHead, hidden_states, sparsifier_of
+from logitstore.plumbing import LMHead, sparsifier_of
 from trainer.data.answer_files import labels_only, refuse_teacher
 from trainer.data.rows import Batch
 from trainer.losses import LOSSES
@@ -141,6 +141,7 @@ class _LossRequest:
         loss: Loss,
         device: torch.device,
     ) -> None:
+        self._hidden = batch.hidden
         self._at_R = batch.at_R.to(device)
         self._labels_R = batch.labels_R.to(device)
         self._targets = None
@@ -160,7 +161,7 @@ class _LossRequest:
         self, model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
     ) -> dict[str, Any]:
         """The fields of `LossSums`; a dict, for the sake of what wraps the model."""
-        hidden_ND = hidden_states(model, input_ids, **inputs).flatten(0, 1)
+        hidden_ND = self._hidden(model, {"input_ids": input_ids, **inputs})
         if self._targets is None:
             # Nothing counts, yet every rank must take part in the exchange of gradients.
             return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
