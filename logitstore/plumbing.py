@@ -10,6 +10,7 @@ from logitstore.lazy import lazy_names
 if TYPE_CHECKING:
     from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
+    from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
     from logitstore.corpus.answers import refuse_other_answers
     from logitstore.corpus.corpus import open_corpus
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         signature_of,
         takes,
     )
+    from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import STORE
@@ -51,6 +53,7 @@ __all__ = [
     "DEVICE",
     "DTYPE",
     "JSON",
+    "ON_PROGRESS",
     "REQUIRED",
     "SPARSIFIERS",
     "STORE",
@@ -60,6 +63,8 @@ __all__ = [
     "LMHead",
     "LengthClasses",
     "LocalStorage",
+    "Meter",
+    "OnProgress",
     "Option",
     "Sparsifier",
     "StoreLike",
@@ -94,10 +99,12 @@ __all__ = [
     "reporting_errors",
     "rest_logmass",
     "sha256_of",
+    "show_progress",
     "signature_of",
     "sparsifier_of",
     "tail_logmass_at",
     "takes",
+    "tell_stage",
     "tokenize",
     "tokenizer_files",
     "tokenizer_fingerprint",
@@ -110,6 +117,11 @@ __getattr__, __dir__ = lazy_names(
         "DEVICE": "logitstore.teacher.devices",
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",
+        "Meter": "logitstore.progress",
+        "ON_PROGRESS": "logitstore.progress",
+        "OnProgress": "logitstore.progress",
+        "show_progress": "logitstore.cli.progress",
+        "tell_stage": "logitstore.progress",
         "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
         "STORE": "logitstore.store.options",

@@ -350,7 +350,11 @@ class RecordReader:
                 if not self._skip_bad:
                     place = f"{self._source.name}:{begins + fault.line}"
                     raise bad_record(
-                        fault.problem, place=place, found=fault.found, allowed=fault.allowed
+                        fault.problem,
+                        place=place,
+                        found=fault.found,
+                        allowed=fault.allowed,
+                        remedy=fault.remedy,
                     ) from fault
                 self.skipped += 1
             else:

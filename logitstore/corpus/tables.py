@@ -154,7 +154,11 @@ class TableSource:
             self._columns = columns_of(shape_of(names, fields, place=name), fields, names)
         except BadRecord as fault:
             raise CorpusError(
-                fault.problem, place=name, found=fault.found, allowed=fault.allowed
+                fault.problem,
+                place=name,
+                found=fault.found,
+                allowed=fault.allowed,
+                remedy=fault.remedy,
             ) from None
         for column in self._columns:
             if names.count(column) > 1:

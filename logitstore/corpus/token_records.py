@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.content import TokenRecord
-from logitstore.corpus.records import BadRecord, shortened
+from logitstore.corpus.records import BadRecord, missing_field, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +47,8 @@ def _mask(row: Mapping[str, Any], ids: list[int], *, name: str, mask: str | None
     mask = mask or next((one for one in MASKS if row.get(one) is not None), None)
     if mask is None:
         return [True] * len(ids)
+    if mask not in row:
+        raise missing_field(mask, list(row), flag="--mask-field")
     values = _integers(row.get(mask), mask, least=-100)
     if len(values) != len(ids):
         raise BadRecord(f"{mask} and {name} differ in length", found=len(values), allowed=len(ids))

@@ -232,6 +232,8 @@ def _notes(corpus: Corpus, shapes: Mapping[str, int]) -> Iterator[str]:
     ]
     alone = len(shapes) == 1 and sum(shapes.values()) == 1
     yield f"{corpus.name}: records of {next(iter(shapes)) if alone else ', '.join(of_files)}"
+    if any(name.lower().endswith(".txt") for name in corpus.sources):
+        yield f"{corpus.name}: a record of a .txt file is a section of 16 to 32 KiB"
     if corpus.unread:
         more = len(corpus.unread) - _NAMED
         rest = f" and {more} more" if more > 0 else ""

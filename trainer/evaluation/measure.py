@@ -23,11 +23,14 @@ from logitstore.plumbing import (
     Fields,
     LengthClasses,
     LMHead,
+    Meter,
+    OnProgress,
     TextRules,
     evaluating,
     open_corpus,
     options_of,
     takes,
+    tell_stage,
     tokenize,
     vocab_size,
 )
@@ -36,6 +39,7 @@ from trainer.data.rows import RowLayout, choose_layout, lay_out
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.options import EvalOptions
+from trainer.evaluation.reading import Counted, without_skipping
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
@@ -101,9 +105,12 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if out is not None:
         run_folder.refuse_unwritable(out)
     source = stored or _from_text(subject.open_tokenizer(), options)
+    tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
     model = subject.open_model(source.spec)
     with evaluating(model):
-        result = _measure(model, source, batch_tokens=options.batch_tokens)
+        result = _measure(
+            model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
+        )
     result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
     if out is not None:
         run_folder.write_json(out / "eval.json", result)
@@ -115,6 +122,7 @@ class _EvalData:
     """Documents, with targets where there is a teacher."""
 
     documents: Iterable[_Pair]
+    read: Counted[Any]  # what the documents are made from
     vocab_size: int
     spec: StoreSpec | None
     comparison: Comparison | None
@@ -138,8 +146,10 @@ def _from_store(options: EvalOptions) -> _EvalData:
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)
+    read = Counted(store, total=len(store))
     return _EvalData(
-        documents=((stored.document, stored.targets) for stored in store),
+        documents=((stored.document, stored.targets) for stored in read),
+        read=read,
         vocab_size=size,
         spec=store.spec,
         comparison=comparison,
@@ -155,8 +165,10 @@ def _from_answers(store: Any, options: EvalOptions) -> _EvalData:
             found=f"{options.temperature:g}",
             remedy="Leave --temperature out",
         )
+    read = Counted(store, total=len(store))
     return _EvalData(
-        documents=((stored.document, None) for stored in store),
+        documents=((stored.document, None) for stored in read),
+        read=read,
         vocab_size=store.spec.tokenizer.vocab_size,
         spec=store.spec,
         comparison=None,
@@ -169,16 +181,18 @@ def _from_text(tokenizer: Any, options: EvalOptions) -> _EvalData:
         str(options.data),
         fields=Fields(text=options.text_field, messages=options.messages_field),
     )
-    records = (
-        record
-        for unit in corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
-        for record in corpus.read(unit, skip_bad=False)
+    units = corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
+    records = Counted(
+        (record for unit in units for record in corpus.read(unit, skip_bad=False)),
+        total=sum(unit.records for unit in units),
     )
     rules = TextRules(max_length=options.max_length or _LONGEST)
     return _EvalData(
         documents=(
-            (one, None) for one in tokenize(records, tokenizer, rules=rules, skip_bad=False)
+            (one, None)
+            for one in without_skipping(tokenize(records, tokenizer, rules=rules, skip_bad=False))
         ),
+        read=records,
         vocab_size=vocab_size(tokenizer),
         spec=None,
         comparison=None,
@@ -201,12 +215,19 @@ class _Totals:
             self.values[name] += float(value)
 
 
-def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) -> dict[str, Any]:
+def _measure(
+    model: PreTrainedModel,
+    source: _EvalData,
+    *,
+    batch_tokens: int,
+    on_progress: OnProgress | None,
+) -> dict[str, Any]:
     head = LMHead.checked(model, vocab_size=source.vocab_size)
     layout = choose_layout(model, vocab_size=source.vocab_size)
     sums = _Totals()
     with torch.inference_mode():
         lengths = LengthClasses(model)
+    meter = Meter(on_progress, stage="measuring", unit="tokens")
     began = time.perf_counter()
     with torch.inference_mode():
         for pairs in _batches(source.documents, lengths=lengths, batch_tokens=batch_tokens):
@@ -217,6 +238,7 @@ def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) ->
             rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=_targets(pairs))
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
+            meter.tell(int(sums.values["tokens"]), fraction=source.read.fraction)
     return _result(
         sums,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

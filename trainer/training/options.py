@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import DEVICE, DTYPE, STORE, option, refuse_uri
+from logitstore.plumbing import DEVICE, DTYPE, ON_PROGRESS, STORE, option, refuse_uri
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
@@ -19,7 +19,16 @@ __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
 # They change no weight of the result, so a resumed run may have others. The store is identified by
 # its fingerprint.
-_NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "device", "report")
+_NOT_OF_THE_RESULT = (
+    "logits",
+    "out",
+    "save_steps",
+    "log_steps",
+    "resume",
+    "device",
+    "report",
+    "on_progress",
+)
 
 # The devices that the loop of transformers takes; it has no name for a second GPU.
 TRAINER_DEVICE = replace(
@@ -89,6 +98,7 @@ class FitOptions:
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
     )
+    on_progress: Any = option(None, like=ON_PROGRESS)
 
     def __post_init__(self) -> None:
         """Raise SettingError for objects of a wrong type.
