@@ -163,6 +163,12 @@ class JobOptions:
         help="The field that says which tokens count: 1 or 0, or labels that are -100 elsewhere.",
         unset="'loss_mask' or 'labels', where there is one; else all count",
     )
+    sampler_field: str | None = option(
+        None,
+        help="The field of a record of tokens that holds the log-probabilities with which they "
+        "were drawn; the store keeps them.",
+        unset="'sampler_logprobs', where there is one",
+    )
     ignore_field: list[str] | None = option(
         None,
         help="A field of messages, or tools, to leave out; may be given several times.",
@@ -242,6 +248,7 @@ class JobOptions:
             messages=self.messages_field,
             tokens=self.tokens_field,
             mask=self.mask_field,
+            sampler=self.sampler_field,
             shape=None if self.records == "auto" else self.records,
             ignored=frozenset(self.ignore_field or ()),
         )

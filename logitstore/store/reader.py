@@ -298,7 +298,13 @@ class Store(Sequence[StoredDocument]):
         try:
             shard = self._shard(commit)
             columns = shard.block(within, draw=self.draw)
-            return self._codec.decode(columns, shard.tables, draw=self.draw)
+            block = self._codec.decode(columns, shard.tables, draw=self.draw)
+            if (block.sampler_logprobs_R is not None) != self.spec.text.sampler_logprobs:
+                raise CorruptionError(
+                    "the column sampler_logprob is there, or not, unlike store.json says",
+                    allowed=f"sampler_logprobs {self.spec.text.sampler_logprobs}",
+                )
+            return block
         except MALFORMED as error:
             place = f"{self._shard_place(commit)}, block {within}"
             raise CorruptionError(f"block is malformed: {error!r}", place=place) from error
