@@ -173,9 +173,13 @@ def _drawn(stored: Any) -> np.ndarray:
 
 def test_the_fingerprint_is_made_as_the_page_says(tmp_path: Path) -> None:
     write_store(tmp_path, UNITS, spec=store_spec())
+    for path in [*tmp_path.glob("[sp]*.json"), *tmp_path.glob("commits/*")]:
+        content = _load(path)
+        checked = content.pop("sha256")
+        text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False)
+        assert checked == hashlib.sha256((text + "\n").encode()).hexdigest()
     spec = _load(tmp_path / "store.json")
-    del spec["provenance"]
-    del spec["teacher"]["name"]
+    del spec["provenance"], spec["teacher"]["name"], spec["sha256"]
     units = []
     for path in sorted((tmp_path / "commits").glob("*.json")):
         commit = _load(path)

@@ -171,6 +171,17 @@ def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(
     assert not folder.exists()
 
 
+def test_progress_is_told_at_every_step_and_only_rises(settings: dict[str, Any]) -> None:
+    told: list[logitstore.Progress] = []
+    logitstore.generate(**settings | {"part_answers": 100}, on_progress=told.append)
+    answering = [one for one in told if one.stage == "answering"]
+    assert len(answering) > 10  # of one part and one batch
+    for name in ("fraction", "done"):
+        values = [getattr(one, name) for one in answering]
+        assert values == sorted(values)
+    assert answering[-1].fraction == 1.0
+
+
 def test_a_damaged_part_is_told_and_not_joined(settings: dict[str, Any]) -> None:
     folder = settings["out"].with_name("answers.parquet.parts")
 

@@ -18,7 +18,7 @@ from logitstore.generation.forward import run_generate, trusted_way
 from logitstore.generation.sampler import Drawing, Sampler, answer_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from logitstore.generation.prompts import Prompt
     from logitstore.teacher.transformers import TransformersTeacher
@@ -104,8 +104,10 @@ class Answerer:
         if batch:
             yield batch
 
-    def answers(self, batch: Sequence[Asked]) -> list[Answer]:
-        """An answer to each of a batch."""
+    def answers(
+        self, batch: Sequence[Asked], *, on_step: Callable[[int], None] | None = None
+    ) -> list[Answer]:
+        """An answer to each of a batch; `on_step` is called with the steps so far, after each."""
         keys = [
             answer_key(
                 seed=self._seed,
@@ -115,7 +117,9 @@ class Answerer:
             )
             for one in batch
         ]
-        sampler = Sampler(drawing=self._drawing, keys=keys, vocab_size=self._vocab_size)
+        sampler = Sampler(
+            drawing=self._drawing, keys=keys, vocab_size=self._vocab_size, on_step=on_step
+        )
         self._generate([one.prompt.input_ids_L for one in batch], sampler, self._max_new_tokens)
         columns = [
             torch.stack(one, dim=1).cpu().numpy()

@@ -29,7 +29,7 @@ from transformers import (
 from logitstore.generation.noise import gumbel_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -77,13 +77,21 @@ class Sampler(LogitsProcessor):
     drawing: from which distribution.
     keys: of each row, by `answer_key`.
     vocab_size: V; columns behind it are no tokens.
+    on_step: called with the number of steps so far, after each; None tells nobody.
 
     `tokens`, `sampled_logprobs` and `model_logprobs` are then of each step: the tokens, and their
     log-probabilities in the distribution that they were drawn from, and in the model's own, in
     nats. `finite_B` is False for a row whose numbers were no distribution.
     """
 
-    def __init__(self, *, drawing: Drawing, keys: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self,
+        *,
+        drawing: Drawing,
+        keys: Sequence[int],
+        vocab_size: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
         self.tokens: list[Tensor] = []
         self.sampled_logprobs: list[Tensor] = []
         self.model_logprobs: list[Tensor] = []
@@ -92,6 +100,7 @@ class Sampler(LogitsProcessor):
         self._warpers = [] if self._greedy else drawing.warpers()
         self._keys_B = np.array(keys, dtype=np.uint64)
         self._vocab_size = vocab_size
+        self._on_step = on_step
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """See `LogitsProcessor`: float [B, P], with 0 at the token that was drawn, -inf elsewhere.
@@ -112,6 +121,8 @@ class Sampler(LogitsProcessor):
         self.tokens.append(token_B)
         self.sampled_logprobs.append(sampled_B)
         self.model_logprobs.append(model_BV.gather(1, token_B[:, None])[:, 0])
+        if self._on_step is not None:
+            self._on_step(len(self.tokens))
         chosen_BP = torch.full_like(scores, -torch.inf)
         return chosen_BP.scatter_(1, token_B[:, None], 0.0)
 
