@@ -10,7 +10,9 @@ from logitstore.lazy import lazy_names
 if TYPE_CHECKING:
     from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
     from logitstore.cli.program import JSON, command, command_signature, new_program
+    from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
+    from logitstore.corpus.answers import refuse_other_answers
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.fields import Fields
     from logitstore.corpus.text import tokenize
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.tokenizer import (
         holds_tokenizer,
         load_tokenizer,
+        tokenizer_files,
         tokenizer_fingerprint,
         vocab_size,
     )
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
         signature_of,
         takes,
     )
+    from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import STORE
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
+    from logitstore.teacher.lengths import LengthClasses
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import auto_class, load_model, model_path
 
@@ -48,6 +53,7 @@ __all__ = [
     "DEVICE",
     "DTYPE",
     "JSON",
+    "ON_PROGRESS",
     "REQUIRED",
     "SPARSIFIERS",
     "STORE",
@@ -55,7 +61,10 @@ __all__ = [
     "Entries",
     "Fields",
     "LMHead",
+    "LengthClasses",
     "LocalStorage",
+    "Meter",
+    "OnProgress",
     "Option",
     "Sparsifier",
     "StoreLike",
@@ -85,15 +94,19 @@ __all__ = [
     "parse_json",
     "print_json",
     "quiet_libraries",
+    "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
     "sha256_of",
+    "show_progress",
     "signature_of",
     "sparsifier_of",
     "tail_logmass_at",
     "takes",
+    "tell_stage",
     "tokenize",
+    "tokenizer_files",
     "tokenizer_fingerprint",
     "vocab_size",
 ]
@@ -104,6 +117,11 @@ __getattr__, __dir__ = lazy_names(
         "DEVICE": "logitstore.teacher.devices",
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",
+        "Meter": "logitstore.progress",
+        "ON_PROGRESS": "logitstore.progress",
+        "OnProgress": "logitstore.progress",
+        "show_progress": "logitstore.cli.progress",
+        "tell_stage": "logitstore.progress",
         "REQUIRED": "logitstore.options",
         "SPARSIFIERS": "logitstore.sparsify",
         "STORE": "logitstore.store.options",
@@ -115,6 +133,7 @@ __getattr__, __dir__ = lazy_names(
         "sparsifier_of": "logitstore.sparsify",
         "StoreLike": "logitstore.store.reader",
         "as_store": "logitstore.store.reader",
+        "LengthClasses": "logitstore.teacher.lengths",
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
@@ -141,6 +160,7 @@ __getattr__, __dir__ = lazy_names(
         "parse_json": "logitstore.format.json",
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
+        "refuse_other_answers": "logitstore.corpus.answers",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
@@ -149,6 +169,7 @@ __getattr__, __dir__ = lazy_names(
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",
+        "tokenizer_files": "logitstore.corpus.tokenizer",
         "tokenizer_fingerprint": "logitstore.corpus.tokenizer",
         "vocab_size": "logitstore.corpus.tokenizer",
     },

@@ -19,6 +19,7 @@ from logitstore.dumping.options import DUMP_OPTIONS
 from logitstore.errors import SettingError
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
+from logitstore.generation.options import GENERATE_OPTIONS
 from logitstore.options import Option, options_of
 from logitstore.store.options import INSPECT_OPTIONS, VERIFY_OPTIONS
 from trainer.cli import app as trainer_app
@@ -29,6 +30,7 @@ from trainer.training.options import FitOptions
 APPS = {"logitstore": logitstore_app, "trainer": trainer_app}
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore dump": (logitstore.dump, DUMP_OPTIONS),
+    "logitstore generate": (logitstore.generate, GENERATE_OPTIONS),
     "logitstore estimate": (logitstore.estimate, ESTIMATE_OPTIONS),
     "logitstore tune": (logitstore.tune, TUNE_OPTIONS),
     "logitstore verify": (logitstore.verify, VERIFY_OPTIONS),
@@ -90,6 +92,8 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
     }
     if command == "trainer eval" and not given & {"data", "logits"}:
         values["logits"] = "name"
+    if command == "logitstore generate":
+        values["out"] = "name.parquet"
     return values
 
 

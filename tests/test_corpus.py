@@ -292,8 +292,10 @@ def test_a_missing_field_names_those_there_are(tmp_path: Path, suffix: str) -> N
         write_table(path, {"body": ["x"], "id": [1]})
     with pytest.raises(CorpusError, match=r"no field of a known shape.*body, id"):
         records(open_corpus(str(path)))
-    with pytest.raises(CorpusError, match=r"missing.*body, id.*allowed: content"):
+    with pytest.raises(CorpusError, match=r"no field 'content'.*body, id.*Name one with"):
         records(open_corpus(str(path), fields=Fields(text="content")))
+    with pytest.raises(CorpusError, match=r"no field 'bodyy'.*Take text_field body"):
+        records(open_corpus(str(path), fields=Fields(text="bodyy")))
 
 
 def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
@@ -422,9 +424,9 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
         open_corpus(str(tmp_path / "missing"))
     with pytest.raises(CorpusError, match="no such file"):
         open_corpus("folder/missing.txt")
-    with pytest.raises(CorpusError, match=r"no file of text .*\.jsonl, "):
+    with pytest.raises(CorpusError, match=r"such a name are not read .*\.jsonl, "):
         open_corpus(write(tmp_path / "table.xlsx", "a,b"))
-    with pytest.raises(CorpusError, match="the folder holds no file of text"):
+    with pytest.raises(CorpusError, match=r"no file that can be read \(found table.xlsx"):
         open_corpus(str(tmp_path))
 
 

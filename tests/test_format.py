@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +176,42 @@ def test_a_store_is_decoded_from_the_page(container: str, tmp_path: Path) -> Non
         assert found["entropy"] == pytest.approx(float(target.entropy_R[row]), abs=3e-3)
 
 
+@pytest.mark.parametrize("container", sorted(READERS))
+def test_a_samplers_log_probabilities_are_decoded_from_the_page(
+    container: str, tmp_path: Path
+) -> None:
+    drawn = [
+        replace(one, document=replace(one.document, sampler_logprobs_R=_drawn(one)))
+        for one in UNITS[0]
+    ]
+    spec = store_spec(container=container)
+    spec = replace(spec, text=replace(spec.text, sampler_logprobs=True))
+    write_store(tmp_path, [drawn], spec=spec)
+    stored = _load(tmp_path / "store.json")
+    assert stored["text"]["sampler_logprobs"] is True
+    (path,) = (tmp_path / "commits").glob("*.json")
+    commit = _load(path)
+    folder = tmp_path / "data" / f"{commit['unit']}-{commit['attempt']}"
+    blocks = READERS[container](folder, commit)
+    found = np.concatenate([columns["sampler_logprob"] for columns in blocks])
+    steps = stored["codec"]["parameters"]["scalar_steps"]
+    wanted = np.concatenate([one.document.sampler_logprobs_R for one in drawn])
+    np.testing.assert_allclose(-found / steps, wanted, atol=0.5 / steps)
+
+
+def _drawn(stored: Any) -> np.ndarray:
+    return -np.linspace(0, 30, len(stored.targets), dtype=np.float32)
+
+
 def test_the_fingerprint_is_made_as_the_page_says(tmp_path: Path) -> None:
     write_store(tmp_path, UNITS, spec=store_spec())
+    for path in [*tmp_path.glob("[sp]*.json"), *tmp_path.glob("commits/*")]:
+        content = _load(path)
+        checked = content.pop("sha256")
+        text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False)
+        assert checked == hashlib.sha256((text + "\n").encode()).hexdigest()
     spec = _load(tmp_path / "store.json")
-    del spec["provenance"]
-    del spec["teacher"]["name"]
+    del spec["provenance"], spec["teacher"]["name"], spec["sha256"]
     units = []
     for path in sorted((tmp_path / "commits").glob("*.json")):
         commit = _load(path)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import logitstore
+import trainer
 from logitstore.cli.progress import LogLines, bar_parts, duration, log_line
 from logitstore.dumping.progress import Tally
 from logitstore.format.plan import Plan, WorkUnit
@@ -377,3 +378,43 @@ def test_json_is_alone_on_standard_output(store: tuple[Path, Any]) -> None:
     command = [sys.executable, "-m", "logitstore", "verify", str(store[0]), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["ok"] is True
+
+
+def test_a_run_tells_its_steps_and_an_evaluation_its_tokens(
+    store: tuple[Path, Any], tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    student = tmp_path / "student.json"
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    student.write_text(json.dumps({"model_type": "llama", **sizes, **heads}))
+    settings = {"logits": store[0], "student": student, "out": tmp_path / "run", "steps": 3}
+    trainer.fit(**settings, batch_tokens=64, log_steps=1, on_progress=told.append)
+    assert _stages(told) == ["loading student.json", "packing documents", "training"]
+    steps = [one for one in told if one.detail]
+    assert [one.detail for one in steps] == [f"step {step} of 3" for step in (1, 2, 3)]
+    assert [one.fraction for one in steps] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert all((one.rate or 0) > 0 for one in steps)
+    assert 3 * 32 < steps[-1].done <= 3 * 64
+    assert re.fullmatch(r"loss \d\.\d{4}", steps[-1].facts[0])
+    for source in ({"logits": store[0]}, {"data": str(_texts(tmp_path))}):
+        told.clear()
+        found = trainer.evaluate(tmp_path / "run", **source, on_progress=told.append)
+        assert _stages(told) == ["loading run", "measuring"]
+        assert (told[-1].fraction, told[-1].unit) == (1.0, "tokens")
+        assert told[-1].done > found["targets"]
+
+
+def _texts(folder: Path) -> Path:
+    path = folder / "texts.jsonl"
+    path.write_text('{"text": "the teacher reads"}\n' * 3 + '{"text": "a target"}\n')
+    return path
+
+
+def test_an_evaluation_names_no_option_that_it_lacks(
+    store: tuple[Path, Any], tmp_path: Path, tokenizer: Any, teacher_folder: Path
+) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    with pytest.raises(logitstore.CorpusError, match=r"bad\.jsonl:2: text is no text") as caught:
+        trainer.evaluate(str(teacher_folder), data=str(tmp_path / "bad.jsonl"))
+    assert "skip" not in str(caught.value)

@@ -193,8 +193,13 @@ def test_a_shape_that_was_named_is_the_only_one() -> None:
     both = {"text": "a", "prompt": "2+2?", "completion": "4."}
     assert content(both).text == "a"
     assert content(both, Fields(shape="completion")).chat is not None
-    with pytest.raises(CorpusError, match=r"has another shape.*allowed: instruction and output"):
+    with pytest.raises(CorpusError, match=r"no fields of records alpaca.*Take records text"):
         content(both, Fields(shape="alpaca"))
+    with pytest.raises(CorpusError, match=r"no field .ids.*Name one with tokens_field"):
+        content(both, Fields(tokens="ids"))
+    rows = {"input_ids": [1, 2], "lossmask": [0, 1]}
+    with pytest.raises(CorpusError, match=r"Take mask_field lossmask"):
+        content(rows, Fields(tokens="input_ids", mask="loss_mask"))
 
 
 # --- Files --------------------------------------------------------------------------------------
@@ -335,8 +340,10 @@ def test_patterns_and_several_files_are_one_corpus(tmp_path: Path) -> None:
     folder = open_corpus(tmp_path)
     assert folder.unread == ("x/notes.md",)
     assert len(folder.sources) == 3
-    with pytest.raises(CorpusError, match="no such file or folder"):
+    with pytest.raises(CorpusError, match="no file matches the pattern"):
         open_corpus(str(tmp_path / "*.parquet"))
+    with pytest.raises(CorpusError, match=r"matches the pattern can be read \(found notes.md"):
+        open_corpus(str(tmp_path / "x/*.md"))
 
 
 def test_nulls_that_arrow_invents_are_no_part_of_a_chat(tmp_path: Path) -> None:

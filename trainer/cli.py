@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from logitstore.plumbing import (
     options_of,
     print_json,
     quiet_libraries,
+    show_progress,
 )
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
@@ -42,12 +44,13 @@ def fit(*, json: bool, **options: Any) -> None:
     against the bucket's, and head, that inside the head; divergence, that of the loss where it is
     another; top-1, how often the most probable token is the teacher's.
     """
-    quiet_libraries()
-    from trainer.training.fit import fit as run
-
     announce_hub(options["student"])
     reports: list[dict[str, float]] = []
-    result = run(**options, report=lambda one: _report(one, reports))
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from trainer.training.fit import fit as run
+
+        result = run(**options, report=lambda one: _report(one, reports), on_progress=on_progress)
     if json:
         print_json(result)
     elif not reports:
@@ -62,11 +65,12 @@ def fit(*, json: bool, **options: Any) -> None:
 )
 def evaluate(*, json: bool, **options: Any) -> None:
     """Measure a model on held-out text, and against the teacher where a store is given."""
-    quiet_libraries()
-    from trainer.evaluation.measure import evaluate as run
-
     announce_hub(options["model"], options["data"])
-    result = run(**options)
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from trainer.evaluation.measure import evaluate as run
+
+        result = run(**options, on_progress=on_progress)
     if json:
         print_json(result)
     else:
@@ -95,12 +99,17 @@ def main() -> None:
 def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     """One line on standard error for each report of the loss."""
     reports.append(one)
-    print(f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s", file=sys.stderr)
+    line = f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s"
+    if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
+        line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
+    print(line, file=sys.stderr)
 
 
-def _words(one: dict[str, float]) -> str:
+def _words(one: dict[str, float], *, parts: bool = True) -> str:
+    if "kl" not in one:  # learnt from answers, without a teacher
+        return f"loss {one['loss']:.4f}"
     terms = ""
-    if "kl_head" in one:
+    if "kl_head" in one and parts:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
     if abs(one.get("divergence", one["kl"]) - one["kl"]) > _SAME:  # another loss than forward KL
         terms += f"  divergence {one['divergence']:.4f}"

@@ -29,10 +29,16 @@ def print_answers(summary: GenerateSummary) -> None:
 
 
 def _warnings(summary: GenerateSummary) -> Iterator[str]:
+    from logitstore.dumping.job import DEFAULT_MAX_LENGTH  # which costs torch
+
     if summary.cut:
         yield f"cut at --max-new-tokens, without an end: {summary.cut:,} answers"
     if summary.empty:
         yield f"empty, an end token alone: {summary.empty:,} answers"
+    if summary.longest > DEFAULT_MAX_LENGTH:
+        yield (
+            f"dump it with --max-length {summary.longest}: what is cut off has no prompt before it"
+        )
     if summary.skipped:
         yield f"skipped {summary.skipped:,} records that could not be used"
     if summary.left_out:

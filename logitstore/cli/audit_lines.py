@@ -19,6 +19,8 @@ def audit_lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"teacher {result['teacher']}, {result['dtype']} on {result['device']}"
     for name, value, meaning in _numbers(result):
         yield f"{name:20} {value:>12}  {meaning}"
+    for warning in result["warnings"]:
+        yield f"warning: {warning}"
 
 
 def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -58,7 +58,9 @@ def print_table(content: dict[str, Any]) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{name} {_shown(one)}" for name, one in value.items())
-    if value is None:
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return "\n".join(map(_shown, value))
+    if value is None or value == []:
         return "none"
     if isinstance(value, float):
         return f"{value:,.3f}"

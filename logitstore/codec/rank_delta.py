@@ -53,6 +53,7 @@ _SLAB_ROWS = 4096
 # scalars of `Values` may not have these names.
 _OF_DRAWS = ("entropy", "count")
 _OF_TARGETS = "label_logprob"
+_SAMPLER = "sampler_logprob"  # of a block whose documents say how they were drawn
 _DRAW = "_draw"
 
 
@@ -162,6 +163,10 @@ class RankDeltaCodec:
                     -targets.label_logprob_R, self.parameters["scalar_steps"], what=_OF_TARGETS
                 )
             scalars |= {_name(name, number): values_R for name, values_R in own.items()}
+        if block.sampler_logprobs_R is not None:
+            scalars[_SAMPLER] = whole_steps(
+                -block.sampler_logprobs_R, self.parameters["scalar_steps"], what=_SAMPLER
+            )
         deltas, codes = zip(*parts, strict=True)
         return Columns(
             entries={
@@ -186,6 +191,9 @@ class RankDeltaCodec:
             input_ids_N=self._checked_ids(columns.tokens_N),
             counted_N=columns.counted_N.astype(bool),
             targets=self._decode_draw(columns, tables[_RANKING], draw),
+            sampler_logprobs_R=(
+                -self._nats(columns.scalars, _SAMPLER) if _SAMPLER in columns.scalars else None
+            ),
         )
 
     # --- a draw -----------------------------------------------------------------------------
@@ -295,7 +303,13 @@ class RankDeltaCodec:
 
     def _check_names(self) -> None:
         """TypeError where the scalars of `values` have names that mean something else."""
-        taken = {*_OF_DRAWS, _OF_TARGETS, *self.entries, *(f"{one}s" for one in self.entries)}
+        taken = {
+            *_OF_DRAWS,
+            _OF_TARGETS,
+            _SAMPLER,
+            *self.entries,
+            *(f"{one}s" for one in self.entries),
+        }
         names = self._values.names
         wrong = [
             name

@@ -17,6 +17,7 @@ class TokenRecord:
 
     ids: list[int]
     counted: list[bool]
+    sampler_logprobs: list[float] | None = None  # of each, where it counts; 0 elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

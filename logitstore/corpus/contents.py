@@ -261,5 +261,6 @@ def is_whole_chat(chosen: object) -> bool:
 
 def tokens_content(row: Mapping[str, Any], fields: Fields) -> Content:
     """Token ids, which of them count, and the prompt before them."""
-    tokens = token_record(row, name=fields.tokens or "input_ids", mask=fields.mask)
+    name = fields.tokens or "input_ids"
+    tokens = token_record(row, name=name, mask=fields.mask, sampler=fields.sampler)
     return Content(tokens=tokens, prompt=row.get("prompt"))

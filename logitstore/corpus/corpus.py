@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from logitstore.corpus.fields import Shape
     from logitstore.corpus.sources import RawRecord, Source
+    from logitstore.format.answers import AnswersMetadata
 
 __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
 
@@ -142,6 +143,16 @@ class Corpus:
             if not isinstance(one, str) or not one.isprintable():
                 raise CorpusError("rename it: its name is no text", place=repr(one))
         self._sources = {source.name: source for source in sources}
+
+    @property
+    def answers(self) -> tuple[AnswersMetadata, ...]:
+        """Who gave the answers that its files hold, each once; none of files that do not say."""
+        found = [getattr(source, "answers", None) for source in self._sources.values()]
+        listed: list[AnswersMetadata] = []
+        for one in found:
+            if one is not None and one not in listed:
+                listed.append(one)
+        return tuple(listed)
 
     @property
     def in_memory(self) -> bool:
@@ -339,7 +350,11 @@ class RecordReader:
                 if not self._skip_bad:
                     place = f"{self._source.name}:{begins + fault.line}"
                     raise bad_record(
-                        fault.problem, place=place, found=fault.found, allowed=fault.allowed
+                        fault.problem,
+                        place=place,
+                        found=fault.found,
+                        allowed=fault.allowed,
+                        remedy=fault.remedy,
                     ) from fault
                 self.skipped += 1
             else:

@@ -8,6 +8,7 @@ Shapes: L tokens of one text or rendering.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +76,9 @@ class Encoder:
         if content.tokens is not None:
             tokens = content.tokens
             own = self._tokens(tokens.ids, tokens.counted, begin=self._begin)
+            if tokens.sampler_logprobs is not None:
+                sampler_L = np.array(tokens.sampler_logprobs, dtype=np.float32)
+                own = replace(own, sampler_L=sampler_L)
             return self._teachers.beside_tokens(content, own)
         if content.chat is None:
             raise BadRecord("the record holds neither text nor chat nor tokens")

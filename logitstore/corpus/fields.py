@@ -20,6 +20,7 @@ class Fields:
     messages: str | None = None
     tokens: str | None = None
     mask: str | None = None
+    sampler: str | None = None
     shape: str | None = None  # that of every record; None for the one that each has
     ignored: frozenset[str] = frozenset()  # fields of messages, and "tools"
     shapes: Mapping[str, Shape] | None = None  # that records may have; None for those of a corpus

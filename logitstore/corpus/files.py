@@ -98,6 +98,7 @@ _KINDS: dict[str, Callable[[_File], Source]] = {
     ".arrow": _arrow,
 }
 SUFFIXES = tuple(_KINDS)
+_NAMED = 3  # files that a message names
 _LISTED = f".txt, {', '.join(_RECORDS)} (also with {', '.join(COMPRESSIONS)}), .parquet, .arrow"
 
 
@@ -126,7 +127,7 @@ def find_files(names: Sequence[str | os.PathLike[str]]) -> Files:
             found = sorted(_found(Path(name)))
         read = [path for path in found if path.name.lower().endswith(SUFFIXES)]
         if not read:
-            raise _nothing_at(Path(name))
+            raise _nothing_at(Path(name), found)
         paths |= dict.fromkeys(read)
         unread |= dict.fromkeys(path for path in found if path not in read)
     alone = Path(names[0]) if len(names) == 1 else None
@@ -173,10 +174,22 @@ def _name(path: Path, base: Path) -> str:
     return path.absolute().relative_to(base.absolute()).as_posix()
 
 
-def _nothing_at(path: Path) -> CorpusError:
-    problem = "there is no such file or folder"
-    if path.exists():
-        problem = "the folder holds no file of text" if path.is_dir() else "this is no file of text"
+def _nothing_at(path: Path, found: Sequence[Path]) -> CorpusError:
+    problem, there = "there is no such file or folder", None
+    if path.is_dir():
+        problem = "the folder holds no file that can be read"
+        names = [_name(one, path) for one in found]
+        there = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "") or "no file"
+    elif path.exists():
+        problem = "files with such a name are not read"
+    elif glob.has_magic(str(path)):
+        problem = "no file matches the pattern"
+        there = ", ".join(path.name for path in found[:_NAMED]) or None
+        if found:
+            problem = "no file that matches the pattern can be read"
     return CorpusError(
-        problem, place=path, allowed=f"{_LISTED}; a folder or a pattern of them; a Hub data set"
+        problem,
+        place=path,
+        found=there,
+        allowed=f"{_LISTED}; a folder or a pattern of them; a Hub data set",
     )

@@ -29,6 +29,7 @@ class Tokens:
     counted_L: np.ndarray  # bool
     begins: int  # tokens at its front that begin every piece
     inserted_L: np.ndarray | None = None  # that only the teacher reads, behind each beginning
+    sampler_L: np.ndarray | None = None  # float32, nats: with which each was drawn
     teacher: TeacherText | None = None  # a whole text of its own that the teacher reads
 
 
@@ -49,6 +50,7 @@ def pieces(tokens: Tokens, max_length: int) -> Iterator[Tokens]:
             tokens,
             ids_L=np.concatenate([lead_L, tokens.ids_L[start : start + size]]),
             counted_L=np.concatenate([np.zeros(len(lead_L), dtype=bool), counted_L]),
+            sampler_L=_part(tokens.sampler_L, slice(start, start + size), lead=len(lead_L)),
         )
         inserted_at = len(lead_L) if start else tokens.begins
         yield replace(piece, teacher=_teacher_text(piece, inserted_at, counted))
@@ -56,6 +58,13 @@ def pieces(tokens: Tokens, max_length: int) -> Iterator[Tokens]:
         # A document of two tokens has no room for both the beginning and a shared token.
         lead_L = front_L if max_length >= len(front_L) + 2 else front_L[:0]
         start += size - 1
+
+
+def _part(values_L: np.ndarray | None, part: slice, *, lead: int) -> np.ndarray | None:
+    """The values of a piece, 0 for what stands before it."""
+    if values_L is None:
+        return None
+    return np.concatenate([np.zeros(lead, dtype=values_L.dtype), values_L[part]])
 
 
 def _teacher_text(piece: Tokens, place: int, before: int) -> TeacherText | None:

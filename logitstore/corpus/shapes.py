@@ -28,8 +28,8 @@ from logitstore.corpus.contents import (
     tokens_content,
 )
 from logitstore.corpus.fields import Fields, Shape
-from logitstore.corpus.records import BadRecord, shortened
-from logitstore.corpus.token_records import MASKS
+from logitstore.corpus.records import BadRecord, missing_field, shortened
+from logitstore.corpus.token_records import MASKS, SAMPLER
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def shape_of(names: Sequence[str], fields: Fields, *, place: str | None = None) 
     if fields.shape is not None:
         shape = shapes[fields.shape]
         if not _fits(shape, names):
-            raise BadRecord(
-                "the record has another shape", found=_listed(names), allowed=_needs(shape)
-            )
+            raise _other_shape(shape, names, shapes)
         return shape
     found = {name for name, shape in shapes.items() if _fits(shape, names)}
     if {"text", "messages"} <= found:
@@ -69,9 +67,10 @@ def shape_of(names: Sequence[str], fields: Fields, *, place: str | None = None) 
     if {"prompt", "question", "turns"} & set(names):
         raise no_answer(_listed(names))
     raise BadRecord(
-        "no field of a known shape; --text-field or --messages-field names one",
+        "no field of a known shape",
         found=_listed(names),
         allowed="; ".join(_needs(shape) for shape in shapes.values()),
+        remedy="Name the field with --text-field or --messages-field",
     )
 
 
@@ -80,8 +79,8 @@ def columns_of(shape: Shape, fields: Fields, names: Sequence[str]) -> tuple[str,
     own = {"text": fields.text, "messages": fields.messages, "tokens": fields.tokens}
     main = own.get(shape.name)
     needed = [main] if main else [name for wanted in shape.needs for name in wanted]
-    mask = [fields.mask] if fields.mask else []
-    used = {*needed, *shape.columns, *mask, *_TEACHER_SIDE} - fields.ignored
+    named = [one for one in (fields.mask, fields.sampler) if one]
+    used = {*needed, *shape.columns, *named, *_TEACHER_SIDE} - fields.ignored
     return tuple(name for name in names if name in used)
 
 
@@ -102,9 +101,20 @@ def _named_shape(names: Sequence[str], fields: Fields, shapes: Mapping[str, Shap
     ):
         if wanted is not None:
             if wanted not in names:
-                raise BadRecord("the field is missing", found=_listed(names), allowed=wanted)
+                raise missing_field(wanted, names, flag=f"--{name}-field")
             return shapes[name]
     return None
+
+
+def _other_shape(shape: Shape, names: Sequence[str], shapes: Mapping[str, Shape]) -> BadRecord:
+    """The record has not the fields that `--records` asks for; another shape may fit."""
+    fitting = [name for name, one in shapes.items() if _fits(one, names)]
+    return BadRecord(
+        f"the record has no fields of --records {shape.name}",
+        found=_listed(names),
+        allowed=_needs(shape),
+        remedy=f"Take --records {fitting[0]}" if fitting else None,
+    )
 
 
 def _fits(shape: Shape, names: Sequence[str]) -> bool:
@@ -166,6 +176,6 @@ SHAPES: dict[str, Shape] = {
         help="Token ids, with a mask or labels where not all of them count.",
         needs=(frozenset({"input_ids"}),),
         content=tokens_content,
-        columns=(*MASKS, "prompt", *SIDE[:2]),
+        columns=(*MASKS, SAMPLER, "prompt", *SIDE[:2]),
     ),
 }

@@ -17,6 +17,7 @@ from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.shapes import columns_of, shape_of
 from logitstore.corpus.sources import RawRecord, reading
 from logitstore.errors import CorpusError
+from logitstore.format.answers import AnswersMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,13 +147,18 @@ class TableSource:
 
     def __init__(self, *, name: str, fields: Fields, table: Table) -> None:
         self.name = name
+        self.answers = AnswersMetadata.of_schema(table.schema.metadata, place=name)
         self._table = table
         names = list(table.schema.names)
         try:
             self._columns = columns_of(shape_of(names, fields, place=name), fields, names)
         except BadRecord as fault:
             raise CorpusError(
-                fault.problem, place=name, found=fault.found, allowed=fault.allowed
+                fault.problem,
+                place=name,
+                found=fault.found,
+                allowed=fault.allowed,
+                remedy=fault.remedy,
             ) from None
         for column in self._columns:
             if names.count(column) > 1:

@@ -15,6 +15,7 @@ from logitstore.targets.documents import Document, document_id
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
     from logitstore.corpus.content import Record
@@ -89,6 +90,7 @@ class DocumentStream:
     def _documents(self, record: Record, parts: Sequence[Tokens]) -> list[Document]:
         """The documents of a record, whose pieces are numbered through; `BadRecord` without any."""
         self._check_ids(parts)
+        self._check_sampler(parts)
         cut = [piece for part in parts for piece in pieces(part, self._rules.max_length)]
         documents = [
             Document(
@@ -98,6 +100,7 @@ class DocumentStream:
                 input_ids_L=piece.ids_L,
                 counted_L=piece.counted_L,
                 teacher_text=piece.teacher,
+                sampler_logprobs_R=_counted(piece.sampler_L, piece.counted_L),
             )
             for number, piece in enumerate(cut)
             if piece.counted_L.any()
@@ -122,6 +125,17 @@ class DocumentStream:
                 allowed=f"up to {limit}",
             )
 
+    def _check_sampler(self, parts: Sequence[Tokens]) -> None:
+        wanted = self._rules.sampler_logprobs
+        for part in parts:
+            if wanted is not None and (part.sampler_L is not None) is not wanted:
+                raise BadRecord(
+                    "the record has no sampler_logprobs, and the first record has"
+                    if wanted
+                    else "the record has sampler_logprobs, and the first record has none",
+                    allowed="sampler_logprobs in all records or in none",
+                )
+
     def _check_ids(self, parts: Sequence[Tokens]) -> None:
         size = self._rules.vocab_size
         for part in parts:
@@ -131,6 +145,10 @@ class DocumentStream:
                     found=int(part.ids_L.max()),
                     allowed=f"below {size}",
                 )
+
+
+def _counted(values_L: np.ndarray | None, counted_L: np.ndarray) -> np.ndarray | None:
+    return None if values_L is None else values_L[counted_L]
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

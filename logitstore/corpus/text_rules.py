@@ -25,6 +25,7 @@ class TextRules:
     today: date = field(default_factory=date.today)  # that a chat template is told
     teacher_system: str | None = None  # a system prompt that only the teacher reads
     teacher_messages: bool = True  # whether records may have messages that only the teacher reads
+    sampler_logprobs: bool | None = None  # whether all records have them; None: any may
     teacher_context: int | None = None  # tokens that the teacher reads at most
 
     def __post_init__(self) -> None:

@@ -5,34 +5,87 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.content import TokenRecord
-from logitstore.corpus.records import BadRecord, shortened
+from logitstore.corpus.records import BadRecord, missing_field, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MASKS", "token_record"]
+__all__ = ["MASKS", "SAMPLER", "token_record"]
 
 MASKS = ("loss_mask", "labels", "completion_mask")  # the first that a record has is taken
+
+SAMPLER = "sampler_logprobs"  # of each token, under whoever gave the answer
+
+_ROUNDING = 1e-3  # nats by which a log-probability may be above 0
+_LEAST_LOGPROB = -10_000.0  # nats; no sampler draws what is less probable
 
 _ID_LIMIT = 1 << 32  # ids are kept in 32 bits
 
 
-def token_record(row: Mapping[str, Any], *, name: str, mask: str | None) -> TokenRecord:
+def token_record(
+    row: Mapping[str, Any], *, name: str, mask: str | None, sampler: str | None = None
+) -> TokenRecord:
     """The tokens of a record; `BadRecord` where they are none.
 
     row: its fields.
     name: the field of the ids.
     mask: the field of the mask or the labels; None for the first of `MASKS` that is there. Without
         any, all tokens count.
+    sampler: the field of the log-probabilities with which the tokens were drawn; None for
+        `SAMPLER`, where it is there.
     """
     ids = _integers(row.get(name), name)
+    counted = _mask(row, ids, name=name, mask=mask)
+    if sampler is not None and row.get(sampler) is None:
+        raise BadRecord("the record has no log-probabilities of its sampler", allowed=sampler)
+    found = row.get(sampler or SAMPLER)
+    logprobs = None if found is None else _logprobs(found, counted, sampler or SAMPLER)
+    return TokenRecord(ids=ids, counted=counted, sampler_logprobs=logprobs)
+
+
+def _mask(row: Mapping[str, Any], ids: list[int], *, name: str, mask: str | None) -> list[bool]:
     mask = mask or next((one for one in MASKS if row.get(one) is not None), None)
     if mask is None:
-        return TokenRecord(ids=ids, counted=[True] * len(ids))
+        return [True] * len(ids)
+    if mask not in row:
+        raise missing_field(mask, list(row), flag="--mask-field")
     values = _integers(row.get(mask), mask, least=-100)
     if len(values) != len(ids):
         raise BadRecord(f"{mask} and {name} differ in length", found=len(values), allowed=len(ids))
-    return TokenRecord(ids=ids, counted=_counted(ids, values, mask))
+    return _counted(ids, values, mask)
+
+
+def _logprobs(found: object, counted: list[bool], name: str) -> list[float]:
+    """One number a token, 0 where it does not count, whatever stands there."""
+    if not isinstance(found, list | tuple) or len(found) != len(counted):
+        raise BadRecord(
+            f"{name} is no list as long as the tokens",
+            found=len(found) if isinstance(found, list | tuple) else shortened(found),
+            allowed=len(counted),
+        )
+    numbers = []
+    for place, (number, counts) in enumerate(zip(found, counted, strict=True)):
+        if not counts or place == 0:  # nothing predicts the first
+            numbers.append(0.0)
+        elif not _is_logprob(number):
+            raise _no_logprob(name, place, number)
+        else:
+            numbers.append(min(float(number), 0.0))
+    return numbers
+
+
+def _is_logprob(number: object) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return _LEAST_LOGPROB <= number <= _ROUNDING  # NaN is not
+
+
+def _no_logprob(name: str, place: int, number: object) -> BadRecord:
+    return BadRecord(
+        f"{name} holds no log-probability at place {place}, whose token counts",
+        found=shortened(number),
+        allowed=f"{_LEAST_LOGPROB:g} to 0",
+    )
 
 
 def _integers(value: object, name: str, *, least: int = 0) -> list[int]:

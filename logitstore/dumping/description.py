@@ -41,6 +41,7 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
             fingerprint=fingerprint(plan.to_json()),
             limit=job.options.limit,
             unit_tokens=job.options.unit_tokens,
+            answers=tuple(one.identity() | {"model": one.model} for one in job.corpus.answers),
         ),
         text=TextSpec(
             text_field=fields.text,
@@ -57,6 +58,8 @@ def store_spec(job: Job, plan: Plan) -> StoreSpec:
             pieces_begin=bool(beginning(job.tokenizer)),
             teacher_system=_hash(job.rules.teacher_system),
             teacher_messages=job.rules.teacher_messages,
+            sampler_field=fields.sampler,
+            sampler_logprobs=bool(job.rules.sampler_logprobs),
         ),
         sparsifier=job.sparsifier,
         codec=job.codec.spec,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore.codec import Codec, new_codec
+from logitstore.corpus.answers import refuse_other_answers
 from logitstore.corpus.corpus import Corpus, open_corpus
 from logitstore.corpus.text import tokenize
 from logitstore.corpus.text_rules import TextRules
@@ -26,7 +27,7 @@ from logitstore.dumping.options import (
     template_date,
     template_variables,
 )
-from logitstore.errors import SettingError
+from logitstore.errors import CorpusError, SettingError
 from logitstore.format.spec import SparsifierSpec
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.sparsify import SPARSIFIERS
@@ -46,11 +47,11 @@ if TYPE_CHECKING:
     from logitstore.format.plan import Plan, WorkUnit
     from logitstore.format.spec import StoreSpec
 
-__all__ = ["BYTES_PER_TOKEN", "Job"]
+__all__ = ["BYTES_PER_TOKEN", "DEFAULT_MAX_LENGTH", "Job"]
 
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
 BYTES_PER_TOKEN = 4
-_DEFAULT_MAX_LENGTH = 1024
+DEFAULT_MAX_LENGTH = 1024
 _NAMED = 5  # files that a note names
 
 
@@ -91,13 +92,15 @@ class Job:
         size = min(vocab_size(tokenizer), logit_columns(options.teacher) or sys.maxsize)
         rules = TextRules(
             vocab_size=size,
-            max_length=options.max_length or _DEFAULT_MAX_LENGTH,
+            max_length=options.max_length or DEFAULT_MAX_LENGTH,
             last_turn_only=options.turns == "last",
             template_variables=template_variables(options.template_kwargs or {}),
             today=_today(options, begun),
             teacher_system=_system(options),
         )
-        beside = _try_first_records(corpus, tokenizer, rules, options)
+        refuse_other_answers(corpus, tokenizer)
+        beside, sampled = _try_first_records(corpus, tokenizer, rules, options)
+        rules = replace(rules, sampler_logprobs=sampled)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
         tell_stage(on_progress, f"loading {_called(options.teacher)}")
@@ -184,24 +187,34 @@ def _rules_of(
 
 def _try_first_records(
     corpus: Corpus, tokenizer: Any, rules: TextRules, options: JobOptions
-) -> bool:
+) -> tuple[bool, bool]:
     """Make documents of the first records of each file, so that their faults are told early.
 
     A wrong field, a file with nothing in it, and a chat without a template cost no teacher then.
-    Whether one of them has messages that only the teacher reads.
+    Whether one of them has messages that only the teacher reads, and whether the first says with
+    which probabilities it was drawn.
     """
     skip_bad = options.skip_bad
     shapes: Counter[str] = Counter()
     beside = 0
     for records in corpus.first_records(limit=options.limit, skip_bad=skip_bad):
-        for _ in tokenize(records, tokenizer, rules=rules, skip_bad=skip_bad):
-            pass
+        for document in tokenize(records, tokenizer, rules=rules, skip_bad=skip_bad):
+            if rules.sampler_logprobs is None:
+                sampled = document.sampler_logprobs_R is not None
+                rules = replace(rules, sampler_logprobs=sampled)
         beside += records.beside
         shapes[" and ".join(sorted(records.shapes)) or "nothing that can be read"] += 1
+    if options.sampler_field is not None and not rules.sampler_logprobs:
+        raise CorpusError(
+            "--sampler-field has no effect on records that are no tokens",
+            place=corpus.name,
+            found=options.sampler_field,
+            remedy="Leave it out",
+        )
     if callable(options.on_note):
         for line in (*_notes(corpus, shapes), *_teachers_notes(rules, beside)):
             options.on_note(line)
-    return beside > 0
+    return beside > 0, bool(rules.sampler_logprobs)
 
 
 def _teachers_notes(rules: TextRules, beside: int) -> Iterator[str]:
@@ -219,6 +232,8 @@ def _notes(corpus: Corpus, shapes: Mapping[str, int]) -> Iterator[str]:
     ]
     alone = len(shapes) == 1 and sum(shapes.values()) == 1
     yield f"{corpus.name}: records of {next(iter(shapes)) if alone else ', '.join(of_files)}"
+    if any(name.lower().endswith(".txt") for name in corpus.sources):
+        yield f"{corpus.name}: a record of a .txt file is a section of 16 to 32 KiB"
     if corpus.unread:
         more = len(corpus.unread) - _NAMED
         rest = f" and {more} more" if more > 0 else ""
@@ -234,7 +249,7 @@ def _max_length(max_length: int | None, context: int | None, *, room: int) -> in
             allowed=f"up to {context - 2}",
         )
     if max_length is None:
-        return min(_DEFAULT_MAX_LENGTH, context - room if context else _DEFAULT_MAX_LENGTH)
+        return min(DEFAULT_MAX_LENGTH, context - room if context else DEFAULT_MAX_LENGTH)
     if context is not None and max_length > context:
         raise SettingError(
             "--max-length does not fit the teacher's context",

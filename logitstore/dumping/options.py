@@ -163,6 +163,12 @@ class JobOptions:
         help="The field that says which tokens count: 1 or 0, or labels that are -100 elsewhere.",
         unset="'loss_mask' or 'labels', where there is one; else all count",
     )
+    sampler_field: str | None = option(
+        None,
+        help="The field of a record of tokens that holds the log-probabilities with which they "
+        "were drawn; the store keeps them.",
+        unset="'sampler_logprobs', where there is one",
+    )
     ignore_field: list[str] | None = option(
         None,
         help="A field of messages, or tools, to leave out; may be given several times.",
@@ -242,6 +248,7 @@ class JobOptions:
             messages=self.messages_field,
             tokens=self.tokens_field,
             mask=self.mask_field,
+            sampler=self.sampler_field,
             shape=None if self.records == "auto" else self.records,
             ignored=frozenset(self.ignore_field or ()),
         )
@@ -327,7 +334,13 @@ _OUT = Option(
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
 TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
-DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, ON_PROGRESS)
+_NO_CHECK = Option(
+    name="no_check",
+    kind=bool,
+    default=False,
+    help="Seal the store without reading every object once more to compare its hash.",
+)
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _NO_CHECK, ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:

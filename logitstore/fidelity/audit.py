@@ -20,6 +20,7 @@ import torch
 from logitstore.codec import codec_for
 from logitstore.errors import ModelError, SettingError
 from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, shift_losses
+from logitstore.fidelity.beginnings import beginnings
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokenizer
@@ -62,10 +63,10 @@ def audit(**values: Any) -> dict[str, Any]:
     """Run the teacher over documents of a sealed store: one JSON object of what it finds.
 
     Of several draws one is audited, at its own temperature: the first, or the one at which an open
-    `Store` is read. Losses and divergences in nats
-    per target, angles in degrees; `ok` tells whether `faults` is empty. A teacher that is not the
-    store's is judged by its numbers alike; one that has no forward of its own (`OwnForward`) cannot
-    tell whether its rows were out of line when they were dumped. Raises ModelError for a model that
+    `Store` is read. Losses and divergences in nats per target, angles in degrees; `ok` tells
+    whether `faults` is empty, whatever `warnings` says. A teacher that is not the store's is judged
+    by its numbers alike; one that has no forward of its own (`OwnForward`) cannot tell whether its
+    rows were out of line when they were dumped. Raises ModelError for a model that
     cannot be loaded, has fewer logit columns than the store has ids or a shorter context than the
     documents; TokenizerError for a folder with another tokenizer; SettingError; StoreError.
     """
@@ -100,6 +101,7 @@ def audit(**values: Any) -> dict[str, Any]:
         "documents": len(chosen),
         "targets": sum(len(one.targets) for one in chosen),
         "temperature": sums.temperature,
+        **beginnings(store, [stored.document for stored in chosen]),
         **sums.results([stored.document for stored in chosen]),
     }
     return result | {"ok": not result["faults"]}

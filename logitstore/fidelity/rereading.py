@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from logitstore.store.reader import Store
     from logitstore.targets.documents import Document, StoredDocument
 
-__all__ = ["Rereading"]
+__all__ = ["Rereading", "stored_tokenizer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +91,10 @@ class Rereading:
         records: dict[WorkUnit, set[int]] = defaultdict(set)
         for document in wanted:
             records[self._unit(document)].add(document.record)
-        tokenizer, rules = _tokenizer(self.store.tokenizer_files()), _rules(self.store, self.system)
+        tokenizer, rules = (
+            stored_tokenizer(self.store.tokenizer_files()),
+            _rules(self.store, self.system),
+        )
         made: dict[bytes, Document] = {}
         for unit, numbers in records.items():
             read = corpus.read(unit, skip_bad=True)
@@ -159,7 +162,11 @@ def _rules(store: Store, system: str | None) -> TextRules:
     )
 
 
-def _tokenizer(files: Mapping[str, bytes]) -> Any:
+def stored_tokenizer(files: Mapping[str, bytes]) -> Any:
+    """The tokenizer of a store.
+
+    files: those of `Store.tokenizer_files`.
+    """
     with temporary_folder() as folder:
         storage = LocalStorage(folder)
         for name, content in files.items():

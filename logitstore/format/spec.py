@@ -61,6 +61,27 @@ class CorpusSpec:
     fingerprint: str  # of the plan: sources, ranges, hashes
     limit: int | None  # records taken, None for all
     unit_tokens: int  # tokens of a work unit, as estimated from its bytes
+    # Since logitstore/3, and there where it is not empty: who gave the answers that it holds, an
+    # object for each, with model, tokenizer, settings and corpus as in a file of answers.
+    answers: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As the object that stands in store.json."""
+        content = asdict(self)
+        content["answers"] = list(self.answers)
+        if not self.answers:
+            del content["answers"]
+        return content
+
+    @staticmethod
+    def from_json(content: Any, *, version: str, place: str) -> CorpusSpec:
+        """The spec that `to_json` gave for a store of this format."""
+        spec = build(CorpusSpec, content, place=place)
+        wrong = not all(isinstance(one, dict) for one in spec.answers)
+        if wrong or (version in FORMATS[:2] and "answers" in content):
+            raise CorruptionError("answers are no list of objects", place=place)
+        object.__setattr__(spec, "answers", tuple(spec.answers))
+        return spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +103,8 @@ class TextSpec:
     pieces_begin: bool = False  # each piece of a text begins as the whole does, with BOS
     teacher_system: str | None = None  # sha256 of a system prompt that only the teacher read
     teacher_messages: bool = False  # records had messages that only the teacher read
+    sampler_field: str | None = None  # of a record, which holds what the next line speaks of
+    sampler_logprobs: bool = False  # there is a column of them: with which tokens were drawn
 
     def to_json(self, *, version: str) -> dict[str, Any]:
         """As the object that stands in store.json of this format."""
@@ -125,7 +148,12 @@ _TEXT_SINCE = {
         "template_date",
         "pieces_begin",
     ),
-    "logitstore/3": ("teacher_system", "teacher_messages"),
+    "logitstore/3": (
+        "teacher_system",
+        "teacher_messages",
+        "sampler_field",
+        "sampler_logprobs",
+    ),
 }
 
 
@@ -266,6 +294,7 @@ class StoreSpec:
         """As the object that stands in store.json."""
         content = asdict(self)
         content["sparsifier"] = self.sparsifier.to_json()
+        content["corpus"] = self.corpus.to_json()
         content["text"] = self.text.to_json(version=self.format)
         return content
 
@@ -288,12 +317,14 @@ class StoreSpec:
         parts = {
             "teacher": TeacherSpec,
             "tokenizer": TokenizerSpec,
-            "corpus": CorpusSpec,
             "codec": CodecSpec,
         }
         built = dict(content)
         for name, kind in parts.items():
             built[name] = build(kind, built.get(name), place=f"{place}: {name}")
+        built["corpus"] = CorpusSpec.from_json(
+            built.get("corpus"), version=found_format, place=f"{place}: corpus"
+        )
         built["text"] = TextSpec.from_json(
             built.get("text"), version=found_format, place=f"{place}: text"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from logitstore.corpus.answers import refuse_other_answers
 from logitstore.corpus.corpus import Corpus, open_corpus
 from logitstore.corpus.template import uses_clock
 from logitstore.corpus.text_rules import TextRules
@@ -85,6 +86,7 @@ class GenerateJob:
         tokenizer = with_chat_template(
             open_tokenizer(options.tokenizer, teacher=options.model), options.chat_template
         )
+        refuse_other_answers(corpus, tokenizer)
         size = min(vocab_size(tokenizer), logit_columns(options.model) or sys.maxsize)
         rules = TextRules(
             max_length=sys.maxsize,

@@ -76,14 +76,31 @@ def _content(store: Store) -> dict[str, Any]:
             "teacher_messages": spec.text.teacher_messages,
             "skipped": sum(commit.skipped for commit in store.commits),
         },
+        "answers": [_answers(one) for one in spec.corpus.answers],
         "retained_mass": per_target(sums.get("head_mass", 0.0)),
         "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
         "teacher_entropy": per_target(sums.get("entropy", 0.0)),
+        "sampler_loss": (
+            per_target(-sums["sampler_logprob"]) if "sampler_logprob" in sums else None
+        ),
         "units": len(store.layout.read_plan().units),
         "units_done": len(store.commits),
         "blocks": len(store.blocks),
         "sealed": store.manifest is not None,
         "created": spec.provenance.get("created"),
+    }
+
+
+def _answers(content: dict[str, Any]) -> dict[str, Any]:
+    """Who gave answers that the store holds, and by which settings, but for those that are off."""
+    model, settings = (
+        content[name] if isinstance(content.get(name), dict) else {}
+        for name in ("model", "settings")
+    )
+    off: tuple[Any, ...] = (None, [], "auto", "{}")
+    return {
+        **{name: model.get(name) for name in ("name", "fingerprint", "architecture", "dtype")},
+        "settings": {name: value for name, value in settings.items() if value not in off},
     }
 
 

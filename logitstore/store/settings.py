@@ -27,6 +27,7 @@ _OPTIONS = {
     "text.mask_field": "--mask-field",
     "text.max_length": "--max-length",
     "text.messages_field": "--messages-field",
+    "text.sampler_field": "--sampler-field",
     "text.records": "--records",
     "text.template_date": "--template-date",
     "text.teacher_system": "--teacher-system",

@@ -157,7 +157,10 @@ def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
     """What `inspect` divides by the number of targets."""
     parts = [block.targets for block in blocks]
     head = [np.exp(part.logprobs_RK).sum(where=part.exact_RK(), dtype=np.float64) for part in parts]
+    sampler = [one.sampler_logprobs_R for one in blocks if one.sampler_logprobs_R is not None]
+    known = {"sampler_logprob": float(sum(one.sum(dtype=np.float64) for one in sampler))}
     return {
+        **(known if sampler else {}),
         "entropy": float(sum(part.entropy_R.sum(dtype=np.float64) for part in parts)),
         "head_mass": float(sum(head)),
         "label_logprob": float(sum(part.label_logprob_R.sum(dtype=np.float64) for part in parts)),

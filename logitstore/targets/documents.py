@@ -61,6 +61,9 @@ class Document:
     input_ids_L: np.ndarray  # uint32
     counted_L: np.ndarray  # bool; the first is False, because nothing predicts it
     teacher_text: TeacherText | None = None  # read in place of its tokens; no store keeps it
+    # float32, nats: with which each counted token was drawn by whoever gave the answer, where that
+    # is known. A store rounds it to half a step of `scalar_steps`.
+    sampler_logprobs_R: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.input_ids_L.shape != self.counted_L.shape or self.counted_L[:1].any():
@@ -68,6 +71,13 @@ class Document:
                 "the mask of counted tokens must match the tokens and leave out the first",
                 place=f"document {self.id.hex()}",
                 found=f"{self.input_ids_L.shape} tokens, mask {self.counted_L.shape}",
+            )
+        if self.sampler_logprobs_R is not None and self.sampler_logprobs_R.shape != (self.targets,):
+            raise CorruptionError(
+                "sampler_logprobs_R must have a value for each counted token",
+                place=f"document {self.id.hex()}",
+                found=self.sampler_logprobs_R.shape,
+                allowed=f"{self.targets}",
             )
         read = self.as_read
         if read is not self and not np.array_equal(
@@ -142,6 +152,7 @@ class DocumentBlock:
     counted_N: np.ndarray  # bool
     targets: SparseTargets
     other_draws: tuple[SparseTargets, ...] = ()  # as in StoredDocument; empty after reading
+    sampler_logprobs_R: np.ndarray | None = None  # float32, as in Document
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -174,6 +185,7 @@ class DocumentBlock:
                 SparseTargets.concatenate(parts)
                 for parts in zip(*(one.other_draws for one in stored), strict=True)
             ),
+            sampler_logprobs_R=_joined([one.sampler_logprobs_R for one in documents]),
         )
 
     def split(self) -> Iterator[StoredDocument]:
@@ -183,6 +195,7 @@ class DocumentBlock:
     def document(self, number: int) -> StoredDocument:
         """Document `number` of the block, from 0, as views of its arrays."""
         tokens = _span(self.token_lengths_D, number)
+        rows, sampler_R = _span(self.target_lengths_D, number), self.sampler_logprobs_R
         return StoredDocument(
             document=Document(
                 id=self.ids[number],
@@ -190,12 +203,22 @@ class DocumentBlock:
                 piece=int(self.pieces_D[number]),
                 input_ids_L=self.input_ids_N[tokens],
                 counted_L=self.counted_N[tokens],
+                sampler_logprobs_R=None if sampler_R is None else sampler_R[rows],
             ),
-            targets=self.targets.rows(_span(self.target_lengths_D, number)),
-            other_draws=tuple(
-                one.rows(_span(self.target_lengths_D, number)) for one in self.other_draws
-            ),
+            targets=self.targets.rows(rows),
+            other_draws=tuple(one.rows(rows) for one in self.other_draws),
         )
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The values of all documents; None where none has any."""
+    there = [part for part in parts if part is not None]
+    if len(there) not in (0, len(parts)):
+        raise CorruptionError(
+            "some documents have log-probabilities of their sampler, and others have none",
+            found=f"{len(there)} of {len(parts)}",
+        )
+    return np.concatenate(there) if there else None
 
 
 def _span(lengths_D: np.ndarray, number: int) -> slice:

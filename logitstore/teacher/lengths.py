@@ -39,6 +39,16 @@ class LengthClasses:
         if self._alike is None and _depends_on_mates(model):
             self._alike, self._stretches = 0, True
 
+    @property
+    def border(self) -> int | None:
+        """The length up to which all documents may share a pass; None where length is nothing."""
+        return self._alike
+
+    @property
+    def stretches(self) -> bool:
+        """Whether each length beyond the border is a class of its own; else all are one."""
+        return self._stretches
+
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """The places of `lengths` in groups that may share a forward pass, in order."""
         if self._alike is None:

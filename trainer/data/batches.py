@@ -71,6 +71,7 @@ class Batches(IterableDataset[Batch]):
         lengths: Tokens and targets of the store's documents.
         layout: How documents share rows.
         draw_of_epoch: Gives the draw of each target that an epoch reads.
+        border: The length beyond which documents get a pass of their own; None is one for all.
         temperature: The temperature of those draws, and of the loss.
         epochs: Passes over the store; None is without end.
         rank: The number of this process among `ranks`.
@@ -85,6 +86,7 @@ class Batches(IterableDataset[Batch]):
         lengths: Lengths,
         layout: RowLayout,
         draw_of_epoch: Callable[[int], int],
+        border: int | None = None,
         temperature: float = 1.0,
         epochs: int | None = None,
         rank: int = 0,
@@ -103,6 +105,7 @@ class Batches(IterableDataset[Batch]):
         self._store = store
         self._lengths = lengths
         self._layout = layout
+        self._border = border
         self._draw_of_epoch = draw_of_epoch
         self._epochs = EPOCHS.check(epochs)
         self._slots = slice(rank, None, ranks)
@@ -129,6 +132,7 @@ class Batches(IterableDataset[Batch]):
             lengths=self._lengths,
             layout=self._layout,
             draw_of_epoch=self._draw_of_epoch,
+            border=self._border,
             temperature=self.temperature,
             epochs=self._epochs,
             rank=rank,
@@ -211,6 +215,7 @@ class Batches(IterableDataset[Batch]):
             layout=self._layout,
             targets=[stored.targets for stored in documents],
             step_targets=max(1, step.targets),  # losses are divided by it
+            border=self._border,
         )
         return replace(
             batch,

@@ -5,6 +5,8 @@ mask and cache (with either, transformers lets one document see another). A row 
 longest document of the bin: attention over one row of 4,096 tokens costs eight times as much as
 over eight rows of 512. Only flash attention, which knows where documents end, gets a single row. A
 model that does not separate the documents of a row, such as a recurrent one, gets one row for each.
+A model that has other numbers once a row is longer than a border (LongRoPE) reads short documents
+and long ones in a pass each.
 
 Shapes: B rows, W tokens of a row, D documents of a bin, R targets.
 """
@@ -18,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitstore import SettingError, SparseTargets
-from logitstore.plumbing import hidden_states, sparsifier_of
+from logitstore import ModelError, SettingError, SparseTargets
+from logitstore.plumbing import LengthClasses, evaluating, hidden_states, sparsifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from logitstore import Document, StoreSpec
 
-__all__ = ["Batch", "RowLayout", "choose_layout", "lay_out"]
+__all__ = ["Batch", "RowLayout", "choose_border", "choose_layout", "lay_out"]
 
 
 class RowLayout(Enum):
@@ -57,6 +59,8 @@ class Batch:
     spec: StoreSpec | None = None  # of the store that the targets come from
     temperature: float = 1.0  # at which targets were drawn, where they were
     after: dict[str, Any] | None = None  # see `ends_step`
+    # Rows and width of each pass that the model makes over it, in order; empty is one over all.
+    passes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise SettingError where the parts are not of one batch, or not of one store."""
@@ -91,6 +95,27 @@ class Batch:
         `after` is then the state with which `Batches.load_state_dict` continues after it.
         """
         return self.after is not None
+
+    def hidden(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the output layer sees of all positions, [B x W, D]; 0 in what no pass reads.
+
+        Args:
+            model: The student.
+            inputs: `model_inputs`, on the model's device.
+        """
+        ids_BW = inputs["input_ids"]
+        others = {name: value for name, value in inputs.items() if name != "input_ids"}
+        if not self.passes:
+            return hidden_states(model, ids_BW, **others).flatten(0, 1)
+        parts, start = [], 0
+        for rows, width in self.passes:
+            cut = (slice(start, start + rows), slice(width))
+            part_BWD = hidden_states(
+                model, ids_BW[cut], **{name: value[cut] for name, value in others.items()}
+            )
+            parts.append(torch.nn.functional.pad(part_BWD, (0, 0, 0, ids_BW.shape[1] - width)))
+            start += rows
+        return torch.cat(parts).flatten(0, 1)
 
     @property
     def model_inputs(self) -> dict[str, torch.Tensor]:
@@ -149,6 +174,7 @@ def lay_out(
     layout: RowLayout,
     targets: Sequence[SparseTargets] = (),
     step_targets: int | None = None,
+    border: int | None = None,
 ) -> Batch:
     """Documents, and the targets of each, as one batch.
 
@@ -160,10 +186,16 @@ def lay_out(
         layout: How documents share rows.
         targets: The targets of each document; none where there is no teacher.
         step_targets: Targets of the whole optimiser step. Default: those of these documents.
+        border: Documents up to this length are read in one pass, longer ones in another. There are
+            always both, for each rank must make as many. Default: one pass for all.
     """
     lengths = [len(document) for document in documents]
-    rows = _rows(lengths, layout)
-    width = max((sum(lengths[one] for one in row) for row in rows), default=1)
+    groups = [_rows(lengths, group, layout) for group in _by_border(lengths, border)]
+    if border is not None:
+        groups = [group or [[]] for group in groups]
+    widths = [max((sum(lengths[one] for one in row) for row in rows), default=1) for rows in groups]
+    rows = [row for group in groups for row in group]
+    width = max(widths)
     input_ids_BW = np.zeros((max(1, len(rows)), max(1, width)), dtype=np.int64)
     # Positions continue in the padding: transformers takes a restart for packed documents.
     position_ids_BW = np.tile(np.arange(input_ids_BW.shape[1]), (len(input_ids_BW), 1))
@@ -188,23 +220,35 @@ def lay_out(
         targets=SparseTargets.concatenate(targets) if targets and len(at_R) else None,
         step_targets=len(at_R) if step_targets is None else step_targets,
         tokens=sum(lengths),
+        passes=()
+        if border is None
+        else tuple((len(rows), max(1, one)) for rows, one in zip(groups, widths, strict=True)),
     )
 
 
-def _rows(lengths: list[int], layout: RowLayout) -> list[list[int]]:
-    """The documents of each row: the longest first, each in the first row that has room for it."""
+def _by_border(lengths: list[int], border: int | None) -> list[list[int]]:
+    """The documents of each pass."""
     numbers = list(range(len(lengths)))
+    if border is None:
+        return [numbers]
+    short = [number for number in numbers if lengths[number] <= border]
+    return [short, [number for number in numbers if lengths[number] > border]]
+
+
+def _rows(lengths: list[int], numbers: list[int], layout: RowLayout) -> list[list[int]]:
+    """The documents of each row: the longest first, each in the first row that has room for it."""
     if layout is RowLayout.ONE_ROW:
         return [numbers] if numbers else []
     if layout is RowLayout.PADDED:
         return [[number] for number in numbers]
     rows: list[list[int]] = []
     room: list[int] = []
-    for number in sorted(numbers, key=lambda number: -lengths[number]):
+    numbers_by_length = sorted(numbers, key=lambda number: -lengths[number])
+    for number in numbers_by_length:
         place = next((row for row, free in enumerate(room) if free >= lengths[number]), len(rows))
         if place == len(rows):
             rows.append([])
-            room.append(max(lengths))
+            room.append(lengths[numbers_by_length[0]])
         rows[place].append(number)
         room[place] -= lengths[number]
     return rows
@@ -212,6 +256,32 @@ def _rows(lengths: list[int], layout: RowLayout) -> list[list[int]]:
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def choose_border(model: PreTrainedModel, *, max_length: int) -> int | None:
+    """The length beyond which documents need a pass of their own; None where all may share one.
+
+    Args:
+        model: The student.
+        max_length: The most tokens of a document.
+
+    Raises ModelError for a model of whose documents each length would need a pass of its own.
+    """
+    with torch.no_grad(), evaluating(model):
+        classes = LengthClasses(model)
+    border = classes.border
+    if border is None or max_length <= border:
+        return None
+    if classes.stretches:
+        raise ModelError(
+            "the student has other numbers for each length of a row, and cannot learn from "
+            "documents of unlike length",
+            place=f"model {model.config.model_type}",
+            found=f"documents of up to {max_length} tokens",
+            allowed=f"up to {border}" if border else "another student",
+            remedy="Dump with a smaller --max-length" if border else None,
+        )
+    return border
 
 
 def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> RowLayout:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import logitstore
 from logitstore import SettingError
+from trainer.data.answer_files import is_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,15 +95,22 @@ StoreSource: TypeAlias = "StoreLike | str | os.PathLike[str] | logitstore.Storag
 _CONTRACT = ("fingerprint", "spec", "blocks", "draw", "with_draw", "document_lengths", "read_block")
 
 
-def as_store(source: StoreSource) -> Any:
+def as_store(source: StoreSource, *, model: str | None = None, tokenizer: Any | None = None) -> Any:
     """The store that `source` is, or the one that is opened from it.
 
     Args:
         source: An object that keeps the contract of `StoreLike`, such as an open store: it is
-            returned as it is. Or what `logitstore.open` takes.
+            returned as it is. Or what `logitstore.open` takes, or the path of a Parquet file of
+            answers.
+        model: The name of the model that reads it, whose tokenizer the ids of answers are of.
+        tokenizer: That tokenizer, where it is loaded.
 
     Raises SettingError for anything else, and what `logitstore.open` raises.
     """
+    if is_answers(source):
+        from trainer.data.answers import AnswerStore
+
+        return AnswerStore(str(source), model=model, tokenizer=tokenizer)
     if isinstance(source, str | os.PathLike | logitstore.Storage):
         return logitstore.open(source)
     missing = [name for name in _CONTRACT if not hasattr(source, name)]

@@ -13,6 +13,7 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -20,20 +21,25 @@ import torch
 from logitstore import ModelError, SettingError, StoreError
 from logitstore.plumbing import (
     Fields,
+    LengthClasses,
     LMHead,
+    Meter,
+    OnProgress,
     TextRules,
     evaluating,
-    hidden_states,
     open_corpus,
     options_of,
     takes,
+    tell_stage,
     tokenize,
     vocab_size,
 )
+from trainer.data.answer_files import labels_only
 from trainer.data.rows import RowLayout, choose_layout, lay_out
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.options import EvalOptions
+from trainer.evaluation.reading import Counted, without_skipping
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
@@ -90,17 +96,21 @@ def evaluate(**values: Any) -> dict[str, Any]:
     # What the store cannot serve is refused before a model may have to be fetched.
     stored = None
     if options.logits is not None:
-        stored = _from_store(options.logits, temperature=options.temperature)
+        stored = _from_store(options)
     subject = Subject.of(options)
     out = options.out
-    if out is None and stored is not None and subject.folder is not None:
+    compared = stored is not None and stored.comparison is not None
+    if out is None and compared and subject.folder is not None:
         out = subject.folder if (subject.folder / "run.json").is_file() else None
     if out is not None:
         run_folder.refuse_unwritable(out)
     source = stored or _from_text(subject.open_tokenizer(), options)
+    tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
     model = subject.open_model(source.spec)
     with evaluating(model):
-        result = _measure(model, source, batch_tokens=options.batch_tokens)
+        result = _measure(
+            model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
+        )
     result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
     if out is not None:
         run_folder.write_json(out / "eval.json", result)
@@ -112,14 +122,21 @@ class _EvalData:
     """Documents, with targets where there is a teacher."""
 
     documents: Iterable[_Pair]
+    read: Counted[Any]  # what the documents are made from
     vocab_size: int
     spec: StoreSpec | None
     comparison: Comparison | None
     fingerprint: str | None
 
 
-def _from_store(logits: Any, *, temperature: float) -> _EvalData:
-    store = as_store(logits)
+def _from_store(options: EvalOptions) -> _EvalData:
+    named = str(options.model) if isinstance(options.model, str | Path) else None
+    tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
+    source: Any = options.logits
+    store = as_store(source, model=named, tokenizer=tokenizer)
+    if labels_only(store.spec):
+        return _from_answers(store, options)
+    temperature = options.temperature
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison.of(store.spec, temperature=temperature)
     if not sum(one.targets for one in store.blocks):
@@ -129,11 +146,32 @@ def _from_store(logits: Any, *, temperature: float) -> _EvalData:
     draw = draw_for(sparsifier, temperature=temperature, epoch=0)
     if draw != store.draw:
         store = store.with_draw(draw)
+    read = Counted(store, total=len(store))
     return _EvalData(
-        documents=((stored.document, stored.targets) for stored in store),
+        documents=((stored.document, stored.targets) for stored in read),
+        read=read,
         vocab_size=size,
         spec=store.spec,
         comparison=comparison,
+        fingerprint=store.fingerprint,
+    )
+
+
+def _from_answers(store: Any, options: EvalOptions) -> _EvalData:
+    """Answers have no teacher to compare with."""
+    if options.temperature != 1:
+        raise SettingError(
+            "these are answers without a teacher's distributions, so --temperature has no effect",
+            found=f"{options.temperature:g}",
+            remedy="Leave --temperature out",
+        )
+    read = Counted(store, total=len(store))
+    return _EvalData(
+        documents=((stored.document, None) for stored in read),
+        read=read,
+        vocab_size=store.spec.tokenizer.vocab_size,
+        spec=store.spec,
+        comparison=None,
         fingerprint=store.fingerprint,
     )
 
@@ -143,16 +181,18 @@ def _from_text(tokenizer: Any, options: EvalOptions) -> _EvalData:
         str(options.data),
         fields=Fields(text=options.text_field, messages=options.messages_field),
     )
-    records = (
-        record
-        for unit in corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
-        for record in corpus.read(unit, skip_bad=False)
+    units = corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
+    records = Counted(
+        (record for unit in units for record in corpus.read(unit, skip_bad=False)),
+        total=sum(unit.records for unit in units),
     )
     rules = TextRules(max_length=options.max_length or _LONGEST)
     return _EvalData(
         documents=(
-            (one, None) for one in tokenize(records, tokenizer, rules=rules, skip_bad=False)
+            (one, None)
+            for one in without_skipping(tokenize(records, tokenizer, rules=rules, skip_bad=False))
         ),
+        read=records,
         vocab_size=vocab_size(tokenizer),
         spec=None,
         comparison=None,
@@ -175,19 +215,30 @@ class _Totals:
             self.values[name] += float(value)
 
 
-def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) -> dict[str, Any]:
+def _measure(
+    model: PreTrainedModel,
+    source: _EvalData,
+    *,
+    batch_tokens: int,
+    on_progress: OnProgress | None,
+) -> dict[str, Any]:
     head = LMHead.checked(model, vocab_size=source.vocab_size)
     layout = choose_layout(model, vocab_size=source.vocab_size)
     sums = _Totals()
+    with torch.inference_mode():
+        lengths = LengthClasses(model)
+    meter = Meter(on_progress, stage="measuring", unit="tokens")
     began = time.perf_counter()
     with torch.inference_mode():
-        for pairs in _batches(source.documents, batch_tokens=batch_tokens):
+        for pairs in _batches(source.documents, lengths=lengths, batch_tokens=batch_tokens):
             batch = _laid_out(pairs, layout)
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
-            hidden_ND = hidden_states(model, inputs.pop("input_ids"), **inputs).flatten(0, 1)
+            lengths.forget()
+            hidden_ND = batch.hidden(model, inputs)
             rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=_targets(pairs))
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
+            meter.tell(int(sums.values["tokens"]), fraction=source.read.fraction)
     return _result(
         sums,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -196,8 +247,16 @@ def _measure(model: PreTrainedModel, source: _EvalData, *, batch_tokens: int) ->
     )
 
 
-def _batches(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list[_Pair]]:
-    """Documents in their order, as many to a forward pass as fit, at least one."""
+def _batches(
+    documents: Iterable[_Pair], *, lengths: LengthClasses, batch_tokens: int
+) -> Iterator[list[_Pair]]:
+    """Documents for a forward pass each: as many as fit and may meet, at least one."""
+    for pairs in _in_order(documents, batch_tokens=batch_tokens):
+        for places in lengths.groups([len(document) for document, _ in pairs]):
+            yield [pairs[place] for place in places]
+
+
+def _in_order(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list[_Pair]]:
     waiting: list[_Pair] = []
     tokens = 0
     for document, targets in documents:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import STORE, option, refuse_uri
+from logitstore.plumbing import ON_PROGRESS, STORE, option, refuse_uri
 from trainer.training.options import TRAINER_DEVICE
 
 __all__ = ["EvalOptions"]
@@ -38,7 +38,8 @@ class EvalOptions:
         nullable=True,
         positional=False,
         excludes=("data",),
-        help="A store of held-out text, with its teacher's targets.",
+        help="A store of held-out text, with its teacher's targets; or a Parquet file of answers, "
+        "as `logitstore generate` writes it.",
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
     )
     data: str | None = option(
@@ -85,6 +86,7 @@ class EvalOptions:
         unset="MODEL, where that is a run and --logits is given; else none is written",
     )
     device: str = option(like=TRAINER_DEVICE)
+    on_progress: Any = option(None, like=ON_PROGRESS)
 
     def __post_init__(self) -> None:
         """Raise SettingError where there is not one text and one model to measure."""

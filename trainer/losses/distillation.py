@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import ModelError, SettingError
-from logitstore.plumbing import LMHead, hidden_states, sparsifier_of
+from logitstore.plumbing import LMHead, sparsifier_of
+from trainer.data.answer_files import labels_only, refuse_teacher
 from trainer.data.rows import Batch
 from trainer.losses import LOSSES
 from trainer.losses.base import Loss
@@ -140,12 +141,15 @@ class _LossRequest:
         loss: Loss,
         device: torch.device,
     ) -> None:
+        self._hidden = batch.hidden
         self._at_R = batch.at_R.to(device)
         self._labels_R = batch.labels_R.to(device)
         self._targets = None
         if batch.targets is not None:
             self._targets = TargetTensors.of(batch.targets).to(device)
         self._spec = _spec_of(batch)
+        if labels_only(self._spec):
+            refuse_teacher(self._spec.teacher.name, alpha=alpha)
         self._objective = {
             "alpha": alpha,
             "temperature": _temperature(batch, temperature),
@@ -157,7 +161,7 @@ class _LossRequest:
         self, model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
     ) -> dict[str, Any]:
         """The fields of `LossSums`; a dict, for the sake of what wraps the model."""
-        hidden_ND = hidden_states(model, input_ids, **inputs).flatten(0, 1)
+        hidden_ND = self._hidden(model, {"input_ids": input_ids, **inputs})
         if self._targets is None:
             # Nothing counts, yet every rank must take part in the exchange of gradients.
             return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
@@ -168,7 +172,10 @@ class _LossRequest:
             self._labels_R,
             **self._objective,
         )
-        return {"loss": result.loss, "sums": result.sums, "count": result.count}
+        sums = result.sums
+        if labels_only(self._spec):  # what the rest compares with is no teacher
+            sums = {name: sums[name] for name in ("loss", "ce")}
+        return {"loss": result.loss, "sums": sums, "count": result.count}
 
 
 def _spec_of(batch: Batch) -> Any:

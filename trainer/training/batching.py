@@ -21,7 +21,7 @@ from trainer.data.options import (
     rank_option,
 )
 from trainer.data.packing import Lengths, Packing, choose_packing
-from trainer.data.rows import choose_layout
+from trainer.data.rows import choose_border, choose_layout
 from trainer.data.store import as_store
 from trainer.losses import choose_view, draw_for, forward_kl
 from trainer.losses.options import TEMPERATURE
@@ -146,6 +146,7 @@ def batches_of(
         lengths=lengths,
         layout=choose_layout(model, vocab_size=spec.tokenizer.vocab_size),
         draw_of_epoch=partial(draw_of_epoch, spec.sparsifier, temperature),
+        border=choose_border(model, max_length=spec.text.max_length),
         temperature=temperature,
         epochs=epochs,
     )

@@ -1,4 +1,4 @@
-"""Callbacks of a run: they stop at a loss that is not finite, report, and save at Ctrl-C."""
+"""Callbacks of a run: stop at a loss that is not finite, report, show progress, save at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from logitstore import ModelError
+from logitstore.plumbing import Meter
 from trainer.training import run_folder
 from trainer.training.metrics import history_of
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-__all__ = ["ReportToFolder", "SaveAtInterrupt", "StopBeforeNonFinite"]
+    from logitstore.plumbing import OnProgress
+
+__all__ = ["ReportToFolder", "SaveAtInterrupt", "StopBeforeNonFinite", "TellProgress"]
 
 
 class StopBeforeNonFinite(TrainerCallback):
@@ -44,6 +47,48 @@ class StopBeforeNonFinite(TrainerCallback):
                 place=f"step {state.global_step + 1}",
                 found=value,
                 remedy="Begin again with a lower learning rate (--lr), in another folder",
+            )
+
+
+class TellProgress(TrainerCallback):
+    """Tells how far a run is after each step: the newest loss, tokens a second, the time left.
+
+    Args:
+        on_progress: Is called by the first process of the run.
+        tokens: Gives the tokens that this call has trained on, of all processes.
+    """
+
+    def __init__(self, on_progress: OnProgress | None, tokens: Callable[[], int]) -> None:
+        self._on_progress, self._tokens = on_progress, tokens
+        self._meter: Meter | None = None
+        self._loss: tuple[str, ...] = ()
+
+    def on_train_begin(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        """The steps before a resumed run's first one count for no time."""
+        if self._on_progress is not None and state.is_world_process_zero:
+            done = state.global_step / state.max_steps
+            self._meter = Meter(self._on_progress, stage="training", unit="tokens", fraction=done)
+
+    def on_log(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        """Keeps the newest loss."""
+        newest = history_of(state.log_history[-1:])
+        if newest:
+            self._loss = (f"loss {newest[0]['loss']:.4f}",)
+
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        """Tells of the step."""
+        if self._meter is not None:
+            self._meter.tell(
+                self._tokens(),
+                fraction=state.global_step / state.max_steps,
+                detail=f"step {state.global_step:,} of {state.max_steps:,}",
+                facts=self._loss,
             )
 
 

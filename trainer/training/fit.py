@@ -16,14 +16,14 @@ from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, TrainingArguments
 
 from logitstore import LogitStoreError, ModelError
-from logitstore.plumbing import LocalStorage, choose_device, options_of, takes
+from logitstore.plumbing import LocalStorage, choose_device, options_of, takes, tell_stage
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
 from trainer.data.store import as_store
 from trainer.losses import LOSSES, choose_view
 from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
-from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt
+from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
 from trainer.training.loop import DistillationTrainer
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
@@ -59,7 +59,7 @@ def fit(**values: Any) -> dict[str, Any]:
     written), ModelError.
     """
     options = FitOptions(**values)
-    store = as_store(options.logits)
+    store = as_store(options.logits, model=str(options.student))
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
@@ -82,12 +82,14 @@ class _Fit:
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and write the result."""
+        tell_stage(self.options.on_progress, f"loading {Path(self.options.student).name}")
         student = load_student(
             self.options.student,
             spec=self.store.spec,
             seed=self.options.seed,
             device=self.args.device,
         )
+        tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths)
         batches = batches_of(
@@ -112,6 +114,7 @@ class _Fit:
             ],
         )
         loop.remove_callback(PrinterCallback)
+        loop.add_callback(TellProgress(self.options.on_progress, lambda: loop.tokens_seen))
         loop.resume_remedy = _RESUME
         if self.begun is None and self.args.should_save:
             run_folder.write_json(self.options.out / "run.json", record)

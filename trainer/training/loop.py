@@ -110,6 +110,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True  # what says the same before transformers 5.20
         self._step_loss = torch.zeros((), device=self.args.device)
+        self.tokens_seen = 0  # by this call, on all ranks, as many on each as on this one
         self._loss, self._alpha = loss, alpha
         self._batches = batches
         self._batch_thread: Iterator[Batch] | None = None
@@ -137,6 +138,8 @@ class DistillationTrainer(Trainer):
             num_batches: The number of batches of a step.
         """
         samples = [next(epoch_iterator) for _ in range(num_batches)]
+        tokens = sum(one["batch"].tokens for one in samples)
+        self.tokens_seen += tokens * self.args.world_size
         return samples, samples[0]["batch"].step_targets
 
     # --- loss

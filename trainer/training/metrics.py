@@ -75,5 +75,5 @@ def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         {name: value for name, value in one.items() if name in _REPORTED}
         | {"lr": one["learning_rate"]}
         for one in log
-        if "kl" in one
+        if "ce" in one
     ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import DEVICE, DTYPE, STORE, option, refuse_uri
+from logitstore.plumbing import DEVICE, DTYPE, ON_PROGRESS, STORE, option, refuse_uri
+from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 
@@ -18,7 +19,16 @@ __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
 # They change no weight of the result, so a resumed run may have others. The store is identified by
 # its fingerprint.
-_NOT_OF_THE_RESULT = ("logits", "out", "save_steps", "log_steps", "resume", "device", "report")
+_NOT_OF_THE_RESULT = (
+    "logits",
+    "out",
+    "save_steps",
+    "log_steps",
+    "resume",
+    "device",
+    "report",
+    "on_progress",
+)
 
 # The devices that the loop of transformers takes; it has no name for a second GPU.
 TRAINER_DEVICE = replace(
@@ -36,7 +46,8 @@ class FitOptions:
     logits: Any = option(
         like=STORE,
         positional=False,
-        help="The store to learn from.",
+        help="The store to learn from; or with --alpha 0 a Parquet file of answers, as `logitstore "
+        "generate` writes it.",
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
     )
     student: Any = option(
@@ -87,6 +98,7 @@ class FitOptions:
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
     )
+    on_progress: Any = option(None, like=ON_PROGRESS)
 
     def __post_init__(self) -> None:
         """Raise SettingError for objects of a wrong type.
@@ -101,6 +113,8 @@ class FitOptions:
                 remedy="Save the model with save_pretrained and name the folder, or train it with "
                 "`trainer.DistillationTrainer`",
             )
+        if is_answers(self.logits):
+            refuse_teacher(self.logits, alpha=self.alpha)
         if self.report is not None and not callable(self.report):
             raise SettingError("report must be a function", found=repr(self.report)[:80])
 
