@@ -569,7 +569,7 @@ def test_verify_goes_on_where_the_disk_refuses(
     sound = DictStorage()
     write_store(sound, UNITS, spec=store_spec(container=container))
     storage = _Flaky(sound.objects, refused=refused, often=often)
-    found = [fault for _ in range(20) for fault in verify(storage)]
+    found = [fault for _ in range(60) for fault in verify(storage)]
     gc.collect()
     assert all("refused" in str(fault) or "Zarr" in str(fault) for fault in found)
     assert found or often < 0.1

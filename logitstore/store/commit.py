@@ -224,7 +224,7 @@ class StoreWriter:
 
     def _manifest(self, spec: StoreSpec, commits: list[Commit]) -> Manifest:
         layout = self.layout
-        objects = {name: sha256_of(layout.storage, name) for name in layout.small_names()}
+        objects = {name: sha256_of(layout.storage, name) for name in layout.small_names(commits)}
         for commit in commits:
             for one in commit.objects:
                 objects[f"{layout.shard_prefix(commit)}{one.path}"] = one.sha256

@@ -85,10 +85,10 @@ class StoreLayout:
         """What the names of the attempt that `commit` names begin with."""
         return f"{DATA}{commit.folder}/"
 
-    def small_names(self) -> list[str]:
-        """Every object but the shards, the manifest and the README, in order."""
-        commits = [name for name in self.storage.list(COMMITS) if name.endswith(".json")]
-        return [SPEC, PLAN, *sorted(commits), *self.tokenizer_names()]
+    def small_names(self, commits: Iterable[Commit]) -> list[str]:
+        """Every object of a store with those commits but shards, manifest and README, in order."""
+        names = sorted(self.commit_name(commit.unit) for commit in commits)
+        return [SPEC, PLAN, *names, *self.tokenizer_names()]
 
     def stored_bytes(self, commits: Iterable[Commit]) -> int:
         """Bytes of a store with those commits: all objects but tokenizer, README and manifest.

@@ -145,7 +145,7 @@ def seal_faults(store: Store) -> Iterator[LogitStoreError]:
         for one in commit.objects
     }
     try:
-        small = set(layout.small_names())
+        small = set(layout.small_names(store.commits))
     except StorageError as error:
         yield error
     else:
