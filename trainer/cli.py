@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import Any
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from logitstore.plumbing import (
     JSON,
@@ -20,6 +22,10 @@ from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
+from trainer.training.state_files import RunWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["app", "main"]
 
@@ -46,7 +52,7 @@ def fit(*, json: bool, **options: Any) -> None:
     """
     announce_hub(options["student"])
     reports: list[dict[str, float]] = []
-    with show_progress("starting") as on_progress:
+    with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
         from trainer.training.fit import fit as run
 
@@ -54,7 +60,7 @@ def fit(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     elif not reports:
-        print(f"{options['out']}: finished before, left as it is")
+        print(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
         print(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
@@ -103,6 +109,23 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
         line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
     print(line, file=sys.stderr)
+
+
+@contextmanager
+def _telling_warnings() -> Iterator[None]:
+    """One line on standard error for each warning of a run; those of libraries are as they were."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, RunWarning):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *rest, **named)
+
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:
