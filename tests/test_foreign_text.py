@@ -48,7 +48,7 @@ def test_commands_escape_what_a_store_says(store: Path, command: str) -> None:
         found = json.loads(done.stdout)
         assert name == "verify" or found["teacher"]["name"] == HOSTILE
     elif name == "inspect":
-        assert "[/nope]" in done.stdout
+        assert "link=http://x" in done.stdout
 
 
 def test_errors_escape_what_a_store_says(store: Path) -> None:
