@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.console import (
+        announce_hub,
+        print_json,
+        quiet_libraries,
+        reporting_errors,
+        say,
+    )
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
         tokenizer_fingerprint,
         vocab_size,
     )
+    from logitstore.errors import printable
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
@@ -97,11 +104,13 @@ __all__ = [
     "options_of",
     "parse_json",
     "print_json",
+    "printable",
     "quiet_libraries",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
+    "say",
     "sha256_of",
     "show_progress",
     "signature_of",
@@ -168,10 +177,12 @@ __getattr__, __dir__ = lazy_names(
         "with_check": "logitstore.format.json",
         "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",
+        "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
+        "say": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "rest_logmass": "logitstore.targets.tails",

@@ -16,6 +16,7 @@ from logitstore.plumbing import (
     options_of,
     print_json,
     quiet_libraries,
+    say,
     show_progress,
 )
 from trainer.evaluation.options import EvalOptions
@@ -60,10 +61,10 @@ def fit(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     elif not reports:
-        print(f"{options['out']}: finished before; no step was left")
+        say(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
-        print(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
+        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
 
 
 @command(
@@ -81,7 +82,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
         print_json(result)
     else:
         for line in lines(result):
-            print(line)
+            say(line)
 
 
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
@@ -108,7 +109,7 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     line = f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s"
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
         line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
-    print(line, file=sys.stderr)
+    say(line, err=True)
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def _telling_warnings() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
             if issubclass(category, RunWarning):
-                print(f"warning: {message}", file=sys.stderr)
+                say(f"warning: {message}", err=True)
             else:
                 others(message, category, *rest, **named)
 
