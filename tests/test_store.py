@@ -524,9 +524,6 @@ def test_a_store_may_say_no_more_than_options_may(
         logitstore.open(storage, allow_partial=True)
 
 
-TOKENIZER_FILE = "tokenizer/tokenizer.json"
-
-
 @pytest.mark.parametrize(
     "content", [b"[" * (8 << 20), b"[" + b"0," * (9 << 20) + b"0]", b"[" + b"[],{}," * (1 << 19)]
 )
@@ -543,7 +540,7 @@ def test_json_that_would_fill_memory_is_refused_before_it_is_parsed(
 
 @pytest.mark.parametrize(
     "name",
-    ["store.json", "plan.json", "manifest.json", "commits/000000.json", "tokenizer/vocab.txt"],
+    ["store.json", "plan.json", "manifest.json", "commits/000000.json", "tokenizer/tokenizer.json"],
 )
 def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) -> None:
     write_store(tmp_path, UNITS, spec=store_spec())
