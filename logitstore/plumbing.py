@@ -9,6 +9,7 @@ from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.early import refuse_bad_model, refuse_bad_store
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
@@ -94,6 +95,8 @@ __all__ = [
     "parse_json",
     "print_json",
     "quiet_libraries",
+    "refuse_bad_model",
+    "refuse_bad_store",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
@@ -161,6 +164,8 @@ __getattr__, __dir__ = lazy_names(
         "print_json": "logitstore.cli.console",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "refuse_bad_model": "logitstore.cli.early",
+        "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",

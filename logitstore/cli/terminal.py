@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from logitstore.dumping.run import DumpSummary
     from logitstore.forecast.estimate import Estimate
+    from logitstore.forecast.plan import CorpusPlan
     from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff
     from logitstore.options import Option
 
@@ -19,6 +20,7 @@ __all__ = [
     "print_audit",
     "print_estimate",
     "print_faults",
+    "print_plan",
     "print_summary",
     "print_table",
     "print_trade_off",
@@ -115,6 +117,31 @@ def print_estimate(estimate: Estimate) -> None:
     )
 
 
+def print_plan(plan: CorpusPlan) -> None:
+    """What is known of a dump without its teacher."""
+    context = "not stated" if plan.context is None else f"{plan.context:,} tokens"
+    typer.echo(f"teacher {plan.teacher}: vocabulary {plan.vocab_size:,}, context {context}")
+    files = "1 file" if len(plan.files) == 1 else f"{len(plan.files):,} files"
+    typer.echo(f"{plan.corpus}: {files}, {plan.corpus_bytes:,} bytes, {plan.records:,} records")
+    if plan.unread:
+        typer.echo(f"not read: {len(plan.unread):,} other files")
+    shapes = ", ".join(f"{name} {count:,}" for name, count in plan.shapes.items())
+    typer.echo(f"shapes of the records that were sampled: {shapes}")
+    typer.echo(f"chat template: {plan.chat_template}; turns that count: {plan.turns}")
+    typer.echo(
+        f"about {plan.documents:,} documents of at most {plan.max_length:,} tokens, "
+        f"{plan.tokens:,} tokens, {plan.targets:,} targets"
+    )
+    typer.echo(f"by a sample of {plan.sample_documents:,} documents; units of work: {plan.units:,}")
+    if plan.bytes is not None:
+        typer.echo(
+            f"very roughly {plan.bytes:,} bytes: {plan.bytes_per_target:.0f} per target, as "
+            "another teacher's took"
+        )
+    for one in plan.missing:
+        typer.echo(f"not told: {one}")
+
+
 def print_trade_off(found: TradeOff, *, command: str) -> None:
     """The table, the setting to take, and `command` with that setting's options."""
     from rich.console import Console
@@ -135,6 +162,9 @@ def print_trade_off(found: TradeOff, *, command: str) -> None:
         "mass: of a target, in exact entries."
     )
     typer.echo(f"\n{found.reason}:\n  {command} {found.recommended.command}")
+    typer.echo(f"serves: {found.recommended.serves}")
+    for lack in found.recommended.lacks:
+        typer.echo(f"not: {lack.what}; for that {lack.options}")
     if found.picture is not None:
         typer.echo(f"picture: {found.picture}")
 

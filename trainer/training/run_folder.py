@@ -11,6 +11,7 @@ dozen files in no fixed order, so a killed run leaves folders that look like che
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -32,6 +33,7 @@ __all__ = [
     "begin",
     "complete_checkpoint",
     "explain_failed_write",
+    "find",
     "newest_checkpoint",
     "read_json",
     "refuse_other_settings",
@@ -81,17 +83,32 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
     folder holds something else, or an unfinished run that nobody asked to resume, StorageError
     where the folder cannot be read or written. A finished run needs no folder that can be written.
     """
-    with _explain_bad_folder(out):
-        found = read_json(out / "run.json") if out.is_dir() else None
-        foreign = found is None and out.is_dir() and any(out.iterdir())
-    if foreign:
-        raise StoreError(
-            "holds something else than a run", place=out, remedy="Name another folder (--out)"
-        )
+    found = find(out)
     if found is not None:
         _refuse_other_run(found, wanted, out=out, resume=resume)
     if found is None or not found["finished"]:
         refuse_unwritable(out)
+    return found
+
+
+def find(out: Path) -> Any:
+    """What run.json in `out` holds; None where no run was begun there.
+
+    Raises StoreError where the folder holds something else, StorageError where it cannot be read.
+
+    Args:
+        out: The folder of a run, which need not be there.
+    """
+    with _explain_bad_folder(out):
+        there = out.is_dir()
+        found = read_json(out / "run.json") if there else None
+        if not there and out.exists():
+            raise FileExistsError(errno.EEXIST, "a file is in the way", str(out))
+        foreign = found is None and there and any(out.iterdir())
+    if foreign:
+        raise StoreError(
+            "holds something else than a run", place=out, remedy="Name another folder (--out)"
+        )
     return found
 
 
