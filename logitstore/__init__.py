@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
     from logitstore.store.storage import Storage
+    from logitstore.store.strays import gc, strays
     from logitstore.store.verify import Fault, verify
     from logitstore.teacher.base import Teacher
 
@@ -64,9 +65,11 @@ __all__ = [
     "audit",
     "dump",
     "estimate",
+    "gc",
     "generate",
     "inspect",
     "open",
+    "strays",
     "tune",
     "verify",
 ]
@@ -83,9 +86,11 @@ __getattr__, __dir__ = lazy_names(
         "audit": "logitstore.fidelity.audit",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",
+        "gc": "logitstore.store.strays",
         "generate": "logitstore.generation.run",
         "inspect": "logitstore.store.inspect",
         "open": "logitstore.store.reader:open_store",
+        "strays": "logitstore.store.strays",
         "tune": "logitstore.forecast.tune",
         "verify": "logitstore.store.verify",
     },

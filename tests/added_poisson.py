@@ -38,6 +38,9 @@ class DrawnBitsCodec:
     def __init__(self, spec: Any, sparsifier: Any, kind: TargetKind, vocab_size: int) -> None:
         self.spec, self.sparsifier, self.kind, self.vocab_size = spec, sparsifier, kind, vocab_size
 
+    def stated_kl_at(self, temperature: float) -> float:
+        return 0.0
+
     def tables(self, blocks: Any) -> dict[str, np.ndarray]:
         return {}
 

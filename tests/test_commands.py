@@ -21,7 +21,7 @@ from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
 from logitstore.generation.options import GENERATE_OPTIONS
 from logitstore.options import Option, options_of
-from logitstore.store.options import INSPECT_OPTIONS, VERIFY_OPTIONS
+from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
 from trainer.cli import app as trainer_app
 from trainer.evaluation.options import EvalOptions
 from trainer.reporting.options import ReportOptions
@@ -34,6 +34,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore estimate": (logitstore.estimate, ESTIMATE_OPTIONS),
     "logitstore tune": (logitstore.tune, TUNE_OPTIONS),
     "logitstore verify": (logitstore.verify, VERIFY_OPTIONS),
+    "logitstore gc": (logitstore.gc, GC_OPTIONS),
     "logitstore audit": (logitstore.audit, AUDIT_OPTIONS),
     "logitstore inspect": (logitstore.inspect, INSPECT_OPTIONS),
     "trainer fit": (trainer.fit, options_of(FitOptions)),

@@ -17,8 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 import logitstore
-from logitstore.errors import CorpusError, SettingError, SpecError, StorageError
-from tests.tiny_models import tiny
+from logitstore.errors import CorpusError, ModelError, SettingError, SpecError, StorageError
+from logitstore.plumbing import load_model
+from tools.architectures import make_model
 
 PROMPTS = ["The teacher", "A target is the distribution of the", "the", "next token given", "x y z"]
 
@@ -170,6 +171,17 @@ def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(
     assert not folder.exists()
 
 
+def test_progress_is_told_at_every_step_and_only_rises(settings: dict[str, Any]) -> None:
+    told: list[logitstore.Progress] = []
+    logitstore.generate(**settings | {"part_answers": 100}, on_progress=told.append)
+    answering = [one for one in told if one.stage == "answering"]
+    assert len(answering) > 10  # of one part and one batch
+    for name in ("fraction", "done"):
+        values = [getattr(one, name) for one in answering]
+        assert values == sorted(values)
+    assert answering[-1].fraction == 1.0
+
+
 def test_a_damaged_part_is_told_and_not_joined(settings: dict[str, Any]) -> None:
     folder = settings["out"].with_name("answers.parquet.parts")
 
@@ -285,16 +297,56 @@ def test_an_empty_answer_is_one_token_that_counts(
     assert [row["answer_text"] for row in _rows(settings["out"])] == [""] * 15
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba"])
-def test_batches_change_no_answer_of_other_kinds_of_models(
-    name: str, settings: dict[str, Any], tokenizer: Any, tmp_path: Path
+# Windows, position ids, a state that reads padding, one that is forgotten, RoPE that stretches.
+@pytest.mark.parametrize(
+    "name", ["gemma3", "gpt2", "recurrent_gemma", "rwkv", "llama:dynamic-rope"]
+)
+def test_other_kinds_of_models_answer_by_the_numbers_of_their_plain_forward(
+    name: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    longer = {"llama": {"max_position_embeddings": 64}, "gpt2": {"n_positions": 64}, "mamba": {}}
-    model = tiny(name, vocab_size=300, **longer[name])
-    given = settings | {"model": model, "tokenizer": tokenizer, "temperature": 0.3}
+    make_model(name, tmp_path / "model")
+    given = settings | {
+        "model": str(tmp_path / "model"),
+        "data": [{"text": "the"}, {"text": "a b c d e f"}],
+        "max_new_tokens": 6,
+        "temperature": 0.5,
+    }
     logitstore.generate(**given)
     logitstore.generate(**given | {"batch_tokens": 1, "out": tmp_path / "one.parquet"})
+    rows = _rows(settings["out"])
     assert _answers(settings["out"]) == _answers(tmp_path / "one.parquet")
+    model = load_model(tmp_path / "model", dtype=torch.float32)
+    for row in rows:
+        said = sum(row["loss_mask"])
+        ids_L = torch.tensor(row["input_ids"])
+        with torch.inference_mode():
+            logits_LV = model(ids_L[None], use_cache=False).logits[0, -said - 1 : -1]
+        size = pq_metadata(settings["out"])["tokenizer"]["vocab_size"]
+        logp_LV = logits_LV[:, :size].double().log_softmax(dim=-1)
+        wanted = logp_LV[torch.arange(said), ids_L[-said:]]
+        np.testing.assert_allclose(row["model_logprobs"][-said:], wanted, atol=1e-3)
+
+
+def pq_metadata(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(pq.read_schema(path).metadata[b"logitstore"])
+    return content
+
+
+def test_a_model_that_generates_by_other_numbers_is_refused(
+    settings: dict[str, Any], teacher_folder: Path, tokenizer: Any
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(teacher_folder).eval()
+    plain = model.forward
+
+    def forward(*args: Any, **inputs: Any) -> Any:
+        outputs = plain(*args, **inputs)
+        if inputs.get("attention_mask") is not None:  # as in generate, and in no plain forward
+            outputs.logits = outputs.logits.roll(1, dims=-1)
+        return outputs
+
+    model.forward = forward
+    with pytest.raises(ModelError, match="its answers could not be trusted"):
+        logitstore.generate(**settings | {"model": model, "tokenizer": tokenizer})
 
 
 def test_rows_that_are_no_distribution_are_told_or_left_out(

@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
+from logitstore.generation.noise import gumbel_noise, uniforms_on
 from logitstore.generation.sampler import Drawing, Sampler, answer_key
+from logitstore.targets.draws import uniforms
 
 V = 40
 ROWS = 40_000
@@ -45,7 +47,7 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("step", [0, 3])
 def test_tokens_are_drawn_from_the_warped_softmax(settings: dict[str, Any], step: int) -> None:
     logits_V = 1.5 * np.random.default_rng(0).standard_normal(V)
-    keys = [answer_key(seed=1, prompt=b"p" * 16, answer=n, turn=0) for n in range(ROWS)]
+    keys = [answer_key(seed=2, prompt=b"p" * 16, answer=n, turn=0) for n in range(ROWS)]
     sampler = Sampler(drawing=Drawing(**settings), keys=keys, vocab_size=V)
     padded_V = np.append(logits_V, [99.0, 99.0]).astype(np.float32)  # columns that are no tokens
     scores_BP = torch.from_numpy(padded_V).expand(ROWS, -1)
@@ -64,6 +66,16 @@ def test_tokens_are_drawn_from_the_warped_softmax(settings: dict[str, Any], step
     found = np.append(counts_V[(law_V > 0) & ~rare_V], counts_V[rare_V].sum() + 1e-9)
     wanted = np.append(law_V[(law_V > 0) & ~rare_V], law_V[rare_V].sum() + 1e-12)
     assert stats.chisquare(found, wanted / wanted.sum() * found.sum()).pvalue > 1e-3
+
+
+def test_noise_is_of_the_numbers_that_all_draws_are_made_of() -> None:
+    keys_B = np.array([0, 1, 2**63, 2**64 - 1, 12345678901234567890], dtype=np.uint64)
+    for draw in (0, 1, 77):
+        wanted_BV = uniforms(keys_B, count=50, draw=draw)
+        found_BV = uniforms_on(keys_B, count=50, draw=draw, device=torch.device("cpu"))
+        np.testing.assert_array_equal(found_BV.numpy(), wanted_BV)
+        noise_BV = gumbel_noise(keys_B, count=50, draw=draw, device=torch.device("cpu"))
+        np.testing.assert_allclose(noise_BV, -np.log(-np.log(wanted_BV)), rtol=1e-12)
 
 
 def test_a_draw_depends_on_its_own_key_and_step_alone() -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -369,9 +370,9 @@ def test_an_object_of_another_unit_is_refused(layout: StoreLayout) -> None:
 
 def test_the_manifest_lists_all_and_nothing_else(layout: StoreLayout) -> None:
     storage = layout.storage
-    storage.put("tokenizer/extra.json", b"{}")
-    assert any("extra.json" in str(fault) for fault in verify(storage))
-    storage.delete("tokenizer/extra.json")
+    storage.put("tokenizer/vocab.json", b"{}")
+    assert any("vocab.json" in str(fault) for fault in verify(storage))
+    storage.delete("tokenizer/vocab.json")
     content = json.loads(storage.read(MANIFEST))
     for change in ({"bytes": 1}, {"format": "other/9"}, {"documents": 1}):
         storage.put(MANIFEST, canonical_json(content | change))
@@ -406,9 +407,72 @@ def test_paths_that_leave_the_store_are_refused(layout: StoreLayout, path: str) 
     name = "commits/000000.json"
     content = json.loads(layout.storage.read(name))
     content["objects"][0]["path"] = path
+    del content["sha256"]
     layout.storage.put(name, canonical_json(content))
     with pytest.raises(CorruptionError, match="files inside of it"):
         logitstore.open(layout.storage)
+
+
+def test_a_changed_letter_of_a_small_file_is_refused_before_the_seal(storage: Storage) -> None:
+    """Of a store that is not sealed yet: what has rotted would be the truth then."""
+    layout = write_store(storage, [stored_documents([9])], spec=store_spec(), seal=False)
+    for name in ("store.json", "plan.json", "commits/000000.json"):
+        data = storage.read(name)
+        for place in random.Random(0).sample(range(len(data)), 60):
+            if not chr(data[place]).isalnum():
+                continue
+            storage.put(name, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            with pytest.raises(CorruptionError, match=re.escape(name)):
+                StoreWriter(layout).seal(plan_of(1))
+        storage.put(name, data)
+    StoreWriter(layout).seal(plan_of(1))
+
+
+def test_what_rots_before_the_seal_is_not_sealed(storage: Storage) -> None:
+    layout = write_store(
+        storage,
+        [stored_documents([9]), stored_documents([5], seed=1)],
+        spec=store_spec(),
+        seal=False,
+    )
+    shards = [name for name in storage.list("data/") if not name.endswith("zarr.json")]
+    for name in [*shards, "tokenizer/tokenizer.json"]:
+        data = storage.read(name)
+        storage.put(name, data[:-1] + bytes([data[-1] ^ 4]))
+        with pytest.raises(CorruptionError, match=re.escape(name)):
+            StoreWriter(layout).seal(plan_of(2))
+        assert storage.size(MANIFEST) is None
+        storage.put(name, data)
+    StoreWriter(layout).seal(plan_of(2))
+    assert not list(verify(storage))
+
+
+def test_a_file_of_the_tokenizer_that_has_rotted_is_written_anew(storage: Storage) -> None:
+    spec = store_spec()
+    layout = write_store(storage, [stored_documents([9])], spec=store_spec(), seal=False)
+    storage.put("tokenizer/tokenizer.json", b"{ }")
+    StoreWriter(layout).begin(spec, plan_of(1), NO_TOKENIZER)
+    assert storage.read("tokenizer/tokenizer.json") == NO_TOKENIZER["tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.py", "eval.json", "pytorch_model.bin", "adapter_config.json"]
+)
+def test_only_what_a_tokenizer_has_is_taken_for_its_files(layout: StoreLayout, name: str) -> None:
+    layout.storage.put(f"tokenizer/{name}", b"{}")
+    assert set(logitstore.open(layout.storage).tokenizer_files()) == set(NO_TOKENIZER)
+    with pytest.raises(SettingError, match="could not be read again"):
+        StoreWriter(StoreLayout(DictStorage())).begin(
+            store_spec(), plan_of(1), {**NO_TOKENIZER, name: b"{}"}
+        )
+
+
+def test_a_tokenizer_that_asks_for_code_is_refused(storage: Storage) -> None:
+    config = json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}).encode()
+    files = {**NO_TOKENIZER, "tokenizer_config.json": config}
+    StoreWriter(StoreLayout(storage)).begin(store_spec(), plan_of(1), files)
+    with pytest.raises(CorruptionError, match=r"tokenizer_config\.json: .*code of its own"):
+        logitstore.open(storage, allow_partial=True).tokenizer_files()
 
 
 @pytest.mark.parametrize(
@@ -461,6 +525,7 @@ def test_a_store_may_say_no_more_than_options_may(
 def test_a_vocabulary_larger_than_its_table_costs_no_memory(layout: StoreLayout) -> None:
     content = json.loads(layout.storage.read("store.json"))
     content["tokenizer"]["vocab_size"] = 1 << 40
+    del content["sha256"]
     layout.storage.put("store.json", canonical_json(content))
     store = load_store(layout.storage)
     with pytest.raises(CorruptionError, match=r"no order of the vocabulary .found 300 ids"):
@@ -504,7 +569,7 @@ def test_verify_goes_on_where_the_disk_refuses(
     sound = DictStorage()
     write_store(sound, UNITS, spec=store_spec(container=container))
     storage = _Flaky(sound.objects, refused=refused, often=often)
-    found = [fault for _ in range(20) for fault in verify(storage)]
+    found = [fault for _ in range(60) for fault in verify(storage)]
     gc.collect()
     assert all("refused" in str(fault) or "Zarr" in str(fault) for fault in found)
     assert found or often < 0.1

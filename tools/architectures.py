@@ -183,7 +183,8 @@ class _Family:
             model = copy.deepcopy(untouched)  # some keep what they have met
             ids_L = torch.from_numpy(stored.document.input_ids_L.astype(np.int64))
             with torch.inference_mode():
-                logits_LV = model(input_ids=ids_L[None]).logits[0, :, :VOCAB].float()
+                outputs = model(input_ids=ids_L[None], use_cache=False)
+            logits_LV = outputs.logits[0, :, :VOCAB].float()
             at_R = torch.from_numpy(np.flatnonzero(stored.document.counted_L)) - 1
             rows.append(logits_LV[at_R].log_softmax(-1))
         return rows

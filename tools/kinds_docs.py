@@ -76,13 +76,16 @@ def _codecs() -> str:
     heads = ("codec", "stores", "`--fidelity`", "parameters", "stated KL", "of a drawn estimate")
     note = (
         "*Stated KL* (nats a target, in the mean) is what coding may cost; an audit allows it. The "
-        "last column is by how much coding may shift a KL that is estimated from drawn weights.\n"
+        "last column is by how much coding may shift a KL that is estimated from drawn weights. "
+        "Codecs that no sparsifier above names are those of older stores.\n"
     )
     return f"## Codecs\n\n{note}\n{_table(heads, rows)}"
 
 
 def _stated(codec: str, parameters: dict[str, int]) -> tuple[float, float]:
-    owner: Sparsifier = next(one for one in SPARSIFIERS.values() if one.codec == codec)
+    owner: Sparsifier = next(
+        one for one in SPARSIFIERS.values() if codec in (one.codec, *one.older_codecs)
+    )
     spec = CodecSpec(id=codec, parameters=parameters)
     built = build_codec(spec, sparsifier_spec(owner.name), vocab_size=_VOCABULARY)
     return built.stated_kl, built.stated_drawn_kl

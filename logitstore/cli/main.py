@@ -27,7 +27,7 @@ from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
 from logitstore.generation.options import GENERATE_OPTIONS, check_generate
-from logitstore.store.options import INSPECT_OPTIONS, VERIFY_OPTIONS
+from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
 
 __all__ = ["app", "main"]
 
@@ -124,18 +124,41 @@ _SHOWN = {
 def verify(*, store: str, json: bool, **depth: bool) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
     with show_progress("starting") as on_progress:
+        from logitstore.store.reader import load_store
+        from logitstore.store.strays import strays
         from logitstore.store.verify import verify as check
 
         faults = [str(fault) for fault in check(store, **depth, on_progress=on_progress)]
-    checked = next((name for name, chosen in depth.items() if chosen), "full")
+        odd = [] if faults else list(strays(load_store(store, allow_partial=True)))
+    checked = next((name for name in ("fast", "hashes") if depth[name]), "full")
     if json:
-        print_json({"store": store, "ok": not faults, "checked": checked, "faults": faults})
+        found = {"store": store, "ok": not faults, "checked": checked, "faults": faults}
+        print_json(found | {"strays": odd})
     print_faults(faults)
+    for name in odd:
+        note(f"{store}: the store does not name {name}")
     if faults:
         typer.echo(f"{store}: faults found: {len(faults)}", err=True)
         raise typer.Exit(1)
     if not json:
         typer.echo(f"{store}: {_SHOWN[checked]}")
+
+
+@command(app, options=(*GC_OPTIONS, JSON), again=_AGAIN)
+def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
+    """List what killed dumps left in a store and no commit names; with --yes, remove it."""
+    from logitstore.store.strays import gc as run
+
+    found = run(store, yes=yes, grace=grace)
+    if json:
+        print_json(asdict(found))
+        return
+    for name in found.names:
+        typer.echo(name)
+    done = "removed" if found.removed else "to be removed by --yes"
+    typer.echo(f"{store}: {len(found.names)} files, {found.bytes:,} bytes {done}")
+    if found.kept:
+        typer.echo(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
 
 
 @command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)

@@ -1,7 +1,7 @@
 """The codecs by id: SparseTargets as integer columns, and back.
 
 To add a codec, write a module of this folder that declares a `CodecKind`, and add it to `CODECS`.
-Each sparsifier names the codec that stores its targets.
+Each sparsifier names the codec that stores its targets, and those that older stores may have.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logitstore.codec.base import FIDELITIES, Codec, CodecKind
-from logitstore.codec.rank_delta_kinds import COUNTED, HEADS, WEIGHTED
+from logitstore.codec.rank_delta_kinds import (
+    COUNTED,
+    EVEN_HEADS,
+    EVEN_WEIGHTED,
+    HEADS,
+    WEIGHTED,
+)
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec
 from logitstore.sparsify import sparsifier_of
@@ -27,6 +33,8 @@ CODECS: dict[str, CodecKind] = {
         HEADS,
         WEIGHTED,
         COUNTED,
+        EVEN_HEADS,
+        EVEN_WEIGHTED,
     )
 }
 
@@ -69,7 +77,7 @@ def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int
             remedy="Install a newer version of logitstore",
         )
     declared = sparsifier_of(sparsifier)
-    if declared.codec != codec.id:
+    if codec.id not in (declared.codec, *declared.older_codecs):
         raise CorruptionError(
             "the codec does not serve the sparsifier",
             place="store.json: sparsifier",

@@ -42,8 +42,8 @@ class Codec(Protocol):
     `decode(encode(block, tables), tables)` gives the same documents and tokens, the same ids in
     each row, the same of them sampled, and values within the error that the codec states:
     `stated_kl` for the exact entries and the tail's mass, `stated_drawn_kl` for drawn weights, and
-    `stated_drawn_kl` nats for the label's log-probability, the entropy and each log-mass of the
-    tail. Equal blocks give equal columns.
+    `stated_drawn_kl` nats for the label's log-probability, the entropy and, at each node of the
+    tail, its log-mass less that of the exact entries. Equal blocks give equal columns.
 
     `decode` may be given anything. It raises a CorruptionError that names the column for an id
     beyond the vocabulary, a count beyond K, and a column that is missing or of another length.
@@ -82,6 +82,10 @@ class Codec(Protocol):
     @property
     def stated_kl(self) -> float:
         """nats: the largest mean KL, over the exact entries and one bucket, that coding may add."""
+        ...
+
+    def stated_kl_at(self, temperature: float) -> float:
+        """nats: as `stated_kl`, of the row at a temperature that the targets serve."""
         ...
 
     @property

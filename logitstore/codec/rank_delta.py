@@ -11,12 +11,7 @@ Where targets have several draws, draw d has the entries d K .. (d + 1) K, and s
 which are named `<scalar>_draw<d>` from the second draw on. Scalars that do not depend on random
 numbers are stored once for all repeats at one temperature.
 
-    rank-delta/1             a head of exact entries and its tail
-    rank-delta-weighted/1    exact entries, and drawn ones at a common weight
-    rank-delta-counted/1     entries drawn with replacement
-
-Parameters are steps per nat: `value_steps` of log-probabilities, `floor_steps`, `tail_steps` and
-`odds_steps` of a row's masses, `scalar_steps` of the label's log-probability and the entropy.
+The codecs that store ids so, and their parameters, stand in `rank_delta_kinds.py`.
 
 Shapes: R targets, K entries of a draw, V vocabulary, N tokens, D documents.
 """
@@ -106,12 +101,17 @@ class RankDeltaCodec:
     @property
     def stated_kl(self) -> float:
         """See `Codec`."""
-        return self._values.stated_kl
+        return self._values.stated_kl()
 
     @property
     def stated_drawn_kl(self) -> float:
         """See `Codec`: on top of the values, the entropy is rounded by half a step at most."""
-        return self._values.stated_kl + 0.5 / self.parameters["scalar_steps"]
+        return self._values.stated_kl() + 0.5 / self.parameters["scalar_steps"]
+
+    def stated_kl_at(self, temperature: float) -> float:
+        """See `Codec`. Draws made at a temperature have their own values, as those of T = 1 are."""
+        kept = self.kind.keeps_tail
+        return self._values.stated_kl(temperature=max(1.0, temperature) if kept else 1.0)
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
         """The ranking, uint32 [V]: ids by how often they are entries of `blocks`, ties by id."""

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from logitstore.codec.integers import from_steps, logsumexp, scalar, whole_steps
+from logitstore.codec.tail_steps import AbsoluteTails, PredictedTails, tail_names
+from logitstore.codec.value_steps import EvenSteps, FallingSteps
 from logitstore.errors import SettingError
 from logitstore.targets.targets import EMPTY_TAIL, none_sampled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from logitstore.codec.tail_steps import TailSteps
+    from logitstore.codec.value_steps import ValueSteps
     from logitstore.format.spec import SparsifierSpec
     from logitstore.targets.targets import SparseTargets
 
 __all__ = ["CountedValues", "Decoded", "ExactValues", "Values", "WeightedValues"]
 
-_MAX_CODE = (1 << 16) - 1
 _SUM_ERROR = 1e-3  # of a row's weights; float32 sums 4,096 of them to some 1e-6
 
 
@@ -55,8 +58,7 @@ class Values(Protocol):
         """Those of `names` that all repeats of a draw have in common: they are stored once."""
         ...
 
-    @property
-    def stated_kl(self) -> float:
+    def stated_kl(self, *, temperature: float = 1.0) -> float:
         """nats: the largest mean KL that rounding to steps may add; see `Codec`."""
         ...
 
@@ -80,64 +82,87 @@ class Values(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExactValues:
-    """Exact entries as code - 1 steps above a floor, and the tail's log-mass at each node.
+    """Exact entries as codes above a floor, and the tail's log-mass at each node.
 
-    Where a row spans more than 65,534 steps, its smallest entries, whose weight is 0, get the
-    lowest code. The floor is chosen such that the coded row has the mass of the original row.
+    The floor is chosen such that the coded row has the mass of the original row.
     """
 
     parameters: Mapping[str, int]
-    tails: _TailSteps
+    steps: ValueSteps
+    tails: TailSteps
+    vocab_size: int
+    most: int  # entries of a row
     shared: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """See `Values`."""
-        return ("floor", *self.tails.names)
+        return ("floor", *tail_names(self.tails.nodes))
 
-    @property
-    def stated_kl(self) -> float:
-        """See `Values` and `_rounding_kl`."""
-        return _rounding_kl(self.parameters["value_steps"])
+    def stated_kl(self, *, temperature: float = 1.0) -> float:
+        """See `Values`."""
+        return self.steps.stated_kl(self.most, temperature=temperature)
 
     @staticmethod
-    def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
-        """For targets of a sparsifier.
-
-        Args:
-            spec: Its spec.
-            vocab_size: The number of tokens, V.
-            parameters: The steps per nat of each value.
-        """
-        tails = _TailSteps(
+    def even(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> ExactValues:
+        """Of `rank-delta/1`, for a sparsifier's `spec` over `vocab_size` tokens."""
+        tails = AbsoluteTails(
             nodes=spec.tail_nodes, vocab_size=vocab_size, steps=parameters["tail_steps"]
         )
-        return ExactValues(parameters=parameters, tails=tails)
+        return ExactValues(
+            parameters=parameters,
+            steps=EvenSteps.of(parameters),
+            tails=tails,
+            vocab_size=vocab_size,
+            most=spec.k,
+        )
+
+    @staticmethod
+    def falling(
+        spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]
+    ) -> ExactValues:
+        """Of `rank-delta/2`, for a sparsifier's `spec` over `vocab_size` tokens."""
+        tails = PredictedTails(known=(), nodes=spec.tail_nodes, steps=parameters["tail_steps"])
+        return ExactValues(
+            parameters=parameters,
+            steps=FallingSteps.of(parameters),
+            tails=tails,
+            vocab_size=vocab_size,
+            most=spec.k,
+        )
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """See `Values`."""
         used_RK, logprobs_RK = targets.used_RK(), targets.logprobs_RK
-        codes_RK = _codes(logprobs_RK, used_RK, self.parameters["value_steps"])
-        coded_R = logsumexp((codes_RK - 1) / np.float32(self.parameters["value_steps"]), used_RK)
+        codes_RK = (self.steps.codes(logprobs_RK, used_RK) * used_RK).astype(np.uint16)
+        coded_R = logsumexp(self.steps.above_floor(codes_RK), used_RK)
         floor_R = logsumexp(logprobs_RK, used_RK) - coded_R
-        scalars = {
-            "floor": whole_steps(-floor_R, self.parameters["floor_steps"], what="floor"),
-            **self.tails.encode(targets.tail_logmass_RB),
-        }
-        return (codes_RK * used_RK).astype(np.uint16), scalars
+        scalars = {"floor": whole_steps(-floor_R, self.parameters["floor_steps"], what="floor")}
+        tail_RB = targets.tail_logmass_RB
+        if self.tails.keeps_share:
+            tail_RB = _with_share(
+                tail_RB,
+                self.tails.nodes,
+                head_RK=logprobs_RK,
+                coded_RK=self.steps.from_floor(codes_RK, self._floor_R(scalars)),
+                exact_RK=used_RK,
+            )
+        left_R = self.vocab_size - targets.count_R
+        return codes_RK, scalars | self.tails.encode(tail_RB, _none_known(left_R), left_R)
 
     def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
         """See `Values`."""
-        step = np.float32(1 / self.parameters["value_steps"])
-        base_R = -from_steps(scalar(scalars, "floor"), self.parameters["floor_steps"]) - step
-        logprobs_RK = codes_RK * step
-        logprobs_RK += base_R[:, None]
-        tails_RB = self.tails.decode(scalars)
+        logprobs_RK = self.steps.from_floor(codes_RK, self._floor_R(scalars))
+        left_R = self.vocab_size - scalar(scalars, "count").astype(np.int64)
+        tails_RB = self.tails.decode(scalars, _none_known(left_R), left_R)
         return Decoded(
             logprobs_RK=logprobs_RK,
             sampled_RK=none_sampled(*codes_RK.shape),
             tail_logmass_RB=tails_RB,
         )
+
+    def _floor_R(self, scalars: Mapping[str, np.ndarray]) -> np.ndarray:
+        return -from_steps(scalar(scalars, "floor"), self.parameters["floor_steps"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,38 +176,59 @@ class WeightedValues:
     """
 
     parameters: Mapping[str, int]
-    tails: _TailSteps  # at the nodes below 1
+    steps: ValueSteps
+    tails: TailSteps  # at the nodes below 1
     has_tail: bool
-    top: int  # of the log-odds
+    vocab_size: int
+    most: int  # entries of a row
     shared: tuple[str, ...] = ("odds",)  # it is a sum over the whole vocabulary
 
     @property
     def names(self) -> tuple[str, ...]:
         """See `Values`."""
-        return ("odds", *self.tails.names)
+        return ("odds", *tail_names(self.tails.nodes))
+
+    def stated_kl(self, *, temperature: float = 1.0) -> float:
+        """See `Values`."""
+        return self.steps.stated_kl(self.most, temperature=temperature)
 
     @property
-    def stated_kl(self) -> float:
-        """See `Values` and `_rounding_kl`."""
-        return _rounding_kl(self.parameters["value_steps"])
+    def _top(self) -> int:
+        # Of the log-odds: every exact entry is at least as probable as each of the fewer than V
+        # drawn ones.
+        return math.ceil(math.log(self.vocab_size))
 
     @staticmethod
-    def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> WeightedValues:
-        """For targets of a sparsifier.
-
-        Args:
-            spec: Its spec.
-            vocab_size: The number of tokens, V.
-            parameters: The steps per nat of each value.
-        """
+    def even(
+        spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]
+    ) -> WeightedValues:
+        """Of `rank-delta-weighted/1`, for a sparsifier's `spec` over `vocab_size` tokens."""
+        tails = AbsoluteTails(
+            nodes=spec.tail_nodes[1:], vocab_size=vocab_size, steps=parameters["tail_steps"]
+        )
         return WeightedValues(
             parameters=parameters,
-            tails=_TailSteps(
-                nodes=spec.tail_nodes[1:], vocab_size=vocab_size, steps=parameters["tail_steps"]
-            ),
+            steps=EvenSteps.of(parameters),
+            tails=tails,
             has_tail=bool(spec.tail_nodes),
-            # Every exact entry is at least as probable as each of the fewer than V drawn ones.
-            top=math.ceil(math.log(vocab_size)),
+            vocab_size=vocab_size,
+            most=spec.k,
+        )
+
+    @staticmethod
+    def falling(
+        spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]
+    ) -> WeightedValues:
+        """Of `rank-delta-weighted/2`, for a sparsifier's `spec` over `vocab_size` tokens."""
+        nodes = spec.tail_nodes
+        tails = PredictedTails(known=nodes[:1], nodes=nodes[1:], steps=parameters["tail_steps"])
+        return WeightedValues(
+            parameters=parameters,
+            steps=FallingSteps.of(parameters),
+            tails=tails,
+            has_tail=bool(nodes),
+            vocab_size=vocab_size,
+            most=spec.k,
         )
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -190,7 +236,47 @@ class WeightedValues:
         exact_RK, used_RK = targets.exact_RK(), targets.used_RK()
         drawn_RK = used_RK & ~exact_RK
         _check_common(targets.logprobs_RK, drawn_RK)
-        codes_RK = _codes(targets.logprobs_RK, exact_RK, self.parameters["value_steps"])
+        codes_RK = self.steps.codes(targets.logprobs_RK, exact_RK)
+        codes_RK = (codes_RK * exact_RK).astype(np.uint16)
+        odds_R = self._odds_R(targets, exact_RK, drawn_RK)
+        scalars = {"odds": odds_R}
+        tail_RB = targets.tail_logmass_RB[:, 1:]
+        log_tail_R, exact_logprobs_RK = self._divided(codes_RK, odds_R)
+        if self.tails.keeps_share:
+            tail_RB = _with_share(
+                tail_RB,
+                self.tails.nodes,
+                head_RK=targets.logprobs_RK,
+                coded_RK=exact_logprobs_RK,
+                exact_RK=exact_RK,
+            )
+        left_R = self.vocab_size - exact_RK.sum(axis=1)
+        return codes_RK, scalars | self.tails.encode(tail_RB, log_tail_R[:, None], left_R)
+
+    def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
+        """See `Values`."""
+        exact_RK = codes_RK > 0
+        used_RK = np.arange(codes_RK.shape[1]) < scalar(scalars, "count")[:, None]
+        drawn_R = (used_RK & ~exact_RK).sum(axis=1)
+        odds_R = scalar(scalars, "odds")
+        log_tail_R, logprobs_RK = self._divided(codes_RK, odds_R)
+        common_R = log_tail_R - np.log(np.maximum(drawn_R, 1))
+        logprobs_RK = np.where(exact_RK, logprobs_RK, common_R[:, None])
+        known_R = np.where(odds_R > 0, log_tail_R, EMPTY_TAIL)
+        left_R = self.vocab_size - exact_RK.sum(axis=1)
+        tails_RB = self.tails.decode(scalars, known_R[:, None], left_R)
+        if self.has_tail:
+            tails_RB = np.column_stack([known_R.astype(np.float32), tails_RB])
+        return Decoded(
+            logprobs_RK=logprobs_RK.astype(np.float32),
+            sampled_RK=used_RK & ~exact_RK,
+            tail_logmass_RB=tails_RB,
+        )
+
+    def _odds_R(
+        self, targets: SparseTargets, exact_RK: np.ndarray, drawn_RK: np.ndarray
+    ) -> np.ndarray:
+        """uint32 [R]: the code of how a row's mass is divided."""
         log_rest_R = logsumexp(targets.logprobs_RK, drawn_RK)
         shared_R = drawn_RK.any(axis=1)
         if self.has_tail:  # a tail too light to draw from has some mass at a high temperature
@@ -200,38 +286,21 @@ class WeightedValues:
         log_exact_R = logsumexp(targets.logprobs_RK, exact_RK)
         has_exact_R, has_rest_R = exact_RK.any(axis=1), drawn_RK.any(axis=1) | self.has_tail
         _check_sum(np.exp(log_exact_R) * has_exact_R + np.exp(log_rest_R) * has_rest_R)
-        odds_R = log_rest_R - log_exact_R
-        below_R = np.where(shared_R, self.top - odds_R, 0)
-        odds_code_R = whole_steps(below_R, self.parameters["odds_steps"], what="odds") + 1
-        scalars = {
-            "odds": np.where(shared_R, odds_code_R, 0).astype(np.uint32),
-            **self.tails.encode(targets.tail_logmass_RB[:, 1:]),
-        }
-        return (codes_RK * exact_RK).astype(np.uint16), scalars
+        below_R = np.where(shared_R, self._top - (log_rest_R - log_exact_R), 0)
+        code_R = whole_steps(below_R, self.parameters["odds_steps"], what="odds") + 1
+        return np.where(shared_R, code_R, 0).astype(np.uint32)
 
-    def decode(self, codes_RK: np.ndarray, scalars: Mapping[str, np.ndarray]) -> Decoded:
-        """See `Values`."""
+    def _divided(self, codes_RK: np.ndarray, code_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The log-mass of all that is not exact, [R], and log-probabilities of what is, [R, K]."""
         exact_RK = codes_RK > 0
-        used_RK = np.arange(codes_RK.shape[1]) < scalar(scalars, "count")[:, None]
-        drawn_R = (used_RK & ~exact_RK).sum(axis=1)
-        code_R = scalar(scalars, "odds").astype(np.float32)
-        odds_R = self.top - (code_R - 1) / np.float32(self.parameters["odds_steps"])
+        odds_R = self._top - (code_R.astype(np.float32) - 1) / np.float32(
+            self.parameters["odds_steps"]
+        )
         odds_R[code_R == 0] = EMPTY_TAIL
         odds_R[~exact_RK.any(axis=1)] = -EMPTY_TAIL
-        log_tail_R = -np.logaddexp(0, -odds_R)
-        nats_RK = (codes_RK.astype(np.float32) - 1) / np.float32(self.parameters["value_steps"])
+        nats_RK = self.steps.above_floor(codes_RK)
         floor_R = -np.logaddexp(0, odds_R) - logsumexp(nats_RK, exact_RK)
-        common_R = log_tail_R - np.log(np.maximum(drawn_R, 1))
-        logprobs_RK = np.where(exact_RK, nats_RK + floor_R[:, None], common_R[:, None])
-        tails_RB = self.tails.decode(scalars)
-        if self.has_tail:
-            tail_R = np.where(code_R > 0, log_tail_R, EMPTY_TAIL)
-            tails_RB = np.column_stack([tail_R.astype(np.float32), tails_RB])
-        return Decoded(
-            logprobs_RK=logprobs_RK.astype(np.float32),
-            sampled_RK=used_RK & ~exact_RK,
-            tail_logmass_RB=tails_RB,
-        )
+        return -np.logaddexp(0, -odds_R), nats_RK + floor_R[:, None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,12 +310,10 @@ class CountedValues:
     draws: int
     names: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
-    stated_kl: float = 0.0  # counts are exact
 
-    @staticmethod
-    def of(spec: SparsifierSpec, vocab_size: int, parameters: Mapping[str, int]) -> CountedValues:
-        """For targets of a sparsifier's `spec`; `vocab_size` and `parameters` are not used."""
-        return CountedValues(draws=spec.k)
+    def stated_kl(self, *, temperature: float = 1.0) -> float:
+        """0: counts are exact."""
+        return 0.0
 
     def encode(self, targets: SparseTargets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """See `Values`."""
@@ -272,58 +339,33 @@ class CountedValues:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _TailSteps:
-    """Log-masses in steps below the largest that any tail can have; code 0 is an empty tail."""
+def _with_share(
+    tail_RB: np.ndarray,
+    nodes: tuple[float, ...],
+    *,
+    head_RK: np.ndarray,
+    coded_RK: np.ndarray,
+    exact_RK: np.ndarray,
+) -> np.ndarray:
+    """float64 [R, B], nats: tails that have beside the coded head the share that they had before.
 
-    nodes: tuple[float, ...]
-    vocab_size: int
-    steps: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"tail_{column}" for column in range(len(self.nodes)))
-
-    def _tops(self) -> list[int]:
-        # sum over the tail of p^b is at most V^(1 - b).
-        return [math.ceil((1 - node) * math.log(self.vocab_size)) for node in self.nodes]
-
-    def encode(self, tail_logmass_RB: np.ndarray) -> dict[str, np.ndarray]:
-        scalars = {}
-        for column, top in enumerate(self._tops()):
-            tail_R = tail_logmass_RB[:, column].astype(np.float64)
-            below_R = whole_steps(top - tail_R, self.steps, what="tail") + 1
-            scalars[f"tail_{column}"] = np.where(tail_R <= EMPTY_TAIL, 0, below_R)
-        return scalars
-
-    def decode(self, scalars: Mapping[str, np.ndarray]) -> np.ndarray:
-        tails = [np.zeros((len(scalar(scalars, "count")), 0), dtype=np.float32)]
-        for column, top in enumerate(self._tops()):
-            code_R = scalar(scalars, f"tail_{column}")
-            tail_R = np.float32(top) - (code_R.astype(np.float32) - 1) / np.float32(self.steps)
-            tails.append(np.where(code_R == 0, np.float32(EMPTY_TAIL), tail_R)[:, None])
-        return np.concatenate(tails, axis=1)
-
-
-def _rounding_kl(value_steps: int) -> float:
-    """nats: the KL that rounding adds to a row of exact entries, at most: (1 / steps)^2 / 8.
-
-    The error of a value lies within half a step on either side, and the mass of the row is kept, so
-    the KL is log E[exp(e)] - E[e] of an error e whose range is a step: at most an eighth of the
-    range squared, by Hoeffding's lemma (1963). Where errors are uniform it is a third of that.
+    Args:
+        tail_RB: Nats, at each of `nodes`.
+        nodes: b of each column.
+        head_RK: Log-probabilities of the exact entries before coding.
+        coded_RK: Those that will be decoded.
+        exact_RK: bool, which entries are exact.
     """
-    return (1 / value_steps) ** 2 / 8
+    moved_RB = tail_RB.astype(np.float64)
+    for column, node in enumerate(nodes):
+        b = np.float32(node)
+        move_R = logsumexp(coded_RK * b, exact_RK) - logsumexp(head_RK * b, exact_RK)
+        moved_RB[:, column] += np.where(moved_RB[:, column] <= EMPTY_TAIL, 0, move_R)
+    return moved_RB
 
 
-def _codes(logprobs_RK: np.ndarray, exact_RK: np.ndarray, value_steps: int) -> np.ndarray:
-    """float [R, K], whole numbers from 1: steps above the smallest exact entry of the row."""
-    steps = np.float32(value_steps)
-    least_R = logprobs_RK.min(axis=1, where=exact_RK, initial=np.inf)
-    least_R[np.isinf(least_R)] = 0.0
-    top_R = logprobs_RK.max(axis=1, where=exact_RK, initial=-np.inf)
-    least_R = np.maximum(least_R, np.where(np.isinf(top_R), 0.0, top_R - (_MAX_CODE - 1) / steps))
-    codes_RK = np.rint((logprobs_RK - least_R[:, None]) * steps)
-    return np.clip(codes_RK + 1, 1, _MAX_CODE, out=codes_RK)
+def _none_known(left_R: np.ndarray) -> np.ndarray:
+    return np.zeros((len(left_R), 0))
 
 
 def _check_common(logprobs_RK: np.ndarray, drawn_RK: np.ndarray) -> None:

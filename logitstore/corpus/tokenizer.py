@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from logitstore.corpus.gguf import gguf_file, refuse_lost_splitting, refuse_unreadable_gguf
 from logitstore.corpus.temporary import temporary_folder
 from logitstore.errors import ModelError, StorageError
+from logitstore.format.tokenizer_names import is_tokenizer_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ _FILES = (
     "vocab.txt",
     "spiece.model",
 )
+_CONFIG = "tokenizer_config.json"
 # The padding token is not among them: training code sets it at will.
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -79,7 +81,7 @@ def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
-    """The files that `save_pretrained` writes, by their names.
+    """The files that `save_pretrained` writes, by their names; none with code of its own.
 
     tokenizer: a transformers tokenizer.
 
@@ -94,7 +96,21 @@ def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
         except Exception as error:  # each kind of tokenizer raises errors of its own
             raise ModelError(f"the tokenizer cannot be saved: {error}") from error
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        vocabulary = set(getattr(tokenizer, "vocab_files_names", {}).values())
+        return {
+            name: _without_code(content) if name == _CONFIG else content
+            for name, content in files.items()
+            if is_tokenizer_name(name) or name in vocabulary or "/" in name
+        }
+
+
+def _without_code(config: bytes) -> bytes:
+    """A tokenizer's configuration without the names of code that came with it."""
+    content = json.loads(config)
+    if content.pop("auto_map", None) is None:
+        return config
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

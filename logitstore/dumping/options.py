@@ -337,7 +337,13 @@ _OUT = Option(
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
 TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
-DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, ON_PROGRESS)
+_NO_CHECK = Option(
+    name="no_check",
+    kind=bool,
+    default=False,
+    help="Seal the store without reading every object once more to compare its hash.",
+)
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _NO_CHECK, ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:

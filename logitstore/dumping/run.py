@@ -21,6 +21,7 @@ from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import Tally
 from logitstore.dumping.work import read_documents, stored_documents
 from logitstore.errors import CorpusError, CorruptionError, SpecError
+from logitstore.format.manifest import Commit
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
@@ -53,7 +54,9 @@ class DumpSummary:
 
 
 @takes(DUMP_OPTIONS, check=check_targets)
-def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) -> DumpSummary:
+def dump(
+    *, out: StorageLike, no_check: bool, on_progress: OnProgress | None, **options: Any
+) -> DumpSummary:
     """Run a teacher over a corpus once and leave a sealed store in `out`.
 
     The same call again takes up an unfinished store where it stopped and leaves a finished one as
@@ -82,7 +85,18 @@ def dump(*, out: StorageLike, on_progress: OnProgress | None, **options: Any) ->
         # All of it may have been done by others, after they have begun the store anew.
         settle(layout, spec, plan)
         tell_stage(on_progress, "sealing the store")
-        return _seal(work.store, plan, started=started, new_targets=tally.targets)
+        _refuse_nothing(work.store.committed(plan), place=layout.uri)
+        manifest = work.store.seal(plan, check=not no_check)
+        return DumpSummary(
+            uri=layout.uri,
+            fingerprint=manifest.fingerprint,
+            documents=manifest.documents,
+            targets=manifest.targets,
+            bytes=manifest.bytes,
+            skipped=sum(commit.skipped for commit in work.store.committed(plan)),
+            seconds=time.monotonic() - started,
+            new_targets=tally.targets,
+        )
     finally:
         lease.release()
 
@@ -200,22 +214,11 @@ def _released_on_error(lease: Lease) -> Iterator[None]:
         raise
 
 
-def _seal(store: StoreWriter, plan: Plan, *, started: float, new_targets: int) -> DumpSummary:
-    commits = store.committed(plan)
+def _refuse_nothing(commits: Sequence[Commit], *, place: str) -> None:
+    """Raise CorpusError where no unit has a row: there is nothing to seal."""
     if not any(commit.blocks for commit in commits):
         raise CorpusError(
             "no record of the corpus gave a target",
-            place=store.layout.uri,
+            place=place,
             found=f"{sum(commit.skipped for commit in commits)} records skipped",
         )
-    manifest = store.seal(plan)
-    return DumpSummary(
-        uri=store.layout.uri,
-        fingerprint=manifest.fingerprint,
-        documents=manifest.documents,
-        targets=manifest.targets,
-        bytes=manifest.bytes,
-        skipped=sum(commit.skipped for commit in commits),
-        seconds=time.monotonic() - started,
-        new_targets=new_targets,
-    )

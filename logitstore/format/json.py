@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from logitstore.errors import CorruptionError
 
-__all__ = ["build", "canonical_json", "fingerprint", "parse_json"]
+__all__ = ["build", "canonical_json", "checked_content", "fingerprint", "parse_json", "with_check"]
 
 # plan.json is the largest object: about 250 bytes a unit of a million tokens, so 64 MiB of it
 # plans 250 billion tokens.
@@ -48,6 +48,36 @@ def canonical_json(content: Any) -> bytes:
 def fingerprint(content: Any) -> str:
     """sha256, in hex, of the canonical JSON of `content`."""
     return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+_CHECK = "sha256"  # the key under which an object carries the hash of the rest of it
+
+
+def with_check(content: dict[str, Any]) -> bytes:
+    """The canonical JSON of an object that carries the hash of the rest of it."""
+    return canonical_json({**content, _CHECK: fingerprint(content)})
+
+
+def checked_content(content: Any, *, place: str) -> Any:
+    """The object without the hash that it carries; as it is where it carries none, as old ones.
+
+    content: JSON of any kind.
+    place: what an error names.
+
+    Raises CorruptionError where the hash is that of something else.
+    """
+    if not isinstance(content, dict) or _CHECK not in content:
+        return content
+    rest = {name: value for name, value in content.items() if name != _CHECK}
+    found = fingerprint(rest)
+    if content[_CHECK] != found:
+        raise CorruptionError(
+            "file has changed since it was written",
+            place=place,
+            found=f"{_CHECK} {found}",
+            allowed=repr(content[_CHECK])[:80],
+        )
+    return rest
 
 
 def parse_json(data: bytes, *, place: str) -> Any:

@@ -7,7 +7,7 @@ model is loaded. The answers of a part are written together.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,9 @@ class _Work:
         """The answers to `asked`, without those that are no distribution's."""
         for places in self._job.answerer.batches(asked):
             batch = [asked[place] for place in places]
-            answers = self._job.answerer.answers(batch)
+            answers = self._job.answerer.answers(
+                batch, on_step=self._on_step(len(batch), done=done, wanted=wanted)
+            )
             done += len(batch)
             self.answers += len(batch)
             self.tokens += sum(len(one.ids_T) for one in answers)
@@ -141,6 +143,11 @@ class _Work:
                     yield one, answer
                 elif not self._job.options.skip_bad:
                     raise _not_finite(one)
+
+    def _on_step(self, rows: int, *, done: int, wanted: int) -> Callable[[int], None]:
+        """What tells how far a batch of so many rows is; an answer may end before its most."""
+        most = self._job.options.max_new_tokens
+        return lambda steps: self._tell(min(1.0, (done + rows * steps / most) / wanted))
 
     def _next(self, asked: Asked, answer: Answer) -> Iterator[Asked]:
         """The next turn of a prompt that has several."""

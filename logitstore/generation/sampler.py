@@ -1,10 +1,11 @@
-"""The sampler: each token of an answer is drawn by one random number of its own.
+"""The sampler: each token of an answer is drawn by random numbers of its own.
 
 The logits are warped by transformers' own processors, in the order in which it applies them:
-temperature, top-k, top-p, min-p. A token is then drawn by the inverse of the distribution function
-at a number that depends on (seed, prompt, answer, position) alone, so that an answer is the same in
-any batch, order or restart, as far as the model's numbers are: sums in another order move a
-probability by some 1e-6, which changes about one token in a million.
+temperature, top-k, top-p, min-p. The token is then the argmax of the logits plus Gumbel noise,
+which is a draw of their softmax. The noise depends on (seed, prompt, answer, position, token)
+alone, so that an answer is the same in any batch, order or restart, as far as the model's numbers
+are: a change of all logits by some 1e-5 gives one token in 40,000 another id
+(docs/decisions/008-draws-of-answers.md).
 
 Shapes: B rows of a batch, P >= V logit columns, V vocabulary, T tokens of an answer.
 """
@@ -25,10 +26,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from logitstore.targets.draws import uniforms
+from logitstore.generation.noise import gumbel_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -76,13 +77,21 @@ class Sampler(LogitsProcessor):
     drawing: from which distribution.
     keys: of each row, by `answer_key`.
     vocab_size: V; columns behind it are no tokens.
+    on_step: called with the number of steps so far, after each; None tells nobody.
 
     `tokens`, `sampled_logprobs` and `model_logprobs` are then of each step: the tokens, and their
     log-probabilities in the distribution that they were drawn from, and in the model's own, in
     nats. `finite_B` is False for a row whose numbers were no distribution.
     """
 
-    def __init__(self, *, drawing: Drawing, keys: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self,
+        *,
+        drawing: Drawing,
+        keys: Sequence[int],
+        vocab_size: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
         self.tokens: list[Tensor] = []
         self.sampled_logprobs: list[Tensor] = []
         self.model_logprobs: list[Tensor] = []
@@ -91,6 +100,7 @@ class Sampler(LogitsProcessor):
         self._warpers = [] if self._greedy else drawing.warpers()
         self._keys_B = np.array(keys, dtype=np.uint64)
         self._vocab_size = vocab_size
+        self._on_step = on_step
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """See `LogitsProcessor`: float [B, P], with 0 at the token that was drawn, -inf elsewhere.
@@ -109,8 +119,10 @@ class Sampler(LogitsProcessor):
                 logits_BV = warper(input_ids, logits_BV)
             token_B, sampled_B = self._draw(logits_BV)
         self.tokens.append(token_B)
-        self.sampled_logprobs.append(sampled_B.float())
+        self.sampled_logprobs.append(sampled_B)
         self.model_logprobs.append(model_BV.gather(1, token_B[:, None])[:, 0])
+        if self._on_step is not None:
+            self._on_step(len(self.tokens))
         chosen_BP = torch.full_like(scores, -torch.inf)
         return chosen_BP.scatter_(1, token_B[:, None], 0.0)
 
@@ -121,16 +133,13 @@ class Sampler(LogitsProcessor):
         return torch.where(good_B[:, None], logits_BV, torch.zeros_like(logits_BV))
 
     def _draw(self, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """A token of each row, and its log-probability, float64."""
+        """A token of each row, and its log-probability."""
         device = logits_BV.device
-        wide = logits_BV.cpu() if device.type == "mps" else logits_BV  # which has no float64
-        logprobs_BV = wide.double().log_softmax(dim=-1)
-        mass_BV = logprobs_BV.exp().cumsum(dim=-1)
-        step = len(self.tokens)
-        number_B1 = torch.from_numpy(uniforms(self._keys_B, count=1, draw=step)).to(wide.device)
-        # The first token with more mass up to it than the number: never one without mass.
-        token_B1 = torch.searchsorted(mass_BV, number_B1 * mass_BV[:, -1:], right=True)
-        last_B1 = (mass_BV < mass_BV[:, -1:]).sum(dim=-1, keepdim=True)
-        token_B1 = token_B1.minimum(last_B1)
-        sampled_B = logprobs_BV.gather(1, token_B1)[:, 0]
-        return token_B1[:, 0].to(device), sampled_B.to(device)
+        wide_BV = logits_BV.cpu() if device.type == "mps" else logits_BV  # which has no float64
+        wide_BV = wide_BV.double()
+        noise_BV = gumbel_noise(
+            self._keys_B, count=self._vocab_size, draw=len(self.tokens), device=wide_BV.device
+        )
+        token_B1 = noise_BV.add_(wide_BV).argmax(dim=-1, keepdim=True)
+        sampled_B1 = wide_BV.log_softmax(dim=-1).gather(1, token_B1)
+        return token_B1[:, 0].to(device), sampled_B1[:, 0].float().to(device)

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["TAIL_NODES", "kind_options", "sparsifier_spec"]
 
 # b = 1/T at which the tail's log-mass is stored; at b = 0 it is log(V - n). Interpolation between
-# them has an error of 4e-4 (largest 4e-3) of the mass for any T in [1, 10], on teachers of 6 to 1.5
-# nats; without 1/8 it is four times larger on a sharp teacher at T = 3
-# (docs/decisions/002-tail-nodes.md).
-TAIL_NODES = (1.0, 0.75, 0.5, 0.25, 0.125)
+# them has a mean error of 3e-4 of the mass at most, for any T in [1, 10], on two real teachers and
+# on their logits times 2.5 (docs/decisions/008-tail-nodes.md).
+TAIL_NODES = tuple(part / 16 for part in (16, 14, 11, 8, 6, 5, 4, 3, 2))
 
 
 def kind_options() -> dict[str, dict[str, Option]]:

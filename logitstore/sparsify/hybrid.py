@@ -58,7 +58,8 @@ HYBRID = Sparsifier(
     targets=_KIND,
     options={_HEAD: 8, _TAIL_DRAWS: 8, SEED: 0},
     room=("k", "tail_draws"),
-    codec="rank-delta-weighted/1",
+    codec="rank-delta-weighted/2",
+    older_codecs=("rank-delta-weighted/1",),
     draw=_draw,
     compared=tuple({"k": k, "tail_draws": m} for k, m in ((8, 8), (8, 16), (16, 16))),
 )

@@ -38,7 +38,8 @@ TOPK = Sparsifier(
     targets=_KIND,
     options={K: 64},
     room=("k",),
-    codec="rank-delta/1",
+    codec="rank-delta/2",
+    older_codecs=("rank-delta/1",),
     draw=_draw,
     compared=tuple({"k": k} for k in (12, 25, 50, 64, 100)),
 )

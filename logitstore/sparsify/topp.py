@@ -51,7 +51,8 @@ TOPP = Sparsifier(
     targets=_KIND,
     options={_MOST: 64, _TOP_P: 0.98},
     room=("k",),
-    codec="rank-delta/1",
+    codec="rank-delta/2",
+    older_codecs=("rank-delta/1",),
     draw=_draw,
     compared=tuple({"k": 64, "top_p": top_p} for top_p in (0.9, 0.98)),
 )

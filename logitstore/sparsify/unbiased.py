@@ -42,7 +42,8 @@ UNBIASED = Sparsifier(
     targets=_KIND,
     options={K: 16, REPEATS: 1, SEED: 0},
     room=("k",),
-    codec="rank-delta-weighted/1",
+    codec="rank-delta-weighted/2",
+    older_codecs=("rank-delta-weighted/1",),
     draw=_draw,
     compared=tuple({"k": k} for k in (8, 12, 16, 24, 32)),
 )

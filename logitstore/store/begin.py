@@ -7,15 +7,19 @@ they are wrong, that process reads the other settings before or after it commits
 
 from __future__ import annotations
 
+import hashlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from logitstore.codec import codec_for
 from logitstore.errors import LogitStoreError, SettingError, SpecError
-from logitstore.format.json import canonical_json, fingerprint
-from logitstore.store.layout import COMMITS, DATA, PLAN, SPEC, TOKENIZER, is_object_name
+from logitstore.format.json import fingerprint, with_check
+from logitstore.format.tokenizer_names import is_tokenizer_name
+from logitstore.store.layout import COMMITS, DATA, PLAN, SPEC, TOKENIZER, TOKENIZER_HASHES
 from logitstore.store.lease import StoreLease, is_at_work
 from logitstore.store.settings import refuse_other_spec
+from logitstore.store.storage import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +66,7 @@ def begin_store(
     where a store with rows, or one at which another process is at work, has another spec.
     """
     _refuse_unreadable(layout, spec, plan, tokenizer)
-    data = canonical_json(spec.to_json())
+    data = with_check(_with_hashes(spec, tokenizer).to_json())
     deadline = time.monotonic() + _PATIENCE_SECONDS
     ours = False
     while not (ours or layout.storage.put_if_absent(SPEC, data)):
@@ -80,8 +84,9 @@ def begin_store(
     put = layout.storage.put if ours else layout.storage.put_if_absent
     for name, content in sorted(tokenizer.items()):
         put(f"{TOKENIZER}{name}", content)
-    put(PLAN, canonical_json(plan.to_json()))
+    put(PLAN, with_check(plan.to_json()))
     settle(layout, spec, plan)
+    _mend_tokenizer(layout, tokenizer)
 
 
 def settle(layout: StoreLayout, spec: StoreSpec, plan: Plan) -> None:
@@ -95,7 +100,7 @@ def settle(layout: StoreLayout, spec: StoreSpec, plan: Plan) -> None:
     """
     refuse_other_spec(layout.read_spec(), spec, place=layout.place(SPEC))
     if not layout.sealed() and not (layout.planned() and layout.read_plan() == plan):
-        layout.storage.put(PLAN, canonical_json(plan.to_json()))
+        layout.storage.put(PLAN, with_check(plan.to_json()))
 
 
 def is_abandoned(layout: StoreLayout) -> bool:
@@ -140,23 +145,40 @@ def _begun_anew(layout: StoreLayout, spec: StoreSpec, data: bytes, *, lease: Sto
     return True
 
 
+def _with_hashes(spec: StoreSpec, tokenizer: Mapping[str, bytes]) -> StoreSpec:
+    """The spec that also tells the hashes of the tokenizer's files."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in tokenizer.items()}
+    return replace(spec, provenance={**spec.provenance, TOKENIZER_HASHES: hashes})
+
+
+def _mend_tokenizer(layout: StoreLayout, tokenizer: Mapping[str, bytes]) -> None:
+    """Put a file of the tokenizer anew that has rotted, where we have it as it was."""
+    for name, sha256 in layout.tokenizer_hashes(layout.read_spec()).items():
+        content = tokenizer.get(name, b"")
+        if hashlib.sha256(content).hexdigest() == sha256 and (
+            layout.storage.size(f"{TOKENIZER}{name}") is None
+            or sha256_of(layout.storage, f"{TOKENIZER}{name}") != sha256
+        ):
+            layout.storage.put(f"{TOKENIZER}{name}", content)
+
+
 def _refuse_unreadable(
     layout: StoreLayout, spec: StoreSpec, plan: Plan, tokenizer: Mapping[str, bytes]
 ) -> None:
     """Raise SettingError for a spec, a plan or a file name that no reader would take."""
     problem = "a store of these settings could not be read again"
     for name in tokenizer:
-        if not is_object_name(f"{TOKENIZER}{name}"):
+        if not is_tokenizer_name(name):
             raise SettingError(
                 f"{problem}: a file of the tokenizer has a name that no store can hold",
                 found=repr(name),
-                allowed="letters, digits, and . _ -",
+                allowed="the names that transformers gives to files of tokenizers",
                 remedy="Rename it, or the chat template that it holds",
             )
     try:
-        again = layout.parse_spec(canonical_json(spec.to_json()))
+        again = layout.parse_spec(with_check(spec.to_json()))
         codec_for(again)
-        same = again == spec and layout.parse_plan(canonical_json(plan.to_json())) == plan
+        same = again == spec and layout.parse_plan(with_check(plan.to_json())) == plan
     except LogitStoreError as error:
         raise SettingError(
             f"{problem}: {error.problem}",

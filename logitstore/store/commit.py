@@ -15,17 +15,19 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from logitstore.errors import CorruptionError, StorageError, StoreError
-from logitstore.format.json import canonical_json
+from logitstore.format.json import canonical_json, with_check
 from logitstore.format.manifest import Commit, Manifest, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
+from logitstore.store.containers.base import check_objects
 from logitstore.store.layout import (
     DATA,
     LEASES,
     MANIFEST,
     README,
     SPEC,
+    TOKENIZER,
     StoreLayout,
 )
 from logitstore.store.settings import refuse_other_spec
@@ -110,7 +112,7 @@ class StoreWriter:
 
         commit: of an attempt whose objects are durable.
         """
-        name, data = self.layout.commit_name(commit.unit), canonical_json(commit.to_json())
+        name, data = self.layout.commit_name(commit.unit), with_check(commit.to_json())
         try:
             won = self.layout.storage.put_if_absent(name, data)
         except StorageError:
@@ -146,10 +148,11 @@ class StoreWriter:
         commits = (self.layout.read_commit(unit) for unit in plan.units)
         return [commit for commit in commits if commit is not None]
 
-    def seal(self, plan: Plan) -> Manifest:
+    def seal(self, plan: Plan, *, check: bool = True) -> Manifest:
         """Write the manifest over a store whose every unit is committed; sweep what none names.
 
         plan: of the store.
+        check: whether every object is read once more and its hash compared. Otherwise sizes are.
 
         Sealing a sealed store finishes what a killed process left undone, and changes nothing else.
         Raises CorruptionError where an object that a commit names is not there as it was written.
@@ -163,7 +166,9 @@ class StoreWriter:
                 found=f"{len(commits)} of {len(plan.units)} units",
             )
         if not layout.sealed():
-            self._refuse_missing(commits)
+            layout.read_plan()  # it may have rotted since it was written
+            self._check_tokenizer(spec)
+            self._check_objects(commits, hashes=check)
         self._sweep(commits)
         if not layout.sealed():
             manifest = self._manifest(spec, commits)
@@ -181,26 +186,45 @@ class StoreWriter:
         except StorageError:
             return False
 
-    def _refuse_missing(self, commits: Sequence[Commit]) -> None:
-        layout = self.layout
+    def _check_objects(self, commits: Sequence[Commit], *, hashes: bool) -> None:
+        """Refuse to seal what has rotted since it was written: it would be the truth then."""
         for commit in commits:
-            for one in commit.objects:
-                name = f"{layout.shard_prefix(commit)}{one.path}"
-                size = layout.storage.size(name)
-                if size != one.size:
-                    commit_place = layout.place(layout.commit_name(commit.unit))
-                    raise CorruptionError(
-                        "file is missing or of another size",
-                        place=layout.place(name),
-                        found="no file" if size is None else f"{size} bytes",
-                        allowed=f"{one.size} bytes",
-                        remedy=f"Delete {commit_place} and run the same command again: "
-                        "it dumps that unit anew",
-                    )
+            try:
+                check_objects(
+                    self.layout.storage,
+                    self.layout.shard_prefix(commit),
+                    commit.objects,
+                    hashed=lambda _: hashes,
+                )
+            except CorruptionError as error:
+                commit_place = self.layout.place(self.layout.commit_name(commit.unit))
+                raise CorruptionError(
+                    error.problem,
+                    place=error.place,
+                    found=error.found,
+                    allowed=error.allowed,
+                    remedy=f"Delete {commit_place} and run the same command again: "
+                    "it dumps that unit anew",
+                ) from error
+
+    def _check_tokenizer(self, spec: StoreSpec) -> None:
+        layout = self.layout
+        for name, sha256 in layout.tokenizer_hashes(spec).items():
+            path = f"{TOKENIZER}{name}"
+            there = layout.storage.size(path) is not None
+            found = sha256_of(layout.storage, path) if there else None
+            if found != sha256:
+                raise CorruptionError(
+                    "file is missing or has changed since it was written",
+                    place=layout.place(path),
+                    found=f"sha256 {found}" if there else "no file",
+                    allowed=sha256,
+                    remedy="Delete it and run the same command again: it is written anew",
+                )
 
     def _manifest(self, spec: StoreSpec, commits: list[Commit]) -> Manifest:
         layout = self.layout
-        objects = {name: sha256_of(layout.storage, name) for name in layout.small_names()}
+        objects = {name: sha256_of(layout.storage, name) for name in layout.small_names(commits)}
         for commit in commits:
             for one in commit.objects:
                 objects[f"{layout.shard_prefix(commit)}{one.path}"] = one.sha256

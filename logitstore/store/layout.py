@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, ObjectMissing, StoreError
-from logitstore.format.json import canonical_json, parse_json
+from logitstore.format.json import canonical_json, checked_content, parse_json
 from logitstore.format.manifest import Commit, Manifest
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
+from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.storage import Storage, StorageLike, open_storage, place_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "README",
     "SPEC",
     "TOKENIZER",
+    "TOKENIZER_HASHES",
     "StoreLayout",
     "is_object_name",
 ]
@@ -39,6 +41,7 @@ MANIFEST = "manifest.json"
 README = "README.md"
 COMMITS = "commits/"
 TOKENIZER = "tokenizer/"
+TOKENIZER_HASHES = "tokenizer_sha256"  # in the provenance of a spec
 DATA = "data/"
 LEASES = "leases/"
 
@@ -82,10 +85,10 @@ class StoreLayout:
         """What the names of the attempt that `commit` names begin with."""
         return f"{DATA}{commit.folder}/"
 
-    def small_names(self) -> list[str]:
-        """Every object but the shards, the manifest and the README, in order."""
-        commits = [name for name in self.storage.list(COMMITS) if name.endswith(".json")]
-        return [SPEC, PLAN, *sorted(commits), *sorted(self.storage.list(TOKENIZER))]
+    def small_names(self, commits: Iterable[Commit]) -> list[str]:
+        """Every object of a store with those commits but shards, manifest and README, in order."""
+        names = sorted(self.commit_name(commit.unit) for commit in commits)
+        return [SPEC, PLAN, *names, *self.tokenizer_names()]
 
     def stored_bytes(self, commits: Iterable[Commit]) -> int:
         """Bytes of a store with those commits: all objects but tokenizer, README and manifest.
@@ -123,7 +126,26 @@ class StoreLayout:
     def parse_spec(self, data: bytes) -> StoreSpec:
         """The spec in `data`, which stands or will stand in store.json."""
         place = self.place(SPEC)
-        return StoreSpec.from_json(parse_json(data, place=place), place=place)
+        return StoreSpec.from_json(_parsed(data, place=place), place=place)
+
+    def tokenizer_hashes(self, spec: StoreSpec) -> dict[str, str]:
+        """File of the tokenizer -> sha256, as it was when it was written; none in old stores.
+
+        spec: of the store.
+        """
+        hashes = spec.provenance.get(TOKENIZER_HASHES, {})
+        if not isinstance(hashes, dict) or not all(
+            is_tokenizer_name(name) and isinstance(sha256, str) for name, sha256 in hashes.items()
+        ):
+            raise CorruptionError(
+                "the hashes of the tokenizer are none", place=self.place(SPEC), found=hashes
+            )
+        return hashes
+
+    def tokenizer_names(self) -> list[str]:
+        """The objects of the tokenizer, in order. A file of another name is none of them."""
+        names = self.storage.list(TOKENIZER)
+        return sorted(name for name in names if is_tokenizer_name(name.removeprefix(TOKENIZER)))
 
     def read_plan(self) -> Plan:
         """plan.json."""
@@ -131,7 +153,8 @@ class StoreLayout:
 
     def parse_plan(self, data: bytes) -> Plan:
         """The plan in `data`, which stands or will stand in plan.json."""
-        plan = Plan.from_json(parse_json(data, place=self.place(PLAN)), place=self.place(PLAN))
+        place = self.place(PLAN)
+        plan = Plan.from_json(_parsed(data, place=place), place=place)
         names = [unit.name for unit in plan.units]
         if len(set(names)) != len(names) or not all(_is(_UNIT, name) for name in names):
             raise CorruptionError(
@@ -150,7 +173,7 @@ class StoreLayout:
         except ObjectMissing:
             return None
         place = self.place(name)
-        commit = Commit.from_json(parse_json(data, place=place), place=place)
+        commit = Commit.from_json(_parsed(data, place=place), place=place)
         paths = [one.path for one in commit.objects]
         safe = all(is_object_name(path) for path in paths)
         attempt = commit.attempt is None or _is(_ATTEMPT, commit.attempt)
@@ -179,6 +202,10 @@ class StoreLayout:
             return self.storage.read(name)
         except ObjectMissing as error:
             raise CorruptionError("file is missing", place=self.place(name)) from error
+
+
+def _parsed(data: bytes, *, place: str) -> Any:
+    return checked_content(parse_json(data, place=place), place=place)
 
 
 def _is(pattern: re.Pattern[str], name: Any) -> bool:

@@ -117,6 +117,16 @@ class LocalStorage:
             found = status(path)
         return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
+    def modified(self, name: str) -> float | None:
+        """Seconds since 1970 at which the file was written; None where there is none.
+
+        name: of the object.
+        """
+        path = self._path(name)
+        with self._explained(path):
+            found = status(path)
+        return None if found is None else found.st_mtime
+
     def list(self, prefix: str) -> Iterator[str]:
         """See `Storage`. Reads only folders that the prefix leads to."""
         start = self._path(prefix[: prefix.rfind("/")]) if "/" in prefix else self.folder

@@ -8,7 +8,7 @@ from logitstore.options import Option
 from logitstore.progress import ON_PROGRESS
 from logitstore.store.storage import open_storage
 
-__all__ = ["INSPECT_OPTIONS", "STORE", "VERIFY_OPTIONS"]
+__all__ = ["GC_OPTIONS", "INSPECT_OPTIONS", "STORE", "VERIFY_OPTIONS"]
 
 
 def _refuse_name(store: object) -> None:
@@ -40,5 +40,26 @@ _HASHES = Option(
     excludes=("fast",),
 )
 
-VERIFY_OPTIONS = (STORE, _FAST, _HASHES, ON_PROGRESS)
+_STRICT = Option(
+    name="strict",
+    kind=bool,
+    default=False,
+    help="Take files that the store does not name for faults, instead of only naming them.",
+)
+_YES = Option(
+    name="yes",
+    kind=bool,
+    default=False,
+    help="Remove what is listed. Without it nothing is removed.",
+)
+_GRACE = Option(
+    name="grace",
+    kind=float,
+    default=3600.0,
+    least=0,
+    help="In an unfinished store, keep what was written in the last N seconds.",
+)
+
+VERIFY_OPTIONS = (STORE, _FAST, _HASHES, _STRICT, ON_PROGRESS)
+GC_OPTIONS = (STORE, _YES, _GRACE)
 INSPECT_OPTIONS = (STORE,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -30,6 +31,8 @@ from logitstore.targets.documents import DocumentBlock, StoredDocument
 __all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store", "seal_faults"]
 
 StoreLike: TypeAlias = "Store | StorageLike"  # an open store, or what one is opened from
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
@@ -142,7 +145,7 @@ def seal_faults(store: Store) -> Iterator[LogitStoreError]:
         for one in commit.objects
     }
     try:
-        small = set(layout.small_names())
+        small = set(layout.small_names(store.commits))
     except StorageError as error:
         yield error
     else:
@@ -192,6 +195,13 @@ def _at(place: str, error: CorruptionError) -> CorruptionError:
     return CorruptionError(error.problem, place=whole, found=error.found, allowed=error.allowed)
 
 
+def _asks_for_code(config: bytes) -> bool:
+    try:
+        return "auto_map" in json.loads(config)
+    except (ValueError, RecursionError, TypeError):
+        return False  # transformers will say what is wrong with it
+
+
 def _hash(layout: StoreLayout, name: str) -> str | None:
     try:
         return sha256_of(layout.storage, name)
@@ -236,9 +246,17 @@ class Store(Sequence[StoredDocument]):
 
         Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
         """
-        storage = self.layout.storage
-        names = sorted(storage.list(TOKENIZER))
-        return {name.removeprefix(TOKENIZER): storage.read(name) for name in names}
+        storage, names = self.layout.storage, self.layout.tokenizer_names()
+        files = {name.removeprefix(TOKENIZER): storage.read(name) for name in names}
+        for name, data in files.items():
+            if name == _TOKENIZER_CONFIG and _asks_for_code(data):
+                raise CorruptionError(
+                    "the tokenizer asks for code of its own to be run",
+                    place=self.layout.place(f"{TOKENIZER}{name}"),
+                    found="auto_map",
+                    remedy="Dump with a tokenizer that transformers knows",
+                )
+        return files
 
     @cached_property
     def fingerprint(self) -> str:

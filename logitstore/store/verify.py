@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
 from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
 from logitstore.store.storage import sha256_of
+from logitstore.store.strays import strays
 
 if TYPE_CHECKING:
     from logitstore.format.manifest import BlockCounts, Commit
@@ -65,18 +67,28 @@ class Fault:
 
 @takes(VERIFY_OPTIONS)
 def verify(
-    store: StoreLike, *, fast: bool, hashes: bool, on_progress: OnProgress | None
+    store: StoreLike, *, fast: bool, hashes: bool, strict: bool, on_progress: OnProgress | None
 ) -> Iterator[Fault]:
     """Every fault of a store, each with the place that it is at; a sound store gives none.
 
     With neither `fast` nor `hashes` every byte is read, every block decoded, and what it holds is
-    checked. What the storage refuses for now is a fault among the others. Raises StoreError where
+    checked. With `strict` an object that the store does not name is a fault; `strays` lists these.
+    What the storage refuses for now is a fault among the others. Raises StoreError where
     there is no store at all, SettingError for a URI that nothing serves.
     """
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
     if not _is_there(layout):
         layout.read_spec()  # raises
-    return _faults(layout, hashes=not fast, content=not (fast or hashes), on_progress=on_progress)
+    faults = _faults(layout, hashes=not fast, content=not (fast or hashes), on_progress=on_progress)
+    return chain(faults, _stray_faults(layout)) if strict else faults
+
+
+def _stray_faults(layout: StoreLayout) -> Iterator[Fault]:
+    try:
+        for name in strays(load_store(layout.storage, allow_partial=True)):
+            yield Fault(place=layout.place(name), problem="the store does not name this file")
+    except LogitStoreError:
+        return  # told already, by what reads the store
 
 
 def _is_there(layout: StoreLayout) -> bool:

@@ -17,9 +17,11 @@ import numpy as np
 if TYPE_CHECKING:
     from logitstore.targets.documents import Document
 
-__all__ = ["row_keys", "uniforms"]
+__all__ = ["GAMMA", "MIXING", "draw_states", "row_keys", "uniforms"]
 
-_GAMMA = 0x9E3779B97F4A7C15  # the odd integer nearest to 2^64 over the golden ratio
+GAMMA = 0x9E3779B97F4A7C15  # the odd integer nearest to 2^64 over the golden ratio
+# A shift to the right and the factor behind it, for each step of SplitMix64's output function.
+MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 _DOUBLE_BITS = 53
 
 
@@ -33,7 +35,7 @@ def row_keys(document: Document, *, seed: int) -> np.ndarray:
     name = f"{seed}\0".encode() + document.id
     start = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
     positions_R = np.flatnonzero(document.counted_L).astype(np.uint64)
-    return _mix(np.uint64(start) + np.uint64(_GAMMA) * (positions_R + np.uint64(1)))
+    return _mix(np.uint64(start) + np.uint64(GAMMA) * (positions_R + np.uint64(1)))
 
 
 def uniforms(keys_R: np.ndarray, *, count: int, draw: int) -> np.ndarray:
@@ -44,14 +46,24 @@ def uniforms(keys_R: np.ndarray, *, count: int, draw: int) -> np.ndarray:
         count: How many numbers a row needs.
         draw: Number of the draw, from 0. Draws of different numbers are independent.
     """
-    state_R = keys_R if draw == 0 else _mix(keys_R ^ _mix(np.array([draw], dtype=np.uint64)))
-    steps_N = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    state_R = draw_states(keys_R, draw=draw)
+    steps_N = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
     bits_RN = _mix(state_R[:, None] + steps_N)
     return (bits_RN >> np.uint64(64 - _DOUBLE_BITS)) * 2.0**-_DOUBLE_BITS
 
 
+def draw_states(keys_R: np.ndarray, *, draw: int) -> np.ndarray:
+    """uint64 [R]: from which the numbers of one draw are counted on.
+
+    Args:
+        keys_R: uint64, one key for each row, from `row_keys`.
+        draw: Number of the draw, from 0.
+    """
+    return keys_R if draw == 0 else _mix(keys_R ^ _mix(np.array([draw], dtype=np.uint64)))
+
+
 def _mix(state: np.ndarray) -> np.ndarray:
     """The output function of SplitMix64: a bijection of 64 bits that leaves no structure."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    for shift, factor in MIXING[:-1]:
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    return state ^ (state >> np.uint64(MIXING[-1][0]))

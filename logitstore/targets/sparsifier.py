@@ -53,6 +53,7 @@ class Sparsifier:
     room: tuple[str, ...]
     codec: str  # id of the codec that stores its targets
     draw: Draw
+    older_codecs: tuple[str, ...] = ()  # ids of those that older stores of it may have
     compared: tuple[
         Mapping[str, Any], ...
     ] = ()  # settings that `tune` tries; with none it is left out

@@ -1,28 +1,26 @@
 """The mass of a tail at any temperature, interpolated between the nodes at which it is stored.
 
-A target keeps `f(b) = log sum_{i in tail} p_i^b` at a few nodes b = 1/T. f is smooth and convex,
-and `f(0) = log(V - n)` need not be stored. Between the nodes f is interpolated by the polynomial
-through them; a node that is too close to another is left out. The error of the tail's mass, at the
-worst T of 1.25 ... 10, V = 8,192, K = 64, on a real teacher and its sharpened logits:
+A target keeps `f(b) = log sum_{i in tail} p_i^b` at a few nodes b = 1/T, and `f(0) = log(V - n)`
+need not be stored. Between the nodes f is interpolated by a polynomial through those around b
+(`interpolation.py`). The error of the tail's mass at the worst T from 1 to 10, mean over rows of
+two real teachers, K = 8 to 64, their logits times 1 to 2.5 (docs/decisions/008-tail-nodes.md):
 
-    nodes 1, 3/4, 1/2, 1/4         mean 3.0e-4, largest 1.0e-3 from 6.0 down to 2.8 nats,
-                                   mean 1.6e-3, largest 4.7e-3 (at T = 3) at 1.7 nats
-    nodes 1, 3/4, 1/2, 1/3, 1/5    mean 1.9e-4, largest 1.4e-3 from 6.0 down to 1.7 nats
+    nodes 1, 3/4, 1/2, 1/4, 1/8                         1.2e-2
+    nodes 16, 14, 11, 8, 6, 5, 4, 3, 2, in sixteenths   2.7e-4
 
-Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) were not better
-overall: up to 22 times worse on flat rows, at most 3 times better on sharp rows.
+Cubic Hermite pieces, splines and polynomials in a power of b or in log(b + c) were not better.
 
 Shapes: R targets, K entries, B stored temperatures, X interpolation points.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from logitstore.errors import SettingError
+from logitstore.targets.interpolation import chosen_points, polynomial_weights
 from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
@@ -35,9 +33,6 @@ __all__ = ["TAIL_TEMPERATURES", "rest_logmass", "tail_logmass_at"]
 # Between these the mass of a tail is interpolated; beyond them it must be stored.
 TAIL_TEMPERATURES = (1.0, 10.0)
 
-# Nodes that are closer than this add no information but amplify rounding errors: with T = 1, 2,
-# ... 10 stored to 1e-4, the six nearest nodes gave an error of 1e-2 at T = 1.25, these under 1e-3.
-_APART = 0.125
 _SAME_NODE = 1e-6
 _FLOAT32 = 2.0**-24  # half the distance from 1 to the next float32
 
@@ -68,10 +63,12 @@ def tail_logmass_at(
     _check_range(nodes, b)
     left_R = (vocab_size - count_R).clamp(min=1)
     points_RX = torch.cat((tail_logmass_RB.float(), left_R.float().log().unsqueeze(-1)), dim=-1)
+    chosen = chosen_points((*nodes, 0.0), b)
+    columns = [(*nodes, 0.0).index(point) for point in chosen]
     weights_X = torch.tensor(
-        _lagrange_weights((*nodes, 0.0), b), dtype=torch.float32, device=points_RX.device
+        polynomial_weights(chosen, b), dtype=torch.float32, device=points_RX.device
     )
-    tail_R = (points_RX * weights_X).sum(dim=-1)
+    tail_R = (points_RX[:, columns] * weights_X).sum(dim=-1)
     empty_R = (tail_logmass_RB <= EMPTY_TAIL / 2).any(dim=-1) | (count_R >= vocab_size)
     return tail_R.masked_fill(empty_R, EMPTY_TAIL)
 
@@ -126,17 +123,3 @@ def _check_range(nodes: tuple[float, ...], b: float) -> None:
             else "none: the store keeps no tail's mass",
             remedy="Take a temperature in that range" if nodes else "Dump with --sparsify hybrid",
         )
-
-
-def _lagrange_weights(points_X: tuple[float, ...], b: float) -> list[float]:
-    """The weight of each point's value in the polynomial through the chosen points, at b."""
-    chosen: list[float] = []
-    for point in sorted(points_X, key=lambda point: abs(point - b)):
-        if all(abs(point - other) > _APART - _SAME_NODE for other in chosen):
-            chosen.append(point)
-    return [
-        math.prod((b - other) / (point - other) for other in chosen if other != point)
-        if point in chosen
-        else 0.0
-        for point in points_X
-    ]

@@ -62,7 +62,7 @@ class Comparison:
     sparsifier: SparsifierSpec
     temperature: float
     vocab_size: int
-    stated_kl: float  # nats, as the codec states it; see `logitstore.codec.base.Codec`
+    stated_kl: float  # nats, as the codec states it at `temperature`; see its `Codec`
     stated_drawn_kl: float  # nats, likewise
     _view: View = field(init=False)
 
@@ -85,7 +85,7 @@ class Comparison:
             sparsifier=spec.sparsifier,
             temperature=temperature,
             vocab_size=spec.tokenizer.vocab_size,
-            stated_kl=codec.stated_kl,
+            stated_kl=codec.stated_kl_at(temperature),
             stated_drawn_kl=codec.stated_drawn_kl,
         )
 
@@ -178,7 +178,7 @@ class Comparison:
         errors = {"top1_agreement": 0.0}  # of all that may be the likeliest, every one is counted
         if not self._interpolates:
             errors["kl"] = self._kl_error(sums, targets)
-            errors["acceptance"] = math.sqrt(self._stated / 2)
+            errors["acceptance"] = math.sqrt(self.stated_kl / 2)
         return {name: errors[name] for name in self.bounds(sums) if name in errors}
 
     @property
@@ -188,23 +188,14 @@ class Comparison:
             abs(node - 1 / self.temperature) < _SAME_NODE for node in nodes
         )
 
-    @property
-    def _stated(self) -> float:
-        """nats: the stated KL at `temperature`; exact values are scaled by 1/T, their errors too.
-
-        Where no tail is kept, what is stored are values at `temperature`.
-        """
-        scale = min(1.0, self.temperature) if self.sparsifier.tail_nodes else 1.0
-        return self.stated_kl / scale**2
-
     def _kl_error(self, sums: Mapping[str, float], targets: int) -> float:
         if self._view is View.WEIGHTS:
             return self.stated_drawn_kl
         least = max(
-            sums[_renyi_name(one)] / targets - (1 - one) / one * self._stated
+            sums[_renyi_name(one)] / targets - (1 - one) / one * self.stated_kl
             for one in _COMPLEMENTS
         )
-        return max(0.0, sums["kl"] / targets - max(0.0, least)) if self._stated else 0.0
+        return max(0.0, sums["kl"] / targets - max(0.0, least)) if self.stated_kl else 0.0
 
     def _estimated_kl(self, scaled_RV: Tensor, targets: TargetTensors) -> Tensor:
         """Cross-entropy with the weights, less the teacher's entropy: [R], unbiased."""

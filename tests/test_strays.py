@@ -1,0 +1,76 @@
+"""What a store does not name: told by verify, and removed by gc where it is garbage."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import logitstore
+from logitstore.errors import StoreError
+from logitstore.store.layout import StoreLayout
+from tests.dict_storage import DictStorage
+from tests.synthetic import store_spec, stored_documents, write_store
+
+UNITS = [stored_documents([9, 5]), stored_documents([7], seed=1)]
+STRAYS = ["notes.txt", "commits/000009.json", "data/000000-deadbeef/entries/zarr.json"]
+
+
+def put_strays(layout: StoreLayout) -> list[str]:
+    shard = next((Path(layout.uri) / "data").iterdir()).name
+    inside = f"data/{shard}/entries/c/9"
+    for name in (*STRAYS, inside, "tokenizer/evil.py"):
+        layout.storage.put(name, b"{}")
+    return sorted([*STRAYS, inside, "tokenizer/evil.py"])
+
+
+def test_verify_names_strays_and_takes_them_for_faults_only_if_asked(tmp_path: Path) -> None:
+    layout = write_store(tmp_path, UNITS, spec=store_spec())
+    names = put_strays(layout)
+    store = logitstore.open(tmp_path)
+    assert sorted(logitstore.strays(store)) == names
+    assert not list(logitstore.verify(tmp_path))
+    faults = list(logitstore.verify(tmp_path, strict=True))
+    assert sorted(str(one.place).removeprefix(f"{tmp_path}/") for one in faults) == names
+    assert {one.problem for one in faults} == {"the store does not name this file"}
+
+
+def test_gc_removes_what_no_commit_names_and_nothing_else(tmp_path: Path) -> None:
+    layout = write_store(tmp_path, UNITS, spec=store_spec())
+    names = put_strays(layout)
+    before = set(layout.storage.list(""))
+    listed = logitstore.gc(tmp_path)
+    assert set(layout.storage.list("")) == before
+    assert not listed.removed
+    found = logitstore.gc(tmp_path, yes=True)
+    assert found.names == listed.names == tuple(n for n in names if n.startswith("data/"))
+    assert before - set(layout.storage.list("")) == set(found.names)
+    assert not list(logitstore.verify(tmp_path))
+    assert logitstore.gc(tmp_path, yes=True).names == ()
+
+
+def test_gc_spares_what_is_young_in_an_unfinished_store(tmp_path: Path) -> None:
+    layout = write_store(tmp_path, UNITS, spec=store_spec(), seal=False)
+    old, young = (f"data/000001-{name}/entries/zarr.json" for name in ("deadbeef", "cafecafe"))
+    for name in (old, young):
+        layout.storage.put(name, b"{}")
+    hours_ago = time.time() - 7200
+    os.utime(tmp_path / old, (hours_ago, hours_ago))
+    found = logitstore.gc(tmp_path, yes=True)
+    assert (found.names, found.kept) == ((old,), 1)
+    assert layout.storage.size(young) == 2
+
+
+def test_gc_refuses_where_it_cannot_tell(tmp_path: Path) -> None:
+    storage = DictStorage()
+    write_store(storage, UNITS, spec=store_spec(), seal=False)
+    with pytest.raises(StoreError, match="does not tell how old"):
+        logitstore.gc(storage, yes=True)
+    write_store(tmp_path, UNITS, spec=store_spec(), seal=False)
+    (tmp_path / "leases").mkdir(exist_ok=True)
+    lease = f'{{"host": "elsewhere", "pid": 1, "time": {time.time()}}}'
+    (tmp_path / "leases" / "000000.json").write_text(lease)
+    with pytest.raises(StoreError, match="a dump is at work"):
+        logitstore.gc(tmp_path, yes=True)
