@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.console import (
+        announce_hub,
+        print_json,
+        quiet_libraries,
+        reporting_errors,
+        say,
+    )
     from logitstore.cli.early import refuse_bad_model, refuse_bad_store
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
         tokenizer_fingerprint,
         vocab_size,
     )
+    from logitstore.errors import printable
     from logitstore.format.json import parse_json
     from logitstore.options import (
         REQUIRED,
@@ -94,6 +101,7 @@ __all__ = [
     "options_of",
     "parse_json",
     "print_json",
+    "printable",
     "quiet_libraries",
     "refuse_bad_model",
     "refuse_bad_store",
@@ -101,6 +109,7 @@ __all__ = [
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
+    "say",
     "sha256_of",
     "show_progress",
     "signature_of",
@@ -162,12 +171,14 @@ __getattr__, __dir__ = lazy_names(
         "options_of": "logitstore.options",
         "parse_json": "logitstore.format.json",
         "print_json": "logitstore.cli.console",
+        "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
         "refuse_bad_model": "logitstore.cli.early",
         "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
+        "say": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "rest_logmass": "logitstore.targets.tails",

@@ -377,7 +377,7 @@ def test_hostile_strings_are_text(tmp_path: Path) -> None:
     assert name in page.text
     assert name in terminal(report, width=120)
     report, _, _ = report_of(tmp_path, folder(tmp_path, "a\x1b[2Jb", eval=evaluation()))
-    assert report.rows[0]["name"] == "a�[2Jb"  # nor may a name steer the terminal
+    assert report.rows[0]["name"] == "a\\x1b[2Jb"  # nor may a name steer the terminal
 
 
 def test_equal_names_become_paths(tmp_path: Path) -> None:

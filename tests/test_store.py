@@ -24,6 +24,7 @@ import logitstore
 from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.sparsify.build import sparsifier_spec
+from logitstore.store import reader
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.inspect import inspect
@@ -589,12 +590,25 @@ def test_a_store_is_one_line(layout: StoreLayout, container: str) -> None:
     assert repr(store) == f"<Store {layout.uri!r}: {said}"
 
 
+def test_open_shards_are_let_go(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many units a store has, only some of their tables are in memory."""
+    units = [stored_documents([4 + number], seed=number) for number in range(8)]
+    write_store(storage, units, spec=store_spec())
+    monkeypatch.setattr(reader, "_SHARDS_BYTES", 0)
+    monkeypatch.setattr(reader, "_LEAST_SHARDS", 2)
+    store = logitstore.open(storage)
+    lengths = [len(one.document) for one in store]
+    assert lengths == [4 + number for number in range(8)]
+    info = store._open_cached.cache_info()  # type: ignore[attr-defined]
+    assert (info.currsize, info.misses) == (2, 8)
+
+
 def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
     store = logitstore.open(layout.storage)
     wanted = [stored.targets.ids_RK for stored in store]
     assert np.array_equal(store[3].targets.ids_RK, wanted[3])
     again = pickle.loads(pickle.dumps(store))
-    assert "_shards" not in vars(again)
+    assert "_open_cached" not in vars(again)
     assert (repr(again), again.fingerprint) == (repr(store), store.fingerprint)
     for stored, ids_RK in zip(again, wanted, strict=True):
         assert np.array_equal(stored.targets.ids_RK, ids_RK)

@@ -19,6 +19,7 @@ from logitstore.plumbing import (
     quiet_libraries,
     refuse_bad_model,
     refuse_bad_store,
+    say,
     show_progress,
 )
 from trainer.evaluation.options import EvalOptions
@@ -60,10 +61,10 @@ def fit(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     elif not reports:
-        print(f"{options['out']}: finished before, left as it is")
+        say(f"{options['out']}: finished before, left as it is")
     else:
         steps = result["settings"]["steps"]
-        print(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
+        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
 
 
 @command(
@@ -83,7 +84,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
         print_json(result)
     else:
         for line in lines(result):
-            print(line)
+            say(line)
 
 
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
@@ -131,7 +132,7 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     line = f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s"
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
         line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
-    print(line, file=sys.stderr)
+    say(line, err=True)
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:

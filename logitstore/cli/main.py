@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from logitstore.cli.answers import print_answers
-from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries
+from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries, say
 from logitstore.cli.early import refuse_bad_model, refuse_bad_store, refuse_early
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.progress import show_progress
@@ -108,7 +108,7 @@ def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
         given = given_options(context, among=[one for one in DUMP_OPTIONS if one.name != "out"])
         print_trade_off(found, command=f"logitstore dump {given} --out STORE")
     if found.unmet is not None:
-        typer.echo(f"error: {found.unmet}", err=True)
+        say(f"error: {found.unmet}", err=True)
         raise typer.Exit(1)
 
 
@@ -138,10 +138,10 @@ def verify(*, store: str, json: bool, **depth: bool) -> None:
     for name in odd:
         note(f"{store}: the store does not name {name}")
     if faults:
-        typer.echo(f"{store}: faults found: {len(faults)}", err=True)
+        say(f"{store}: faults found: {len(faults)}", err=True)
         raise typer.Exit(1)
     if not json:
-        typer.echo(f"{store}: {_SHOWN[checked]}")
+        say(f"{store}: {_SHOWN[checked]}")
 
 
 @command(app, options=(*GC_OPTIONS, JSON), again=_AGAIN)
@@ -154,11 +154,11 @@ def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
         print_json(asdict(found))
         return
     for name in found.names:
-        typer.echo(name)
+        say(name)
     done = "removed" if found.removed else "to be removed by --yes"
-    typer.echo(f"{store}: {len(found.names)} files, {found.bytes:,} bytes {done}")
+    say(f"{store}: {len(found.names)} files, {found.bytes:,} bytes {done}")
     if found.kept:
-        typer.echo(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
+        say(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
 
 
 @command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)
@@ -181,7 +181,7 @@ def audit(*, json: bool, **options: Any) -> None:
     if result["faults"]:
         raise typer.Exit(1)
     if not json:
-        typer.echo(f"{options['store']}: ok")
+        say(f"{options['store']}: ok")
 
 
 @command(app, options=(*INSPECT_OPTIONS, JSON), again=_AGAIN)

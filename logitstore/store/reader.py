@@ -36,6 +36,8 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
+# Open shards kept: each holds its table of V ids and some 100 KB of indexes and metadata.
+_SHARDS_BYTES, _SHARD_BYTES, _LEAST_SHARDS = 256 << 20, 100 << 10, 16
 # What content that nobody wrote on purpose has been seen to raise below the explicit checks.
 MALFORMED = (
     ValueError,
@@ -363,25 +365,30 @@ class Store(Sequence[StoredDocument]):
     def _codec(self) -> Codec:
         return codec_for(self.spec)
 
-    @cached_property
-    def _shards(self) -> dict[str, ShardReader]:
-        return {}
-
     def _shard(self, commit: Commit) -> ShardReader:
-        if commit.unit not in self._shards:
-            shard = load_container(self.spec.container).open(
-                self.layout.storage,
-                self.layout.shard_prefix(commit),
-                blocks=commit.blocks,
-                objects=commit.objects,
-                entries=self._codec.entries,
-            )
-            try:
-                self._codec.check_tables(shard.tables)
-            except CorruptionError as error:
-                raise _at(self._shard_place(commit), error) from error
-            self._shards[commit.unit] = shard
-        return self._shards[commit.unit]
+        return self._open_cached(commit.unit)
+
+    @cached_property
+    def _open_cached(self) -> Callable[[str], ShardReader]:
+        """Open shards, the least recently used of which are let go: a store may have any number."""
+        commits = {commit.unit: commit for commit in self.commits}
+        each = _SHARD_BYTES + 4 * self.spec.tokenizer.vocab_size
+        most = max(_LEAST_SHARDS, _SHARDS_BYTES // each)
+        return lru_cache(most)(lambda unit: self._open_shard(commits[unit]))
+
+    def _open_shard(self, commit: Commit) -> ShardReader:
+        shard = load_container(self.spec.container).open(
+            self.layout.storage,
+            self.layout.shard_prefix(commit),
+            blocks=commit.blocks,
+            objects=commit.objects,
+            entries=self._codec.entries,
+        )
+        try:
+            self._codec.check_tables(shard.tables)
+        except CorruptionError as error:
+            raise _at(self._shard_place(commit), error) from error
+        return shard
 
     def _shard_place(self, commit: Commit) -> str:
         return self.layout.place(self.layout.shard_prefix(commit).rstrip("/"))

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError, StorageError, StoreError
+from logitstore.plumbing import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RunFolder", "as_number", "load_runs", "printable", "words"]
+__all__ = ["RunFolder", "as_number", "load_runs", "words"]
 
 MAX_JSON_BYTES = 256 * 2**20  # a history of a million reports takes about 200 MB
 
@@ -155,8 +156,3 @@ def words(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = printable(text)
     return text if len(text) <= 400 else f"{text[:399]}…"
-
-
-def printable(text: str) -> str:
-    """`text` without control characters, which could steer a terminal or break the page."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
