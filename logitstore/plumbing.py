@@ -32,7 +32,8 @@ if TYPE_CHECKING:
         vocab_size,
     )
     from logitstore.errors import printable
-    from logitstore.format.json import parse_json
+    from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
+    from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
         Option,
@@ -82,6 +83,7 @@ __all__ = [
     "as_store",
     "auto_class",
     "check_head",
+    "checked_content",
     "checked_options",
     "choose_device",
     "choose_dtype",
@@ -89,8 +91,10 @@ __all__ = [
     "command",
     "command_signature",
     "evaluating",
+    "fingerprint",
     "hidden_states",
     "holds_tokenizer",
+    "is_tokenizer_name",
     "lazy_names",
     "load_model",
     "load_tokenizer",
@@ -121,6 +125,7 @@ __all__ = [
     "tokenizer_files",
     "tokenizer_fingerprint",
     "vocab_size",
+    "with_check",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -169,7 +174,11 @@ __getattr__, __dir__ = lazy_names(
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",
         "options_of": "logitstore.options",
+        "checked_content": "logitstore.format.json",
+        "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",
+        "with_check": "logitstore.format.json",
+        "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",
         "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",

@@ -11,6 +11,7 @@ import pickle
 import random
 import re
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -521,6 +522,34 @@ def test_a_store_may_say_no_more_than_options_may(
     storage.put("store.json", canonical_json(content))
     with pytest.raises(CorruptionError, match=r"store\.json"):
         logitstore.open(storage, allow_partial=True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * (8 << 20), b"[" + b"0," * (9 << 20) + b"0]", b"[" + b"[],{}," * (1 << 19)]
+)
+def test_json_that_would_fill_memory_is_refused_before_it_is_parsed(
+    layout: StoreLayout, content: bytes
+) -> None:
+    layout.storage.put("plan.json", content)
+    tracemalloc.start()
+    with pytest.raises(CorruptionError, match=r"plan\.json: JSON holds too much"):
+        logitstore.open(layout.storage)
+    assert tracemalloc.get_traced_memory()[1] < 60 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["store.json", "plan.json", "manifest.json", "commits/000000.json", "tokenizer/tokenizer.json"],
+)
+def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) -> None:
+    write_store(tmp_path, UNITS, spec=store_spec())
+    with (tmp_path / name).open("ab") as file:
+        file.truncate(1 << 40)
+    started = time.monotonic()
+    with pytest.raises(CorruptionError, match=f"{re.escape(name)}: file is too large"):
+        logitstore.open(tmp_path).tokenizer_files()
+    assert time.monotonic() - started < 5
 
 
 def test_a_vocabulary_larger_than_its_table_costs_no_memory(layout: StoreLayout) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logitstore import ModelError
 from logitstore.plumbing import (
@@ -26,6 +28,10 @@ from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
+from trainer.training.state_files import RunWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["app", "main"]
 
@@ -53,7 +59,7 @@ def fit(*, json: bool, **options: Any) -> None:
     _refuse_early(options)
     announce_hub(options["student"])
     reports: list[dict[str, float]] = []
-    with show_progress("starting") as on_progress:
+    with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
         from trainer.training.fit import fit as run
 
@@ -61,7 +67,7 @@ def fit(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     elif not reports:
-        say(f"{options['out']}: finished before, left as it is")
+        say(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
         say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
@@ -106,14 +112,12 @@ def main() -> None:
 
 
 def _refuse_early(options: dict[str, Any]) -> None:
-    """Refuse, before torch is imported, a store, a student or a folder that cannot be."""
-    from trainer.training import run_folder
-
+    """Refuse, before transformers is imported, a store, a student or a folder that cannot be."""
     refuse_bad_store(options["logits"])
     if os.environ.get("RANK", "0") == "0":  # another rank might see what the first one tries out
-        found = run_folder.find(options["out"])
-        if not (isinstance(found, dict) and found.get("finished")):
-            run_folder.refuse_unwritable(options["out"])
+        from trainer.training import run_folder
+
+        run_folder.refuse_no_place(options["out"])
     student = str(options["student"])
     if not student.endswith(".json"):
         refuse_bad_model(student)
@@ -133,6 +137,23 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
         line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
     say(line, err=True)
+
+
+@contextmanager
+def _telling_warnings() -> Iterator[None]:
+    """One line on standard error for each warning of a run; those of libraries are as they were."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, RunWarning):
+                say(f"warning: {message}", err=True)
+            else:
+                others(message, category, *rest, **named)
+
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +24,9 @@ from logitstore.errors import (
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
-from logitstore.store.containers.base import fields_of
+from logitstore.store.containers.base import fields_of, shard_limits
 from logitstore.store.layout import COMMITS, MANIFEST, SPEC, TOKENIZER, StoreLayout
-from logitstore.store.storage import StorageLike, sha256_of
+from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 __all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store", "seal_faults"]
@@ -206,7 +207,7 @@ def _asks_for_code(config: bytes) -> bool:
 
 def _hash(layout: StoreLayout, name: str) -> str | None:
     try:
-        return sha256_of(layout.storage, name)
+        return hashlib.sha256(layout.read_small(name)).hexdigest()
     except ObjectMissing:
         return None
 
@@ -248,8 +249,8 @@ class Store(Sequence[StoredDocument]):
 
         Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
         """
-        storage, names = self.layout.storage, self.layout.tokenizer_names()
-        files = {name.removeprefix(TOKENIZER): storage.read(name) for name in names}
+        names = self.layout.tokenizer_names()
+        files = {name.removeprefix(TOKENIZER): self.layout.read_small(name) for name in names}
         for name, data in files.items():
             if name == _TOKENIZER_CONFIG and _asks_for_code(data):
                 raise CorruptionError(
@@ -383,6 +384,7 @@ class Store(Sequence[StoredDocument]):
             blocks=commit.blocks,
             objects=commit.objects,
             entries=self._codec.entries,
+            limits=shard_limits(self._codec),
         )
         try:
             self._codec.check_tables(shard.tables)
