@@ -77,7 +77,7 @@ def fit(*, json: bool, **options: Any) -> None:
     app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=_AGAIN
 )
 def evaluate(*, json: bool, **options: Any) -> None:
-    """Measure a model on held-out text, and against the teacher where a store is given."""
+    """Measure a model on held-out text. With a store, also how near it is to the teacher."""
     refuse_bad_store(options["logits"])
     refuse_bad_model(options["model"])
     announce_hub(options["model"], options["data"])

@@ -75,7 +75,7 @@ def generate(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)
 def estimate(*, json: bool, **options: Any) -> None:
-    """Dump a sample and estimate targets, bytes and time of the whole dump. Leaves no files."""
+    """Estimate targets, bytes and time of a dump. Dumps a sample, and leaves no files."""
     refuse_early(options)
     announce_hub(options["teacher"], options["data"])
     with show_progress("starting") as on_progress:
@@ -94,7 +94,7 @@ def estimate(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*_TUNE_OPTIONS, JSON), again=_AGAIN)
 def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
-    """Compare sparsifiers on a sample by bytes and error of the gradient, and recommend one."""
+    """Compare sparsifiers, and recommend one. By bytes and error of the gradient, on a sample."""
     refuse_early(options)
     announce_hub(options["teacher"], options["data"])
     with show_progress("starting") as on_progress:
@@ -146,7 +146,7 @@ def verify(*, store: str, json: bool, **depth: bool) -> None:
 
 @command(app, options=(*GC_OPTIONS, JSON), again=_AGAIN)
 def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
-    """List what killed dumps left in a store and no commit names; with --yes, remove it."""
+    """List or remove what killed dumps left in a store. No commit names it; --yes removes it."""
     from logitstore.store.strays import gc as run
 
     found = run(store, yes=yes, grace=grace)
@@ -186,7 +186,7 @@ def audit(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*INSPECT_OPTIONS, JSON), again=_AGAIN)
 def inspect(*, store: str, json: bool) -> None:
-    """Show what a store holds, from which teacher and corpus, and what each column costs."""
+    """Show what a store holds. Also from which teacher and corpus, and what each column costs."""
     from logitstore.store.inspect import inspect as look
 
     content = look(store)
