@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         reporting_errors,
         say,
     )
+    from logitstore.cli.early import refuse_bad_model, refuse_bad_store
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
         vocab_size,
     )
     from logitstore.errors import printable
-    from logitstore.format.json import parse_json
+    from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
+    from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
         Option,
@@ -81,6 +83,7 @@ __all__ = [
     "as_store",
     "auto_class",
     "check_head",
+    "checked_content",
     "checked_options",
     "choose_device",
     "choose_dtype",
@@ -88,8 +91,10 @@ __all__ = [
     "command",
     "command_signature",
     "evaluating",
+    "fingerprint",
     "hidden_states",
     "holds_tokenizer",
+    "is_tokenizer_name",
     "lazy_names",
     "load_model",
     "load_tokenizer",
@@ -102,6 +107,8 @@ __all__ = [
     "print_json",
     "printable",
     "quiet_libraries",
+    "refuse_bad_model",
+    "refuse_bad_store",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
@@ -118,6 +125,7 @@ __all__ = [
     "tokenizer_files",
     "tokenizer_fingerprint",
     "vocab_size",
+    "with_check",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -166,11 +174,17 @@ __getattr__, __dir__ = lazy_names(
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",
         "options_of": "logitstore.options",
+        "checked_content": "logitstore.format.json",
+        "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",
+        "with_check": "logitstore.format.json",
+        "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",
         "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "refuse_bad_model": "logitstore.cli.early",
+        "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "say": "logitstore.cli.console",

@@ -13,7 +13,7 @@ import logitstore
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS
 from trainer.cli import app
-from trainer.training import run_folder
+from trainer.training.checkpoints import find_checkpoints
 
 QUICK = "--steps 9 --save-steps 3 --log-steps 1 --batch-tokens 64 --micro-tokens 16 --device cpu"
 FULL_AT = 4  # a step behind the first checkpoint
@@ -52,9 +52,9 @@ def check_told(result, out):
     assert result.stderr.endswith(
         "Make room, then go on from the last whole checkpoint (--resume)\n"
     )
-    newest = run_folder.newest_checkpoint(out)
+    newest = find_checkpoints(out).newest
     assert newest is not None
-    assert newest[1]["step"] in (3, 6)
+    assert newest.step in (3, 6)
 
 
 @contextmanager
