@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         reporting_errors,
         say,
     )
+    from logitstore.cli.early import refuse_bad_model, refuse_bad_store
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
@@ -106,6 +107,8 @@ __all__ = [
     "print_json",
     "printable",
     "quiet_libraries",
+    "refuse_bad_model",
+    "refuse_bad_store",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
@@ -180,6 +183,8 @@ __getattr__, __dir__ = lazy_names(
         "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "refuse_bad_model": "logitstore.cli.early",
+        "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
         "say": "logitstore.cli.console",

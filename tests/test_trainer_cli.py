@@ -29,6 +29,9 @@ def folder(tmp_path, monkeypatch):
     """A folder with a student's configuration, where every store is one in memory."""
     (tmp_path / "tokenizer").mkdir()
     store = MemoryStore(tokenizer=tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "S").mkdir()
+    (tmp_path / "S" / "store.json").touch()  # its name is looked up before torch is imported
     monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
     return tmp_path

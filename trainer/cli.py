@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitstore import ModelError
 from logitstore.plumbing import (
     JSON,
     announce_hub,
@@ -16,6 +19,8 @@ from logitstore.plumbing import (
     options_of,
     print_json,
     quiet_libraries,
+    refuse_bad_model,
+    refuse_bad_store,
     say,
     show_progress,
 )
@@ -51,6 +56,7 @@ def fit(*, json: bool, **options: Any) -> None:
     against the bucket's, and head, that inside the head; divergence, that of the loss where it is
     another; top-1, how often the most probable token is the teacher's.
     """
+    _refuse_early(options)
     announce_hub(options["student"])
     reports: list[dict[str, float]] = []
     with show_progress("starting") as on_progress, _telling_warnings():
@@ -71,7 +77,9 @@ def fit(*, json: bool, **options: Any) -> None:
     app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=_AGAIN
 )
 def evaluate(*, json: bool, **options: Any) -> None:
-    """Measure a model on held-out text, and against the teacher where a store is given."""
+    """Measure a model on held-out text. With a store, also how near it is to the teacher."""
+    refuse_bad_store(options["logits"])
+    refuse_bad_model(options["model"])
     announce_hub(options["model"], options["data"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -101,6 +109,25 @@ def report(*, json: bool, **options: Any) -> None:
 def main() -> None:
     """Entry point of the console script."""
     app()
+
+
+def _refuse_early(options: dict[str, Any]) -> None:
+    """Refuse, before transformers is imported, a store, a student or a folder that cannot be."""
+    refuse_bad_store(options["logits"])
+    if os.environ.get("RANK", "0") == "0":  # another rank might see what the first one tries out
+        from trainer.training import run_folder
+
+        run_folder.refuse_no_place(options["out"])
+    student = str(options["student"])
+    if not student.endswith(".json"):
+        refuse_bad_model(student)
+    elif not Path(student).is_file():
+        raise ModelError(
+            "there is no such file",
+            place=student,
+            allowed="a transformers configuration",
+            remedy="Name a file that is there, a model folder or a Hub id",
+        )
 
 
 def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from logitstore.dumping.run import DumpSummary
     from logitstore.forecast.estimate import Estimate
+    from logitstore.forecast.plan import CorpusPlan
     from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff
     from logitstore.options import Option
 
@@ -22,6 +23,7 @@ __all__ = [
     "print_audit",
     "print_estimate",
     "print_faults",
+    "print_plan",
     "print_summary",
     "print_table",
     "print_trade_off",
@@ -119,6 +121,31 @@ def print_estimate(estimate: Estimate) -> None:
     )
 
 
+def print_plan(plan: CorpusPlan) -> None:
+    """What is known of a dump without its teacher."""
+    context = "not stated" if plan.context is None else f"{plan.context:,} tokens"
+    say(f"teacher {plan.teacher}: vocabulary {plan.vocab_size:,}, context {context}")
+    files = "1 file" if len(plan.files) == 1 else f"{len(plan.files):,} files"
+    say(f"{plan.corpus}: {files}, {plan.corpus_bytes:,} bytes, {plan.records:,} records")
+    if plan.unread:
+        say(f"not read: {len(plan.unread):,} other files")
+    shapes = ", ".join(f"{name} {count:,}" for name, count in plan.shapes.items())
+    say(f"shapes of the records that were sampled: {shapes}")
+    say(f"chat template: {plan.chat_template}; turns that count: {plan.turns}")
+    say(
+        f"about {plan.documents:,} documents of at most {plan.max_length:,} tokens, "
+        f"{plan.tokens:,} tokens, {plan.targets:,} targets"
+    )
+    say(f"by a sample of {plan.sample_documents:,} documents; units of work: {plan.units:,}")
+    if plan.bytes is not None:
+        say(
+            f"very roughly {plan.bytes:,} bytes: {plan.bytes_per_target:.0f} per target, as "
+            "another teacher's took"
+        )
+    for one in plan.missing:
+        say(f"not told: {one}")
+
+
 def print_trade_off(found: TradeOff, *, command: str) -> None:
     """The table, the setting to take, and `command` with that setting's options."""
     from rich.console import Console
@@ -139,6 +166,9 @@ def print_trade_off(found: TradeOff, *, command: str) -> None:
         "mass: of a target, in exact entries."
     )
     say(f"\n{found.reason}:\n  {command} {found.recommended.command}")
+    say(f"serves: {found.recommended.serves}")
+    for lack in found.recommended.lacks:
+        say(f"not: {lack.what}; for that {lack.options}")
     if found.picture is not None:
         say(f"picture: {found.picture}")
 

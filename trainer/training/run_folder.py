@@ -27,7 +27,13 @@ from trainer.training.state_files import same, warn
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["begin", "explain_failed_write", "refuse_other_settings", "refuse_unwritable"]
+__all__ = [
+    "begin",
+    "explain_failed_write",
+    "refuse_no_place",
+    "refuse_other_settings",
+    "refuse_unwritable",
+]
 
 _ELSEWHERE = "Name another folder (--out)"
 _GO_ON = "Go on with it (--resume), or name another folder (--out)"
@@ -65,6 +71,22 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
     if found is None or not found["finished"]:
         refuse_unwritable(out)
     return found
+
+
+def refuse_no_place(out: Path) -> None:
+    """Refuse a folder in which no run was begun and none can begin.
+
+    Args:
+        out: The folder of a run, which need not be there.
+
+    Raises StoreError where it holds something else, StorageError where it cannot be written.
+    """
+    with _explain_bad_folder(out):
+        if (out / RECORD).exists():
+            return
+        if out.is_dir():
+            _begun(out, resume=False)
+    refuse_unwritable(out)
 
 
 def _begun(out: Path, *, resume: bool) -> dict[str, Any] | None:
