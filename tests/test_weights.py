@@ -118,6 +118,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no index": (lambda folder: (folder / INDEX).unlink(), "no file named model.safetensors"),
     "torn index": (lambda folder: (folder / INDEX).write_text("{"), "index cannot be read"),
     "empty index": (lambda folder: (folder / INDEX).write_text("{}"), "has no weight_map"),
+    "index of nothing": (
+        lambda folder: (folder / INDEX).write_text('{"weight_map": {}}'),
+        "has no weight_map",
+    ),
     "elsewhere": (_elsewhere, r"outside of the model's folder \(found \.\./other"),
     "two models": (_two_models, "holds two models: model.safetensors, and the parts"),
     "torn part": (_torn, "no causal language model can be loaded"),
