@@ -33,6 +33,7 @@ __all__ = [
     "StorageError",
     "StoreError",
     "TokenizerError",
+    "printable",
     "shown",
 ]
 
@@ -49,10 +50,21 @@ def shown(value: object, *, most: int = _VALUE_CHARACTERS) -> str:
     text = str(value)
     if len(text) > most:
         text = f"{text[: most - 40]}... ({len(text):,} characters)"
+    return printable(text)
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with every character escaped that does more, or less, than to be seen.
+
+    text: from anywhere. Codes that move a cursor, set a title or turn the direction of writing
+        around would make a terminal or a page show something else than what is there.
+    keep: characters that stay as they are, such as line ends.
+    """
     if text.isprintable():
         return text
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode()
+        for one in text
     )
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.console import announce_hub, print_json, quiet_libraries, reporting_errors
+    from logitstore.cli.console import (
+        announce_hub,
+        print_json,
+        quiet_libraries,
+        reporting_errors,
+        say,
+    )
+    from logitstore.cli.early import refuse_bad_model, refuse_bad_store
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
@@ -24,7 +31,9 @@ if TYPE_CHECKING:
         tokenizer_fingerprint,
         vocab_size,
     )
-    from logitstore.format.json import parse_json
+    from logitstore.errors import printable
+    from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
+    from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
         Option,
@@ -74,6 +83,7 @@ __all__ = [
     "as_store",
     "auto_class",
     "check_head",
+    "checked_content",
     "checked_options",
     "choose_device",
     "choose_dtype",
@@ -81,8 +91,10 @@ __all__ = [
     "command",
     "command_signature",
     "evaluating",
+    "fingerprint",
     "hidden_states",
     "holds_tokenizer",
+    "is_tokenizer_name",
     "lazy_names",
     "load_model",
     "load_tokenizer",
@@ -93,11 +105,15 @@ __all__ = [
     "options_of",
     "parse_json",
     "print_json",
+    "printable",
     "quiet_libraries",
+    "refuse_bad_model",
+    "refuse_bad_store",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
+    "say",
     "sha256_of",
     "show_progress",
     "signature_of",
@@ -109,6 +125,7 @@ __all__ = [
     "tokenizer_files",
     "tokenizer_fingerprint",
     "vocab_size",
+    "with_check",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -157,12 +174,20 @@ __getattr__, __dir__ = lazy_names(
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",
         "options_of": "logitstore.options",
+        "checked_content": "logitstore.format.json",
+        "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",
+        "with_check": "logitstore.format.json",
+        "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",
+        "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "refuse_bad_model": "logitstore.cli.early",
+        "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
+        "say": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "rest_logmass": "logitstore.targets.tails",

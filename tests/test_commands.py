@@ -238,3 +238,18 @@ def test_what_is_refused_costs_no_torch() -> None:
 def test_a_package_lists_its_names_and_its_version(package: Any) -> None:
     assert set(package.__all__) < set(dir(package))
     assert package.__version__ == version("logitstore")
+
+
+@pytest.mark.parametrize("program", APPS)
+def test_no_help_is_cut_at_80_columns(program: str) -> None:
+    shown = CliRunner().invoke(APPS[program], ["--help"], terminal_width=80).stdout
+    assert "..." not in shown.partition("Commands:")[2]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_every_help_is_of_whole_sentences(command: str) -> None:
+    for one in FUNCTIONS[command][1]:
+        for sentence in (one.help, one.in_python or "A."):
+            assert sentence[:1].isupper(), one.name
+            assert sentence.endswith("."), one.name

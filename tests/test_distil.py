@@ -22,6 +22,8 @@ from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.losses.distillation import loss_inside_forward
+from trainer.training.run_record import read_record, write_record
+from trainer.training.state_files import RunWarning
 
 SETTINGS = {"batch_tokens": 64, "micro_tokens": 16, "lr": 1e-3, "save_steps": 3, "log_steps": 1}
 
@@ -42,6 +44,9 @@ def config(tmp_path):
     path = tmp_path / "student.json"
     path.write_text(CONFIGS["llama"].to_json_string())
     return path
+
+
+OF_A_RESULT = ("files", "metrics", "seconds")  # fields of run.json when the run has finished
 
 
 def fit(out, config, **settings):
@@ -67,7 +72,7 @@ def difference(one, other):
 def test_a_run_is_a_model_folder_with_its_history(tmp_path, store, config):
     out = tmp_path / "run"
     result = fit(out, config, epochs=4, lr=1e-2)
-    assert json.loads((out / "run.json").read_text()) == result
+    assert read_record(out) == result
     assert result["finished"]
     assert result["store"] == store.fingerprint
     assert result["teacher"] == "table"
@@ -179,9 +184,13 @@ def test_a_killed_run_goes_on_past_a_torn_checkpoint(tmp_path, store, config):
     assert killed.returncode == -signal.SIGKILL
     shutil.copytree(out / "checkpoint-3", out / "checkpoint-4")
     (out / "checkpoint-4" / "optimizer.pt").write_bytes(b"half")
-    fit(out, config, steps=6, resume=True)
+    shutil.copytree(out / "checkpoint-4", out / "checkpoint-5")
+    (out / "checkpoint-5" / "complete.json").unlink()
+    with pytest.warns(RunWarning, match=r"checkpoint-4/optimizer\.pt.*going on from checkpoint-3"):
+        fit(out, config, steps=6, resume=True)
     assert difference(tmp_path / "straight", out) == 0
-    assert not (out / "checkpoint-4").exists()
+    assert (out / "damaged-checkpoint-4").is_dir()
+    assert not (out / "checkpoint-5").exists()
 
 
 def test_a_run_killed_after_its_last_step_is_finished_from_the_checkpoint(tmp_path, store, config):
@@ -189,7 +198,8 @@ def test_a_run_killed_after_its_last_step_is_finished_from_the_checkpoint(tmp_pa
     first = fit(out, config, steps=3)
     before = weights(out)
     (out / "model.safetensors").unlink()
-    (out / "run.json").write_text(json.dumps(first | {"finished": False}))
+    unfinished = {name: value for name, value in first.items() if name not in OF_A_RESULT}
+    write_record(out, unfinished | {"finished": False})
     reports = []
     again = fit(out, config, steps=3, resume=True, report=reports.append)
     assert reports == []
@@ -203,6 +213,53 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, store, config):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert fit(out, config, steps=2) == fit(out, config, steps=2, resume=True) == first
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_the_files_of_a_finished_run_are_made_anew_from_its_checkpoint(tmp_path, store, config):
+    out = tmp_path / "run"
+    first = fit(out, config, steps=3)
+    files = {name: (out / name).read_bytes() for name in first["files"]}
+    assert set(files) >= {"model.safetensors", "config.json", "tokenizer.json", "history.json"}
+    for name in files:
+        (out / name).unlink()
+    with pytest.raises(StoreError, match=r"gone.*checkpoint-3 makes it anew.*resume"):
+        fit(out, config, steps=3)
+    with pytest.warns(RunWarning, match="written anew from checkpoint-3"):
+        assert fit(out, config, steps=3, resume=True)["files"] == first["files"]
+    assert {name: (out / name).read_bytes() for name in files} == files
+
+
+def test_a_store_plants_nothing_in_a_run(tmp_path, store, config, monkeypatch):
+    """Not the evaluation, not an adapter of the model, nothing outside of the folder."""
+    files = {"tokenizer.json": b"{}", "vocab.json": b"3"}
+    planted = {"eval.json": b"{}", "run.json": b"{}", "../x": b"", "adapter_config.json": b"{}"}
+    out = tmp_path / "run"
+    monkeypatch.setattr(store, "tokenizer_files", lambda: files | planted, raising=False)
+    with pytest.warns(RunWarning, match=r"left out: 'eval\.json', 'run\.json', '\.\./x', 'adapter"):
+        fit(out, config, steps=1)
+    assert not [one for one in planted if one != "run.json" and (out / one).exists()]
+    assert read_record(out)["finished"]
+    assert {name: (out / name).read_bytes() for name in files} == files
+
+
+def test_a_file_in_the_way_of_the_tokenizer_is_kept(tmp_path, store, config):
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(out, config, steps=4, report=interrupt_at(4))
+    (out / "tokenizer.json").write_text("another")
+    with pytest.raises(StoreError, match=r"tokenizer\.json: another file is where"):
+        fit(out, config, steps=4, resume=True)
+    assert (out / "tokenizer.json").read_text() == "another"
+
+
+def test_a_student_of_another_size_is_refused_when_a_run_goes_on(tmp_path, store, config):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", config, steps=4, report=interrupt_at(4))
+    config.write_text(
+        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    )
+    with pytest.raises(ModelError, match="not the one that the run was begun with"):
+        fit(tmp_path / "run", config, steps=4, resume=True)
 
 
 def test_another_setting_or_store_is_refused_by_name(tmp_path, store, config):

@@ -155,7 +155,9 @@ def test_other_settings_are_told_as_the_user_gave_them(settings: dict[str, Any])
         "--k 8 there, 9 here": {"k": 9},
         "--tail-draws 8 there, 4 here": {"tail_draws": 4},
         "--k 8 there, 9 here, --seed 0 there, 1 here": {"k": 9, "seed": 1},
-        "--temperature 1, 1.33333, 2, 4, 8 there, 1, 3 here": {"temperature": (1, 3)},
+        "--temperature 1, 1.14286, 1.45455, 2, 2.66667, 3.2, 4, 5.33333, 8 there, 1, 3 here": {
+            "temperature": (1, 3)
+        },
         "--sparsify hybrid there, topk here": {"sparsify": "topk"},
         "--fidelity balanced there, exact here": {"fidelity": "exact"},
         "--format zarr there, parquet here": {"format": "parquet"},

@@ -1,8 +1,13 @@
 """`trainer fit` on a disk that fills: one sentence, a whole checkpoint left, and --resume."""
 
+import errno
+import json
+import os
 import resource
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ import logitstore
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS
 from trainer.cli import app
-from trainer.training import run_folder
+from trainer.training.checkpoints import find_checkpoints
 
 QUICK = "--steps 9 --save-steps 3 --log-steps 1 --batch-tokens 64 --micro-tokens 16 --device cpu"
 FULL_AT = 4  # a step behind the first checkpoint
@@ -52,9 +57,9 @@ def check_told(result, out):
     assert result.stderr.endswith(
         "Make room, then go on from the last whole checkpoint (--resume)\n"
     )
-    newest = run_folder.newest_checkpoint(out)
+    newest = find_checkpoints(out).newest
     assert newest is not None
-    assert newest[1]["step"] in (3, 6)
+    assert newest.step in (3, 6)
 
 
 @contextmanager
@@ -116,3 +121,60 @@ def test_a_disk_that_fills_at_any_file_is_told_and_the_run_goes_on(tmp_path, fit
         assert all(torch.equal(expected[name], value) for name, value in weights(out).items())
         subprocess.run(["rm", "-r", out], check=True)
     assert len(told) > 1
+
+
+def test_a_disk_that_is_full_at_the_very_start_blocks_no_folder(fit, small_disk):
+    out = small_disk / "run"
+    for pages in (0, 1, 2):
+        fill_disk(small_disk, free=4096 * pages)
+        result = fit(out)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].startswith("error: ")
+        (small_disk / "filler").unlink()
+        # Where two pages were left, run.json was written.
+        assert fit(out, *["--resume"] * (pages > 0)).exit_code == 0
+        subprocess.run(["rm", "-r", out], check=True)
+
+
+@pytest.mark.parametrize("first", [1, 4, 20])
+def test_a_disk_that_answers_with_an_error_is_told_and_the_run_goes_on(
+    tmp_path, fit, monkeypatch, first
+):
+    """A disk tells of what it could not write when a file is synced."""
+    assert fit(tmp_path / "straight").exit_code == 0
+    out, calls = tmp_path / "run", []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) >= first:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        result = fit(out, fill=lambda: patched.setattr(os, "fsync", fsync))
+    check_told(result, out)
+    assert "Input/output error" in result.stderr
+    assert fit(out, "--resume").exit_code == 0
+    expected, found = weights(tmp_path / "straight"), weights(out)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_kill_between_any_two_file_operations_loses_nothing(tmp_path):
+    """A real process, killed while it saves a checkpoint and while it writes the result."""
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
+    settings = {"steps": 9, "save_steps": 3, "log_steps": 1, "batch_tokens": 64, "micro_tokens": 16}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.kill_worker", tmp_path / "runs"),
+            *(tmp_path / "student.json", json.dumps(settings), "4"),
+        ],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) >= 6
+    assert [what for what, same in found if not same] == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ from logitstore import SettingError, StorageError, StoreError
 from trainer.reporting.page import Report, print_table, render_table
 from trainer.reporting.page import report as write_report
 from trainer.reporting.summary import COLUMNS
+from trainer.training.run_record import FORMAT, write_record
+from trainer.training.state_files import EVALUATION, write_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -337,6 +341,69 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "Without" not in page.text  # a reference lacks nothing
 
 
+def written(root: Path, *, run: dict[str, Any], evaluation: dict[str, Any]) -> Path:
+    """The folder of a finished run as `trainer fit` and `trainer eval` write it."""
+    out = root / "run"
+    out.mkdir()
+    (out / "history.json").write_text(json.dumps(history()))
+    digest = hashlib.sha256((out / "history.json").read_bytes()).hexdigest()
+    files = {"history.json": digest, "model.safetensors": "a" * 64}
+    write_record(out, {"format": FORMAT, "files": files} | run)
+    write_state(out / "eval.json", {"format": EVALUATION} | evaluation)
+    return out
+
+
+WEIGHTS = {"model.safetensors": "a" * 64}
+
+
+def test_the_evaluation_of_a_run_names_its_weights(tmp_path: Path) -> None:
+    out = written(tmp_path, run=trained(), evaluation=evaluation() | {"weights": WEIGHTS})
+    report, _, _ = report_of(tmp_path, out)
+    assert report.rows[0]["loss"] == evaluation()["loss"]
+    assert not [note for note in report.notes if "eval.json" in note]
+
+
+@pytest.mark.parametrize(
+    ("weights", "run", "reason"),
+    [
+        ({"model.safetensors": "b" * 64}, {}, "it is of other weights"),
+        (WEIGHTS | {"adapter_model.safetensors": "a" * 64}, {}, "it is of other weights"),
+        (None, {}, "it names no weights"),
+        ({}, {}, "it names no weights"),
+        (WEIGHTS, {"finished": False}, "the run has not finished"),
+    ],
+)
+def test_the_evaluation_of_another_model_is_named_and_left_out(
+    tmp_path: Path, weights: Any, run: dict[str, Any], reason: str
+) -> None:
+    content = evaluation() | {"weights": weights}
+    report, _, _ = report_of(tmp_path, written(tmp_path, run=trained() | run, evaluation=content))
+    assert report.rows[0]["loss"] is None
+    assert [note for note in report.notes if f"run is left out: {reason}" in note]
+
+
+def test_an_evaluation_from_elsewhere_is_left_out_of_a_run_with_hashes(tmp_path: Path) -> None:
+    out = written(tmp_path, run=trained(), evaluation={})
+    (out / "eval.json").write_text(json.dumps(evaluation()))
+    report, _, _ = report_of(tmp_path, out)
+    assert report.rows[0]["loss"] is None
+
+
+@pytest.mark.parametrize("name", ["run.json", "eval.json", "history.json"])
+def test_a_digit_that_has_changed_is_refused(tmp_path: Path, name: str) -> None:
+    out = written(tmp_path, run=trained(), evaluation=evaluation() | {"weights": WEIGHTS})
+    place = out / name
+    original = place.read_text()
+    for at in [at for at, sign in enumerate(original) if sign.isdigit()][::7]:
+        other = "4" if original[at] == "3" else "3"
+        place.write_text(original[:at] + other + original[at + 1 :])
+        with pytest.raises(StoreError, match=re.escape(str(place))):
+            write_report([out], out=tmp_path / "page.html")
+    place.write_text(original.replace('"sha256"', '"sha257"').replace("loss", "lost"))
+    with pytest.raises(StoreError, match=re.escape(str(place))):
+        write_report([out], out=tmp_path / "page.html")
+
+
 def test_other_stores_do_not_compare(tmp_path: Path, three: list[Path]) -> None:
     other = folder(
         tmp_path, "other", run=trained(), eval=evaluation(store="beef", teacher_loss=2.4)
@@ -377,7 +444,7 @@ def test_hostile_strings_are_text(tmp_path: Path) -> None:
     assert name in page.text
     assert name in terminal(report, width=120)
     report, _, _ = report_of(tmp_path, folder(tmp_path, "a\x1b[2Jb", eval=evaluation()))
-    assert report.rows[0]["name"] == "a�[2Jb"  # nor may a name steer the terminal
+    assert report.rows[0]["name"] == "a\\x1b[2Jb"  # nor may a name steer the terminal
 
 
 def test_equal_names_become_paths(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,8 +15,11 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from numcodecs import Zstd
 
 from logitstore.codec import new_codec
 from logitstore.errors import CorruptionError
@@ -24,6 +28,8 @@ from logitstore.format.manifest import BlockCounts, StoredObject
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
+from logitstore.store.containers.base import ShardLimits
+from logitstore.store.containers.zarr_objects import unpacked_size
 from logitstore.targets.documents import DocumentBlock
 from tests.dict_storage import DictStorage
 from tests.synthetic import store_spec, stored_documents
@@ -430,6 +436,77 @@ def test_a_chunk_that_the_index_leaves_out_is_not_read_as_zeros() -> None:
     storage.objects[name] = data[: -size - 4] + index + checksum
     with pytest.raises(CorruptionError, match="leaves a chunk out"):
         _open("zarr", storage, _objects(storage)).block(0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_535, 65_536, 70_000, 1 << 20])
+@pytest.mark.parametrize("level", [1, 17])
+def test_the_size_of_a_frame_is_read_from_its_header(size: int, level: int) -> None:
+    data = (
+        Zstd(level=level).encode(bytes(size)) if size else b"\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00"
+    )
+    assert unpacked_size(data) == size
+    assert unpacked_size(data[1:]) is None
+
+
+LIMITS = ShardLimits(entries=64, draws=1, table=65_536)
+
+
+def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused() -> None:
+    """32 KB that would take a gigabyte: refused by its header, with all checksums right."""
+    columns, tables = _columns()
+    storage = _written("zarr", columns, tables)
+    name = "scalars/c/0/0"
+    bomb = Zstd(level=19).encode(bytes(1 << 30))
+    assert len(bomb) < 100_000
+    bomb += google_crc32c.value(bomb).to_bytes(4, "little")
+    sums = load_container("zarr").chunk_sums(storage.objects)[name]
+    count = len(sums) // 8 - 1
+    data = storage.objects[name]
+    old = np.frombuffer(data[-16 * count - 4 : -4], dtype="<u8").reshape(-1, 2)
+    index = np.column_stack([np.zeros(count), np.full(count, len(bomb))]).astype("<u8").tobytes()
+    assert len(old) == count
+    storage.objects[name] = bomb + index + google_crc32c.value(index).to_bytes(4, "little")
+    tracemalloc.start()
+    with pytest.raises(CorruptionError, match="unpacks to another size"):
+        _open("zarr", storage, _objects(storage)).block(0)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "size"),
+    [("entries", 0, 60), ("entries", 2, 1 << 20), ("scalars", 0, 10_000), ("ranking", 1, 1 << 30)],
+)
+def test_an_array_larger_than_the_store_allows_is_refused(name: str, axis: int, size: int) -> None:
+    """It says so in its metadata, and has no chunks: Zarr would fill them with zeros."""
+    storage = _written("zarr", *_columns())
+    content = json.loads(storage.objects[f"{name}/zarr.json"])
+    content["shape"][axis] = size
+    chunks = content["chunk_grid"]["configuration"]["chunk_shape"]
+    chunks[axis] = size
+    content["codecs"][0]["configuration"]["chunk_shape"][axis] = size if axis else 1
+    storage.objects[f"{name}/zarr.json"] = json.dumps(content).encode()
+    tracemalloc.start()
+    shard = load_container("zarr").open(
+        storage, "", blocks=_counts(), objects=_objects(storage), entries=ENTRIES, limits=LIMITS
+    )
+    with pytest.raises(CorruptionError, match=r"larger than a shard|no Zarr group|another shape"):
+        shard.block(0)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+def test_a_parquet_file_larger_than_the_store_allows_is_refused() -> None:
+    storage = _written("parquet", *_columns())
+    table = pa.table({"id": pa.array(np.zeros(1 << 22, np.uint32))})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    storage.objects["ranking.parquet"] = sink.getvalue().to_pybytes()
+    shard = load_container("parquet").open(
+        storage, "", blocks=_counts(), objects=_objects(storage), entries=ENTRIES, limits=LIMITS
+    )
+    with pytest.raises(CorruptionError, match="says to hold more"):
+        assert shard.tables
 
 
 def test_a_container_is_imported_when_it_is_asked_for() -> None:

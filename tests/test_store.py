@@ -11,6 +11,7 @@ import pickle
 import random
 import re
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ import logitstore
 from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.format.json import canonical_json
 from logitstore.sparsify.build import sparsifier_spec
+from logitstore.store import reader
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.inspect import inspect
@@ -522,6 +524,34 @@ def test_a_store_may_say_no_more_than_options_may(
         logitstore.open(storage, allow_partial=True)
 
 
+@pytest.mark.parametrize(
+    "content", [b"[" * (8 << 20), b"[" + b"0," * (9 << 20) + b"0]", b"[" + b"[],{}," * (1 << 19)]
+)
+def test_json_that_would_fill_memory_is_refused_before_it_is_parsed(
+    layout: StoreLayout, content: bytes
+) -> None:
+    layout.storage.put("plan.json", content)
+    tracemalloc.start()
+    with pytest.raises(CorruptionError, match=r"plan\.json: JSON holds too much"):
+        logitstore.open(layout.storage)
+    assert tracemalloc.get_traced_memory()[1] < 60 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["store.json", "plan.json", "manifest.json", "commits/000000.json", "tokenizer/tokenizer.json"],
+)
+def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) -> None:
+    write_store(tmp_path, UNITS, spec=store_spec())
+    with (tmp_path / name).open("ab") as file:
+        file.truncate(1 << 40)
+    started = time.monotonic()
+    with pytest.raises(CorruptionError, match=f"{re.escape(name)}: file is too large"):
+        logitstore.open(tmp_path).tokenizer_files()
+    assert time.monotonic() - started < 5
+
+
 def test_a_vocabulary_larger_than_its_table_costs_no_memory(layout: StoreLayout) -> None:
     content = json.loads(layout.storage.read("store.json"))
     content["tokenizer"]["vocab_size"] = 1 << 40
@@ -589,12 +619,25 @@ def test_a_store_is_one_line(layout: StoreLayout, container: str) -> None:
     assert repr(store) == f"<Store {layout.uri!r}: {said}"
 
 
+def test_open_shards_are_let_go(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many units a store has, only some of their tables are in memory."""
+    units = [stored_documents([4 + number], seed=number) for number in range(8)]
+    write_store(storage, units, spec=store_spec())
+    monkeypatch.setattr(reader, "_SHARDS_BYTES", 0)
+    monkeypatch.setattr(reader, "_LEAST_SHARDS", 2)
+    store = logitstore.open(storage)
+    lengths = [len(one.document) for one in store]
+    assert lengths == [4 + number for number in range(8)]
+    info = store._open_cached.cache_info()  # type: ignore[attr-defined]
+    assert (info.currsize, info.misses) == (2, 8)
+
+
 def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
     store = logitstore.open(layout.storage)
     wanted = [stored.targets.ids_RK for stored in store]
     assert np.array_equal(store[3].targets.ids_RK, wanted[3])
     again = pickle.loads(pickle.dumps(store))
-    assert "_shards" not in vars(again)
+    assert "_open_cached" not in vars(again)
     assert (repr(again), again.fingerprint) == (repr(store), store.fingerprint)
     for stored, ids_RK in zip(again, wanted, strict=True):
         assert np.array_equal(stored.targets.ids_RK, ids_RK)

@@ -29,6 +29,9 @@ def folder(tmp_path, monkeypatch):
     """A folder with a student's configuration, where every store is one in memory."""
     (tmp_path / "tokenizer").mkdir()
     store = MemoryStore(tokenizer=tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "S").mkdir()
+    (tmp_path / "S" / "store.json").touch()  # its name is looked up before torch is imported
     monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
     return tmp_path
@@ -50,7 +53,7 @@ def test_fit_reports_on_standard_error_and_says_what_it_left(folder):
     assert len(result.stderr.splitlines()) == 2
     assert result.stdout.startswith(f"{folder / 'run'}: 2 steps, loss ")
     again = fit(folder)
-    assert again.stdout == f"{folder / 'run'}: finished before, left as it is\n"
+    assert again.stdout == f"{folder / 'run'}: finished before; no step was left\n"
     assert again.stderr == ""
 
 
@@ -102,6 +105,7 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
     result = call("report", folder / "run", "--out", page)
     assert result.exit_code == 0, result.stderr
     assert "≈" in result.stdout
+    assert "left out" not in result.stdout
     assert "≈ means: an estimate" in page.read_text()
 
 
@@ -118,6 +122,23 @@ def test_a_bound_is_printed_behind_its_sign_and_the_sign_explained(folder, monke
     assert lines["acceptance"].startswith("<= ")
     assert lines[">="].startswith("means: the exact value is at least this")
     assert lines["<="].startswith("means: the exact value is at most this")
+
+
+def test_what_a_run_passes_over_is_a_line_on_standard_error(folder):
+    out = folder / "run"
+    result = fit(folder, "--resume")
+    assert result.exit_code == 0, result.stderr
+    begun = f"warning: {out}: there is no run to go on with, so a new one begins"
+    assert begun in result.stderr.splitlines()
+    (out / "model.safetensors").unlink()
+    result = fit(folder)
+    assert result.exit_code == 1
+    assert result.stderr.endswith("makes it anew: run the same command with --resume\n")
+    result = fit(folder, "--resume")
+    assert result.exit_code == 0, result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert "model.safetensors: file of a finished run is gone; written anew from" in line
+    assert (out / "model.safetensors").is_file()
 
 
 def test_the_help_names_every_loss():

@@ -14,6 +14,7 @@ import logitstore
 from logitstore.errors import CorpusError, SettingError
 from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
+from logitstore.forecast.serving import lacks
 from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tune import CANDIDATES
 from logitstore.sparsify import SPARSIFIERS
@@ -79,8 +80,31 @@ def test_the_object_holds_rows_and_the_recommendation(found: TradeOff) -> None:
     assert len(content["rows"]) == len(CANDIDATES)
     assert content["recommendation"]["command"] == found.recommended.command
     assert content["recommendation"]["reason"] == found.reason
+    kind = SPARSIFIERS[found.recommended.sparsify].targets
+    assert content["recommendation"]["serves"] == kind.serves
+    assert content["recommendation"]["lacks"]
     assert content["picture"] == found.picture
     assert content["sample_targets"] == found.sample_targets
+
+
+def test_what_a_kind_cannot_serve_is_told_with_the_option_that_can() -> None:
+    """Each option that is named, if it names a sparsifier, names one whose kind serves it."""
+    wanted = {
+        "unbiased": ["temperatures but 1", "not linear"],
+        "sample": ["temperatures but 1", "not linear"],
+        "topk": ["but as a bound", "below 1"],
+        "topp": ["but as a bound", "below 1"],
+        "hybrid": ["without bias at T other than 1", "below 1"],
+    }
+    for name, parts in wanted.items():
+        found = lacks(SPARSIFIERS[name])
+        assert [part in one.what for part, one in zip(parts, found, strict=True)] == [True, True]
+    (_, tails) = lacks(SPARSIFIERS["unbiased"])
+    assert tails.options == "--sparsify hybrid, topk or topp"
+    assert all(SPARSIFIERS[one].targets.keeps_tail for one in ("hybrid", "topk", "topp"))
+    (bias, low) = lacks(SPARSIFIERS["topk"])
+    assert bias.options == "--sparsify hybrid, unbiased or sample"
+    assert low.options == "--sparsify unbiased or sample --temperature 0.5"
 
 
 def test_bytes_are_those_of_a_dump(
@@ -218,6 +242,8 @@ def test_the_command_line(teacher_folder: Path, corpus: Path, tmp_path: Path) ->
     told = subprocess.run(call, check=True, **run)
     assert f"logitstore dump --teacher {teacher_folder} --data {corpus} --limit 9" in told.stdout
     assert "--out STORE --sparsify" in told.stdout
+    assert "\nserves: " in told.stdout
+    assert "\nnot: " in told.stdout
     assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
     failed = subprocess.run([*call, "--json", "--max-bytes=1"], check=False, **run)
     assert failed.returncode == 1

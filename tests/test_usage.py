@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,83 @@ def test_a_value_that_cannot_be_is_told_before_torch_is_loaded(words: tuple[str,
     assert WRONG[words] in message
     assert imported == ""
     assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which each command finds something that it cannot use."""
+    path = tmp_path_factory.mktemp("usage")
+    for name in ("teacher", "none"):
+        (path / name).mkdir()
+    (path / "teacher" / "config.json").write_text("{}")
+    (path / "none" / "notes.md").write_text("notes")
+    (path / "body.jsonl").write_text('{"body": "a", "title": "b"}\n')
+    (path / "text.jsonl").write_text('{"text": "a"}\n')
+    (path / "empty.jsonl").touch()
+    (path / "file").touch()
+    return path
+
+
+JOBS = ("dump", "estimate", "tune")
+# What a path in the folder is refused with, by the words of the command.
+LOCAL = {
+    ("--data", "body.jsonl", "--text-field", "bodyy"): "no field 'bodyy' (found 'body, title'). "
+    "Take --text-field body, or",
+    ("--data", "text.jsonl", "--messages-field", "chat"): "Name one with --messages-field",
+    ("--data", "text.jsonl", "--records", "alpaca"): "Take --records text",
+    ("--data", "none"): "no file that can be read (found notes.md",
+    ("--data", "text.jsonl", "--data", "empty.jsonl"): "empty.jsonl: there is nothing in it",
+    ("--data", "*.csv"): "no file matches the pattern",
+    ("--data", "text.jsonl", "--teacher", "./none"): "the folder holds no config.json",
+}
+
+
+def _main_in(folder: Path, package: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    script = (
+        f"import sys\nsys.argv = ['x', *{words}]\nfrom {package}.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(*{'torch', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, check=False
+    )
+
+
+@pytest.mark.parametrize("words", LOCAL, ids=" ".join)
+def test_a_path_of_no_use_is_told_before_torch_is_imported(
+    folder: Path, words: tuple[str, ...]
+) -> None:
+    command = JOBS[len(LOCAL[words]) % len(JOBS)]
+    given = [command, "--teacher", "./teacher", *words]
+    done = _main_in(folder, "logitstore", [*given, *(["--out", "o"] * (command == "dump"))])
+    assert done.returncode == 1
+    message, imported = done.stderr.splitlines()
+    assert LOCAL[words] in message
+    assert imported == ""
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "told"),
+    [
+        ("logitstore", "dump --teacher ./teacher --data text.jsonl --out file", "is a file"),
+        ("logitstore", "audit none --teacher ./teacher", "no store here"),
+        ("trainer", "fit --logits none --student s.json --out o", "no store here"),
+        ("trainer", "eval ./none --data text.jsonl", "no config.json"),
+    ],
+)
+def test_a_place_of_no_use_is_told_before_torch_is_imported(
+    folder: Path, package: str, words: str, told: str
+) -> None:
+    done = _main_in(folder, package, words.split())
+    assert done.returncode == 1
+    message, imported = done.stderr.splitlines()
+    assert told in message
+    assert imported == ""
+
+
+def test_a_temperature_that_was_not_given_is_not_named() -> None:
+    done = _run(_arguments(("dump", "--temperature", "0.5")))
+    assert "(found 0.5; allowed: 1 to 100). Dump with --sparsify unbiased" in done.stderr
 
 
 def test_with_json_wrong_usage_is_an_object_too() -> None:

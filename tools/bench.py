@@ -16,6 +16,7 @@ BENCHMARKS = {
     "tools.bench_decode": False,
     "tools.bench_kills": True,
     "tools.bench_step": True,
+    "tools.bench_resident": True,
     "tools.bench_memory": False,
     "tools.bench_repeats": True,
     "tools.bench_fidelity": True,

@@ -1,11 +1,11 @@
 """A dump beside the bare forward pass, and what it stored beside the teacher run again densely.
 
-    python -m tools.bench_dump [--teacher FOLDER] [--characters 1100000]
+    python -m tools.bench_dump [--teacher FOLDER] [--data FILE] [--characters 1100000]
 
 Bare forward: `model(ids).logits` of the very batches that the dump runs, float32, before and after
 the dump; start-up and tokenisation are in neither. Prints bytes by column for both containers, the
 KL of the stored head against the dense one, and the error of the tail's mass at temperatures
-between the stored ones, also for teachers made sharper by a factor on their logits.
+between the stored ones, as stored, also for teachers made sharper by a factor on their logits.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import logitstore
+from logitstore.codec import new_codec
 from logitstore.corpus.corpus import open_corpus
 from logitstore.corpus.text import tokenize
 from logitstore.corpus.text_rules import TextRules
@@ -28,7 +30,7 @@ from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.store.inspect import inspect
 from logitstore.store.layout import StoreLayout
-from logitstore.targets.documents import Document, StoredDocument
+from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import batches
 from logitstore.teacher.transformers import TransformersTeacher
@@ -36,8 +38,8 @@ from tools.bench_corpus import docstrings, teacher_folder
 from trainer.losses import TargetTensors, teacher_head_tail
 
 K = 64
-TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
-SHARPENINGS = (1.0, 1.75, 2.5)
+TEMPERATURES = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
+SHARPENINGS = (1.75, 2.5)
 CHECKED_DOCUMENTS = 64
 BATCH_TOKENS = 16_384
 
@@ -46,12 +48,13 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, default=None)
+    parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--characters", type=int, default=1_100_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         teacher = teacher_folder(given.teacher, work)
-        data = docstrings(work / "docstrings.jsonl", characters=given.characters)
+        data = given.data or docstrings(work / "docstrings.jsonl", characters=given.characters)
         stores = _time_dump(teacher, data, work)
         _print_columns(stores)
         _print_fidelity(teacher, stores["zarr"])
@@ -158,7 +161,7 @@ def _print_fidelity(teacher: Path, folder: Path) -> None:
     print("| as stored | " + " | ".join(stored) + " |")
     for factor in SHARPENINGS:
         cells = _tail_errors(model, sample, _sharpened(factor), factor=factor)
-        print(f"| before the codec, logits times {factor:g} | " + " | ".join(cells) + " |")
+        print(f"| as stored, logits times {factor:g} | " + " | ".join(cells) + " |")
     print("\nEach cell: mean, largest.")
 
 
@@ -182,12 +185,19 @@ def _head_kl(stored: StoredDocument, logits_RV: torch.Tensor) -> np.ndarray:
 
 
 def _sharpened(factor: float) -> Callable[[StoredDocument, torch.Tensor], SparseTargets]:
+    """What a store would hold of a teacher whose logits are `factor` times as large."""
+    spec = sparsifier_spec("topk", k=K)
+
     def sparsify(stored: StoredDocument, logits_RV: torch.Tensor) -> SparseTargets:
         labels_R = stored.document.input_ids_L[stored.document.counted_L].astype(np.int64)
-        spec, keys_R = sparsifier_spec("topk", k=K), np.zeros(len(labels_R), dtype=np.uint64)
-        return SPARSIFIERS["topk"].draw(
+        keys_R = np.zeros(len(labels_R), dtype=np.uint64)
+        codec = new_codec(spec, vocab_size=logits_RV.shape[1])
+        (targets,) = SPARSIFIERS["topk"].draw(
             logits_RV * factor, torch.from_numpy(labels_R), keys_R, spec
-        )[0]
+        )
+        block = DocumentBlock.join([replace(stored, targets=targets)])
+        tables = codec.tables([block])
+        return codec.decode(codec.encode(block, tables), tables).targets
 
     return sparsify
 

@@ -1,6 +1,6 @@
 """A step of `trainer fit` beside the same step of plain `transformers.Trainer` cross-entropy.
 
-    python -m tools.bench_step [--teacher FOLDER] [--steps 12]
+    python -m tools.bench_step [--teacher FOLDER] [--data FILE] [--steps 12] [--tokens 4096]
 
 The same student, store, documents, layout of rows and optimiser; the plain one computes its loss as
 transformers does. Short runs of the two alternate; the ratio is of medians.
@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,40 +50,49 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, default=None)
+    parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         teacher = teacher_folder(given.teacher, work)
-        data = docstrings(work / "docstrings.jsonl", characters=260_000)
-        store = work / "store"
-        logitstore.dump(teacher=str(teacher), data=str(data), out=store, sparsify="topk", k=K)
-        student = work / "student.json"
-        size = logitstore.open(store).spec.tokenizer.vocab_size
-        config = llama_config(vocab_size=size, width=256, layers=4)
-        student.write_text(json.dumps(config | {"max_position_embeddings": 1024}))
+        store, student = made(teacher, given.data, work)
         ours: list[float] = []
         plain: list[float] = []
         for number in range(ROUNDS):
-            plain += _plain(store, student, work / f"plain-{number}", steps=given.steps)
-            ours += _ours(store, student, work / f"ours-{number}", steps=given.steps)
+            sizes = {"steps": given.steps, "tokens": given.tokens}
+            plain += plain_steps(store, student, work / f"plain-{number}", **sizes)
+            ours += our_steps(store, student, work / f"ours-{number}", **sizes)
     ratio = float(np.median(ours) / np.median(plain))
     print(
-        f"\n| step of {TOKENS:,} tokens, K = {K}, T = 1 | median, s |\n|---|---|\n"
+        f"\n| step of {given.tokens:,} tokens, K = {K}, T = 1 | median, s |\n|---|---|\n"
         f"| trainer fit | {np.median(ours):.3f} |\n"
         f"| plain cross-entropy | {np.median(plain):.3f} |\n| **ratio** | **{ratio:.3f}** |"
     )
 
 
-def _ours(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
+def made(teacher: Path, data: Path | None, work: Path) -> tuple[Path, Path]:
+    """A store of the teacher over `data` or docstrings, and a student's configuration."""
+    data = data or docstrings(work / "docstrings.jsonl", characters=260_000)
+    store, student = work / "store", work / "student.json"
+    logitstore.dump(teacher=str(teacher), data=str(data), out=store, sparsify="topk", k=K)
+    size = logitstore.open(store).spec.tokenizer.vocab_size
+    config = llama_config(vocab_size=size, width=256, layers=4)
+    student.write_text(json.dumps(config | {"max_position_embeddings": 1024}))
+    return store, student
+
+
+def our_steps(store: Path, student: Path, out: Path, *, steps: int, tokens: int) -> list[float]:
+    """Seconds of each step of `trainer fit` but the first."""
     reports: list[float] = []
     trainer.fit(
         logits=store,
         student=student,
         out=out,
         steps=steps,
-        batch_tokens=TOKENS,
-        micro_tokens=TOKENS,
+        batch_tokens=tokens,
+        micro_tokens=tokens,
         log_steps=1,
         save_steps=10**6,
         device="cpu",
@@ -92,7 +101,16 @@ def _ours(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
     return np.diff(reports)[1:].tolist()
 
 
-def _plain(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
+def plain_steps(
+    store: Path,
+    student: Path,
+    out: Path,
+    *,
+    steps: int,
+    tokens: int,
+    loop: Callable[..., Trainer] = Trainer,
+) -> list[float]:
+    """Seconds of each step of a `loop` over the same rows, but the first two."""
     model = load_student(student, spec=logitstore.open(store).spec, seed=0)
     clock = _Clock()
     arguments = TrainingArguments(
@@ -111,23 +129,23 @@ def _plain(store: Path, student: Path, out: Path, *, steps: int) -> list[float]:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    rows = list(_rows(store, count=steps))
-    loop = Trainer(
+    rows = list(_rows(store, count=steps, tokens=tokens))
+    running = loop(
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=lambda batch: batch[0],
         callbacks=[clock],
     )
-    loop.train()
+    running.train()
     return clock.seconds()
 
 
-def _rows(store: Path, *, count: int) -> Iterator[dict[str, Any]]:
-    """Whole documents in steps of at most TOKENS tokens, laid out as `fit` lays them out."""
+def _rows(store: Path, *, count: int, tokens: int) -> Iterator[dict[str, Any]]:
+    """Whole documents in steps of at most `tokens` tokens, laid out as `fit` lays them out."""
     documents: list[Any] = []
     for stored in logitstore.open(store):
-        if sum(len(one.document) for one in documents) + len(stored.document) > TOKENS:
+        if sum(len(one.document) for one in documents) + len(stored.document) > tokens:
             yield _row(documents)
             documents, count = [], count - 1
             if count == 0:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from typing import Any
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from logitstore import ModelError
 from logitstore.plumbing import (
     JSON,
     announce_hub,
@@ -14,12 +19,19 @@ from logitstore.plumbing import (
     options_of,
     print_json,
     quiet_libraries,
+    refuse_bad_model,
+    refuse_bad_store,
+    say,
     show_progress,
 )
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
+from trainer.training.state_files import RunWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["app", "main"]
 
@@ -44,9 +56,10 @@ def fit(*, json: bool, **options: Any) -> None:
     against the bucket's, and head, that inside the head; divergence, that of the loss where it is
     another; top-1, how often the most probable token is the teacher's.
     """
+    _refuse_early(options)
     announce_hub(options["student"])
     reports: list[dict[str, float]] = []
-    with show_progress("starting") as on_progress:
+    with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
         from trainer.training.fit import fit as run
 
@@ -54,17 +67,19 @@ def fit(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     elif not reports:
-        print(f"{options['out']}: finished before, left as it is")
+        say(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
-        print(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
+        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
 
 
 @command(
     app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=_AGAIN
 )
 def evaluate(*, json: bool, **options: Any) -> None:
-    """Measure a model on held-out text, and against the teacher where a store is given."""
+    """Measure a model on held-out text. With a store, also how near it is to the teacher."""
+    refuse_bad_store(options["logits"])
+    refuse_bad_model(options["model"])
     announce_hub(options["model"], options["data"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -75,7 +90,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
         print_json(result)
     else:
         for line in lines(result):
-            print(line)
+            say(line)
 
 
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
@@ -96,13 +111,49 @@ def main() -> None:
     app()
 
 
+def _refuse_early(options: dict[str, Any]) -> None:
+    """Refuse, before transformers is imported, a store, a student or a folder that cannot be."""
+    refuse_bad_store(options["logits"])
+    if os.environ.get("RANK", "0") == "0":  # another rank might see what the first one tries out
+        from trainer.training import run_folder
+
+        run_folder.refuse_no_place(options["out"])
+    student = str(options["student"])
+    if not student.endswith(".json"):
+        refuse_bad_model(student)
+    elif not Path(student).is_file():
+        raise ModelError(
+            "there is no such file",
+            place=student,
+            allowed="a transformers configuration",
+            remedy="Name a file that is there, a model folder or a Hub id",
+        )
+
+
 def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     """One line on standard error for each report of the loss."""
     reports.append(one)
     line = f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s"
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
         line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
-    print(line, file=sys.stderr)
+    say(line, err=True)
+
+
+@contextmanager
+def _telling_warnings() -> Iterator[None]:
+    """One line on standard error for each warning of a run; those of libraries are as they were."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, RunWarning):
+                say(f"warning: {message}", err=True)
+            else:
+                others(message, category, *rest, **named)
+
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import typer
+from logitstore.cli.console import say
 
 if TYPE_CHECKING:
     from logitstore.generation.run import GenerateSummary
@@ -16,16 +16,16 @@ __all__ = ["print_answers"]
 def print_answers(summary: GenerateSummary) -> None:
     """What a run left behind."""
     if summary.new_answers == 0:
-        typer.echo(f"{summary.out}: finished already, left as it is")
-    typer.echo(
+        say(f"{summary.out}: finished already, left as it is")
+    say(
         f"{summary.out}: {summary.answers:,} answers to {summary.prompts:,} prompts, "
         f"{summary.tokens:,} tokens; the longest row has {summary.longest:,}"
     )
     for line in _warnings(summary):
-        typer.echo(line)
+        say(line)
     if summary.new_answers:
         rate: Any = summary.new_tokens / max(summary.seconds, 1e-3)
-        typer.echo(f"{summary.seconds:.1f} s, {rate:,.0f} tokens/s")
+        say(f"{summary.seconds:.1f} s, {rate:,.0f} tokens/s")
 
 
 def _warnings(summary: GenerateSummary) -> Iterator[str]:

@@ -15,12 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import LogitStoreError
+from logitstore.errors import LogitStoreError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["AGAIN", "announce_hub", "note", "print_json", "quiet_libraries", "reporting_errors"]
+__all__ = [
+    "AGAIN",
+    "announce_hub",
+    "note",
+    "print_json",
+    "quiet_libraries",
+    "reporting_errors",
+    "say",
+]
 
 AGAIN = "Run the same command again: it resumes"
 # A name on the Hub: `name` or `org/name`, of a data set with `:configuration:split` behind it.
@@ -66,13 +74,30 @@ def reporting_errors(*, json: bool, again: str = AGAIN) -> Iterator[None]:
 def _fail(message: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": message})
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", err=True)
     raise SystemExit(1)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Lines for people, on standard output or standard error.
+
+    All that commands print passes here: what a store, a corpus or a run calls itself is shown, and
+    cannot tell the terminal what to do.
+    """
+    print(printable(text, keep="\n"), file=sys.stderr if err else sys.stdout)
 
 
 def print_json(content: dict[str, Any]) -> None:
     """One JSON object on standard output; a number that JSON has no form for becomes null."""
-    print(json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # The escapes of JSON, which are the same text to whoever reads it.
+    print("".join(map(_json_escape, text)))
+
+
+def _json_escape(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return json.dumps(character)[1:-1]
 
 
 def _finite(value: Any) -> Any:
@@ -92,12 +117,12 @@ def announce_hub(*names: Any) -> None:
         if name.endswith(_FILE_NAMES) or Path(name).exists():
             continue
         if _HUB_NAME.fullmatch(name):
-            print(f"{name}: no such path here; asking the Hugging Face Hub for it", file=sys.stderr)
+            say(f"{name}: no such path here; asking the Hugging Face Hub for it", err=True)
 
 
 def note(line: str) -> None:
     """Tell the user something that is neither a result nor an error: on standard error."""
-    print(line, file=sys.stderr)
+    say(line, err=True)
 
 
 def quiet_libraries() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import typer
 
 from logitstore.cli.answers import print_answers
-from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries
+from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries, say
+from logitstore.cli.early import refuse_bad_model, refuse_bad_store, refuse_early
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.progress import show_progress
 from logitstore.cli.terminal import (
@@ -17,6 +18,7 @@ from logitstore.cli.terminal import (
     print_audit,
     print_estimate,
     print_faults,
+    print_plan,
     print_summary,
     print_table,
     print_trade_off,
@@ -46,6 +48,7 @@ app = new_program(
 @command(app, options=DUMP_OPTIONS, check=check_targets)
 def dump(**options: Any) -> None:
     """Run a teacher over a corpus and store its distributions. The same command resumes a dump."""
+    refuse_early(options)
     announce_hub(options["teacher"], options["data"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -72,22 +75,27 @@ def generate(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)
 def estimate(*, json: bool, **options: Any) -> None:
-    """Dump a sample and estimate targets, bytes and time of the whole dump. Leaves no files."""
+    """Estimate targets, bytes and time of a dump. Dumps a sample, and leaves no files."""
+    refuse_early(options)
     announce_hub(options["teacher"], options["data"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
         from logitstore.forecast.estimate import estimate as run
+        from logitstore.forecast.plan import CorpusPlan
 
         found = run(**options, on_progress=on_progress, on_note=note)
     if json:
         print_json(asdict(found))
+    elif isinstance(found, CorpusPlan):
+        print_plan(found)
     else:
         print_estimate(found)
 
 
 @command(app, options=(*_TUNE_OPTIONS, JSON), again=_AGAIN)
 def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
-    """Compare sparsifiers on a sample by bytes and error of the gradient, and recommend one."""
+    """Compare sparsifiers, and recommend one. By bytes and error of the gradient, on a sample."""
+    refuse_early(options)
     announce_hub(options["teacher"], options["data"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -100,7 +108,7 @@ def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
         given = given_options(context, among=[one for one in DUMP_OPTIONS if one.name != "out"])
         print_trade_off(found, command=f"logitstore dump {given} --out STORE")
     if found.unmet is not None:
-        typer.echo(f"error: {found.unmet}", err=True)
+        say(f"error: {found.unmet}", err=True)
         raise typer.Exit(1)
 
 
@@ -130,15 +138,15 @@ def verify(*, store: str, json: bool, **depth: bool) -> None:
     for name in odd:
         note(f"{store}: the store does not name {name}")
     if faults:
-        typer.echo(f"{store}: faults found: {len(faults)}", err=True)
+        say(f"{store}: faults found: {len(faults)}", err=True)
         raise typer.Exit(1)
     if not json:
-        typer.echo(f"{store}: {_SHOWN[checked]}")
+        say(f"{store}: {_SHOWN[checked]}")
 
 
 @command(app, options=(*GC_OPTIONS, JSON), again=_AGAIN)
 def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
-    """List what killed dumps left in a store and no commit names; with --yes, remove it."""
+    """List or remove what killed dumps left in a store. No commit names it; --yes removes it."""
     from logitstore.store.strays import gc as run
 
     found = run(store, yes=yes, grace=grace)
@@ -146,16 +154,19 @@ def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
         print_json(asdict(found))
         return
     for name in found.names:
-        typer.echo(name)
+        say(name)
     done = "removed" if found.removed else "to be removed by --yes"
-    typer.echo(f"{store}: {len(found.names)} files, {found.bytes:,} bytes {done}")
+    say(f"{store}: {len(found.names)} files, {found.bytes:,} bytes {done}")
     if found.kept:
-        typer.echo(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
+        say(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
 
 
 @command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)
 def audit(*, json: bool, **options: Any) -> None:
     """Compare a store with its live teacher. Names each check that failed; exit 1 if any."""
+    refuse_bad_store(options["store"])
+    refuse_bad_model(options["teacher"])
+    refuse_bad_model(options["student"])
     announce_hub(options["teacher"], options["student"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -170,12 +181,12 @@ def audit(*, json: bool, **options: Any) -> None:
     if result["faults"]:
         raise typer.Exit(1)
     if not json:
-        typer.echo(f"{options['store']}: ok")
+        say(f"{options['store']}: ok")
 
 
 @command(app, options=(*INSPECT_OPTIONS, JSON), again=_AGAIN)
 def inspect(*, store: str, json: bool) -> None:
-    """Show what a store holds, from which teacher and corpus, and what each column costs."""
+    """Show what a store holds. Also from which teacher and corpus, and what each column costs."""
     from logitstore.store.inspect import inspect as look
 
     content = look(store)

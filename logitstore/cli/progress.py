@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
+from logitstore.errors import printable
 from logitstore.progress import Progress
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def bar_parts(progress: Progress, *, width: int, seconds: float) -> tuple[list[s
         width: Of the line.
         seconds: Since the stage began; shown where no time left is known.
     """
-    label = progress.detail or progress.stage
+    label = printable(progress.detail or progress.stage)
     share = [] if progress.fraction is None else [f"{progress.fraction:.0%}"]
     rate = _rate(progress)
     left = _left(progress) or duration(seconds)
@@ -147,7 +148,7 @@ def _width(parts: list[str]) -> int:
 
 @contextmanager
 def _lines(begin: Progress, stream: TextIO) -> Iterator[OnProgress]:
-    lines = LogLines(begin, write=lambda line: print(line, file=stream, flush=True))
+    lines = LogLines(begin, write=lambda line: print(printable(line), file=stream, flush=True))
     stopped = threading.Event()
 
     def watch() -> None:

@@ -6,11 +6,15 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import typer
+from logitstore.cli.console import say
+from logitstore.errors import printable
 
 if TYPE_CHECKING:
+    import typer
+
     from logitstore.dumping.run import DumpSummary
     from logitstore.forecast.estimate import Estimate
+    from logitstore.forecast.plan import CorpusPlan
     from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff
     from logitstore.options import Option
 
@@ -19,6 +23,7 @@ __all__ = [
     "print_audit",
     "print_estimate",
     "print_faults",
+    "print_plan",
     "print_summary",
     "print_table",
     "print_trade_off",
@@ -29,29 +34,32 @@ def print_summary(summary: DumpSummary) -> None:
     """What a dump left behind."""
     per_target = summary.bytes / max(1, summary.targets)
     if summary.new_targets == 0:
-        typer.echo(f"{summary.uri}: finished already, left as it is")
-    typer.echo(
+        say(f"{summary.uri}: finished already, left as it is")
+    say(
         f"{summary.uri}: {summary.documents:,} documents, {summary.targets:,} targets, "
         f"{summary.bytes:,} bytes ({per_target:.1f} per target)"
     )
     if summary.skipped:
-        typer.echo(f"skipped {summary.skipped:,} records that could not be used")
+        say(f"skipped {summary.skipped:,} records that could not be used")
     if summary.new_targets:
         rate = summary.new_targets / summary.seconds
-        typer.echo(f"{summary.seconds:.1f} s, {rate:,.0f} targets/s")
-    typer.echo(f"fingerprint {summary.fingerprint}")
+        say(f"{summary.seconds:.1f} s, {rate:,.0f} targets/s")
+    say(f"fingerprint {summary.fingerprint}")
 
 
 def print_table(content: dict[str, Any]) -> None:
     """A JSON object as a table of its fields."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in content.items():
-        table.add_row(name.replace("_", " "), _shown(value))
+        table.add_row(
+            *(Text(printable(one, keep="\n")) for one in (name.replace("_", " "), _shown(value)))
+        )
     Console().print(table)
 
 
@@ -87,32 +95,55 @@ def print_audit(result: dict[str, Any]) -> None:
     """An audit's numbers, one a line, each with what it means."""
     from logitstore.cli.audit_lines import audit_lines
 
-    typer.echo("\n".join(audit_lines(result)))
+    say("\n".join(audit_lines(result)))
     if not result["teacher_matches"]:
-        typer.echo("note: the store was dumped from another teacher", err=True)
+        say("note: the store was dumped from another teacher", err=True)
 
 
 def print_faults(faults: Iterable[object]) -> None:
     """Each fault on a line of standard error."""
     for fault in faults:
-        typer.echo(str(fault), err=True)
+        say(str(fault), err=True)
 
 
 def print_estimate(estimate: Estimate) -> None:
     """What a dump would take."""
     hours, rest = divmod(round(estimate.seconds), 3600)
-    typer.echo(
+    say(
         f"{estimate.documents:,} documents, {estimate.targets:,} targets, "
         f"{estimate.bytes:,} bytes ({estimate.bytes_per_target:.1f} per target)"
     )
-    typer.echo(
-        f"{hours}:{rest // 60:02}:{rest % 60:02} (h:mm:ss), units of work: {estimate.units:,}"
-    )
-    typer.echo(f"mass retained in exact entries: {estimate.retained_mass:.3f}")
-    typer.echo(
+    say(f"{hours}:{rest // 60:02}:{rest % 60:02} (h:mm:ss), units of work: {estimate.units:,}")
+    say(f"mass retained in exact entries: {estimate.retained_mass:.3f}")
+    say(
         f"by a sample of {estimate.sample_documents:,} documents, "
         f"{estimate.sample_targets:,} targets"
     )
+
+
+def print_plan(plan: CorpusPlan) -> None:
+    """What is known of a dump without its teacher."""
+    context = "not stated" if plan.context is None else f"{plan.context:,} tokens"
+    say(f"teacher {plan.teacher}: vocabulary {plan.vocab_size:,}, context {context}")
+    files = "1 file" if len(plan.files) == 1 else f"{len(plan.files):,} files"
+    say(f"{plan.corpus}: {files}, {plan.corpus_bytes:,} bytes, {plan.records:,} records")
+    if plan.unread:
+        say(f"not read: {len(plan.unread):,} other files")
+    shapes = ", ".join(f"{name} {count:,}" for name, count in plan.shapes.items())
+    say(f"shapes of the records that were sampled: {shapes}")
+    say(f"chat template: {plan.chat_template}; turns that count: {plan.turns}")
+    say(
+        f"about {plan.documents:,} documents of at most {plan.max_length:,} tokens, "
+        f"{plan.tokens:,} tokens, {plan.targets:,} targets"
+    )
+    say(f"by a sample of {plan.sample_documents:,} documents; units of work: {plan.units:,}")
+    if plan.bytes is not None:
+        say(
+            f"very roughly {plan.bytes:,} bytes: {plan.bytes_per_target:.0f} per target, as "
+            "another teacher's took"
+        )
+    for one in plan.missing:
+        say(f"not told: {one}")
 
 
 def print_trade_off(found: TradeOff, *, command: str) -> None:
@@ -129,14 +160,17 @@ def print_trade_off(found: TradeOff, *, command: str) -> None:
         mark = ">" if one is found.recommended else ""
         table.add_row(mark, one.command.removeprefix("--sparsify "), *_figures(one))
     Console().print(table)
-    typer.echo(
+    say(
         "\nbytes: stored, a target. error: of a gradient over 2,048 targets. angle (degrees)\n"
         f"and norm (ratio): of the gradient over the sample of {found.sample_targets:,} targets.\n"
         "mass: of a target, in exact entries."
     )
-    typer.echo(f"\n{found.reason}:\n  {command} {found.recommended.command}")
+    say(f"\n{found.reason}:\n  {command} {found.recommended.command}")
+    say(f"serves: {found.recommended.serves}")
+    for lack in found.recommended.lacks:
+        say(f"not: {lack.what}; for that {lack.options}")
     if found.picture is not None:
-        typer.echo(f"picture: {found.picture}")
+        say(f"picture: {found.picture}")
 
 
 def _figures(one: MeasuredSparsifier) -> list[str]:

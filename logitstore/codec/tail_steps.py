@@ -116,57 +116,77 @@ class PredictedTails:
     def encode(self, tail_RB: np.ndarray, known_RB: np.ndarray, left_R: np.ndarray) -> TailCodes:
         """See `TailSteps`."""
         scalars = {}
-        held = self._held(known_RB, left_R)
-        for column, node in enumerate(self.nodes):
+        held_XR = self._held(known_RB, left_R)
+        for column, weights_X in enumerate(self._weights()):
             tail_R = tail_RB[:, column].astype(np.float64)
             empty_R = tail_R <= EMPTY_TAIL
-            predicted_R = _predicted(held, node)
+            place = 1 + len(self.known) + column
+            predicted_R = _predicted(held_XR[:place], weights_X)
             off_R = np.where(empty_R, 0, tail_R - predicted_R)
-            size_R = whole_steps(np.abs(off_R), self.steps, what="tail")
-            zigzag_R = np.where(off_R < 0, 2 * size_R.astype(np.int64) - 1, 2 * size_R)
-            scalars[f"tail_{column}"] = np.where(empty_R, 0, np.maximum(zigzag_R, 0) + 1).astype(
-                np.uint32
-            )
-            held[node] = self._decoded(scalars[f"tail_{column}"], predicted_R)
+            size_R = whole_steps(np.abs(off_R), self.steps, what="tail").astype(np.int64)
+            code_R = 1 + np.where(off_R < 0, np.maximum(2 * size_R - 1, 0), 2 * size_R)
+            scalars[f"tail_{column}"] = np.where(empty_R, 0, code_R).astype(np.uint32)
+            held_XR[place] = predicted_R + _steps(scalars[f"tail_{column}"]) / self._steps
+            held_XR[place, empty_R] = 0.0
         return scalars
 
     def decode(
         self, scalars: Mapping[str, np.ndarray], known_RB: np.ndarray, left_R: np.ndarray
     ) -> np.ndarray:
         """See `TailSteps`."""
-        tails_RB = np.empty((len(left_R), len(self.nodes)), dtype=np.float32)
-        held = self._held(known_RB, left_R)
-        for column, node in enumerate(self.nodes):
-            code_R = scalar(scalars, f"tail_{column}")
-            held[node] = self._decoded(code_R, _predicted(held, node))
-            tails_RB[:, column] = held[node]
-            tails_RB[code_R == 0, column] = EMPTY_TAIL
+        held_XR = self._held(known_RB, left_R)
+        first = 1 + len(self.known)
+        code_BR = np.empty((len(self.nodes), len(left_R)), dtype=np.uint32)
+        for column in range(len(self.nodes)):
+            code_BR[column] = scalar(scalars, f"tail_{column}")
+        empty_BR = code_BR == 0
+        np.divide(_steps(code_BR), self._steps, out=held_XR[first:])
+        some_empty = bool(empty_BR.any())
+        for column, weights_X in enumerate(self._weights()):
+            place = first + column
+            held_XR[place] += _predicted(held_XR[:place], weights_X)
+            if some_empty:
+                held_XR[place, empty_BR[column]] = 0.0
+        tails_RB = held_XR[first:].T.copy()
+        if some_empty:
+            tails_RB[empty_BR.T] = EMPTY_TAIL
         return tails_RB
 
-    def _held(self, known_RB: np.ndarray, left_R: np.ndarray) -> dict[float, np.ndarray]:
-        """float32 [R] by node: what is known before the first column. An empty tail counts as 0."""
-        held = {0.0: np.log(np.maximum(left_R, 1).astype(np.float32))}
-        for column, node in enumerate(self.known):
-            known_R = known_RB[:, column].astype(np.float32)
-            held[node] = np.where(known_R <= EMPTY_TAIL, np.float32(0), known_R)
-        return held
+    @property
+    def _steps(self) -> np.float32:
+        return np.float32(self.steps)
 
-    def _decoded(self, code_R: np.ndarray, predicted_R: np.ndarray) -> np.ndarray:
-        zigzag_R = code_R.astype(np.int32) - 1
-        decoded_R: np.ndarray = ((zigzag_R >> 1) ^ -(zigzag_R & 1)).astype(np.float32)
-        decoded_R *= np.float32(1 / self.steps)
-        decoded_R += predicted_R
-        decoded_R[code_R == 0] = 0.0
-        return decoded_R
+    def _held(self, known_RB: np.ndarray, left_R: np.ndarray) -> np.ndarray:
+        """float32 [X, R]: at b = 0, at `known` and room for `nodes`. An empty tail counts as 0."""
+        rows = 1 + len(self.known) + len(self.nodes)
+        held_XR = np.empty((rows, len(left_R)), dtype=np.float32)
+        held_XR[0] = np.log(np.maximum(left_R, 1).astype(np.float32))
+        for column in range(len(self.known)):
+            known_R = known_RB[:, column]
+            held_XR[1 + column] = np.where(known_R <= EMPTY_TAIL, 0.0, known_R)
+        return held_XR
+
+    def _weights(self) -> list[np.ndarray]:
+        """float32 [X] for each of `nodes`: what b = 0 and each of the nodes before weigh in it."""
+        everywhere = (*self.known, *self.nodes)
+        found = []
+        for place in range(len(self.known), len(everywhere)):
+            before = everywhere[max(0, place - _POINTS) : place]
+            weights = polynomial_weights((0.0, *before), everywhere[place]) if before else [0.0]
+            found.append(np.array(weights, dtype=np.float32))
+        return found
 
 
-def _predicted(held: dict[float, np.ndarray], node: float) -> np.ndarray:
-    """float32 [R]: the value at `node` of the polynomial through what is held; 0 at first."""
-    if len(held) == 1:
-        return np.zeros_like(held[0.0])
-    points = [0.0, *sorted(one for one in held if one)[:_POINTS]]
-    weights = np.array(polynomial_weights(points, node), dtype=np.float32)
-    total_R: np.ndarray = weights[0] * held[0.0]
-    for point, weight in zip(points[1:], weights[1:], strict=True):
-        total_R += weight * held[point]
-    return total_R
+def _steps(codes: np.ndarray) -> np.ndarray:
+    """float32: the whole steps of codes, 0 for a code of 0."""
+    zigzag = codes.astype(np.int32) - 1
+    steps: np.ndarray = ((zigzag >> 1) ^ -(zigzag & 1)).astype(np.float32)
+    return steps
+
+
+def _predicted(held_XR: np.ndarray, weights_X: np.ndarray) -> np.ndarray:
+    """float32 [R]: b = 0 is the first row of what is held, the nodes before are the last ones."""
+    predicted_R: np.ndarray = weights_X[0] * held_XR[0]
+    if len(weights_X) > 1:
+        predicted_R += weights_X[1:] @ held_XR[1 - len(weights_X) :]
+    return predicted_R

@@ -33,6 +33,7 @@ from logitstore.progress import OnProgress, tell_stage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.teacher.base import Teacher
 from logitstore.teacher.opening import (
+    UnloadedTeacher,
     logit_columns,
     open_teacher,
     open_tokenizer,
@@ -73,12 +74,14 @@ class Job:
         *,
         begun: StoreSpec | None = None,
         on_progress: OnProgress | None = None,
+        with_weights: bool = True,
     ) -> Job:
         """The job by checked options of `dump`; what costs most is loaded last.
 
         values: the options of `dump` by name, checked.
         begun: the spec of the store that is gone on with, whose date the chat template is told.
         on_progress: told of what is loaded.
+        with_weights: without them a named teacher is known by its configuration alone.
 
         Raises CorpusError, ModelError or SettingError.
         """
@@ -103,16 +106,26 @@ class Job:
         rules = replace(rules, sampler_logprobs=sampled)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
-        tell_stage(on_progress, f"loading {_called(options.teacher)}")
-        teacher = open_teacher(
-            options.teacher, vocab_size=size, device=options.device, dtype=options.dtype
-        )
+        teacher: Teacher
+        if with_weights:
+            tell_stage(on_progress, f"loading {_called(options.teacher)}")
+            teacher = open_teacher(
+                options.teacher, vocab_size=size, device=options.device, dtype=options.dtype
+            )
+        else:
+            teacher = UnloadedTeacher.of(options.teacher)
+        rules = _rules_of(rules, tokenizer, options, teacher.context, teacher_messages=beside)
+        if callable(options.on_note) and options.batch_tokens < rules.max_length:
+            options.on_note(
+                f"--batch-tokens {options.batch_tokens} is less than a document of up to "
+                f"{rules.max_length:,} tokens: a longer one has a batch of its own"
+            )
         return Job(
             options=options,
             corpus=corpus,
             tokenizer=tokenizer,
             teacher=teacher,
-            rules=_rules_of(rules, tokenizer, options, teacher.context, teacher_messages=beside),
+            rules=rules,
             sparsifier=sparsifier,
             codec=codec,
         )

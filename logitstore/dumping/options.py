@@ -226,7 +226,10 @@ class JobOptions:
     device: str = option(like=DEVICE)
     dtype: str = option(like=DTYPE)
     batch_tokens: int = option(
-        16_384, least=1, help="The most tokens in one batch of the teacher, padding included."
+        16_384,
+        least=1,
+        help="The most tokens in one batch of the teacher, padding included; a longer "
+        "document has a batch of its own.",
     )
     unit_tokens: int = option(
         1_000_000,

@@ -19,6 +19,8 @@ from logitstore.dumping.job import Job
 from logitstore.dumping.options import check_targets
 from logitstore.dumping.work import stored_documents
 from logitstore.forecast.options import ESTIMATE_OPTIONS
+from logitstore.forecast.plan import CorpusPlan
+from logitstore.forecast.plan import plan_only as plan_of
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.trials import TrialStore
 from logitstore.options import takes
@@ -58,13 +60,18 @@ class Estimate:
 
 
 @takes(ESTIMATE_OPTIONS, check=check_targets)
-def estimate(*, seconds: float, on_progress: OnProgress | None, **options: Any) -> Estimate:
+def estimate(
+    *, seconds: float, plan_only: bool, on_progress: OnProgress | None, **options: Any
+) -> Estimate | CorpusPlan:
     """What `logitstore.dump` with the same options would store, and how long it would take.
 
     A sample is dumped for about `seconds`, in addition to loading the teacher and reading the
     corpus once. A corpus that can be dumped in that time is dumped completely. Every option is
-    explained below. Raises CorpusError, ModelError or SettingError as a dump does.
+    explained below. With `plan_only` the weights of the teacher are not read. Raises CorpusError,
+    ModelError or SettingError as a dump does.
     """
+    if plan_only:
+        return plan_of(options, on_progress=on_progress)
     started = time.monotonic()
     job = Job.load(options, on_progress=on_progress)
     loaded = time.monotonic()

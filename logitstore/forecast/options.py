@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,14 @@ _SECONDS = Option(
     above=0,
     help="Spend about this many seconds on a sample; loading the teacher is not included.",
 )
+_PLAN_ONLY = Option(
+    name="plan_only",
+    kind=bool,
+    default=False,
+    excludes=("seconds",),
+    help="Do not load the teacher: say what the corpus is, estimate its targets from tokenised "
+    "samples and the bytes roughly, and no time.",
+)
 _MAX_BYTES = Option(
     name="max_bytes",
     kind=float,
@@ -68,5 +77,11 @@ _OUT = Option(
     in_python="Without one no picture is drawn.",
 )
 
-ESTIMATE_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _SECONDS, ON_PROGRESS)
+ESTIMATE_OPTIONS = (
+    *JOB_OPTIONS,
+    *TARGET_OPTIONS,
+    replace(_SECONDS, excludes=("plan_only",)),
+    _PLAN_ONLY,
+    ON_PROGRESS,
+)
 TUNE_OPTIONS = (*JOB_OPTIONS, _SECONDS, _MAX_BYTES, _MAX_ERROR, _OUT, ON_PROGRESS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,6 +43,7 @@ class Slices:
     kept: tuple[Slice, ...]
     whole: bool  # no slice was left out
     bytes: int  # of the whole corpus
+    records: int
     units: int  # work units of a dump, to within a few
 
     @staticmethod
@@ -54,7 +55,7 @@ class Slices:
             slice_tokens: The tokens of a slice, about.
         """
         kept: list[Slice] = []
-        stride, total, units, filled, source = 1, 0, 0, 0, None
+        stride, total, records, units, filled, source = 1, 0, 0, 0, 0, None
         slice_bytes = min(slice_tokens * BYTES_PER_TOKEN, job.unit_bytes)
         for number, one in enumerate(
             job.corpus.cut(unit_bytes=slice_bytes, limit=job.options.limit)
@@ -67,7 +68,10 @@ class Slices:
                 units, filled, source = units + 1, 0, one.unit.source
             filled += one.bytes
             total += one.bytes
-        return Slices(kept=tuple(kept), whole=stride == 1, bytes=total, units=units)
+            records += one.unit.records
+        return Slices(
+            kept=tuple(kept), whole=stride == 1, bytes=total, records=records, units=units
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +90,7 @@ class _ReadSlice:
     parts: deque[list[Sampled]]
     documents: float
     targets: float
+    tokens: float
 
     @staticmethod
     def of(held: Sequence[Sampled], *, number: int, visits: int) -> _ReadSlice:
@@ -98,6 +103,7 @@ class _ReadSlice:
             parts=parts,
             documents=len(held) / visits,
             targets=sum(one.document.targets for one in held) / visits,
+            tokens=sum(len(one.document) for one in held) / visits,
         )
 
 
@@ -112,7 +118,9 @@ class Sample:
 
     def __init__(self, job: Job, slices: Slices, *, visit_tokens: int) -> None:
         self.slices = slices
-        self.bytes = self.documents = self.targets = 0.0  # of the visits so far
+        # Of the visits so far.
+        self.bytes = self.documents = self.targets = self.tokens = 0.0
+        self.shapes: Counter[str] = Counter()  # of the records that were read
         self.seconds = 0.0  # spent on making tokens and documents of records
         self._skipped = 0
         self._job = job
@@ -174,6 +182,7 @@ class Sample:
         self.bytes += one.bytes / self._visits_of(one)
         self.documents += read.documents
         self.targets += read.targets
+        self.tokens += read.tokens
         return read.parts.popleft()
 
     def _visits_of(self, one: Slice) -> int:
@@ -186,6 +195,7 @@ class Sample:
         documents, skipped = read_documents(self._job, records)
         self.seconds += time.monotonic() - started
         self._skipped += skipped
+        self.shapes.update(records.shapes)
         density = one.bytes / max(1, sum(len(document) for document in documents))
         return [
             Sampled(place=(number, place), bytes=density * len(document), document=document)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from logitstore.forecast.serving import Lack, lacks
+from logitstore.sparsify import SPARSIFIERS
+
 __all__ = ["Choice", "MeasuredSparsifier", "TradeOff", "recommend"]
 
 # Without a bound, an error of up to 1.5 times the least one within 40 bytes is accepted: on
@@ -26,6 +29,16 @@ class MeasuredSparsifier:
     angle: float  # degrees, between the gradients of the whole sample; NaN where there is none
     norm_ratio: float  # length of the sparse gradient / length of the dense gradient
     retained_mass: float  # mean mass of the exact entries of a target
+
+    @property
+    def serves(self) -> str:
+        """Which losses at which temperatures, in words, as the kind of its targets declares."""
+        return SPARSIFIERS[self.sparsify].targets.serves
+
+    @property
+    def lacks(self) -> tuple[Lack, ...]:
+        """What it cannot serve, and the options of a dump that can."""
+        return lacks(SPARSIFIERS[self.sparsify])
 
     @property
     def command(self) -> str:
@@ -54,7 +67,12 @@ class TradeOff:
         recommended = rows[self.measured.index(self.recommended)]
         return {
             "rows": rows,
-            "recommendation": recommended | {"reason": self.reason},
+            "recommendation": recommended
+            | {
+                "reason": self.reason,
+                "serves": self.recommended.serves,
+                "lacks": [asdict(one) for one in self.recommended.lacks],
+            },
             "sample_documents": self.sample_documents,
             "sample_targets": self.sample_targets,
             "picture": self.picture,

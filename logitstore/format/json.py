@@ -13,13 +13,25 @@ from typing import Any, TypeVar
 
 from logitstore.errors import CorruptionError
 
-__all__ = ["build", "canonical_json", "checked_content", "fingerprint", "parse_json", "with_check"]
+__all__ = [
+    "MAX_JSON_BYTES",
+    "build",
+    "canonical_json",
+    "checked_content",
+    "fingerprint",
+    "parse_json",
+    "with_check",
+]
 
 # plan.json is the largest object: about 250 bytes a unit of a million tokens, so 64 MiB of it
 # plans 250 billion tokens.
-_MAX_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 64 << 20
 
 _MAX_JSON_DEPTH = 16
+# A unit of a plan is one object of eight values. What has more is made to fill memory: 60 MB of
+# brackets would take 1.6 GB.
+_MAX_JSON_OBJECTS = 1 << 20
+_MAX_JSON_VALUES = 8 << 20
 
 T = TypeVar("T")
 
@@ -86,9 +98,17 @@ def parse_json(data: bytes, *, place: str) -> Any:
     data: from anywhere.
     place: what an error names.
     """
-    if len(data) > _MAX_JSON_BYTES:
+    if len(data) > MAX_JSON_BYTES:
         raise CorruptionError(
-            "file is too large", place=place, found=f"{len(data)} bytes", allowed=_MAX_JSON_BYTES
+            "file is too large", place=place, found=f"{len(data)} bytes", allowed=MAX_JSON_BYTES
+        )
+    if data.count(b"[") + data.count(b"{") > _MAX_JSON_OBJECTS or (
+        data.count(b",") > _MAX_JSON_VALUES
+    ):
+        raise CorruptionError(
+            "JSON holds too much",
+            place=place,
+            allowed=f"{_MAX_JSON_OBJECTS:,} objects and {_MAX_JSON_VALUES:,} values",
         )
     try:
         content = json.loads(data)

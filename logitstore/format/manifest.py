@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["BlockCounts", "Commit", "Manifest", "StoredObject", "store_fingerprint"]
 
 
+_MOST = 1e18  # what no sum over a unit reaches
 _SUMS = re.compile("([0-9a-f]{8})+")
 
 
@@ -89,8 +90,8 @@ class Commit:
                     "chunks are no checksums", place=f"{place}: {one.path}", found=one.chunks[:80]
                 )
         numbers = [*commit.column_bytes.values(), *commit.sums.values()]
-        if not all(isinstance(one, int | float) for one in numbers):
-            raise CorruptionError("a sum is no number", place=place, allowed="numbers")
+        if not all(isinstance(one, int | float) and abs(one) < _MOST for one in numbers):
+            raise CorruptionError("a sum is no number", place=place, allowed=f"below {_MOST:g}")
         if any(min(one.documents, one.tokens, one.targets) < 1 for one in blocks):
             raise CorruptionError("a block holds nothing", place=place, allowed="1 or more")
         return commit

@@ -5,7 +5,7 @@ temperature, top-k, top-p, min-p. The token is then the argmax of the logits plu
 which is a draw of their softmax. The noise depends on (seed, prompt, answer, position, token)
 alone, so that an answer is the same in any batch, order or restart, as far as the model's numbers
 are: a change of all logits by some 1e-5 gives one token in 40,000 another id
-(docs/decisions/008-draws-of-answers.md).
+(docs/decisions/010-draws-of-answers.md).
 
 Shapes: B rows of a batch, P >= V logit columns, V vocabulary, T tokens of an answer.
 """

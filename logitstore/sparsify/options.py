@@ -51,13 +51,14 @@ def check_temperatures(spec: SparsifierSpec) -> None:
     if spec.temperatures:
         TEMPERATURE.check(spec.temperatures)
     if spec.tail_nodes:
-        nodes = spec.tail_nodes
-        if min(nodes) < 1 / TEMPERATURE.most or max(nodes) != 1.0:  # type: ignore[operator]
+        nodes, most = spec.tail_nodes, TEMPERATURE.most or 0.0
+        asked = [1 / one for one in nodes]
+        if min(nodes) < 1 / most or max(nodes) != 1.0:
             raise SettingError(
                 "a tail's mass is kept for temperatures from 1 up",
                 place="--temperature",
-                found=", ".join(f"{1 / one:g}" for one in nodes),
-                allowed=f"1 to {TEMPERATURE.most:g}",
+                found=", ".join(f"{one:g}" for one in asked if not 1 <= one <= most),
+                allowed=f"1 to {most:g}",
                 remedy="Dump with --sparsify unbiased for lower ones",
             )
     count = max(spec.draw_count, len(spec.tail_nodes))

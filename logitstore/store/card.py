@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING
 
+from logitstore.errors import printable
 from logitstore.sparsify import sparsifier_of
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *
         "container": spec.container,
         "fingerprint": f"`{manifest.fingerprint}`",
     }
-    table = "\n".join(f"| {label} | {value} |" for label, value in rows.items())
+    table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows.items())
     return f"""---
 tags:
 - knowledge-distillation
@@ -65,3 +67,8 @@ or from Python:
     store = logitstore.open("{name}")
     store[0].targets.ids_RK, store[0].targets.logprobs_RK
 """
+
+
+def _cell(text: str) -> str:
+    """A text from elsewhere as a cell of a table: no HTML, no other cell, nothing unseen."""
+    return html.escape(printable(text), quote=False).replace("|", "\\|")

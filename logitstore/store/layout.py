@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, ObjectMissing, StoreError
-from logitstore.format.json import canonical_json, checked_content, parse_json
+from logitstore.format.json import MAX_JSON_BYTES, canonical_json, checked_content, parse_json
 from logitstore.format.manifest import Commit, Manifest
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
@@ -44,6 +44,8 @@ TOKENIZER = "tokenizer/"
 TOKENIZER_HASHES = "tokenizer_sha256"  # in the provenance of a spec
 DATA = "data/"
 LEASES = "leases/"
+
+_MOST_TOKENIZER_BYTES = 256 << 20  # Gemma's tokenizer.json has 33 MB
 
 # Parts of names: nothing in them can leave the store.
 _UNIT = re.compile(r"[0-9]{6,12}")
@@ -147,6 +149,24 @@ class StoreLayout:
         names = self.storage.list(TOKENIZER)
         return sorted(name for name in names if is_tokenizer_name(name.removeprefix(TOKENIZER)))
 
+    def read_small(self, name: str) -> bytes:
+        """An object that is not read in pieces, if it is as small as such objects are.
+
+        name: of the object.
+
+        Raises ObjectMissing, and CorruptionError for one that is too large: before it is read.
+        """
+        most = _MOST_TOKENIZER_BYTES if name.startswith(TOKENIZER) else MAX_JSON_BYTES
+        size = self.storage.size(name)
+        if size is not None and size > most:
+            raise CorruptionError(
+                "file is too large",
+                place=self.place(name),
+                found=f"{size:,} bytes",
+                allowed=f"up to {most:,}",
+            )
+        return self.storage.read(name)
+
     def read_plan(self) -> Plan:
         """plan.json."""
         return self.parse_plan(self._read(PLAN))
@@ -169,7 +189,7 @@ class StoreLayout:
     def read_commit_named(self, name: str) -> Commit | None:
         """The commit that is the object `name`; None where there is no such object."""
         try:
-            data = self.storage.read(name)
+            data = self.read_small(name)
         except ObjectMissing:
             return None
         place = self.place(name)
@@ -187,7 +207,7 @@ class StoreLayout:
 
     def read_manifest(self) -> Manifest:
         """manifest.json, which must be the canonical serialisation of its content."""
-        data, place = self.storage.read(MANIFEST), self.place(MANIFEST)
+        data, place = self.read_small(MANIFEST), self.place(MANIFEST)
         content = parse_json(data, place=place)
         if canonical_json(content) != data:
             raise CorruptionError("manifest has changed since it was written", place=place)
@@ -199,7 +219,7 @@ class StoreLayout:
 
     def _read(self, name: str) -> bytes:
         try:
-            return self.storage.read(name)
+            return self.read_small(name)
         except ObjectMissing as error:
             raise CorruptionError("file is missing", place=self.place(name)) from error
 

@@ -233,7 +233,10 @@ class LocalStorage:
                     return write()
                 except FileNotFoundError:
                     continue
-            raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(path))
+            reason = "it was removed while it was written"
+            if not path.parent.is_dir():
+                reason = "no folder can be made there"
+            raise FileNotFoundError(errno.ENOENT, reason, str(path))
 
     def _refuse_unlisted(self, error: OSError) -> None:
         """A folder that cannot be listed; one that has just gone is no error."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +24,9 @@ from logitstore.errors import (
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
-from logitstore.store.containers.base import fields_of
+from logitstore.store.containers.base import fields_of, shard_limits
 from logitstore.store.layout import COMMITS, MANIFEST, SPEC, TOKENIZER, StoreLayout
-from logitstore.store.storage import StorageLike, sha256_of
+from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 __all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store", "seal_faults"]
@@ -36,6 +37,8 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
+# Open shards kept: each holds its table of V ids and some 100 KB of indexes and metadata.
+_SHARDS_BYTES, _SHARD_BYTES, _LEAST_SHARDS = 256 << 20, 100 << 10, 16
 # What content that nobody wrote on purpose has been seen to raise below the explicit checks.
 MALFORMED = (
     ValueError,
@@ -204,7 +207,7 @@ def _asks_for_code(config: bytes) -> bool:
 
 def _hash(layout: StoreLayout, name: str) -> str | None:
     try:
-        return sha256_of(layout.storage, name)
+        return hashlib.sha256(layout.read_small(name)).hexdigest()
     except ObjectMissing:
         return None
 
@@ -246,8 +249,8 @@ class Store(Sequence[StoredDocument]):
 
         Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
         """
-        storage, names = self.layout.storage, self.layout.tokenizer_names()
-        files = {name.removeprefix(TOKENIZER): storage.read(name) for name in names}
+        names = self.layout.tokenizer_names()
+        files = {name.removeprefix(TOKENIZER): self.layout.read_small(name) for name in names}
         for name, data in files.items():
             if name == _TOKENIZER_CONFIG and _asks_for_code(data):
                 raise CorruptionError(
@@ -363,25 +366,31 @@ class Store(Sequence[StoredDocument]):
     def _codec(self) -> Codec:
         return codec_for(self.spec)
 
-    @cached_property
-    def _shards(self) -> dict[str, ShardReader]:
-        return {}
-
     def _shard(self, commit: Commit) -> ShardReader:
-        if commit.unit not in self._shards:
-            shard = load_container(self.spec.container).open(
-                self.layout.storage,
-                self.layout.shard_prefix(commit),
-                blocks=commit.blocks,
-                objects=commit.objects,
-                entries=self._codec.entries,
-            )
-            try:
-                self._codec.check_tables(shard.tables)
-            except CorruptionError as error:
-                raise _at(self._shard_place(commit), error) from error
-            self._shards[commit.unit] = shard
-        return self._shards[commit.unit]
+        return self._open_cached(commit.unit)
+
+    @cached_property
+    def _open_cached(self) -> Callable[[str], ShardReader]:
+        """Open shards, the least recently used of which are let go: a store may have any number."""
+        commits = {commit.unit: commit for commit in self.commits}
+        each = _SHARD_BYTES + 4 * self.spec.tokenizer.vocab_size
+        most = max(_LEAST_SHARDS, _SHARDS_BYTES // each)
+        return lru_cache(most)(lambda unit: self._open_shard(commits[unit]))
+
+    def _open_shard(self, commit: Commit) -> ShardReader:
+        shard = load_container(self.spec.container).open(
+            self.layout.storage,
+            self.layout.shard_prefix(commit),
+            blocks=commit.blocks,
+            objects=commit.objects,
+            entries=self._codec.entries,
+            limits=shard_limits(self._codec),
+        )
+        try:
+            self._codec.check_tables(shard.tables)
+        except CorruptionError as error:
+            raise _at(self._shard_place(commit), error) from error
+        return shard
 
     def _shard_place(self, commit: Commit) -> str:
         return self.layout.place(self.layout.shard_prefix(commit).rstrip("/"))

@@ -19,6 +19,7 @@ from logitstore.errors import CorruptionError, LogitStoreError
 from logitstore.format.columns import Columns
 from logitstore.format.manifest import BlockCounts, Commit, StoredObject
 from logitstore.store.containers import load_container
+from logitstore.store.containers.base import shard_limits
 from logitstore.store.layout import DATA
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
@@ -121,7 +122,12 @@ class UnitWriter:
             )
         counts = [_counts(block) for block in blocks]
         shard = self.container.open(
-            storage, prefix, blocks=counts, objects=objects, entries=entries
+            storage,
+            prefix,
+            blocks=counts,
+            objects=objects,
+            entries=entries,
+            limits=shard_limits(self.codec),
         )
         same = [_equal(shard.block(number), one) for number, one in enumerate(columns)]
         if not all(same) or not _equal_arrays(shard.tables, tables):

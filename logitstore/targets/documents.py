@@ -10,7 +10,7 @@ R targets.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,6 +153,13 @@ class DocumentBlock:
     targets: SparseTargets
     other_draws: tuple[SparseTargets, ...] = ()  # as in StoredDocument; empty after reading
     sampler_logprobs_R: np.ndarray | None = None  # float32, as in Document
+    # Where each document ends, summed once: in a block of tiny documents it is asked for often.
+    _token_stops_D: np.ndarray = field(init=False)
+    _target_stops_D: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_token_stops_D", np.cumsum(self.token_lengths_D))
+        object.__setattr__(self, "_target_stops_D", np.cumsum(self.target_lengths_D))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -194,8 +201,9 @@ class DocumentBlock:
 
     def document(self, number: int) -> StoredDocument:
         """Document `number` of the block, from 0, as views of its arrays."""
-        tokens = _span(self.token_lengths_D, number)
-        rows, sampler_R = _span(self.target_lengths_D, number), self.sampler_logprobs_R
+        tokens = _span(self._token_stops_D, self.token_lengths_D, number)
+        rows = _span(self._target_stops_D, self.target_lengths_D, number)
+        sampler_R = self.sampler_logprobs_R
         return StoredDocument(
             document=Document(
                 id=self.ids[number],
@@ -221,6 +229,6 @@ def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     return np.concatenate(there) if there else None
 
 
-def _span(lengths_D: np.ndarray, number: int) -> slice:
-    start = int(lengths_D[:number].sum())
-    return slice(start, start + int(lengths_D[number]))
+def _span(stops_D: np.ndarray, lengths_D: np.ndarray, number: int) -> slice:
+    stop = int(stops_D[number])
+    return slice(stop - int(lengths_D[number]), stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,16 @@ from logitstore.teacher.models import model_config, model_path
 from logitstore.teacher.transformers import TransformersTeacher
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from logitstore.format.spec import TeacherSpec
+    from logitstore.targets.documents import Document
     from logitstore.teacher.base import Teacher
 
 __all__ = [
+    "UnloadedTeacher",
     "is_name",
     "logit_columns",
     "model_context",
@@ -125,6 +133,31 @@ def model_context(source: Any) -> int | None:
         return None
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     return context if isinstance(context, int) and context > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadedTeacher:
+    """A teacher whose context is known and whose weights are not read."""
+
+    context: int | None
+
+    @staticmethod
+    def of(source: Any) -> UnloadedTeacher:
+        """That of a name, of a loaded model, or of a `Teacher`.
+
+        source: what was given as the teacher.
+        """
+        named = is_name(source) or isinstance(source, nn.Module)
+        return UnloadedTeacher(model_context(source) if named else source.context)
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """Nobody knows it yet."""
+        raise ModelError("the teacher is not loaded")
+
+    def logits(self, batch: Sequence[Document]) -> Iterator[tuple[Tensor, Tensor]]:
+        """It gives none."""
+        raise ModelError("the teacher is not loaded", found=f"{len(batch)} documents")
 
 
 def _config_of(name: object) -> Any:

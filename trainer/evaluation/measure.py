@@ -44,6 +44,8 @@ from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
 from trainer.training import run_folder
+from trainer.training.run_result import weight_hashes
+from trainer.training.state_files import EVALUATION, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,7 +90,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
 
     A loaded model is left in the mode that it was in. The result is written to `eval.json` in
     `out`, or in `model` where that is a run and `logits`
-    are given: plain text must not take the place of a comparison with the teacher. Raises
+    are given: plain text must not take the place of a comparison with the teacher. There it also
+    names the weights that were measured, by their sha256. Raises
     SettingError, StoreError, ModelError (also where a loss is no finite number); TokenizerError
     where model and store do not match.
     """
@@ -113,7 +116,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
         )
     result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
     if out is not None:
-        run_folder.write_json(out / "eval.json", result)
+        weights = None if subject.folder is None else weight_hashes(subject.folder)
+        write_state(out / "eval.json", {"format": EVALUATION, "weights": weights} | result)
     return result
 
 

@@ -8,6 +8,10 @@ message names the file and the place in it. JSON is read with the caps and the e
 and not with `logitstore.plumbing.parse_json`, which reads objects of a store: that refuses NaN and
 infinities, which other programs write for a run that has diverged and which the page shows as "not
 finite", and files above 64 MiB, which the history of a long run exceeds.
+
+What carries a hash must have it. The figures of an eval.json are those of a run only if it names
+weights that run.json names too: others are left out, and the report says so. Files of earlier
+versions name none.
 """
 
 from __future__ import annotations
@@ -20,11 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError, StorageError, StoreError
+from logitstore.plumbing import checked_content, printable
+from trainer.training.run_record import FORMAT
+from trainer.training.state_files import CHECK, EVALUATION, refuse_changed_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RunFolder", "as_number", "load_runs", "printable", "words"]
+__all__ = ["RunFolder", "as_number", "load_runs", "words"]
 
 MAX_JSON_BYTES = 256 * 2**20  # a history of a million reports takes about 200 MB
 
@@ -38,6 +45,7 @@ class RunFolder:
     run: dict[str, Any] | None
     history: list[dict[str, Any]] | None
     evaluation: dict[str, Any] | None
+    stray: str | None = None  # why eval.json is not the run's, where it was left out
 
     @property
     def reference(self) -> bool:
@@ -96,12 +104,20 @@ def _names(dirs: Sequence[str | Path]) -> list[str]:
 def _load(folder: Path, name: str) -> RunFolder:
     if not folder.is_dir():
         raise SettingError("no such folder", place=folder)
+    record = _read(folder / "run.json", kind=dict)
+    files = record.get("files") if record is not None else None
+    history = _read(folder / "history.json", kind=list)
+    evaluation = _read(folder / "eval.json", kind=dict)
+    if isinstance(files, dict) and history is not None:
+        refuse_changed_file(folder / "history.json", str(files.get("history.json")))
+    stray = _why_stray(record, evaluation)
     run = RunFolder(
         name=name,
         folder=folder,
-        run=_read(folder / "run.json", kind=dict),
-        history=_read(folder / "history.json", kind=list),
-        evaluation=_read(folder / "eval.json", kind=dict),
+        run=record,
+        history=history,
+        evaluation=None if stray else evaluation,
+        stray=stray,
     )
     if run.reference and run.evaluation is None:
         raise StoreError(
@@ -111,6 +127,20 @@ def _load(folder: Path, name: str) -> RunFolder:
             remedy="`trainer fit` writes the first two, `trainer eval --out` the third",
         )
     return run
+
+
+def _why_stray(run: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str | None:
+    """Why an evaluation is not that of the run beside it; None where it is, or nothing says so."""
+    if run is None or evaluation is None or run.get("format") != FORMAT:
+        return None  # a reference, or a run of an earlier version
+    if not run.get("finished"):
+        return "the run has not finished"
+    weights, files = evaluation.get("weights"), run.get("files")
+    if not isinstance(weights, dict) or not weights:
+        return "it names no weights"
+    if not isinstance(files, dict) or not weights.items() <= files.items():
+        return "it is of other weights"
+    return None
 
 
 def _read(path: Path, *, kind: type) -> Any:
@@ -130,7 +160,17 @@ def _read(path: Path, *, kind: type) -> Any:
     if not isinstance(content, kind) or not all(isinstance(one, dict) for one in objects):
         allowed = "a list of objects" if kind is list else "an object"
         raise StoreError("unexpected JSON", place=path, found=words(content), allowed=allowed)
-    return content
+    return _checked(content, path) if isinstance(content, dict) else content
+
+
+def _checked(content: dict[str, Any], path: Path) -> Any:
+    """`content` without its hash. Raises StoreError where it lacks its own."""
+    if content.get("format") in (FORMAT, EVALUATION) and CHECK not in content:
+        raise StoreError("lacks the hash of its content", place=path, allowed=f"a field {CHECK}")
+    try:
+        return checked_content(content, place=str(path))
+    except ValueError as error:  # NaN has no canonical form
+        raise StoreError("not valid JSON", place=path, found=printable(str(error))) from error
 
 
 def as_number(value: Any, place: object) -> float | None:
@@ -155,8 +195,3 @@ def words(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = printable(text)
     return text if len(text) <= 400 else f"{text[:399]}…"
-
-
-def printable(text: str) -> str:
-    """`text` without control characters, which could steer a terminal or break the page."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)

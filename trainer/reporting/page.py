@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from logitstore import StorageError
-from logitstore.plumbing import options_of, takes
-from trainer.reporting.data import RunFolder, as_number, load_runs, printable, words
+from logitstore.plumbing import options_of, printable, takes
+from trainer.reporting.data import RunFolder, as_number, load_runs, words
 from trainer.reporting.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
 from trainer.reporting.figures import reliability_chart as draw_reliability
 from trainer.reporting.options import ReportOptions
@@ -96,7 +97,7 @@ def render_table(report: Report) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for number, row in enumerate(report.rows):
         # Text, not str: a run's name is data, not markup for the terminal.
-        cells = [Text(row["name"], style="italic" if row["reference"] else "")]
+        cells = [Text(printable(row["name"]), style="italic" if row["reference"] else "")]
         for key in columns:
             shown = cell(key, row)
             cells.append(Text(f"*{shown}", "bold") if number in best[key] else Text(shown))
@@ -114,16 +115,26 @@ def print_table(report: Report, *, console: Console | None = None) -> None:
     console = console or Console()
     console.print(render_table(report))
     for note in (_LEGEND, *report.notes):
-        console.print(Text(note), style="dim")
-    console.print(Text(f"page: {report.path}"), soft_wrap=True)
+        console.print(Text(printable(note)), style="dim")
+    console.print(Text(printable(f"page: {report.path}")), soft_wrap=True)
 
 
 # --- the page ---------------------------------------------------------------------------------
 
 
+def _visible(value: Any) -> Any:
+    """A text from elsewhere without what turns its direction around or cannot be seen."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n") if plain else value
+
+
 def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
     )
     source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     best = {key: best_rows(key, rows) for key in COLUMNS}

@@ -160,11 +160,18 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         "history.json, so no curves": [
             run for run in runs if not run.history and not run.reference
         ],
-        "eval.json, so no held-out figures": [run for run in runs if not run.evaluation],
+        "eval.json, so no held-out figures": [
+            run for run in runs if not run.evaluation and not run.stray
+        ],
     }
     notes += [
         f"Without {what}: {', '.join(run.name for run in some)}."
         for what, some in lacking.items()
         if some
+    ]
+    notes += [
+        f"The eval.json of {run.name} is left out: {run.stray}. Measure it anew: `trainer eval`."
+        for run in runs
+        if run.stray
     ]
     return tuple(notes)

@@ -15,6 +15,7 @@ from logitstore import ModelError
 from logitstore.plumbing import Meter
 from trainer.training import run_folder
 from trainer.training.metrics import history_of
+from trainer.training.state_files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ class ReportToFolder(TrainerCallback):
         if args.should_save:
             path = Path(args.output_dir) / "history.json"
             with run_folder.explain_failed_write(path, remedy=self._remedy):
-                run_folder.write_json(path, history_of(state.log_history))
+                write_json(path, history_of(state.log_history))
 
 
 class SaveAtInterrupt(TrainerCallback):

@@ -27,11 +27,17 @@ from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProg
 from trainer.training.loop import DistillationTrainer
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
+from trainer.training.run_record import FORMAT, run_fingerprint, write_record
+from trainer.training.run_result import (
+    refuse_in_the_way,
+    result_hashes,
+    tokenizer_of,
+    write_tokenizer,
+)
+from trainer.training.state_files import write_json
 from trainer.training.student import load_student
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from transformers import PreTrainedModel
 
     from trainer.data.store import StoreLike
@@ -54,8 +60,10 @@ def fit(**values: Any) -> dict[str, Any]:
     warm-up and then falls to 0 along a cosine.
 
     With `resume` an unfinished run goes on from its newest whole checkpoint and gives the same
-    weights as a run without a stop. A finished run is not changed. Raises SettingError, SpecError
-    (the run was begun with other options), StoreError, StorageError (a place that cannot be
+    weights as a run without a stop; a checkpoint that has changed since it was written is passed
+    over with a warning. A finished run is not changed; where files of its result are gone, `resume`
+    makes them anew. Raises SettingError, SpecError (the run was begun with other options),
+    StoreError (also for a run whose files have changed), StorageError (a place that cannot be
     written), ModelError.
     """
     options = FitOptions(**values)
@@ -67,7 +75,11 @@ def fit(**values: Any) -> dict[str, Any]:
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
         return found
-    return _Fit(store=store, options=options, wanted=wanted, args=args, begun=found).run()
+    tokenizer = tokenizer_of(store)
+    refuse_in_the_way(options.out, tokenizer)
+    return _Fit(
+        store=store, options=options, wanted=wanted, args=args, begun=found, tokenizer=tokenizer
+    ).run()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +91,7 @@ class _Fit:
     wanted: dict[str, Any]
     args: TrainingArguments
     begun: dict[str, Any] | None  # run.json, where the run goes on
+    tokenizer: dict[str, bytes]  # the store's, by the names of its files
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and write the result."""
@@ -92,6 +105,7 @@ class _Fit:
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths)
+        _refuse_other_student(student, record, name=self.options.student)
         batches = batches_of(
             self.store,
             model=student,
@@ -116,8 +130,9 @@ class _Fit:
         loop.remove_callback(PrinterCallback)
         loop.add_callback(TellProgress(self.options.on_progress, lambda: loop.tokens_seen))
         loop.resume_remedy = _RESUME
+        loop.run = run_fingerprint(record)
         if self.begun is None and self.args.should_save:
-            run_folder.write_json(self.options.out / "run.json", record)
+            write_record(self.options.out, record)
         self._train(loop, interrupt)
         return self._finish(loop, record)
 
@@ -134,23 +149,20 @@ class _Fit:
         if steps is None:
             steps = count_steps(packing, lengths, epochs=self.wanted["epochs"])
         return {
-            "format": run_folder.FORMAT,
+            "format": FORMAT,
             "wanted": self.wanted,
             "settings": self.wanted | {"steps": steps},
             "packing": packing.to_json(),
             "store": self.store.fingerprint,
             "teacher": self.store.spec.teacher.name,
-            "parameters": sum(parameter.numel() for parameter in student.parameters()),
+            "parameters": _parameters(student),
             "finished": False,
         }
 
     def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
         """Train from the newest whole checkpoint, if there is one, to the last step."""
-        newest = run_folder.newest_checkpoint(self.options.out)
-        loop.accelerator.wait_for_everyone()  # before torn checkpoints are removed
-        if self.args.should_save:
-            run_folder.remove_torn_checkpoints(self.options.out)
-        if newest is not None and newest[1]["step"] >= self.args.max_steps:
+        newest = loop.newest_checkpoint()
+        if newest is not None and newest.step >= self.args.max_steps:
             loop.restore(newest)  # it was killed after the last step: no step is left
             return
         with interrupt.listening(ranks=self.args.world_size):
@@ -162,6 +174,7 @@ class _Fit:
         out = self.options.out
         history = history_of(loop.state.log_history)
         finished = record | {
+            "format": FORMAT,
             "finished": True,
             "seconds": loop.seconds,
             "metrics": history[-1],
@@ -170,9 +183,13 @@ class _Fit:
             loop.save_model(str(out))
             if self.args.should_save:
                 LocalStorage(out).delete("training_args.bin")  # a pickle that nobody needs
-                _write_tokenizer(self.store, LocalStorage(out))
-                run_folder.write_json(out / "history.json", history)
-                run_folder.write_json(out / "run.json", finished)
+                write_tokenizer(out, self.tokenizer)
+                write_json(out / "history.json", history)
+                LocalStorage(
+                    out
+                ).sync()  # what transformers wrote, before it is named as the result
+                finished["files"] = result_hashes(out, tokenizer=self.tokenizer)
+                write_record(out, finished)
         loop.accelerator.wait_for_everyone()
         return finished
 
@@ -191,6 +208,25 @@ def _refuse_ruined(loop: DistillationTrainer) -> None:
             found=f"{len(ruined)} tensors",
             remedy="Begin a run with a lower --lr in another folder",
         )
+
+
+def _refuse_other_student(
+    student: PreTrainedModel, record: dict[str, Any], *, name: object
+) -> None:
+    """Raise ModelError where the student is not the one that the run was begun with."""
+    found = _parameters(student)
+    if found != record["parameters"]:
+        raise ModelError(
+            "the student is not the one that the run was begun with",
+            place=name,
+            found=f"{found:,} parameters",
+            allowed=f"{record['parameters']:,}",
+            remedy="Give the student of before, or name another folder (--out)",
+        )
+
+
+def _parameters(student: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in student.parameters())
 
 
 def _dtype(dtype: str, device: str) -> str:
@@ -240,13 +276,3 @@ def _begin(
     if isinstance(answer[0], LogitStoreError):
         raise answer[0]
     return answer[0]
-
-
-def _write_tokenizer(store: StoreLike, run: LocalStorage) -> None:
-    """Write the files of the store's tokenizer, if it has one, into the folder of the run.
-
-    A file of the model that has the same name stays.
-    """
-    files: Mapping[str, bytes] = getattr(store, "tokenizer_files", dict)()
-    for name, data in files.items():
-        run.put_if_absent(name, data)

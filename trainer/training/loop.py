@@ -25,6 +25,12 @@ from trainer.losses.distillation import loss_from_forward, loss_inside_forward, 
 from trainer.losses.options import ALPHA
 from trainer.training import run_folder
 from trainer.training.callbacks import StopBeforeNonFinite
+from trainer.training.checkpoints import (
+    Checkpoint,
+    complete_checkpoint,
+    find_checkpoints,
+    read_checkpoint,
+)
 from trainer.training.metrics import MetricSums
 
 if TYPE_CHECKING:
@@ -69,6 +75,8 @@ class DistillationTrainer(Trainer):
     resume_remedy = (
         "Make room, then go on from the last whole checkpoint: resume_from_checkpoint=True"
     )
+
+    run: str | None = None  # the hash of what decides the result, where a run.json says it
 
     def __init__(
         self,
@@ -217,29 +225,43 @@ class DistillationTrainer(Trainer):
 
         Raises StoreError where there is no whole checkpoint.
         """
-        if resume_from_checkpoint is True:
-            found = run_folder.newest_checkpoint(Path(self.args.output_dir))
-        elif resume_from_checkpoint:
-            found = run_folder.whole_checkpoint(Path(resume_from_checkpoint))
-        else:
+        if not resume_from_checkpoint:
             return self.train_from(None, trial, ignore_keys_for_eval)
-        if found is None:
-            place = self.args.output_dir if resume_from_checkpoint is True else None
-            raise StoreError("there is no whole checkpoint", place=place or resume_from_checkpoint)
-        return self.train_from(found, trial, ignore_keys_for_eval)
+        if resume_from_checkpoint is True:
+            place, newest = Path(self.args.output_dir), self.newest_checkpoint()
+        else:
+            place = Path(resume_from_checkpoint)
+            newest = read_checkpoint(place, run=self.run, fits=self.go_to)
+        if newest is None:
+            raise StoreError("there is no whole checkpoint", place=place)
+        return self.train_from(newest, trial, ignore_keys_for_eval)
 
-    def train_from(self, checkpoint: tuple[Path, dict[str, Any]] | None, *arguments: Any) -> Any:
-        """`train` from a checkpoint that `run_folder.newest_checkpoint` has found and checked.
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint in the output folder; None where none was ever completed.
+
+        What is passed over is told, and put aside. Raises StoreError where all are damaged.
+        """
+        out = Path(self.args.output_dir)
+        found = find_checkpoints(out, run=self.run, fits=self.go_to)
+        found.refuse_none(out)
+        self.accelerator.wait_for_everyone()  # every rank has looked before one clears up
+        if self.args.should_save:
+            found.tell()
+            found.clear(out)
+        return found.newest
+
+    def train_from(self, checkpoint: Checkpoint | None, *arguments: Any) -> Any:
+        """`train` from a checkpoint that was found and checked.
 
         Args:
-            checkpoint: The folder and the state of the checkpoint; None begins anew.
+            checkpoint: The checkpoint; None begins anew.
             arguments: Further arguments of `transformers.Trainer.train`.
         """
         folder = None
         if checkpoint is not None:
-            folder = str(checkpoint[0])
-            self._batches.load_state_dict(checkpoint[1]["stream"])
-            self._go_on_from(checkpoint[1])
+            folder = str(checkpoint.folder)
+            self.go_to(checkpoint.state["stream"])
+            self._go_on_from(checkpoint.state)
         try:
             with loss_inside_forward(self.model):
                 return super().train(folder, *arguments)
@@ -247,11 +269,15 @@ class DistillationTrainer(Trainer):
             if self._batch_thread is not None:
                 self._batch_thread.close()  # type: ignore[attr-defined]
 
-    def restore(self, checkpoint: tuple[Path, dict[str, Any]]) -> None:
+    def go_to(self, stream: dict[str, Any]) -> None:
+        """Set the position of the batches. Raises SettingError for one that they cannot have."""
+        self._batches.load_state_dict(stream)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Load the weights and reports of `checkpoint`, without training from there."""
-        self._go_on_from(checkpoint[1])
-        self._load_from_checkpoint(str(checkpoint[0]))
-        self.state = TrainerState.load_from_json(str(checkpoint[0] / TRAINER_STATE_NAME))
+        self._go_on_from(checkpoint.state)
+        self._load_from_checkpoint(str(checkpoint.folder))
+        self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
 
     def _go_on_from(self, state: dict[str, Any]) -> None:
         self._began = time.monotonic() - state["seconds"]
@@ -264,7 +290,7 @@ class DistillationTrainer(Trainer):
             sums = self._sums.gathered()
             self.accelerator.wait_for_everyone()  # every rank has written its part
             if self.args.should_save:
-                run_folder.complete_checkpoint(
+                complete_checkpoint(
                     folder,
                     {
                         "step": self.state.global_step,
@@ -272,6 +298,7 @@ class DistillationTrainer(Trainer):
                         "seconds": self.seconds,
                         "sums": sums,
                     },
+                    run=self.run,
                 )
 
 

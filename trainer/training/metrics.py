@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from trainer.losses.fused import LossSums
 
-__all__ = ["METRICS", "MetricSums", "history_of"]
+__all__ = ["METRICS", "SUMMED", "MetricSums", "history_of"]
 
 # Means over the targets of the sums that every forward gives, and of the agreement over those
 # "judged", where the teacher's likeliest token is known.
 METRICS = ("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement")
-_SUMMED = (*METRICS, "judged", "targets")
+SUMMED = (*METRICS, "judged", "targets")
 _REPORTED = {*METRICS, "step", "targets", "seconds", "grad_norm", "epoch"}
 
 
@@ -46,14 +46,14 @@ class MetricSums:
         """The sums over all ranks, without what no rank has summed. All ranks must call it."""
         zero = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
         local = torch.stack(
-            [self._sums.get(name, zero) for name in _SUMMED]
-            + [zero + (name in self._sums) for name in _SUMMED]
+            [self._sums.get(name, zero) for name in SUMMED]
+            + [zero + (name in self._sums) for name in SUMMED]
         )
         total = self._accelerator.reduce(local, reduction="sum").tolist()
-        seen = dict(zip(_SUMMED, total[len(_SUMMED) :], strict=True))
+        seen = dict(zip(SUMMED, total[len(SUMMED) :], strict=True))
         return {
             name: self._carried.get(name, 0.0) + value
-            for name, value in zip(_SUMMED, total[: len(_SUMMED)], strict=True)
+            for name, value in zip(SUMMED, total[: len(SUMMED)], strict=True)
             if seen[name] or name in self._carried
         }
 

@@ -1,72 +1,46 @@
-"""A run's folder: what was asked for, how far it got, and which checkpoints are whole.
+"""A run's folder: whether a run may begin in it or go on, and what keeps one from being written.
 
-    run.json           settings, store, packing; rewritten once more when the run has finished
-    history.json       one object for each report of the loss
-    checkpoint-N/      what transformers writes after step N, and complete.json, written last
-    model.safetensors  with config.json and the tokenizer: the result
-
-A checkpoint is used only if its complete.json has the hash of every file: transformers writes a
-dozen files in no fixed order, so a killed run leaves folders that look like checkpoints.
+run.json             settings, store, packing; rewritten once more when the run has finished
+history.json         one object for each report of the loss
+checkpoint-N/        what a run goes on from (checkpoints.py)
+model.safetensors    with config.json and the tokenizer: the result (run_result.py)
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-import shutil
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from logitstore import SpecError, StorageError, StoreError
-from logitstore.plumbing import LocalStorage, options_of, parse_json, sha256_of
+from logitstore import CorruptionError, SpecError, StorageError, StoreError
+from logitstore.plumbing import LocalStorage, options_of
 from trainer.training.options import FitOptions
+from trainer.training.run_record import RECORD, read_record
+from trainer.training.run_result import checked_result
+from trainer.training.state_files import same, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = [
     "begin",
-    "complete_checkpoint",
     "explain_failed_write",
-    "newest_checkpoint",
-    "read_json",
+    "refuse_no_place",
     "refuse_other_settings",
     "refuse_unwritable",
-    "remove_torn_checkpoints",
-    "whole_checkpoint",
-    "write_json",
 ]
 
-FORMAT = "trainer-run/1"
-MARKER = "complete.json"
-_PREFIX = "checkpoint-"
+_ELSEWHERE = "Name another folder (--out)"
+_GO_ON = "Go on with it (--resume), or name another folder (--out)"
+_BEGIN_ANEW = "Begin the run anew (--resume): nothing else is there"
+_PUT_BACK = "Put the file back as it was, or name another folder (--out)"
 # What `torch.save` says in its RuntimeError when a file cannot be written; it gives no reason.
 _TORCH_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
-_OBJECTS = ("wanted", "settings", "packing")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON to `path`, whole or not at all."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    LocalStorage(path.parent).put(path.name, (text + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote to `path`; None where there is no such file.
-
-    Raises StoreError where the file cannot be read or holds no JSON.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError("the file cannot be read", place=path, found=error) from error
-    return parse_json(data, place=str(path))
 
 
 def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
@@ -75,42 +49,73 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
     Args:
         out: The folder of the run.
         wanted: The settings that decide the result.
-        resume: Whether an unfinished run may go on.
+        resume: Whether an unfinished run may go on. A finished one is then given back as unfinished
+            if files of its result are gone and a checkpoint can make them anew.
 
-    Raises SpecError where the run in `out` was begun with other settings, StoreError where the
-    folder holds something else, or an unfinished run that nobody asked to resume, StorageError
-    where the folder cannot be read or written. A finished run needs no folder that can be written.
+    Raises SpecError where the run in `out` was begun with other settings; StoreError where the
+    folder holds something else, an unfinished run that nobody asked to resume, or files that have
+    changed since they were written; StorageError where the folder cannot be read or written. A
+    finished run needs no folder that can be written.
     """
     with _explain_bad_folder(out):
-        found = read_json(out / "run.json") if out.is_dir() else None
-        foreign = found is None and out.is_dir() and any(out.iterdir())
-    if foreign:
-        raise StoreError(
-            "holds something else than a run", place=out, remedy="Name another folder (--out)"
-        )
+        found = _begun(out, resume=resume) if out.is_dir() else None
+        there = (out / RECORD).exists()
     if found is not None:
-        _refuse_other_run(found, wanted, out=out, resume=resume)
+        refuse_other_settings(found["wanted"], wanted, place=out / RECORD)
+        if found["finished"]:
+            found = checked_result(out, found, resume=resume)
+        elif not resume:
+            raise StoreError("holds an unfinished run", place=out, remedy=_GO_ON)
+    elif resume and not there:
+        warn(f"{out}: there is no run to go on with, so a new one begins")
     if found is None or not found["finished"]:
         refuse_unwritable(out)
     return found
 
 
-def _refuse_other_run(found: Any, wanted: Mapping[str, Any], *, out: Path, resume: bool) -> None:
-    """Raise StoreError or SpecError where a run that was begun is not to be gone on with."""
-    whole = isinstance(found, dict) and found.get("format") == FORMAT
-    if (
-        not whole
-        or not all(isinstance(found.get(name), dict) for name in _OBJECTS)
-        or not isinstance(found.get("finished"), bool)
-    ):
-        raise StoreError("is no run of this program", place=out / "run.json", allowed=FORMAT)
-    refuse_other_settings(found["wanted"], wanted, place=out / "run.json")
-    if not found["finished"] and not resume:
-        raise StoreError(
-            "holds an unfinished run",
-            place=out,
-            remedy="Go on with it (--resume), or name another folder (--out)",
-        )
+def refuse_no_place(out: Path) -> None:
+    """Refuse a folder in which no run was begun and none can begin.
+
+    Args:
+        out: The folder of a run, which need not be there.
+
+    Raises StoreError where it holds something else, StorageError where it cannot be written.
+    """
+    with _explain_bad_folder(out):
+        if (out / RECORD).exists():
+            return
+        if out.is_dir():
+            _begun(out, resume=False)
+    refuse_unwritable(out)
+
+
+def _begun(out: Path, *, resume: bool) -> dict[str, Any] | None:
+    """The content of run.json in the folder `out`; None where a run may begin.
+
+    That is in a folder without files, and, where it is to be resumed, in one with nothing but a
+    run.json that cannot be read: that run was stopped before it had anything to lose.
+    """
+    others = [name for name in islice(LocalStorage(out).list(""), 2) if name != RECORD]
+    try:
+        found = read_record(out)
+    except CorruptionError as error:
+        if others or not resume:
+            raise _with_remedy(error, _PUT_BACK if others else _BEGIN_ANEW) from error
+        warn(f"{error}; nothing else is there, so the run begins anew")
+        return None
+    except StoreError as error:
+        raise _with_remedy(error, _ELSEWHERE) from error
+    if found is None and others:
+        if any(out.glob("checkpoint-*")):
+            raise StoreError("file is gone", place=out / RECORD, remedy=_PUT_BACK)
+        raise StoreError("holds something else than a run", place=out, remedy=_ELSEWHERE)
+    return found
+
+
+def _with_remedy(error: StoreError, remedy: str) -> StoreError:
+    return type(error)(
+        error.problem, place=error.place, found=error.found, allowed=error.allowed, remedy=remedy
+    )
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -148,7 +153,7 @@ def _explain_bad_folder(folder: Path) -> Iterator[None]:
         raise StorageError(
             f"the folder cannot be used: {reason}",
             place=place,
-            remedy="Name another folder (--out)",
+            remedy=_ELSEWHERE,
         ) from error
 
 
@@ -162,7 +167,9 @@ def refuse_other_settings(
         wanted: The settings that are given now.
         place: What the error names as the place.
     """
-    different = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    different = [
+        key for key in sorted({*found, *wanted}) if not same(found.get(key), wanted.get(key))
+    ]
     if different:
         flags = {one.name: one.flag for one in options_of(FitOptions)}
         listed = ", ".join(
@@ -178,62 +185,6 @@ def refuse_other_settings(
 
 def _told(value: Any) -> str:
     return "not given" if value is None else str(value)
-
-
-def complete_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Mark a checkpoint as whole: sync every file to the disk, then write complete.json.
-
-    Args:
-        folder: The folder of the checkpoint.
-        state: What a resumed run needs besides the files: its step, position and sums.
-    """
-    storage = LocalStorage(folder)
-    storage.sync()
-    hashes = {name: sha256_of(storage, name) for name in storage.list("") if name != MARKER}
-    write_json(folder / MARKER, {"files": hashes, "state": dict(state)})
-
-
-def newest_checkpoint(out: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The latest whole checkpoint in `out` and its state; None where there is none."""
-    for folder in sorted(out.glob(f"{_PREFIX}*"), key=_step, reverse=True):
-        found = whole_checkpoint(folder)
-        if found is not None:
-            return found
-    return None
-
-
-def whole_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint in `folder` and its state; None unless it is whole."""
-    state = _state(folder)
-    return None if state is None else (folder, state)
-
-
-def remove_torn_checkpoints(out: Path) -> None:
-    """Delete the checkpoints in `out` that an interrupted run did not complete."""
-    for folder in out.glob(f"{_PREFIX}*"):
-        if _state(folder) is None:
-            shutil.rmtree(folder)
-
-
-def _state(folder: Path) -> dict[str, Any] | None:
-    """The state of a checkpoint; None unless every file is as it was when it was completed."""
-    try:
-        marker = read_json(folder / MARKER)
-    except StoreError:  # no JSON
-        marker = None
-    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
-        return None
-    for name, sha256 in marker["files"].items():
-        storage = LocalStorage(folder)
-        if storage.size(name) is None or sha256_of(storage, name) != sha256:
-            return None
-    state = marker.get("state")
-    return state if isinstance(state, dict) and isinstance(state.get("stream"), dict) else None
-
-
-def _step(folder: Path) -> int:
-    number = folder.name.removeprefix(_PREFIX)
-    return int(number) if number.isdecimal() else -1
 
 
 @contextmanager

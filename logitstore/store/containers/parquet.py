@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import DOCUMENT_COLUMNS, Columns
 from logitstore.store.containers.base import (
+    ShardLimits,
     add_container_bytes,
     check_block,
     check_objects,
@@ -45,6 +46,8 @@ _SUFFIX = ".parquet"
 _ZSTD_LEVEL = 9
 # Readers fetch about a megabyte at least; larger pages do not compress better here.
 _PAGE_BYTES = 1 << 20
+# A value of 32 bits and its levels, unpacked; and what pages of nothing take.
+_VALUE_BYTES, _LEAST_BYTES, _MOST_SCALARS = 8, 1 << 20, 128
 _TOKEN_LISTS = ("input_ids", "counted")
 
 
@@ -81,6 +84,7 @@ class ParquetContainer:
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
+        limits: ShardLimits | None = None,
     ) -> ParquetShard:
         """See `Container`. Every object is hashed."""
         # Page checksums do not cover the footer, which says where the pages are. So whole objects
@@ -92,6 +96,7 @@ class ParquetContainer:
             blocks=tuple(blocks),
             objects=tuple(objects),
             names=tuple(entries),
+            limits=limits,
         )
 
 
@@ -104,6 +109,7 @@ class ParquetShard:
     blocks: tuple[BlockCounts, ...]
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
+    limits: ShardLimits | None
 
     __getstate__ = fields_of
 
@@ -190,9 +196,43 @@ class ParquetShard:
                 missing_as_corruption(self._place(name)),
                 pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file,
             ):
+                self._check_room(name, file.metadata)
                 yield file
         except (pa.ArrowException, OSError, KeyError) as error:
             raise CorruptionError(f"file is damaged: {error}", place=self._place(name)) from error
+
+    def _check_room(self, name: str, footer: pq.FileMetaData) -> None:
+        """Refuse a file that says to hold more than its commit and the store's spec allow."""
+        if self.limits is None:
+            return
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        found = [(group.num_rows, group.total_byte_size) for group in groups]
+        if name == _DOCUMENTS:
+            entries = self.limits.entries * len(self.names) + _MOST_SCALARS
+            most = [
+                (
+                    block.documents,
+                    _LEAST_BYTES
+                    + _VALUE_BYTES
+                    * (
+                        block.documents * _MOST_SCALARS + 2 * block.tokens + entries * block.targets
+                    ),
+                )
+                for block in self.blocks
+            ]
+        else:
+            most = [(self.limits.table, _LEAST_BYTES + _VALUE_BYTES * self.limits.table)]
+        fits = len(found) == len(most) and all(
+            rows <= most_rows and size <= most_size
+            for (rows, size), (most_rows, most_size) in zip(found, most, strict=True)
+        )
+        if not fits or footer.num_columns > _MOST_SCALARS:
+            raise CorruptionError(
+                "file says to hold more than a shard of this store can",
+                place=self._place(name),
+                found=f"{found[:3]} rows and bytes, {footer.num_columns} columns",
+                allowed=f"up to {most[:3]}, {_MOST_SCALARS} columns",
+            )
 
     def _place(self, name: str) -> str:
         return place_of(self.storage, f"{self.prefix}{name}")

@@ -31,6 +31,7 @@ from zarr.storage import MemoryStore
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import DOCUMENT_COLUMNS, Columns, planes_needed
 from logitstore.store.containers.base import (
+    ShardLimits,
     add_container_bytes,
     check_block,
     check_objects,
@@ -63,6 +64,7 @@ _CHUNKED = ("entries", "scalars", "tokens")  # what is not hashed when a shard i
 _BLOCKED = (*_CHUNKED, "documents")  # every other array is a table
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
+_WIDTH, _MOST_SCALARS = 4, 128  # bytes of an integer; columns of scalars
 _CHAIN = ["bytes", "zstd", "crc32c"]
 _INDEX_CHAIN = ["bytes", "crc32c"]
 
@@ -113,6 +115,7 @@ class ZarrContainer:
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
+        limits: ShardLimits | None = None,
     ) -> ZarrShard:
         """See `Container`. Objects without a checksum of their own are hashed."""
         # Zarr reads a missing file as zeros, without an error. Indexes and chunks have checksums,
@@ -124,6 +127,7 @@ class ZarrContainer:
             blocks=tuple(blocks),
             objects=tuple(objects),
             names=tuple(entries),
+            limits=limits,
         )
 
 
@@ -136,6 +140,7 @@ class ZarrShard:
     blocks: tuple[BlockCounts, ...]
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
+    limits: ShardLimits | None
 
     __getstate__ = fields_of
 
@@ -223,6 +228,8 @@ class ZarrShard:
         for name, array in arrays.items():
             _check_codecs(array, place=self._place(name))
             self._check_rows(name, array)
+            self._check_room(name, array)
+            store.bound(name, math.prod(array.chunks) * array.dtype.itemsize)
         return arrays
 
     def _check_rows(self, name: str, array: zarr.Array) -> None:
@@ -245,6 +252,29 @@ class ZarrShard:
             found=f"{array.shape} in chunks of {array.chunks}",
             allowed=f"{len(rows)} blocks of {max(rows)}",
         )
+
+    def _check_room(self, name: str, array: zarr.Array) -> None:
+        """Refuse more planes, wider rows or longer tables than a shard of this store has."""
+        limits = self.limits
+        if limits is None:
+            return
+        shape, chunks = array.shape, array.chunks
+        allowed = {
+            "entries": (_WIDTH * len(self.names), shape[1], limits.entries),
+            "scalars": (_WIDTH * _MOST_SCALARS, shape[-1]),
+            "tokens": (_WIDTH + 1, shape[-1]),
+            "documents": (shape[0], len(DOCUMENT_COLUMNS)),
+        }.get(name, (_WIDTH, limits.table))
+        small = len(shape) == len(allowed) and all(
+            one <= most for one, most in zip(shape, allowed, strict=True)
+        )
+        if not small or any(one > whole for one, whole in zip(chunks, shape, strict=True)):
+            raise CorruptionError(
+                "array is larger than a shard of this store can be",
+                place=self._place(name),
+                found=f"{shape} in chunks of {chunks}",
+                allowed=f"up to {allowed}",
+            )
 
     def _rows(self, name: str, number: int, count: int) -> slice:
         start = number * self._arrays[name].chunks[1]

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from logitstore.store.storage import Storage
 
-__all__ = ["ObjectStore", "chunk_sums"]
+__all__ = ["ObjectStore", "chunk_sums", "unpacked_size"]
 
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
+_ZSTD_MAGIC, _LEAST_FRAME = b"\x28\xb5\x2f\xfd", 9
 _NOT_THERE = (1 << 64) - 1  # the start of a chunk that an index leaves out
 
 
@@ -38,6 +39,23 @@ def chunk_sums(data: bytes, *, count: int) -> str:
     entries_C2 = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
     sums = [data[start + size - _CRC_BYTES : start + size] for start, size in entries_C2.tolist()]
     return b"".join([*sums, index[-_CRC_BYTES:]]).hex()
+
+
+def unpacked_size(data: bytes) -> int | None:
+    """Bytes that a zstd frame says to unpack to; None where it does not say, or is none.
+
+    As RFC 8878, section 3.1.1.1, lays out the header of a frame.
+    """
+    if len(data) < _LEAST_FRAME or data[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = data[4]
+    single, flag = descriptor >> 5 & 1, descriptor >> 6
+    start = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    width = (single, 2, 4, 8)[flag]
+    if not width:
+        return None
+    size = int.from_bytes(data[start : start + width], "little")
+    return size + 256 if width == 2 else size
 
 
 def _starts(index: bytes) -> list[int]:
@@ -76,6 +94,11 @@ class ObjectStore(Store):
         self.storage, self.prefix, self.sizes, self.sums = storage, prefix, sizes, sums
         self._indexes: dict[str, bytes] = {}
         self._chunks: dict[str, dict[int, bytes]] = {}  # object -> start of a chunk -> its crc32c
+        self._bounds: dict[str, int] = {}  # array -> bytes of a chunk that is unpacked
+
+    def bound(self, array: str, size: int) -> None:
+        """Refuse each chunk of `array` that says to unpack to another size than `size` bytes."""
+        self._bounds[array] = size
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -108,6 +131,14 @@ class ObjectStore(Store):
         start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
         stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
         (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
+        bound = self._bounds.get(key.split("/")[0])
+        if bound is not None and unpacked_size(data) != bound:
+            raise CorruptionError(
+                "a chunk unpacks to another size than its array says",
+                place=f"{place_of(self.storage, name)}, bytes {start} to {stop}",
+                found=unpacked_size(data),
+                allowed=bound,
+            )
         if key in self._chunks and data[-_CRC_BYTES:] != self._chunks[key].get(start):
             raise CorruptionError(
                 "a chunk is another than the one that was committed",

@@ -1,0 +1,110 @@
+"""What can be said of a dump without its teacher: the corpus, its targets, roughly its bytes.
+
+The corpus is read once, and evenly spaced samples of it are tokenised. Weights are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitstore.dumping.job import Job
+from logitstore.forecast.rough_bytes import rough_bytes_per_target
+from logitstore.forecast.samples import Sample, Slices
+from logitstore.progress import OnProgress, tell_stage
+from logitstore.teacher.opening import teacher_name
+
+if TYPE_CHECKING:
+    from logitstore.dumping.options import JobOptions
+
+__all__ = ["CorpusPlan", "plan_only"]
+
+_SLICE_TOKENS = 4096
+_VISIT_TOKENS = 1024
+_SECONDS = 2.0  # for tokenising samples
+
+# What no sample of text tells.
+_MISSING = (
+    "seconds: the teacher was not run",
+    "retained_mass: the teacher was not run",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusPlan:
+    """What would be dumped, without a word of how long it takes."""
+
+    teacher: str | None  # None for an object without a name
+    vocab_size: int
+    context: int | None  # of the teacher; None where its configuration does not say
+    max_length: int  # tokens of a document
+    corpus: str
+    files: tuple[str, ...]
+    unread: tuple[str, ...]
+    corpus_bytes: int
+    records: int
+    shapes: Mapping[str, int]  # of the records that were sampled
+    chat_template: str  # which one is used
+    turns: str  # which turns of a chat count
+    units: int
+    documents: int  # this and what follows by the sample
+    tokens: int
+    targets: int
+    bytes: int | None  # roughly
+    bytes_per_target: float | None
+    sample_documents: int
+    missing: tuple[str, ...]  # what is not told, and why
+
+
+def plan_only(options: Mapping[str, Any], *, on_progress: OnProgress | None) -> CorpusPlan:
+    """What `estimate` says without a teacher.
+
+    Args:
+        options: Those of `estimate`, checked, without `seconds`.
+        on_progress: Is told what is being read.
+    """
+    job = Job.load(options, on_progress=on_progress, with_weights=False)
+    tell_stage(on_progress, f"reading {job.corpus.name}")
+    slices = Slices.of(job, slice_tokens=_SLICE_TOKENS)
+    tell_stage(on_progress, "tokenising samples")
+    sample = Sample(job, slices, visit_tokens=_VISIT_TOKENS)
+    sample.count(seconds=_SECONDS)
+    sample.refuse_empty()
+    targets = round(sample.targets * sample.scale)
+    size = rough_bytes_per_target(job.sparsifier)
+    unmeasured = () if size is not None else ("bytes: no store of this codec was measured",)
+    return CorpusPlan(
+        teacher=teacher_name(job.options.teacher),
+        vocab_size=job.vocab_size,
+        context=job.teacher.context,
+        max_length=job.rules.max_length,
+        corpus=job.corpus.name,
+        files=job.corpus.sources,
+        unread=job.corpus.unread,
+        corpus_bytes=slices.bytes,
+        records=slices.records,
+        shapes=dict(sample.shapes),
+        chat_template=_template(job.options, job.tokenizer, sample),
+        turns=job.options.turns,
+        units=slices.units,
+        documents=round(sample.documents * sample.scale),
+        tokens=round(sample.tokens * sample.scale),
+        targets=targets,
+        bytes=None if size is None else round(size * targets),
+        bytes_per_target=size,
+        sample_documents=round(sample.documents),
+        missing=(*_MISSING, *unmeasured),
+    )
+
+
+def _template(options: JobOptions, tokenizer: Any, sample: Sample) -> str:
+    if set(sample.shapes) <= {"text", "tokens"}:
+        return "none is needed"
+    if options.chat_template is not None:
+        return str(options.chat_template)
+    return (
+        "that of the tokenizer"
+        if getattr(tokenizer, "chat_template", None)
+        else "none: a prompt and its answer are one text"
+    )

@@ -1,0 +1,132 @@
+"""The content of run.json: its fields, what they may hold, and how they agree with each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logitstore import SettingError, StoreError
+from logitstore.plumbing import fingerprint, options_of
+from trainer.training.options import FitOptions
+from trainer.training.state_files import (
+    FLAG,
+    HASHES,
+    NUMBERS,
+    SECONDS,
+    TEXT,
+    Field,
+    count,
+    read_state,
+    refuse_odd_fields,
+    same,
+    write_state,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["FORMAT", "RECORD", "UNHASHED", "read_record", "run_fingerprint", "write_record"]
+
+FORMAT = "trainer-run/2"
+UNHASHED = "trainer-run/1"  # of earlier versions: no hash of its own, none of the result
+RECORD = "run.json"
+
+_OBJECT = Field(allowed="an object", fits=lambda value: isinstance(value, dict))
+_BEGUN = {
+    "format": TEXT,
+    "wanted": _OBJECT,
+    "settings": _OBJECT,
+    "packing": _OBJECT,
+    "store": TEXT,
+    "teacher": TEXT,
+    "parameters": count(1),
+    "finished": FLAG,
+}
+_FINISHED = _BEGUN | {"seconds": SECONDS, "metrics": NUMBERS}
+_PACKING = {"shuffle": _OBJECT, "bins": count(1), "bin_tokens": count(1)}
+# 64 lanes are the most that a shuffle is made with.
+_SHUFFLE = {
+    "fingerprint": TEXT,
+    "seed": count(0, 2**32 - 1),
+    "lanes": count(1, 64),
+    "window": count(1),
+}
+# What decides the weights of the result: a checkpoint names the hash of it.
+_DECIDING = ("wanted", "settings", "packing")
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Write the content of run.json into the folder of a run, whole or not at all."""
+    write_state(out / RECORD, record)
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """The content of run.json in the folder of a run, checked; None where there is none.
+
+    Raises CorruptionError where it has changed since it was written or is no JSON, StoreError where
+    it cannot be read, or where a field is not what it must be.
+    """
+    place = out / RECORD
+    found = read_state(place, kind=FORMAT, unhashed=UNHASHED)
+    if found is None:
+        return None
+    fields = _FINISHED if found.get("finished") is True else _BEGUN
+    if fields is _FINISHED and found["format"] == FORMAT:
+        fields = _FINISHED | {"files": HASHES}
+    refuse_odd_fields(found, fields, place=place)
+    _refuse_odd_settings(found, place=place)
+    _refuse_odd_packing(found, place=place)
+    return found
+
+
+def run_fingerprint(record: Mapping[str, Any]) -> str:
+    """A hash of all in a run.json that decides the weights of the result."""
+    return fingerprint({name: record[name] for name in _DECIDING})
+
+
+def _refuse_odd_settings(record: dict[str, Any], *, place: Path) -> None:
+    """Raise StoreError unless `settings` are those of `wanted` and the number of steps."""
+    wanted, settings = record["wanted"], record["settings"]
+    odd = {*settings} ^ {*wanted, "steps"}
+    if odd:
+        raise StoreError(f"the field settings.{min(odd)} is missing or unknown", place=place)
+    options = {one.name: one for one in options_of(FitOptions)}
+    try:
+        for name, value in settings.items():
+            if name in options:
+                options[name].check(value)
+    except SettingError as error:
+        raise StoreError(f"settings: {error.problem}", place=place, found=error.found) from error
+    steps = settings["steps"] if wanted.get("steps") is None else wanted["steps"]
+    refuse_odd_fields({"steps": steps}, {"steps": count(1)}, place=place, of="settings.")
+    _refuse_difference(settings, wanted | {"steps": steps}, of="settings.", place=place)
+    _refuse_difference(record, {"store": wanted.get("store")}, of="", place=place)
+
+
+def _refuse_odd_packing(record: dict[str, Any], *, place: Path) -> None:
+    """Raise StoreError for a packing that could not have been made with the settings."""
+    packing, settings = record["packing"], record["settings"]
+    refuse_odd_fields(packing, _PACKING, place=place, of="packing.")
+    refuse_odd_fields(packing["shuffle"], _SHUFFLE, place=place, of="packing.shuffle.")
+    made = {"fingerprint": record["store"]} | {
+        name: settings[name] for name in ("seed", "window") if settings.get(name) is not None
+    }
+    _refuse_difference(packing["shuffle"], made, of="packing.shuffle.", place=place)
+    made = {"bins": -(-settings.get("batch_tokens", 1) // packing["bin_tokens"])}
+    if settings.get("micro_tokens") is not None:
+        made["bin_tokens"] = settings["micro_tokens"]
+    _refuse_difference(packing, made, of="packing.", place=place)
+
+
+def _refuse_difference(
+    found: Mapping[str, Any], made: Mapping[str, Any], *, of: str, place: Path
+) -> None:
+    """Raise StoreError for a field of `found` that is not as in `made`."""
+    for name, value in made.items():
+        if not same(found[name], value):
+            raise StoreError(
+                f"the field {of}{name} does not agree with the others",
+                place=place,
+                found=repr(found[name])[:80],
+                allowed=repr(value)[:80],
+            )
