@@ -29,6 +29,7 @@ def record(**changes):
         "store": STORE,
         "teacher": "teacher",
         "parameters": 3064,
+        "configuration": "c" * 64,
         "finished": False,
     } | changes
 

@@ -274,14 +274,17 @@ def test_a_file_in_the_way_of_the_tokenizer_is_kept(tmp_path, store, config):
     assert (out / "tokenizer.json").read_text() == "another"
 
 
-def test_a_student_of_another_size_is_refused_when_a_run_goes_on(tmp_path, store, config):
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"rms_norm_eps": 1e-3}])
+def test_another_student_is_refused_when_a_run_goes_on(tmp_path, store, config, change):
+    """Of another size, or one whose weights compute something else."""
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "run", config, steps=4, report=interrupt_at(4))
-    config.write_text(
-        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
-    )
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | change))
     with pytest.raises(ModelError, match="not the one that the run was begun with"):
         fit(tmp_path / "run", config, steps=4, resume=True)
+    config.write_text(json.dumps(content))  # the same, laid out otherwise
+    assert fit(tmp_path / "run", config, steps=4, resume=True)["finished"]
 
 
 def test_another_setting_or_store_is_refused_by_name(tmp_path, store, config):

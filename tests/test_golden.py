@@ -341,6 +341,7 @@ def test_an_unfinished_run_goes_on_to_the_recorded_end(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["5", "6", "7", "8"]  # the checkpoint is that of step 4
+    assert done.stderr.count("written by an earlier version, without a hash of its own") == 1
     reports = json.loads((tmp_path / "run" / "history.json").read_text())
     assert len(reports) == len(wanted["reports"])
     for found, report in zip(reports, wanted["reports"], strict=True):

@@ -38,7 +38,7 @@ from trainer.training.run_result import (
 )
 from trainer.training.schedule import share_of_rate
 from trainer.training.state_files import write_json
-from trainer.training.student import load_student
+from trainer.training.student import configuration_hash, load_student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,7 +108,7 @@ class _Fit:
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths)
-        _refuse_other_student(student, record, name=self.options.student)
+        _refuse_other_student(student, record, name=str(self.options.student))
         batches = batches_of(
             self.store,
             model=student,
@@ -159,6 +159,7 @@ class _Fit:
             "store": self.store.fingerprint,
             "teacher": self.store.spec.teacher.name,
             "parameters": _parameters(student),
+            "configuration": configuration_hash(str(self.options.student)),
             "finished": False,
         }
 
@@ -213,19 +214,22 @@ def _refuse_ruined(loop: DistillationTrainer) -> None:
         )
 
 
-def _refuse_other_student(
-    student: PreTrainedModel, record: dict[str, Any], *, name: object
-) -> None:
-    """Raise ModelError where the student is not the one that the run was begun with."""
-    found = _parameters(student)
-    if found != record["parameters"]:
-        raise ModelError(
-            "the student is not the one that the run was begun with",
-            place=name,
-            found=f"{found:,} parameters",
-            allowed=f"{record['parameters']:,}",
-            remedy="Give the student of before, or name another folder (--out)",
-        )
+def _refuse_other_student(student: PreTrainedModel, record: dict[str, Any], *, name: str) -> None:
+    """Raise ModelError where the student is not the one that the run was begun with.
+
+    The same weights compute something else where its configuration says so.
+    """
+    found = {"parameters": _parameters(student), "configuration": configuration_hash(name)}
+    for what, value in found.items():
+        # Runs of earlier versions name no configuration.
+        if record.get(what, value) != value:
+            raise ModelError(
+                f"the student is not the one that the run was begun with: its {what} differ",
+                place=name,
+                found=value,
+                allowed=record[what],
+                remedy="Give the student of before, or name another folder (--out)",
+            )
 
 
 class _FitLoop(DistillationTrainer):

@@ -42,7 +42,9 @@ _BEGUN = {
     "parameters": count(1),
     "finished": FLAG,
 }
-_FINISHED = _BEGUN | {"seconds": SECONDS, "metrics": NUMBERS}
+_FINISHED = {"seconds": SECONDS, "metrics": NUMBERS}
+# What files of earlier versions lack: the hash of the student's configuration, those of the result.
+_SINCE_HASHES, _OF_A_RESULT = {"configuration": TEXT}, {"files": HASHES}
 _PACKING = {"shuffle": _OBJECT, "bins": count(1), "bin_tokens": count(1)}
 # 64 lanes are the most that a shuffle is made with.
 _SHUFFLE = {
@@ -70,9 +72,9 @@ def read_record(out: Path) -> dict[str, Any] | None:
     found = read_state(place, kind=FORMAT, unhashed=UNHASHED)
     if found is None:
         return None
-    fields = _FINISHED if found.get("finished") is True else _BEGUN
-    if fields is _FINISHED and found["format"] == FORMAT:
-        fields = _FINISHED | {"files": HASHES}
+    done, hashed = found.get("finished") is True, found["format"] == FORMAT
+    fields = _BEGUN | (_FINISHED if done else {}) | (_SINCE_HASHES if hashed else {})
+    fields |= _OF_A_RESULT if done and hashed else {}
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)

@@ -6,6 +6,8 @@ rows are padding), and a context that is as long as the longest document.
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from logitstore import ModelError, SettingError, StoreError, TokenizerError
 from logitstore.plumbing import (
     LMHead,
     auto_class,
+    fingerprint,
     holds_tokenizer,
     load_model,
     load_tokenizer,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from logitstore import StoreSpec
 
 __all__ = [
+    "configuration_hash",
     "load_student",
     "refuse_misfits",
     "refuse_other_tokenizer",
@@ -84,6 +88,24 @@ def load_student(
     model.to(device)
     LMHead.checked(model, vocab_size=spec.tokenizer.vocab_size)
     return model.train()
+
+
+def configuration_hash(name: str) -> str:
+    """The sha256 of what the configuration of a student says, however its file is laid out.
+
+    Args:
+        name: As `load_student` takes it.
+
+    Raises ModelError where it cannot be read.
+    """
+    path = Path(name) if name.endswith(".json") else model_path(name) / "config.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {_in_short(error)}", place=path) from error
+    with suppress(StoreError):  # older ones hold infinities, which no JSON has
+        return fingerprint(parse_json(data, place=str(path)))
+    return hashlib.sha256(data).hexdigest()
 
 
 def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:
