@@ -159,7 +159,10 @@ def test_the_recommendation_keeps_to_its_bound(bounds: dict[str, float], size: f
 
 
 def test_without_anything_modest_the_choice_is_among_all() -> None:
-    assert recommend(TABLE[-1:], max_bytes=None, max_error=None).taken is TABLE[-1]
+    choice = recommend(TABLE[-1:], max_bytes=None, max_error=None)
+    assert choice.taken is TABLE[-1]
+    assert "no setting takes 40 bytes" in choice.reason
+    assert "buy" not in choice.reason
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,14 @@ def recommend(
     if max_error is not None:
         reason = f"fewest bytes with an error within {max_error:g}"
         return _bounded(measured, "--max-error", max_error, _error, _bytes, reason)
-    modest = [one for one in measured if one.bytes_per_target <= _MODEST_BYTES] or measured
-    least = min(one.error for one in modest)
-    near = [one for one in modest if one.error <= _NEAR * least]
-    reason = (
-        f"fewest bytes with an error within {_NEAR:g} times the least that "
-        f"{_MODEST_BYTES:g} bytes a target buy"
-    )
+    modest = [one for one in measured if one.bytes_per_target <= _MODEST_BYTES]
+    least = min(one.error for one in modest or measured)
+    near = [one for one in modest or measured if one.error <= _NEAR * least]
+    reason = f"fewest bytes with an error within {_NEAR:g} times the least"
+    if modest:
+        reason += f" that {_MODEST_BYTES:g} bytes a target buy"
+    else:
+        reason += f": no setting takes {_MODEST_BYTES:g} bytes a target or fewer"
     return Choice(min(near, key=_bytes), reason, None)
 
 
