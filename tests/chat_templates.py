@@ -65,6 +65,9 @@ REASONED = (
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
 )
 
+# Thoughts are dropped everywhere, and the prompt opens none.
+FORGETFUL = REASONED.replace("<|assistant|><think>\n{% endif %}", "<|assistant|>{% endif %}")
+
 # Channels, and another end of the last turn than of those before it; the date stands in the prompt.
 CHANNELS = (
     "<|start|>system<|message|>Today: {{ strftime_now('%Y-%m-%d') }}<|end|>"
@@ -112,6 +115,7 @@ TEMPLATES = {
     "marked_trimmed": MARKED_TRIMMED,
     "thinking": THINKING,
     "reasoned": REASONED,
+    "forgetful": FORGETFUL,
     "channels": CHANNELS,
     "null_calls": NULL_CALLS,
     "object_calls": OBJECT_CALLS,

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import logitstore
+from logitstore.corpus.corpus import open_corpus
 from logitstore.errors import CorpusError, TokenizerError
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
@@ -159,6 +160,32 @@ def test_jsonl_and_parquet_of_the_same_answers_give_the_same_targets(
         np.testing.assert_array_equal(
             first.document.sampler_logprobs_R, second.document.sampler_logprobs_R
         )
+
+
+def test_a_file_whose_end_is_damaged_is_refused(answers: Path, tmp_path: Path) -> None:
+    """The end of a Parquet file, with the names of columns, has no checksum."""
+    whole, damaged = answers.read_bytes(), tmp_path / "damaged.parquet"
+    size = int.from_bytes(whole[-8:-4], "little")
+    place = whole.index(b"sampler_logprobs", len(whole) - 8 - size)
+    for change, told in ((1, "has no column sampler_logprobs"), (0x80, "cannot be read")):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= change
+        damaged.write_bytes(spoilt)
+        with pytest.raises(CorpusError, match=told):
+            open_corpus(damaged)
+
+
+def test_a_file_that_says_no_size_of_its_vocabulary_is_refused(
+    answers: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(answers)
+    content = json.loads(table.schema.metadata[b"logitstore"])
+    for size in (None, "300", -1, True):
+        content["tokenizer"]["vocab_size"] = size
+        spoilt = table.replace_schema_metadata({"logitstore": json.dumps(content)})
+        pq.write_table(spoilt, tmp_path / "spoilt.parquet")
+        with pytest.raises(logitstore.CorruptionError, match="vocab_size is no size"):
+            open_corpus(tmp_path / "spoilt.parquet")
 
 
 def test_a_file_of_a_newer_kind_is_refused(

@@ -238,6 +238,13 @@ def test_another_file_in_the_place_is_left_alone(settings: dict[str, Any]) -> No
         logitstore.generate(**settings)
 
 
+def test_a_folder_in_the_place_is_told_before_a_model_is_loaded(settings: dict[str, Any]) -> None:
+    settings["out"].mkdir()
+    with pytest.raises(StorageError, match="is a folder"):
+        logitstore.generate(**settings | {"model": "nowhere"})
+    assert not settings["out"].with_name("answers.parquet.parts").exists()
+
+
 def _some_parquet(beside: Path) -> Path:
     import pyarrow as pa
 
@@ -364,7 +371,12 @@ def test_rows_that_are_no_distribution_are_told_or_left_out(
 
 
 def test_wrong_settings_exit_2(settings: dict[str, Any]) -> None:
-    for change in ({"temperature": 0, "top_k": 3, "n": 1}, {"temperature": 0}, {"out": "a.jsonl"}):
+    for change in (
+        {"temperature": 0, "top_k": 3, "n": 1},
+        {"temperature": 0},
+        {"temperature": 1e-40},  # by which logits overflow
+        {"out": "a.jsonl"},
+    ):
         done = subprocess.run(_command(settings | change), capture_output=True, check=False)
         assert done.returncode == 2, done.stderr
 

@@ -214,6 +214,10 @@ LOST: dict[str, tuple[dict[str, Any], str]] = {
         {"settings": lambda writer: writer.add_uint16("split.count", 2)},
         "one of several parts.*found 2 parts",
     ),
+    "layers": (
+        {"settings": lambda writer: writer.add_block_count(1)},
+        r"another number of layers than llama\.block_count .*found 2 layers; allowed: 1\)",
+    ),
     "architecture": ({"architecture": "abacus"}, "abacus"),
     "splitting": ({"pre": "smollm"}, r"cannot split texts.*found tokenizer\.ggml\.pre smollm"),
 }

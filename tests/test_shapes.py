@@ -145,6 +145,8 @@ def test_a_prompt_and_an_answer_are_a_text_too(
         ({"input_ids": [5, 6, 7], "loss_mask": [0, 1, 1]}, [5, 6, 7], [False, True, True]),
         ({"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, [5, 6, 7], [False, True, True]),
         ({"input_ids": [5, 0, 1], "labels": [-100, 0, 1]}, [5, 0, 1], [False, True, True]),
+        ({"input_ids": [5, 6], "assistant_masks": [0, 1]}, [5, 6], [False, True]),
+        ({"input_ids": [5, 6], "attention_mask": [1, 1]}, [5, 6], [True, True]),
     ],
 )
 def test_tokens_are_taken_as_they_are(
@@ -178,6 +180,7 @@ def test_tokens_in_fields_of_other_names() -> None:
         ({"input_ids": [1, 2], "loss_mask": [1]}, "differ in length"),
         ({"input_ids": [1, 2], "labels": [2, -100]}, "differ at place 0"),
         ({"input_ids": []}, "input_ids is no list"),
+        ({"input_ids": [1, 2, 0], "attention_mask": [1, 1, 0]}, "hides tokens.*1 hidden of 3"),
         ({"history": "a", "instruction": "b", "output": "c"}, "history is no list of pairs"),
         ({"history": 0.5, "instruction": "b", "output": "c"}, "history is no list of pairs"),
         ({"prompt": "a", "completion": [USER]}, "completion does not end with an answer"),

@@ -106,6 +106,14 @@ def test_thoughts_that_the_template_drops_are_put_back_behind_their_prompt() -> 
     ]
 
 
+def test_thoughts_that_the_user_has_quoted_are_put_back_all_the_same() -> None:
+    """The template drops them, though their text stands in the rendering: the user's."""
+    thought = "<think>add</think>4."
+    assert told("forgetful", [user(thought), says(thought)]) == [
+        f"<s><|user|>{thought}<|assistant|>[{thought}<|im_end|>]"
+    ]
+
+
 def test_another_end_of_the_last_turn() -> None:
     system = "<|start|>system<|message|>Today: 2026-01-02<|end|>"
     first = "<|start|>user<|message|>2+2?<|end|><|start|>assistant"
@@ -244,6 +252,9 @@ def test_texts_are_those_of_transformers(name: str, tokenizer: PreTrainedTokeniz
         ("chatml", [user("a\0"), says("b")], {}, "zero byte"),
         ("chatml", [user("a"), says("b", x={1: 2})], {}, "a key that is no string"),
         ("chatml", [user("a"), says("b", x=object())], {}, "no form for"),
+        ("chatml", [user("\ufdd2"), says("b")], {}, r"a noncharacter .*marks contents"),
+        ("marked", [user("a"), says("b\ufdd0")], {}, r"a noncharacter .*marks contents"),
+        ("chatml", [user("a"), says("b")], {"tools": [{"\ufdd3": 1}]}, "a noncharacter"),
     ],
 )
 def test_what_a_template_leaves_out_is_refused(

@@ -110,6 +110,11 @@ def _torn(folder: Path) -> None:
     part.write_bytes(part.read_bytes()[:-40])
 
 
+def _fewer_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+
+
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no part": (
         lambda folder: sorted(folder.glob("*.safetensors"))[1].unlink(),
@@ -118,8 +123,16 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no index": (lambda folder: (folder / INDEX).unlink(), "no file named model.safetensors"),
     "torn index": (lambda folder: (folder / INDEX).write_text("{"), "index cannot be read"),
     "empty index": (lambda folder: (folder / INDEX).write_text("{}"), "has no weight_map"),
+    "index of nothing": (
+        lambda folder: (folder / INDEX).write_text('{"weight_map": {}}'),
+        "has no weight_map",
+    ),
     "elsewhere": (_elsewhere, r"outside of the model's folder \(found \.\./other"),
     "two models": (_two_models, "holds two models: model.safetensors, and the parts"),
+    "a layer too many": (
+        _fewer_layers,
+        r"layers that its configuration does not count.*model\.layers\.1\.",
+    ),
     "torn part": (_torn, "no causal language model can be loaded"),
 }
 

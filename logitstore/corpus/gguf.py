@@ -8,6 +8,7 @@ looked up in both.
 from __future__ import annotations
 
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _SETTINGS = {
 }
 # Frequencies of a RoPE that is not the plain one: Llama 3.1 and later, LongRoPE.
 _FREQUENCIES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_BLOCK = re.compile(r"blk\.(\d+)\.")
 _PLAIN_SPLITTING = ("gpt-2", "gpt2")
 _REMEDY = "Give the folder of the model from which the file was made"
 
@@ -76,7 +78,8 @@ def refuse_unreadable_gguf(path: Path) -> None:
             place=path,
             remedy="pip install 'logitstore[gguf]'",
         )
-    said = _reader(path).fields
+    reader = _reader(path)
+    said = reader.fields
     parts = said["split.count"].contents() if "split.count" in said else 1
     if parts > 1:
         raise ModelError(
@@ -84,6 +87,26 @@ def refuse_unreadable_gguf(path: Path) -> None:
             place=path,
             found=f"{parts} parts",
             remedy="Join them with gguf-split --merge",
+        )
+    _refuse_other_layers(reader, path)
+
+
+def _refuse_other_layers(reader: Any, path: Path) -> None:
+    """Raise ModelError where a file has more or fewer layers than it says.
+
+    transformers would leave out those behind the number, or build as many as it says.
+    """
+    kind = reader.fields.get("general.architecture")
+    said = None if kind is None else reader.fields.get(f"{kind.contents()}.block_count")
+    if said is None or f"{kind.contents()}.nextn_predict_layers" in reader.fields:
+        return
+    found = {match[1] for match in map(_BLOCK.match, (one.name for one in reader.tensors)) if match}
+    if len(found) != said.contents():
+        raise ModelError(
+            f"the file has tensors of another number of layers than {said.name} says",
+            place=path,
+            found=f"{len(found)} layers",
+            allowed=said.contents(),
         )
 
 

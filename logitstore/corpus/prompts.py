@@ -34,7 +34,7 @@ from logitstore.corpus.contents import (
 from logitstore.corpus.fields import Fields, Shape
 from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.shapes import SIDE
-from logitstore.corpus.token_records import MASKS, token_record
+from logitstore.corpus.token_records import MASKS, PADDING, token_record
 
 __all__ = ["PROMPT_SHAPES"]
 
@@ -176,7 +176,7 @@ PROMPT_SHAPES: dict[str, Shape] = {
             _alpaca,
             ("input", "output", "history", *SIDE),
         ),
-        _shape("tokens", "Token ids before the answer.", "input_ids", _tokens, MASKS),
+        _shape("tokens", "Token ids before the answer.", "input_ids", _tokens, (*MASKS, PADDING)),
         _shape("prompt", "A text or messages.", "prompt", _prompt, (*_ANSWERS, *SIDE)),
         _shape("turns", "What the user says, turn by turn.", "turns", _turns, SIDE),
         _shape("question", "A text.", "question", _question, SIDE),

@@ -29,7 +29,7 @@ from logitstore.corpus.contents import (
 )
 from logitstore.corpus.fields import Fields, Shape
 from logitstore.corpus.records import BadRecord, missing_field, shortened
-from logitstore.corpus.token_records import MASKS, SAMPLER
+from logitstore.corpus.token_records import MASKS, PADDING, SAMPLER
 from logitstore.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -176,6 +176,6 @@ SHAPES: dict[str, Shape] = {
         help="Token ids, with a mask or labels where not all of them count.",
         needs=(frozenset({"input_ids"}),),
         content=tokens_content,
-        columns=(*MASKS, SAMPLER, "prompt", *SIDE[:2]),
+        columns=(*MASKS, PADDING, SAMPLER, "prompt", *SIDE[:2]),
     ),
 }

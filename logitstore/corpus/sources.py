@@ -248,7 +248,14 @@ def reading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
+    except (
+        OSError,
+        EOFError,
+        UnicodeDecodeError,
+        zlib.error,
+        csv.Error,
+        pa.ArrowException,
+    ) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(
             f"the file cannot be read: {reason}",

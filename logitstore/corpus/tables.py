@@ -17,7 +17,7 @@ from logitstore.corpus.records import BadRecord, shortened
 from logitstore.corpus.shapes import columns_of, shape_of
 from logitstore.corpus.sources import RawRecord, reading
 from logitstore.errors import CorpusError
-from logitstore.format.answers import AnswersMetadata
+from logitstore.format.answers import ANSWER_COLUMNS, AnswersMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,6 +150,8 @@ class TableSource:
         self.answers = AnswersMetadata.of_schema(table.schema.metadata, place=name)
         self._table = table
         names = list(table.schema.names)
+        if self.answers is not None:
+            _check_answers(names, place=name)
         try:
             self._columns = columns_of(shape_of(names, fields, place=name), fields, names)
         except BadRecord as fault:
@@ -194,6 +196,18 @@ class TableSource:
                 yield RawRecord(
                     content=row, hashed=text.encode() + b"\n", size=1, lines=1, ends=True
                 )
+
+
+def _check_answers(names: Sequence[str], *, place: str) -> None:
+    """Refuse a file of answers without a column: the end of a Parquet file has no checksum."""
+    for column in ANSWER_COLUMNS:
+        if column not in names:
+            raise CorpusError(
+                f"the file of answers has no column {column}, so it is damaged or changed",
+                place=place,
+                found=shortened(", ".join(names)),
+                remedy="Take the file as `generate` wrote it, or one without its metadata",
+            )
 
 
 def load_hub(identity: str) -> tuple[str, HubTable]:

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ChatTemplate", "template_source", "uses_clock"]
+__all__ = ["MARKS", "ChatTemplate", "template_source", "uses_clock"]
 
 # Unicode's noncharacters, which no text holds: here they stand around what the assistant generates.
 _MARK_BEGINS, _MARK_ENDS = "\ufdd0", "\ufdd1"
-_MARKS = re.compile(f"{_MARK_BEGINS}|{_MARK_ENDS}")
+MARKS = (_MARK_BEGINS, _MARK_ENDS)
+_MARKS = re.compile("|".join(MARKS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

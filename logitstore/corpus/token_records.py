@@ -10,9 +10,11 @@ from logitstore.corpus.records import BadRecord, missing_field, shortened
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MASKS", "SAMPLER", "token_record"]
+__all__ = ["MASKS", "PADDING", "SAMPLER", "token_record"]
 
-MASKS = ("loss_mask", "labels", "completion_mask")  # the first that a record has is taken
+# The first that a record has is taken.
+MASKS = ("loss_mask", "labels", "completion_mask", "assistant_masks")
+PADDING = "attention_mask"  # 0 where a token is no token of the record
 
 SAMPLER = "sampler_logprobs"  # of each token, under whoever gave the answer
 
@@ -35,12 +37,23 @@ def token_record(
         `SAMPLER`, where it is there.
     """
     ids = _integers(row.get(name), name)
+    _refuse_padding(row.get(PADDING))
     counted = _mask(row, ids, name=name, mask=mask)
     if sampler is not None and row.get(sampler) is None:
         raise BadRecord("the record has no log-probabilities of its sampler", allowed=sampler)
     found = row.get(sampler or SAMPLER)
     logprobs = None if found is None else _logprobs(found, counted, sampler or SAMPLER)
     return TokenRecord(ids=ids, counted=counted, sampler_logprobs=logprobs)
+
+
+def _refuse_padding(attention: object) -> None:
+    """Refuse tokens of which the attention mask hides some: a model would read these here."""
+    if isinstance(attention, list | tuple) and not all(attention):
+        raise BadRecord(
+            f"{PADDING} hides tokens, and here a model reads all of them",
+            found=f"{sum(not one for one in attention)} hidden of {len(attention)}",
+            allowed="tokens without padding",
+        )
 
 
 def _mask(row: Mapping[str, Any], ids: list[int], *, name: str, mask: str | None) -> list[bool]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from logitstore.corpus.chats import LINKS, Chat
 from logitstore.corpus.records import BadRecord, shortened
-from logitstore.corpus.template import ChatTemplate
+from logitstore.corpus.template import MARKS, ChatTemplate
 
 __all__ = ["Rendering", "prompt_text", "renderings"]
 
@@ -43,6 +43,7 @@ def renderings(
     the template's. With `last_turn_only` only the last turn that counts does. Raises `BadRecord`
     where the template cannot render the chat, or leaves out a part of it.
     """
+    _refuse_marks(chat)
     view = _View(_fitted(chat, template), template, ends)
     speaks = chat.speaks()[-1:] if last_turn_only else chat.speaks()
     if not speaks:
@@ -61,6 +62,7 @@ def prompt_text(chat: Chat, template: ChatTemplate) -> str:
 
     Raises `BadRecord` where the template cannot render it, or leaves out a part of it.
     """
+    _refuse_marks(chat)
     view = _View(_fitted(chat, template), template, ())
     view.check_nothing_is_left_out(())
     return view.text(len(chat.messages), prompt=True)
@@ -192,7 +194,9 @@ class _View:
         where the template drops the beginning of the content.
         """
         content = self._content(number)
-        if content.strip() not in text:
+        words = content.strip()
+        quoted = words and any(words in self._content(before) for before in range(number))
+        if quoted or words not in text:
             if _BEFORE not in (self._changed({number: _BEFORE + content}, number + 1) or ""):
                 return None
             self._check_ends(number, number + 1)
@@ -257,6 +261,17 @@ class _View:
     def _stop(self, text: str, start: int) -> int:
         turn = text[start:].rstrip()
         return start + len(turn) if self._ends and turn.endswith(self._ends) else len(text)
+
+
+def _refuse_marks(chat: Chat) -> None:
+    """Refuse a chat with a character by which the assistant's words are found."""
+    text = json.dumps([chat.messages, chat.tools, dict(chat.variables)], ensure_ascii=False)
+    for mark in (*MARKS, _BEFORE, _BEHIND):
+        if mark in text:
+            raise BadRecord(
+                "the chat holds a noncharacter of Unicode, with which the program marks contents",
+                found=f"U+{ord(mark):04X}",
+            )
 
 
 def _left_out(name: str, place: str, value: object) -> BadRecord:

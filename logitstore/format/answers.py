@@ -22,9 +22,10 @@ from logitstore.format.json import parse_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ANSWERS_FORMAT", "KEY", "AnswersMetadata"]
+__all__ = ["ANSWERS_FORMAT", "ANSWER_COLUMNS", "KEY", "AnswersMetadata"]
 
 KEY = b"logitstore"
+ANSWER_COLUMNS = ("input_ids", "loss_mask", "sampler_logprobs")  # that tokens are read from
 ANSWERS_FORMAT = "logitstore-answers/1"
 _PARTS = ("model", "tokenizer", "settings", "corpus")
 
@@ -69,6 +70,7 @@ class AnswersMetadata:
                 allowed=ANSWERS_FORMAT,
             )
         _check_strings(content, place)
+        _check_vocab_size(content["tokenizer"].get("vocab_size"), place)
         return AnswersMetadata(
             version=str(content.get("version")), **{name: content[name] for name in _PARTS}
         )
@@ -83,6 +85,13 @@ class AnswersMetadata:
             "settings": self.settings,
             "corpus": corpus,
         }
+
+
+def _check_vocab_size(found: object, place: str) -> None:
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise CorruptionError(
+            "tokenizer.vocab_size is no size", place=place, found=found, allowed=">= 1"
+        )
 
 
 def _check_strings(content: dict[str, Any], place: str) -> None:

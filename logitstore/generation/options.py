@@ -15,6 +15,7 @@ from logitstore.progress import ON_PROGRESS
 
 __all__ = ["GENERATE_OPTIONS", "GenerateOptions", "check_generate"]
 
+_LEAST_TEMPERATURE = 1e-6
 _OF_DUMP = {one.name: one for one in JOB_OPTIONS}
 
 
@@ -124,8 +125,20 @@ GENERATE_OPTIONS = options_of(GenerateOptions)
 
 
 def check_generate(**values: object) -> None:
-    """Refuse, by a SettingError, settings of the draws that have no effect with greedy choice."""
-    if values["temperature"] != 0:
+    """Refuse, by a SettingError, settings of the draws that have no effect with greedy choice.
+
+    And a temperature by which logits overflow.
+    """
+    temperature = float(str(values["temperature"]))
+    if 0 < temperature < _LEAST_TEMPERATURE:
+        raise SettingError(
+            "logits divided by so low a temperature overflow",
+            place="--temperature",
+            found=temperature,
+            allowed=f"0, or {_LEAST_TEMPERATURE:g} and more",
+            remedy="Take 0 for the most probable token",
+        )
+    if temperature != 0:
         return
     for name, flag in (("top_p", "--top-p"), ("top_k", "--top-k"), ("min_p", "--min-p")):
         if values[name] is not None:

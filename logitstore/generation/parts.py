@@ -87,6 +87,8 @@ class AnswerParts:
 
         Raises StorageError where another kind of file has the name.
         """
+        if self.out.is_dir():
+            raise StorageError("is a folder", place=self.out, remedy="Name another file with --out")
         for path in (self.out, self.folder / _SETTINGS):
             if path.is_file():
                 with self._explained(path):

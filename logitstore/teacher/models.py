@@ -7,6 +7,7 @@ code that a model brings along is never run.
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,8 @@ from logitstore.errors import ModelError
 from logitstore.teacher.weights import check_weight_files, reads_safetensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
 __all__ = ["auto_class", "load_model", "model_config", "model_path"]
@@ -38,6 +41,8 @@ _LOADING = (
     SafetensorError,
     EOFError,
 )
+# A weight of one of the layers in a list of them.
+_LAYER = re.compile(r"(?P<layer>(?P<list>[^0-9]*\.)[0-9]+)\.(?P<weight>.+)")
 # While it loads, transformers replaces functions of its own and of torch in the whole process. Two
 # threads that load at once would leave them so: later models came out untied or with no weights.
 _ONE_AT_A_TIME = Lock()
@@ -126,7 +131,33 @@ def load_model(path: Path, *, dtype: torch.dtype | str) -> Any:
             place=path,
             found=", ".join(sorted(map(str, report["missing_keys"]))[:4]),
         )
+    if not path.is_file() and not getattr(config, "num_nextn_predict_layers", None):
+        _refuse_unread_layers(model, report["unexpected_keys"], place=path)
     return model.eval()
+
+
+def _refuse_unread_layers(model: Any, unread: Iterable[str], *, place: Path) -> None:
+    """Raise ModelError for weights of layers that the configuration does not count.
+
+    transformers leaves them out and only logs it. Other weights that it does not read, as of a
+    head for another purpose, are no layers of the model.
+    """
+    own = [found for found in map(_LAYER.fullmatch, model.state_dict()) if found]
+    counted = {found["layer"] for found in own}
+    alike = {(found["list"], found["weight"]) for found in own}
+    layers = sorted(
+        found[0]
+        for found in map(_LAYER.fullmatch, unread)
+        if found and found["layer"] not in counted and (found["list"], found["weight"]) in alike
+    )
+    if layers:
+        raise ModelError(
+            "the checkpoint has layers that its configuration does not count, so they would be "
+            "left out",
+            place=place,
+            found=", ".join(layers[:4]),
+            remedy="Mend config.json, or save the model again as it is meant to be",
+        )
 
 
 @dataclass(frozen=True, slots=True)

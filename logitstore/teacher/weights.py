@@ -69,9 +69,10 @@ def _indexed(index: Path) -> list[str]:
             f"the index cannot be read: {' '.join(str(error).split())[:200]}", place=index
         ) from error
     names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(one, str) for one in names.values()):
+    files = list(names.values()) if isinstance(names, dict) else []
+    if not files or not all(isinstance(one, str) for one in files):
         raise ModelError("the index has no weight_map of file names", place=index)
-    return sorted(set(names.values()))
+    return sorted(set(files))
 
 
 def weights_fingerprint(path: Path) -> str:
