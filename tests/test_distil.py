@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 import logitstore
 import trainer
@@ -100,6 +100,28 @@ def test_uneven_micro_batches_give_the_gradient_of_one_batch(tmp_path, store, co
     reports = [history(tmp_path / name)[0] for name in ("one", "many")]
     for name in ("loss", "ce", "kl", "grad_norm", "targets"):
         assert reports[0][name] == pytest.approx(reports[1][name], rel=1e-5)
+
+
+def test_a_run_of_one_step_learns(tmp_path, store, config):
+    fit(tmp_path / "still", config, steps=1, lr=1e-30)
+    fit(tmp_path / "run", config, steps=1)
+    assert history(tmp_path / "run")[0]["lr"] == SETTINGS["lr"]
+    assert difference(tmp_path / "still", tmp_path / "run") > 1e-4
+
+
+@pytest.mark.parametrize(("warmup", "rise"), [(0.03, 2), (0.5, 20), (0.0, 0), (1.0, 40)])
+def test_the_learning_rate_is_that_of_transformers_where_the_rise_has_steps(
+    tmp_path, store, config, warmup, rise
+):
+    fit(tmp_path / "run", config, steps=40, warmup=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=SETTINGS["lr"])
+    schedule = get_cosine_schedule_with_warmup(optimizer, rise, 40)
+    expected = []
+    for _ in range(40):
+        expected += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert [one["lr"] for one in history(tmp_path / "run")] == expected
 
 
 def test_the_reported_loss_is_the_mean_over_targets(tmp_path, store, config):

@@ -89,9 +89,9 @@ def evaluate(**values: Any) -> dict[str, Any]:
     `acceptance` are None; so is a `perplexity` that is too large for a float.
 
     A loaded model is left in the mode that it was in. The result is written to `eval.json` in
-    `out`, or in `model` where that is a run and `logits`
-    are given: plain text must not take the place of a comparison with the teacher. There it also
-    names the weights that were measured, by their sha256. Raises
+    `out`, or in `model` where that is a run and `logits` a store: text and answers must not take
+    the place of a comparison with the teacher. There it also names the weights that were measured,
+    by their sha256. Raises
     SettingError, StoreError, ModelError (also where a loss is no finite number); TokenizerError
     where model and store do not match.
     """

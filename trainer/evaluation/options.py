@@ -83,7 +83,7 @@ class EvalOptions:
     out: Path | None = option(
         None,
         help="The folder for eval.json.",
-        unset="MODEL, where that is a run and --logits is given; else none is written",
+        unset="MODEL, where that is a run and --logits is a store; else none is written",
     )
     device: str = option(like=TRAINER_DEVICE)
     on_progress: Any = option(None, like=ON_PROGRESS)

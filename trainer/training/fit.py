@@ -6,6 +6,7 @@ before the student is loaded, and the student before a batch is read.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainingArguments
 
 from logitstore import LogitStoreError, ModelError
@@ -34,6 +36,7 @@ from trainer.training.run_result import (
     tokenizer_of,
     write_tokenizer,
 )
+from trainer.training.schedule import share_of_rate
 from trainer.training.state_files import write_json
 from trainer.training.student import configuration_hash, load_student
 
@@ -57,7 +60,7 @@ def fit(**values: Any) -> dict[str, Any]:
     temperature T, both in nats and averaged over the counted targets of a step. If the store holds
     several draws of a target at T, each epoch reads the next one, and after the last the first. The
     optimiser is AdamW (0.9, 0.95); gradients are clipped at norm 1; the learning rate has a linear
-    warm-up and then falls to 0 along a cosine.
+    warm-up from 0, where that is longer than one step, and then falls to 0 along a cosine.
 
     With `resume` an unfinished run goes on from its newest whole checkpoint and gives the same
     weights as a run without a stop; a checkpoint that has changed since it was written is passed
@@ -116,7 +119,7 @@ class _Fit:
         self.args.max_steps = record["settings"]["steps"]
         self.args.warmup_steps = math.ceil(self.options.warmup * self.args.max_steps)
         interrupt = SaveAtInterrupt()
-        loop = DistillationTrainer(
+        loop = _FitLoop(
             model=student,
             args=self.args,
             train_dataset=batches,
@@ -227,6 +230,17 @@ def _refuse_other_student(student: PreTrainedModel, record: dict[str, Any], *, n
                 allowed=record[what],
                 remedy="Give the student of before, or name another folder (--out)",
             )
+
+
+class _FitLoop(DistillationTrainer):
+    """The loop with the learning rate of `trainer fit`."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The scheduler that transformers asks for; `share_of_rate` says its numbers."""
+        rise = self.args.get_warmup_steps(num_training_steps)
+        share = functools.partial(share_of_rate, rise=rise, steps=num_training_steps)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        return self.lr_scheduler
 
 
 def _parameters(student: PreTrainedModel) -> int:

@@ -75,7 +75,10 @@ class FitOptions:
         3e-4, help="The highest learning rate, which falls to 0 along a cosine.", above=0
     )
     warmup: float = option(
-        0.03, help="The share of the steps in which the learning rate rises.", least=0, most=1
+        0.03,
+        help="The share of the steps in which the learning rate rises; a rise of one step is none.",
+        least=0,
+        most=1,
     )
     weight_decay: float = option(0.1, help="The weight decay of AdamW.", least=0)
     seed: int = option(
