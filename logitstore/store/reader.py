@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +15,18 @@ import numpy as np
 from logitstore.codec import Codec, codec_for
 from logitstore.errors import (
     CorruptionError,
-    LogitStoreError,
-    ObjectMissing,
-    StorageError,
     StoreError,
 )
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
 from logitstore.store.containers.base import fields_of, shard_limits
-from logitstore.store.layout import COMMITS, MANIFEST, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.seal import seal_faults
 from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
-__all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store", "seal_faults"]
+__all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store"]
 
 StoreLike: TypeAlias = "Store | StorageLike"  # an open store, or what one is opened from
 
@@ -63,7 +60,7 @@ def open_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
     SettingError for a URI that nothing serves.
     """
     store = load_store(uri, allow_partial=allow_partial)
-    fault = next(seal_faults(store), None)
+    fault = next(seal_faults(store.layout, store.spec, store.commits, store.manifest), None)
     if fault is not None:
         raise fault
     return store
@@ -130,68 +127,6 @@ def _unsealed(uri: str) -> StoreError:
     )
 
 
-def seal_faults(store: Store) -> Iterator[LogitStoreError]:
-    """Where the small objects of a sealed store are not the ones that its manifest seals.
-
-    store: sealed or not; one that is not has no such fault.
-
-    Their hashes, the totals and the fingerprint are compared, so a changed digit of the spec cannot
-    change what the shards are decoded to. What cannot be read for now is a StorageError among them.
-    """
-    manifest = store.manifest
-    if manifest is None:
-        return
-    layout, place = store.layout, store.layout.place(MANIFEST)
-    shards = {
-        f"{layout.shard_prefix(commit)}{one.path}": one.sha256
-        for commit in store.commits
-        for one in commit.objects
-    }
-    try:
-        small = set(layout.small_names(store.commits))
-    except StorageError as error:
-        yield error
-    else:
-        for name in sorted(set(manifest.objects) ^ small ^ set(shards)):
-            yield CorruptionError(
-                "store and manifest do not hold the same", place=place, found=name
-            )
-    for name, sha256 in manifest.objects.items():
-        try:
-            found = shards.get(name) or _hash(layout, name)
-        except StorageError as error:
-            yield error
-            continue
-        if found != sha256:
-            yield CorruptionError(
-                "file is missing or has changed since the store was sealed",
-                place=layout.place(name),
-                found=f"sha256 {found}",
-                allowed=sha256,
-            )
-    facts: dict[str, int | str] = {
-        name: sum(getattr(block, name) for block in store.blocks)
-        for name in ("documents", "tokens", "targets")
-    }
-    facts |= {"format": store.spec.format, "fingerprint": fingerprint_of(store)}
-    try:
-        facts["bytes"] = layout.stored_bytes(store.commits)
-    except StorageError as error:
-        yield error
-    for name, fact in facts.items():
-        if getattr(manifest, name) != fact:
-            found = getattr(manifest, name)
-            yield CorruptionError(f"{name} is another", place=place, found=found, allowed=fact)
-
-
-def fingerprint_of(store: Store) -> str:
-    """The fingerprint by what the store holds, whatever its manifest says.
-
-    store: sealed or not.
-    """
-    return store_fingerprint(store.spec, store.commits)
-
-
 def _at(place: str, error: CorruptionError) -> CorruptionError:
     """The same error, at a place that tells more."""
     whole = place if error.place is None else f"{place}, {error.place}"
@@ -203,13 +138,6 @@ def _asks_for_code(config: bytes) -> bool:
         return "auto_map" in json.loads(config)
     except (ValueError, RecursionError, TypeError):
         return False  # transformers will say what is wrong with it
-
-
-def _hash(layout: StoreLayout, name: str) -> str | None:
-    try:
-        return hashlib.sha256(layout.read_small(name)).hexdigest()
-    except ObjectMissing:
-        return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -266,7 +194,7 @@ class Store(Sequence[StoredDocument]):
         """Names the content: the same dump twice has the same one."""
         if self.manifest is not None:
             return self.manifest.fingerprint
-        return fingerprint_of(self)
+        return store_fingerprint(self.spec, self.commits)
 
     @cached_property
     def blocks(self) -> tuple[BlockCounts, ...]:

@@ -14,7 +14,8 @@ from logitstore.options import takes
 from logitstore.progress import Meter, OnProgress
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
-from logitstore.store.reader import Store, StoreLike, load_store, seal_faults
+from logitstore.store.reader import Store, StoreLike, load_store
+from logitstore.store.seal import seal_faults
 from logitstore.store.storage import sha256_of
 from logitstore.store.strays import strays
 
@@ -108,7 +109,7 @@ def _faults(
         yield Fault.of(error)
         yield from _listed_faults(layout)
         return
-    yield from map(Fault.of, seal_faults(store))
+    yield from map(Fault.of, seal_faults(store.layout, store.spec, store.commits, store.manifest))
     yield from _stored_faults(store, hashes=hashes, on_progress=on_progress)
     if content:
         yield from _content_faults(store, on_progress)
