@@ -82,6 +82,12 @@ def _time_dump(teacher: Path, data: Path, work: Path) -> dict[str, Path]:
 def _dump(teacher: Path, data: Path, store: Path, *, container: str) -> float:
     """Seconds from the first batch to the seal: start-up and planning left out."""
     starts: list[float] = []
+
+    def told(now: logitstore.Progress) -> None:
+        # The first progress of the dump itself comes when everything is loaded and planned.
+        if now.stage == "dumping":
+            starts.append(time.perf_counter())
+
     logitstore.dump(
         teacher=str(teacher),
         data=str(data),
@@ -92,8 +98,7 @@ def _dump(teacher: Path, data: Path, store: Path, *, container: str) -> float:
         device="cpu",
         dtype="float32",
         batch_tokens=BATCH_TOKENS,
-        # The first progress is told when everything is loaded and planned.
-        on_progress=lambda _: starts.append(time.perf_counter()),
+        on_progress=told,
     )
     return time.perf_counter() - starts[0]
 
