@@ -201,3 +201,17 @@ def test_jsonl_and_parquet_of_the_same_chats_give_the_same_ids(
 def _call(arguments: dict[str, Any]) -> dict[str, Any]:
     function = {"name": "f", "arguments": arguments}
     return {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+
+
+def test_reasons_for_skipped_records_are_told_once_with_their_place(
+    settings: dict[str, Any],
+) -> None:
+    notes: list[str] = []
+    bad: list[Any] = [{"messages": "no chat"}, {"messages": [{"role": "user"}]}]
+    settings["data"] = [*CHATS * 5, *bad, *bad, *CHATS]
+    summary = logitstore.dump(**settings, skip_bad=True, on_note=notes.append)
+    assert summary.skipped == 4
+    told = [line for line in notes if "skipped" in line]
+    assert [line.split(": skipped: ")[0] for line in told] == ["memory:6", "memory:7"]
+    assert "no JSON" in told[0]
+    assert "has no content" in told[1]

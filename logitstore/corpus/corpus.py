@@ -332,6 +332,7 @@ class RecordReader:
     ) -> None:
         self.skipped = self.beside = 0
         self.shapes: Counter[str] = Counter()
+        self.first_skipped: dict[str, str] = {}  # problem -> the place of the first that has it
         self._source = source
         self._unit = unit
         self._raw_records = raw_records
@@ -357,6 +358,7 @@ class RecordReader:
                         remedy=fault.remedy,
                     ) from fault
                 self.skipped += 1
+                self.first_skipped.setdefault(fault.problem, f"{self._source.name}:{begins}")
             else:
                 yield record
             line += raw.lines

@@ -62,6 +62,7 @@ class DocumentStream:
         skip_bad: bool,
     ) -> None:
         self.skipped = 0
+        self.first_skipped: dict[str, str] = {}  # problem -> the place of the first that has it
         self._records = records
         self._rules = rules
         self._skip_bad = skip_bad
@@ -84,6 +85,7 @@ class DocumentStream:
                             allowed=fault.allowed,
                         ) from fault
                     self.skipped += 1
+                    self.first_skipped.setdefault(fault.problem, record.place)
                 else:
                     yield from documents
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,7 @@ class Job:
     rules: TextRules
     sparsifier: SparsifierSpec
     codec: Codec
+    reasons: set[str] = field(default_factory=set)  # for which records were skipped, as told
 
     @staticmethod
     def load(

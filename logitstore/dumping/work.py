@@ -22,12 +22,14 @@ from logitstore.teacher.base import batches
 from logitstore.teacher.torch_state import neutral_torch_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from logitstore.corpus.corpus import RecordReader
     from logitstore.dumping.job import Job
     from logitstore.format.spec import SparsifierSpec
     from logitstore.targets.documents import Document
+
+_MOST_REASONS = 8  # that are told of one job
 
 __all__ = ["by_document", "draw_keys", "read_documents", "stored_documents"]
 
@@ -40,7 +42,17 @@ def read_documents(job: Job, records: RecordReader) -> tuple[list[Document], int
     """
     stream = tokenize(records, job.tokenizer, rules=job.rules, skip_bad=job.options.skip_bad)
     documents = list(stream)
+    _note_skipped(job, records.first_skipped | stream.first_skipped)
     return documents, records.skipped + stream.skipped
+
+
+def _note_skipped(job: Job, first_skipped: Mapping[str, str]) -> None:
+    """Say why records are skipped: each reason once, at the first record that has it."""
+    note = job.options.on_note
+    for problem, place in first_skipped.items():
+        if problem not in job.reasons and len(job.reasons) < _MOST_REASONS and callable(note):
+            job.reasons.add(problem)
+            note(f"{place}: skipped: {problem}")
 
 
 def stored_documents(
