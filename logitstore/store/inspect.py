@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from logitstore.format.spec import SparsifierSpec
+from logitstore.format.spec import SparsifierSpec, StoreSpec
 from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.options import INSPECT_OPTIONS
@@ -52,30 +52,9 @@ def _content(store: Store) -> dict[str, Any]:
         "format": spec.container,
         "codec": {"id": spec.codec.id, **spec.codec.parameters},
         "fingerprint": store.fingerprint,
-        "teacher": {
-            "name": spec.teacher.name,
-            "fingerprint": spec.teacher.fingerprint,
-            "architecture": spec.teacher.architecture,
-            "parameters": spec.teacher.parameters,
-            "dtype": spec.teacher.dtype,
-        },
-        "tokenizer": {
-            "fingerprint": spec.tokenizer.fingerprint,
-            "bos_token_id": spec.tokenizer.bos_token_id,
-            "eos_token_id": spec.tokenizer.eos_token_id,
-        },
-        "corpus": {
-            "name": spec.corpus.name,
-            "fingerprint": spec.corpus.fingerprint,
-            "max_length": spec.text.max_length,
-            "records": spec.text.records,
-            "turns": spec.text.turns,
-            "ignored_fields": list(spec.text.ignored_fields),
-            "template_date": spec.text.template_date,
-            "teacher_system": spec.text.teacher_system,
-            "teacher_messages": spec.text.teacher_messages,
-            "skipped": sum(commit.skipped for commit in store.commits),
-        },
+        "teacher": _told(spec.teacher, "name fingerprint architecture parameters dtype"),
+        "tokenizer": _told(spec.tokenizer, "fingerprint bos_token_id eos_token_id"),
+        "corpus": _corpus(spec) | {"skipped": sum(commit.skipped for commit in store.commits)},
         "answers": [_answers(one) for one in spec.corpus.answers],
         "retained_mass": per_target(sums.get("head_mass", 0.0)),
         "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
@@ -89,6 +68,18 @@ def _content(store: Store) -> dict[str, Any]:
         "sealed": store.manifest is not None,
         "created": spec.provenance.get("created"),
     }
+
+
+def _told(part: object, names: str) -> dict[str, Any]:
+    """Some fields of a part of the spec."""
+    return {name: getattr(part, name) for name in names.split()}
+
+
+def _corpus(spec: StoreSpec) -> dict[str, Any]:
+    """Which texts were read, and how."""
+    read = "max_length records turns ignored_fields template_date teacher_system teacher_messages"
+    told = _told(spec.corpus, "name fingerprint") | _told(spec.text, read)
+    return told | {"ignored_fields": list(spec.text.ignored_fields)}
 
 
 def _answers(content: dict[str, Any]) -> dict[str, Any]:
