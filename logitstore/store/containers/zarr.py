@@ -38,6 +38,12 @@ from logitstore.store.containers.base import (
     fields_of,
     missing_as_corruption,
 )
+from logitstore.store.containers.zarr_checks import (
+    BY_ENTRY,
+    check_codecs,
+    check_room,
+    check_rows,
+)
 from logitstore.store.containers.zarr_objects import ObjectStore, chunk_sums
 from logitstore.store.storage import place_of
 
@@ -58,15 +64,11 @@ _ZSTD_LEVEL = 9
 # little in common with other rows. There the n-th entries of all rows, which are of similar size,
 # are next to each other: ids and codes of 16 entries take 18.4 bytes; row by row they take 19.9 at
 # level 9 and 19.2 at level 17.
-_BY_ENTRY = (0, 2, 1)
 _BY_ENTRY_ZSTD_LEVEL = 17
 _CHUNKED = ("entries", "scalars", "tokens")  # what is not hashed when a shard is opened
 _BLOCKED = (*_CHUNKED, "documents")  # every other array is a table
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
-_WIDTH, _MOST_SCALARS = 4, 128  # bytes of an integer; columns of scalars
-_CHAIN = ["bytes", "zstd", "crc32c"]
-_INDEX_CHAIN = ["bytes", "crc32c"]
 
 
 class ZarrContainer:
@@ -226,55 +228,13 @@ class ZarrShard:
                 allowed=f"{', '.join(_BLOCKED)} and tables",
             )
         for name, array in arrays.items():
-            _check_codecs(array, place=self._place(name))
-            self._check_rows(name, array)
-            self._check_room(name, array)
+            own = self._place(name)
+            check_codecs(array, place=own)
+            check_rows(name, array, self.blocks, place=own)
+            if self.limits is not None:
+                check_room(name, array, self.limits, columns=len(self.names), place=own)
             store.bound(name, math.prod(array.chunks) * array.dtype.itemsize)
         return arrays
-
-    def _check_rows(self, name: str, array: zarr.Array) -> None:
-        """Refuse another shape than the commit implies: a store cannot ask for more memory."""
-        rows = {
-            "entries": [block.targets for block in self.blocks],
-            "scalars": [block.targets for block in self.blocks],
-            "tokens": [block.tokens for block in self.blocks],
-            "documents": [block.documents for block in self.blocks],
-        }.get(name)
-        axis = 0 if name == "documents" else 1
-        if rows is None or (array.chunks[axis], array.shape[axis]) == (
-            max(rows),
-            len(rows) * max(rows),
-        ):
-            return
-        raise CorruptionError(
-            "array is of another shape than its commit says",
-            place=self._place(name),
-            found=f"{array.shape} in chunks of {array.chunks}",
-            allowed=f"{len(rows)} blocks of {max(rows)}",
-        )
-
-    def _check_room(self, name: str, array: zarr.Array) -> None:
-        """Refuse more planes, wider rows or longer tables than a shard of this store has."""
-        limits = self.limits
-        if limits is None:
-            return
-        shape, chunks = array.shape, array.chunks
-        allowed = {
-            "entries": (_WIDTH * len(self.names), shape[1], limits.entries),
-            "scalars": (_WIDTH * _MOST_SCALARS, shape[-1]),
-            "tokens": (_WIDTH + 1, shape[-1]),
-            "documents": (shape[0], len(DOCUMENT_COLUMNS)),
-        }.get(name, (_WIDTH, limits.table))
-        small = len(shape) == len(allowed) and all(
-            one <= most for one, most in zip(shape, allowed, strict=True)
-        )
-        if not small or any(one > whole for one, whole in zip(chunks, shape, strict=True)):
-            raise CorruptionError(
-                "array is larger than a shard of this store can be",
-                place=self._place(name),
-                found=f"{shape} in chunks of {chunks}",
-                allowed=f"up to {allowed}",
-            )
 
     def _rows(self, name: str, number: int, count: int) -> slice:
         start = number * self._arrays[name].chunks[1]
@@ -379,7 +339,7 @@ def _write(
         dtype=data.dtype,
         chunks=chunks,
         shards=data.shape,
-        filters=[TransposeCodec(order=_BY_ENTRY)] if by_entry else None,
+        filters=[TransposeCodec(order=BY_ENTRY)] if by_entry else None,
         compressors=[ZstdCodec(level=level), Crc32cCodec()],
         fill_value=0,
         attributes=attributes,
@@ -402,27 +362,6 @@ def _join_planes(planes: list[str], bytes_P: np.ndarray) -> dict[str, np.ndarray
         name: column if name == "counted" else column.astype(np.uint32, copy=False)
         for name, column in columns.items()
     }
-
-
-def _check_codecs(array: zarr.Array, *, place: str) -> None:
-    """Refuse all codecs but those of `write`, so that no other codec of a store is ever run."""
-    metadata: Any = array.metadata
-    sharding = [codec.to_dict() for codec in metadata.codecs]
-    names = [codec["name"] for codec in sharding]
-    inner: list[Any] = []
-    if names == ["sharding_indexed"]:
-        chain = sharding[0]["configuration"]
-        inner = [[codec["name"] for codec in chain[part]] for part in ("codecs", "index_codecs")]
-        first = chain["codecs"][0]
-        if first["name"] == "transpose" and tuple(first["configuration"]["order"]) == _BY_ENTRY:
-            del inner[0][0]
-    if inner != [_CHAIN, _INDEX_CHAIN] or array.dtype not in (np.uint8, np.uint64):
-        raise CorruptionError(
-            "array has another type or other codecs than this format's",
-            place=place,
-            found=f"{array.dtype}, {names}, {inner}",
-            allowed=f"uint8 or uint64, sharding of {_CHAIN} and {_INDEX_CHAIN}",
-        )
 
 
 def _columns_of(name: str, array: zarr.Array) -> list[str]:
