@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTAINERS",
+    "SPARSIFIERS",
     "Outcomes",
     "Scene",
     "content",
