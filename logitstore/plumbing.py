@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
-    from logitstore.store.options import STORE
+    from logitstore.store.options import MAX_MEMORY, STORE
     from logitstore.store.reader import StoreLike, as_store
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
@@ -62,6 +62,7 @@ __all__ = [
     "DEVICE",
     "DTYPE",
     "JSON",
+    "MAX_MEMORY",
     "ON_PROGRESS",
     "REQUIRED",
     "SPARSIFIERS",
@@ -135,6 +136,7 @@ __getattr__, __dir__ = lazy_names(
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",
         "Meter": "logitstore.progress",
+        "MAX_MEMORY": "logitstore.store.options",
         "ON_PROGRESS": "logitstore.progress",
         "OnProgress": "logitstore.progress",
         "show_progress": "logitstore.cli.progress",
