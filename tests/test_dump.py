@@ -30,7 +30,7 @@ from logitstore.errors import (
 )
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
-from tests.dict_storage import DictStorage
+from tools.dict_storage import DictStorage
 
 TEXTS = [
     "The teacher reads the text once.",

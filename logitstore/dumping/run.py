@@ -31,6 +31,7 @@ from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.layout import StoreLayout
 from logitstore.store.lease import Lease, StoreLease
 from logitstore.store.storage import StorageLike
+from logitstore.store.way_out import telling_the_way_out
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument
 
@@ -63,8 +64,15 @@ def dump(
     it is; several processes may make it at the same time. Raises CorpusError, ModelError,
     SettingError, SpecError, StoreError or StorageError, and loses nothing committed before.
     """
-    started = time.monotonic()
     layout = StoreLayout.at(out)
+    with telling_the_way_out(layout):
+        return _dump(layout, no_check=no_check, on_progress=on_progress, **options)
+
+
+def _dump(
+    layout: StoreLayout, *, no_check: bool, on_progress: OnProgress | None, **options: Any
+) -> DumpSummary:
+    started = time.monotonic()
     refuse_foreign_storage(layout.storage)
     stored = _stored_plan(layout)
     begun = layout.read_spec() if stored is not None else None
