@@ -14,6 +14,7 @@ from logitstore.errors import (
     StorageError,
     StoreError,
     TokenizerError,
+    WorkerError,
 )
 from logitstore.lazy import lazy_names
 
@@ -62,6 +63,7 @@ __all__ = [
     "Teacher",
     "TeacherSpec",
     "TokenizerError",
+    "WorkerError",
     "audit",
     "dump",
     "estimate",
