@@ -185,7 +185,7 @@ def test_an_interrupted_fit_says_how_to_go_on(folder, monkeypatch):
         "trainer.cli.main._report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
     )
     result = fit(folder)
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert result.stderr == "error: interrupted. Run the same command with --resume to go on\n"
     monkeypatch.undo()
 

@@ -7,7 +7,7 @@ use there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ __all__ = ["Batches", "count_steps"]
 # Bins that are made in advance. With 4,096 targets and K = 64 one takes 2 MiB; 8 of them hide the
 # time in which a block is decoded.
 _BINS_AHEAD = 8
+
 
 def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
     """The exact number of optimiser steps of the first epochs, which differ a little.
