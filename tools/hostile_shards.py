@@ -19,10 +19,10 @@ from numcodecs import Zstd
 from logitstore.format.columns import Columns
 from logitstore.store.containers import load_container
 from logitstore.store.containers.limits import shard_limits
+from logitstore.store.containers.thrift_compact import Field, read_struct, write_struct
 from logitstore.store.reader import load_store
 from tools.hostile_json import Kind
 from tools.reseal import container_of, shard_folder
-from tools.thrift_compact import Field, read_struct, write_struct
 
 __all__ = ["shard_kinds"]
 

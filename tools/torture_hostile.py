@@ -291,7 +291,7 @@ def _garbage(store: Path) -> str:
 
 
 _STEPS: dict[str, Callable[[Path], Any]] = {
-    "read": content,
+    "read": partial(content, named=False),
     "verify": _verified,
     "inspect": _inspected,
     "tokenizer": lambda store: len(logitstore.open(store, allow_partial=True).tokenizer_files()),

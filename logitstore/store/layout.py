@@ -149,6 +149,16 @@ class StoreLayout:
         names = self.storage.list(TOKENIZER)
         return sorted(name for name in names if is_tokenizer_name(name.removeprefix(TOKENIZER)))
 
+    def most_bytes(self, name: str, *, otherwise: int) -> int:
+        """How many bytes an object may have that is not part of a shard.
+
+        name: of the object.
+        otherwise: for one that is.
+        """
+        if name.startswith(TOKENIZER):
+            return _MOST_TOKENIZER_BYTES
+        return otherwise if name.startswith(DATA) else MAX_JSON_BYTES
+
     def read_small(self, name: str) -> bytes:
         """An object that is not read in pieces, if it is as small as such objects are.
 
@@ -156,7 +166,7 @@ class StoreLayout:
 
         Raises ObjectMissing, and CorruptionError for one that is too large: before it is read.
         """
-        most = _MOST_TOKENIZER_BYTES if name.startswith(TOKENIZER) else MAX_JSON_BYTES
+        most = self.most_bytes(name, otherwise=MAX_JSON_BYTES)
         size = self.storage.size(name)
         if size is not None and size > most:
             raise CorruptionError(

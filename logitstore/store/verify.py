@@ -151,12 +151,15 @@ def _stored_faults(
 def _listed_faults(layout: StoreLayout) -> Iterator[Fault]:
     """Where too little is left to read the store by: what its manifest can still tell."""
     try:
-        objects = layout.read_manifest().objects if layout.sealed() else {}
+        if not layout.sealed():
+            return
+        manifest = layout.read_manifest()
     except LogitStoreError as error:
         yield Fault.of(error)
         return
-    for name, sha256 in objects.items():
-        yield from _object_faults(layout, name, sha256=sha256)
+    for name, sha256 in manifest.objects.items():
+        most = layout.most_bytes(name, otherwise=manifest.bytes)
+        yield from _object_faults(layout, name, most=most, sha256=sha256)
 
 
 def _shard_faults(store: Store, commit: Commit, *, hashes: bool) -> Iterator[Fault]:
@@ -167,7 +170,12 @@ def _shard_faults(store: Store, commit: Commit, *, hashes: bool) -> Iterator[Fau
 
 
 def _object_faults(
-    layout: StoreLayout, name: str, *, size: int | None = None, sha256: str | None = None
+    layout: StoreLayout,
+    name: str,
+    *,
+    size: int | None = None,
+    most: int | None = None,
+    sha256: str | None = None,
 ) -> Iterator[Fault]:
     try:
         stored = layout.storage.size(name)
@@ -175,6 +183,8 @@ def _object_faults(
             yield _fault(layout.place(name), "file", "none", "one")
         elif size is not None and stored != size:
             yield _fault(layout.place(name), "size in bytes", stored, size)
+        elif most is not None and stored > most:  # it may be a hole of a terabyte
+            yield _fault(layout.place(name), "size in bytes", stored, f"up to {most}")
         elif sha256 is not None and (found := sha256_of(layout.storage, name)) != sha256:
             yield _fault(layout.place(name), "sha256", found, sha256)
     except LogitStoreError as error:  # it cannot be read
