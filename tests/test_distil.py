@@ -36,7 +36,7 @@ def store(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "tokenizer.json").write_text('{"the": "tokenizer"}')
     made = MemoryStore(tokenizer=folder)
-    monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: made, raising=False)
     return made
 
 
@@ -360,7 +360,7 @@ def use_drawn(store, monkeypatch):
 
     def use(name, **options):
         made = MemoryStore(tokenizer=store.tokenizer, sparsifier=sparsifier_spec(name, **options))
-        monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
+        monkeypatch.setattr(logitstore, "open", lambda _, **__: made, raising=False)
         return made
 
     return use

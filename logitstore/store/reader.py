@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -20,8 +21,10 @@ from logitstore.errors import (
 from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
-from logitstore.store.containers.base import fields_of, shard_limits
+from logitstore.store.containers.base import fields_of
+from logitstore.store.containers.limits import ShardLimits, check_sizes, shard_limits
 from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.memory_limit import memory_limit
 from logitstore.store.seal import seal_faults
 from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import DocumentBlock, StoredDocument
@@ -49,47 +52,57 @@ MALFORMED = (
 )
 
 
-def open_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
+def open_store(
+    uri: StorageLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+) -> Store:
     """The store at `uri`: a folder, a file:// URI, or a `Storage`.
 
     uri: a path, a URI or a `Storage`.
     allow_partial: whether an unsealed store is read as far as it goes.
+    max_memory: what a block may take while it is read, in bytes or as in "8G"; None for half of the
+        machine's memory. A shard with a larger block is refused before memory is set aside.
 
     An unsealed store is refused unless `allow_partial`: then it is read as far as its units are
     committed. Raises StoreError where there is no store, CorruptionError where it is damaged,
     SettingError for a URI that nothing serves.
     """
-    store = load_store(uri, allow_partial=allow_partial)
+    store = load_store(uri, allow_partial=allow_partial, max_memory=max_memory)
     fault = next(seal_faults(store.layout, store.spec, store.commits, store.manifest), None)
     if fault is not None:
         raise fault
     return store
 
 
-def as_store(source: StoreLike, *, allow_partial: bool = False) -> Store:
+def as_store(
+    source: StoreLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+) -> Store:
     """The store that `source` is, or the one that is opened from it.
 
     source: a `Store`, which is returned as it is, or what `open_store` takes.
     allow_partial: whether an unsealed store is taken too.
+    max_memory: as `open_store` takes it; an open `Store` keeps its own.
 
     Raises what `open_store` raises, also for an open `Store` that is not sealed.
     """
     if not isinstance(source, Store):
-        return open_store(source, allow_partial=allow_partial)
+        return open_store(source, allow_partial=allow_partial, max_memory=max_memory)
     if source.manifest is None and not allow_partial:
         raise _unsealed(source.uri)
     return source
 
 
-def load_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
+def load_store(
+    uri: StorageLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+) -> Store:
     """The store at `uri` as its small objects tell of it, not compared with its manifest.
 
     uri: a path, a URI or a `Storage`.
     allow_partial: whether an unsealed store is read as far as it goes.
+    max_memory: as `open_store` takes it.
     """
-    layout = StoreLayout.at(uri)
+    layout, memory = StoreLayout.at(uri), memory_limit(max_memory)
     try:
-        return _load(layout, allow_partial=allow_partial)
+        return replace(_load(layout, allow_partial=allow_partial), memory=memory)
     except MALFORMED as error:
         problem = f"the store's JSON is malformed: {error!r}"
         raise CorruptionError(problem, place=layout.uri) from error
@@ -152,6 +165,7 @@ class Store(Sequence[StoredDocument]):
     commits: tuple[Commit, ...]
     manifest: Manifest | None  # None: not sealed
     draw: int = 0  # of those that each target has, the one that is read
+    memory: int | None = None  # bytes that reading a block may set aside; None: any number
 
     __getstate__ = fields_of
 
@@ -224,23 +238,39 @@ class Store(Sequence[StoredDocument]):
         """Block `number`, decoded. Raises CorruptionError that names the file.
 
         number: of the block, from 0.
+
+        Raises StoreError where it takes more memory than reading may.
         """
         commit, within = self._place(number)
-        try:
+        with self._naming(commit, within):
             shard = self._shard(commit)
             columns = shard.block(within, draw=self.draw)
-            block = self._codec.decode(columns, shard.tables, draw=self.draw)
-            if (block.sampler_logprobs_R is not None) != self.spec.text.sampler_logprobs:
-                raise CorruptionError(
-                    "the column sampler_logprob is there, or not, unlike store.json says",
-                    allowed=f"sampler_logprobs {self.spec.text.sampler_logprobs}",
-                )
-            return block
+            return self._codec.decode(columns, shard.tables, draw=self.draw)
+
+    def read_draws(self, number: int) -> Iterator[DocumentBlock]:
+        """Block `number` at each draw in turn, whatever `draw` is; its files are read once.
+
+        number: of the block, from 0.
+
+        Raises what `read_block` raises.
+        """
+        commit, within = self._place(number)
+        with self._naming(commit, within):
+            shard = self._shard(commit)
+            columns = shard.block(within)
+            for draw in range(self.spec.sparsifier.draw_count):
+                yield self._codec.decode(columns, shard.tables, draw=draw)
+
+    @contextmanager
+    def _naming(self, commit: Commit, within: int) -> Iterator[None]:
+        """What reading a block raises, with the block as its place."""
+        place = f"{self._shard_place(commit)}, block {within}"
+        try:
+            yield
         except MALFORMED as error:
-            place = f"{self._shard_place(commit)}, block {within}"
             raise CorruptionError(f"block is malformed: {error!r}", place=place) from error
         except CorruptionError as error:
-            raise _at(f"{self._shard_place(commit)}, block {within}", error) from error
+            raise _at(place, error) from error
 
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets (int64) of each document of block `number`; entries are not read.
@@ -305,14 +335,36 @@ class Store(Sequence[StoredDocument]):
         most = max(_LEAST_SHARDS, _SHARDS_BYTES // each)
         return lru_cache(most)(lambda unit: self._open_shard(commits[unit]))
 
+    def check_sizes(self, commit: Commit) -> None:
+        """Raise CorruptionError where the counts and sizes of a commit cannot all be true.
+
+        commit: of this store.
+
+        Raises StoreError for a block that takes more memory than reading may.
+        """
+        if commit.attempt is not None:
+            check_sizes(
+                self._limits,
+                commit.blocks,
+                commit.objects,
+                columns=len(self._codec.entries),
+                place=self._shard_place(commit),
+            )
+
+    @cached_property
+    def _limits(self) -> ShardLimits:
+        sampler_logprobs = self.spec.text.sampler_logprobs
+        return shard_limits(self._codec, sampler_logprobs=sampler_logprobs, memory=self.memory)
+
     def _open_shard(self, commit: Commit) -> ShardReader:
+        self.check_sizes(commit)
         shard = load_container(self.spec.container).open(
             self.layout.storage,
             self.layout.shard_prefix(commit),
             blocks=commit.blocks,
             objects=commit.objects,
             entries=self._codec.entries,
-            limits=shard_limits(self._codec),
+            limits=self._limits,
         )
         try:
             self._codec.check_tables(shard.tables)

@@ -68,7 +68,13 @@ class Fault:
 
 @takes(VERIFY_OPTIONS)
 def verify(
-    store: StoreLike, *, fast: bool, hashes: bool, strict: bool, on_progress: OnProgress | None
+    store: StoreLike,
+    *,
+    fast: bool,
+    hashes: bool,
+    strict: bool,
+    max_memory: int | str | None,
+    on_progress: OnProgress | None,
 ) -> Iterator[Fault]:
     """Every fault of a store, each with the place that it is at; a sound store gives none.
 
@@ -80,7 +86,13 @@ def verify(
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
     if not _is_there(layout):
         layout.read_spec()  # raises
-    faults = _faults(layout, hashes=not fast, content=not (fast or hashes), on_progress=on_progress)
+    faults = _faults(
+        layout,
+        hashes=not fast,
+        content=not (fast or hashes),
+        max_memory=store.memory if isinstance(store, Store) else max_memory,
+        on_progress=on_progress,
+    )
     return chain(faults, _stray_faults(layout)) if strict else faults
 
 
@@ -101,10 +113,15 @@ def _is_there(layout: StoreLayout) -> bool:
 
 
 def _faults(
-    layout: StoreLayout, *, hashes: bool, content: bool, on_progress: OnProgress | None
+    layout: StoreLayout,
+    *,
+    hashes: bool,
+    content: bool,
+    max_memory: int | str | None,
+    on_progress: OnProgress | None,
 ) -> Iterator[Fault]:
     try:
-        store = load_store(layout.storage)
+        store = load_store(layout.storage, max_memory=max_memory)
     except LogitStoreError as error:
         yield Fault.of(error)
         yield from _listed_faults(layout)
@@ -122,7 +139,11 @@ def _stored_faults(
     meter = Meter(on_progress, stage="hashing" if hashes else "looking for files", unit="bytes")
     done = 0
     for commit in store.commits:
-        yield from _shard_faults(store, commit, hashes=hashes)
+        try:
+            store.check_sizes(commit)
+            yield from _shard_faults(store, commit, hashes=hashes)
+        except LogitStoreError as error:
+            yield Fault.of(error)
         done += sum(one.size for one in commit.objects)
         meter.tell(done, fraction=done / max(1, size))
 
@@ -161,35 +182,27 @@ def _object_faults(
 
 
 def _content_faults(store: Store, on_progress: OnProgress | None) -> Iterator[Fault]:
-    draws = store.spec.sparsifier.draw_count
-    targets = draws * sum(counts.targets for counts in store.blocks)
+    targets = sum(counts.targets for counts in store.blocks)
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
-    for draw in range(draws):
-        for counts, faults in _draw_faults(store.with_draw(draw)):
-            yield from faults
-            done += counts
-            meter.tell(done, fraction=done / max(1, targets))
-
-
-def _draw_faults(store: Store) -> Iterator[tuple[int, list[Fault]]]:
-    """The targets of each block of one draw, and the block's faults."""
     for number, counts in enumerate(store.blocks):
-        yield counts.targets, list(_block_faults(store, number, counts))
+        yield from _block_faults(store, number, counts)
+        done += counts.targets
+        meter.tell(done, fraction=done / max(1, targets))
 
 
 def _block_faults(store: Store, number: int, counts: BlockCounts) -> Iterator[Fault]:
+    """The faults of a block, draw by draw, all of which are read at once."""
     try:
-        block = store.read_block(number)
-        for stored in block.split():
-            del stored  # building it checks that tokens, mask and targets belong together
+        for block in store.read_draws(number):
+            for stored in block.split():
+                del stored  # building it checks that tokens, mask and targets belong together
+            found = (len(block), len(block.input_ids_N), len(block.targets))
+            if found != (counts.documents, counts.tokens, counts.targets):
+                yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
+            yield from _row_faults(block, place=f"{store.uri}, block {number}")
     except LogitStoreError as error:
         yield Fault.of(error)
-        return
-    found = (len(block), len(block.input_ids_N), len(block.targets))
-    if found != (counts.documents, counts.tokens, counts.targets):
-        yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
-    yield from _row_faults(block, place=f"{store.uri}, block {number}")
 
 
 def _row_faults(block: DocumentBlock, *, place: str) -> Iterator[Fault]:
