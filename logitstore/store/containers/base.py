@@ -16,8 +16,9 @@ import numpy as np
 
 from logitstore.codec.base import Codec
 from logitstore.errors import CorruptionError, ObjectMissing
+from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
-from logitstore.format.manifest import BlockCounts, StoredObject
+from logitstore.format.manifest import StoredObject
 from logitstore.store.storage import Storage, place_of, sha256_of
 
 _LEAST_TABLE = 1 << 16  # rows that any table may have: a codec may bring others than of ids

@@ -36,7 +36,8 @@ from logitstore.store.storage import place_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import StoredObject
     from logitstore.store.storage import Storage
 
 __all__ = ["ParquetContainer"]

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import Buffer
 
-    from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import StoredObject
     from logitstore.store.storage import Storage
 
 __all__ = ["ZarrContainer"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from logitstore.format.manifest import BlockCounts
+    from logitstore.format.blocks import BlockCounts
     from logitstore.store.containers.base import ShardLimits
 
 __all__ = ["BY_ENTRY", "check_codecs", "check_room", "check_rows"]
