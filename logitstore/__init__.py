@@ -1,4 +1,4 @@
-"""The public names of logitstore. Importing it costs no torch: that is loaded on first use."""
+"""The public names of logitstore. Importing it costs nothing: what has a name is loaded with it."""
 
 from typing import TYPE_CHECKING
 
@@ -14,17 +14,16 @@ from logitstore.errors import (
     StorageError,
     StoreError,
     TokenizerError,
+    WorkerError,
 )
-from logitstore.format.spec import SparsifierSpec, StoreSpec, TeacherSpec
 from logitstore.lazy import lazy_names
-from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
-from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 
 if TYPE_CHECKING:
     from logitstore.dumping.run import dump
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
+    from logitstore.format.spec import SparsifierSpec, StoreSpec, TeacherSpec
     from logitstore.generation.run import generate
     from logitstore.progress import Progress
     from logitstore.store.inspect import inspect
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from logitstore.store.storage import Storage
     from logitstore.store.strays import gc, strays
     from logitstore.store.verify import Fault, verify
+    from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
+    from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
     from logitstore.teacher.base import Teacher
 
     __version__: str
@@ -62,6 +63,7 @@ __all__ = [
     "Teacher",
     "TeacherSpec",
     "TokenizerError",
+    "WorkerError",
     "audit",
     "dump",
     "estimate",
@@ -78,11 +80,19 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "__version__": "logitstore.version:VERSION",
+        "Document": "logitstore.targets.documents",
+        "DocumentBlock": "logitstore.targets.documents",
+        "EMPTY_TAIL": "logitstore.targets.targets",
         "Fault": "logitstore.store.verify",
         "Progress": "logitstore.progress",
+        "SparseTargets": "logitstore.targets.targets",
+        "SparsifierSpec": "logitstore.format.spec",
         "Storage": "logitstore.store.storage",
         "Store": "logitstore.store.reader",
+        "StoreSpec": "logitstore.format.spec",
+        "StoredDocument": "logitstore.targets.documents",
         "Teacher": "logitstore.teacher.base",
+        "TeacherSpec": "logitstore.format.spec",
         "audit": "logitstore.fidelity.audit",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",

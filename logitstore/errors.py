@@ -9,8 +9,9 @@
     ├── StoreError         a store that is not there, not sealed, or in the way
     │   ├── SpecError          it was begun with other settings
     │   └── CorruptionError    its bytes are not the ones that were written
-    └── StorageError       the storage refused: no space, no permission
-        └── ObjectMissing      there is no such object
+    ├── StorageError       the storage refused: no space, no permission
+    │   └── ObjectMissing      there is no such object
+    └── WorkerError        a thread or another process that worked for this one has died
 
 A message carries the place, the problem, the value found, the value allowed and the way out; this
 module owns the wording, so that every message reads alike: one line, in which no value takes more
@@ -33,6 +34,7 @@ __all__ = [
     "StorageError",
     "StoreError",
     "TokenizerError",
+    "WorkerError",
     "printable",
     "shown",
 ]
@@ -179,3 +181,7 @@ class StorageError(LogitStoreError):
 
 class ObjectMissing(StorageError):
     """An object is read that is not there."""
+
+
+class WorkerError(LogitStoreError):
+    """A thread, or another process of the same work, has died; the message names it."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         say,
     )
     from logitstore.cli.early import refuse_bad_model, refuse_bad_store
+    from logitstore.cli.interruption import AGAIN, run_program
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
     from logitstore.codec import codec_for
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from logitstore.teacher.models import auto_class, load_model, model_path
 
 __all__ = [
+    "AGAIN",
     "DEVICE",
     "DTYPE",
     "JSON",
@@ -113,6 +115,7 @@ __all__ = [
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
+    "run_program",
     "say",
     "sha256_of",
     "show_progress",
@@ -131,6 +134,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "AGAIN": "logitstore.cli.interruption",
         "DEVICE": "logitstore.teacher.devices",
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",
@@ -187,6 +191,7 @@ __getattr__, __dir__ = lazy_names(
         "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",
         "reporting_errors": "logitstore.cli.console",
+        "run_program": "logitstore.cli.interruption",
         "say": "logitstore.cli.console",
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",

@@ -22,9 +22,9 @@ from logitstore.store.layout import PLAN, SPEC, StoreLayout
 from logitstore.store.local import LocalStorage
 from logitstore.store.storage import Storage
 from logitstore.store.verify import verify
-from tests.dict_storage import DictStorage
 from tests.synthetic import NO_TOKENIZER, plan_of, store_spec, stored_documents, write_store
 from tests.test_teacher import TEXTS, Lines
+from tools.dict_storage import DictStorage
 
 FIRST = store_spec()
 OTHER = replace(FIRST, batch_tokens=2048)

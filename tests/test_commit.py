@@ -16,8 +16,8 @@ from logitstore.store.lease import Lease
 from logitstore.store.local import LocalStorage
 from logitstore.store.verify import verify
 from logitstore.store.writer import UnitWriter
-from tests.dict_storage import DictStorage
 from tests.synthetic import NO_TOKENIZER, plan_of, store_spec, stored_documents
+from tools.dict_storage import DictStorage
 
 DOCUMENTS = stored_documents([30, 60], masked=True)
 PLAN = plan_of(1)

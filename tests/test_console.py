@@ -2,35 +2,53 @@
 
 import errno
 import json
+import signal
 
 import pytest
 
-from logitstore.cli.console import announce_hub, print_json, reporting_errors
+from logitstore.cli.console import RESUMES, announce_hub, print_json, reporting_errors
+from logitstore.cli.interruption import Interrupted
 from logitstore.errors import SettingError
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "message", "code"),
     [
-        (SettingError("too small", place="--k", found=0), "error: --k: too small (found 0)\n"),
-        (KeyboardInterrupt(), "error: interrupted. Run the same command again: it resumes\n"),
+        (SettingError("too small", place="--k", found=0), "error: --k: too small (found 0)\n", 1),
+        (KeyboardInterrupt(), f"error: interrupted. {RESUMES}\n", 130),
+        (Interrupted(signal.SIGINT), f"error: interrupted. {RESUMES}\n", 130),
+        (Interrupted(signal.SIGTERM), f"error: terminated. {RESUMES}\n", 143),
         (
             OSError(errno.ENOSPC, "full", "shard"),
-            "error: shard: no space left. Make room. Run the same command again: it resumes\n",
+            f"error: shard: no space left. Make room. {RESUMES}\n",
+            1,
+        ),
+        (
+            MemoryError(),
+            f"error: out of memory. Make room, or ask for less at once. {RESUMES}\n",
+            1,
         ),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
-def test_expected_errors_are_one_message_and_exit_code_1(capsys, error, message, as_json):
+def test_expected_errors_are_one_message_and_an_exit_code(capsys, error, message, code, as_json):
     with pytest.raises(SystemExit) as left, reporting_errors(json=as_json):
         raise error
-    assert left.value.code == 1
+    assert left.value.code == code
     shown = capsys.readouterr()
     assert shown.err == message
     if as_json:
         assert json.loads(shown.out) == {"error": message.removeprefix("error: ").rstrip("\n")}
     else:
         assert shown.out == ""
+
+
+def test_what_is_kept_is_said_at_an_interruption(capsys):
+    error = KeyboardInterrupt()
+    error.add_note("3 of 12 units are stored")
+    with pytest.raises(SystemExit), reporting_errors(json=False):
+        raise error
+    assert capsys.readouterr().err == f"error: interrupted; 3 of 12 units are stored. {RESUMES}\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

@@ -32,8 +32,8 @@ from logitstore.store.containers import CONTAINERS, ShardReader, load_container
 from logitstore.store.containers.base import ShardLimits
 from logitstore.store.containers.zarr_objects import unpacked_size
 from logitstore.targets.documents import DocumentBlock
-from tests.dict_storage import DictStorage
 from tests.synthetic import store_spec, stored_documents
+from tools.dict_storage import DictStorage
 
 Tables = dict[str, np.ndarray]
 Names = tuple[str, ...]

@@ -28,7 +28,7 @@ from logitstore.store.storage import (
     place_of,
     sha256_of,
 )
-from tests.dict_storage import DictStorage
+from tools.dict_storage import DictStorage
 
 NO_LINKS = [
     errno.EPERM,

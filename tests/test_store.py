@@ -36,8 +36,8 @@ from logitstore.store.reader import as_store, load_store
 from logitstore.store.storage import Storage, place_of
 from logitstore.store.verify import Fault, verify
 from logitstore.store.writer import UnitWriter
-from tests.dict_storage import DictStorage
 from tests.synthetic import NO_TOKENIZER, plan_of, store_spec, stored_documents, write_store
+from tools.dict_storage import DictStorage
 
 UNITS = [
     stored_documents([30, 60, 12, 50], masked=True),

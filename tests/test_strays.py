@@ -11,8 +11,8 @@ import pytest
 import logitstore
 from logitstore.errors import StoreError
 from logitstore.store.layout import StoreLayout
-from tests.dict_storage import DictStorage
 from tests.synthetic import store_spec, stored_documents, write_store
+from tools.dict_storage import DictStorage
 
 UNITS = [stored_documents([9, 5]), stored_documents([7], seed=1)]
 STRAYS = ["notes.txt", "commits/000009.json", "data/000000-deadbeef/entries/zarr.json"]

@@ -14,7 +14,6 @@ BENCHMARKS = {
     "tools.bench_sparsify": True,
     "tools.bench_codec": True,
     "tools.bench_decode": False,
-    "tools.bench_kills": True,
     "tools.bench_step": True,
     "tools.bench_resident": True,
     "tools.bench_memory": False,

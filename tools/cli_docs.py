@@ -22,10 +22,12 @@ _HEAD = """# Command lines
 
 Made from the programs by `make docs`; do not edit. Exit codes: 0 done, 1 a fault was found or the
 command failed (one message on standard error), 2 wrong usage: a value that cannot be, or options
-that do not fit together; this is told before a model is loaded. With `--json` a command prints one
-JSON object and nothing else on standard output, also on exit code 1 and 2. Losses are in nats per
-target. Each command is also a Python function with the same names: `logitstore.dump(teacher=...)`,
-`trainer.fit(logits=...)`; `trainer eval` is `trainer.evaluate`.
+that do not fit together; this is told before a model is loaded. Ctrl-C gives 130 and SIGTERM 143,
+with one message that says how to go on; within a second they count as one, later a second one
+ends the command where it stands, which loses nothing that was committed. With `--json` a command
+prints one JSON object and nothing else on standard output, also on exit code 1 and 2. Losses are
+in nats per target. Each command is also a Python function with the same names:
+`logitstore.dump(teacher=...)`, `trainer.fit(logits=...)`; `trainer eval` is `trainer.evaluate`.
 """
 
 

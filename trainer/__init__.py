@@ -8,13 +8,13 @@ is loaded on first use.
 from typing import TYPE_CHECKING
 
 from logitstore.plumbing import lazy_names
-from trainer.losses import LOSSES, Loss
 
 if TYPE_CHECKING:
     from trainer.data.batches import Batches
     from trainer.data.rows import Batch
     from trainer.data.store import StoreLike
     from trainer.evaluation.measure import evaluate
+    from trainer.losses import LOSSES, Loss
     from trainer.losses.distillation import distillation_loss
     from trainer.losses.fused import LossSums
     from trainer.reporting.page import report
@@ -48,6 +48,8 @@ __getattr__, __dir__ = lazy_names(
         "Batch": "trainer.data.rows",
         "Batches": "trainer.data.batches",
         "DistillationTrainer": "trainer.training.loop",
+        "LOSSES": "trainer.losses",
+        "Loss": "trainer.losses",
         "LossSums": "trainer.losses.fused",
         "StoreLike": "trainer.data.store",
         "distillation_loss": "trainer.losses.distillation",

@@ -1,5 +1,18 @@
-"""The command line `logitstore`."""
+"""The command line `logitstore`. It is imported by `main`, so that Ctrl-C is clean then already."""
 
-from logitstore.cli.main import app, main
+from typing import TYPE_CHECKING
+
+from logitstore.cli.interruption import run_program
+from logitstore.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from logitstore.cli.main import app
 
 __all__ = ["app", "main"]
+
+__getattr__, __dir__ = lazy_names(__name__, {"app": "logitstore.cli.main"})
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_program("logitstore.cli.main")

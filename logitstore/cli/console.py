@@ -1,6 +1,7 @@
 """What every command shares: one object on standard output, one message on standard error.
 
-Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage (typer's own).
+Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage (typer's own), 130 ended by
+Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,13 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitstore.cli.interruption import (
+    AGAIN,
+    describe,
+    interruption,
+    leave_interrupted,
+    say_how,
+)
 from logitstore.errors import LogitStoreError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "AGAIN",
+    "RESUMES",
     "announce_hub",
     "note",
     "print_json",
@@ -30,7 +38,7 @@ __all__ = [
     "say",
 ]
 
-AGAIN = "Run the same command again: it resumes"
+RESUMES = f"{AGAIN}: it resumes"
 # A name on the Hub: `name` or `org/name`, of a data set with `:configuration:split` behind it.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[^/]*)?")
 _FILE_NAMES = (
@@ -49,33 +57,66 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def reporting_errors(*, json: bool, again: str = AGAIN) -> Iterator[None]:
+def reporting_errors(*, json: bool, again: str = RESUMES) -> Iterator[None]:
     """Turn expected errors of a command's body into one message and exit code 1.
 
     With `json`, standard output gets `{"error": message}` too. `again` is how an interrupted
-    command is taken up again.
+    command is taken up again: Ctrl-C and SIGTERM give one message and exit code 130 or 143.
     """
+    say_how(again)
     try:
         yield
-    except LogitStoreError as error:
-        _fail(error.command_line_message, as_json=json)
-    except KeyboardInterrupt:
-        _fail(f"interrupted. {again}", as_json=json)
-    except BrokenPipeError:
+        sys.stdout.flush()
+    except BaseException as error:
+        signum = interruption(error)
+        if signum is not None:
+            if json:
+                _print_error(describe(error))
+            leave_interrupted(describe(error), signum=signum)
+        _report(error, as_json=json, again=again)
+        raise
+
+
+def _report(error: BaseException, *, as_json: bool, again: str) -> None:
+    """Leave the program, if the error is an expected one."""
+    if isinstance(error, LogitStoreError):
+        _fail(error.command_line_message, as_json=as_json)
+    if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone; the interpreter's own flush must not complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        _fail(f"{error.filename or 'the disk'}: no space left. Make room. {again}", as_json=json)
+        _drop_output()
+        raise SystemExit(1)
+    if isinstance(error, MemoryError):
+        _fail(f"out of memory. Make room, or ask for less at once. {again}", as_json=as_json)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        place = error.filename or ("the disk" if _output_is_written() else "standard output")
+        _fail(f"{place}: no space left. Make room. {again}", as_json=as_json)
+
+
+def _output_is_written() -> bool:
+    """Whether standard output has taken all; else it is dropped, or Python would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({"error": message})
+        _print_error(message)
     say(f"error: {message}", err=True)
     raise SystemExit(1)
+
+
+def _print_error(message: str) -> None:
+    """The object on standard output, if that still takes it."""
+    print_json({"error": message})
+    _output_is_written()
 
 
 def say(text: str, *, err: bool = False) -> None:

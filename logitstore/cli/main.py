@@ -11,6 +11,7 @@ import typer
 from logitstore.cli.answers import print_answers
 from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries, say
 from logitstore.cli.early import refuse_bad_model, refuse_bad_store, refuse_early
+from logitstore.cli.interruption import AGAIN
 from logitstore.cli.program import JSON, command, new_program
 from logitstore.cli.progress import show_progress
 from logitstore.cli.terminal import (
@@ -29,9 +30,7 @@ from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
 from logitstore.generation.options import GENERATE_OPTIONS, check_generate
 from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
 
-__all__ = ["app", "main"]
-
-_AGAIN = "Run the same command again"
+__all__ = ["app"]
 
 # A picture is drawn on the command line unless another place is named for it.
 _TUNE_OPTIONS = tuple(
@@ -73,7 +72,7 @@ def generate(*, json: bool, **options: Any) -> None:
         print_answers(summary)
 
 
-@command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=_AGAIN)
+@command(app, options=(*ESTIMATE_OPTIONS, JSON), check=check_targets, again=AGAIN)
 def estimate(*, json: bool, **options: Any) -> None:
     """Estimate targets, bytes and time of a dump. Dumps a sample, and leaves no files."""
     refuse_early(options)
@@ -92,7 +91,7 @@ def estimate(*, json: bool, **options: Any) -> None:
         print_estimate(found)
 
 
-@command(app, options=(*_TUNE_OPTIONS, JSON), again=_AGAIN)
+@command(app, options=(*_TUNE_OPTIONS, JSON), again=AGAIN)
 def tune(*, context: typer.Context, json: bool, **options: Any) -> None:
     """Compare sparsifiers, and recommend one. By bytes and error of the gradient, on a sample."""
     refuse_early(options)
@@ -120,7 +119,7 @@ _SHOWN = {
 }
 
 
-@command(app, options=(*VERIFY_OPTIONS, JSON), again=_AGAIN)
+@command(app, options=(*VERIFY_OPTIONS, JSON), again=AGAIN)
 def verify(*, store: str, json: bool, **depth: bool) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
     with show_progress("starting") as on_progress:
@@ -144,7 +143,7 @@ def verify(*, store: str, json: bool, **depth: bool) -> None:
         say(f"{store}: {_SHOWN[checked]}")
 
 
-@command(app, options=(*GC_OPTIONS, JSON), again=_AGAIN)
+@command(app, options=(*GC_OPTIONS, JSON), again=AGAIN)
 def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
     """List or remove what killed dumps left in a store. No commit names it; --yes removes it."""
     from logitstore.store.strays import gc as run
@@ -161,7 +160,7 @@ def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
         say(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
 
 
-@command(app, options=(*AUDIT_OPTIONS, JSON), again=_AGAIN)
+@command(app, options=(*AUDIT_OPTIONS, JSON), again=AGAIN)
 def audit(*, json: bool, **options: Any) -> None:
     """Compare a store with its live teacher. Names each check that failed; exit 1 if any."""
     refuse_bad_store(options["store"])
@@ -184,7 +183,7 @@ def audit(*, json: bool, **options: Any) -> None:
         say(f"{options['store']}: ok")
 
 
-@command(app, options=(*INSPECT_OPTIONS, JSON), again=_AGAIN)
+@command(app, options=(*INSPECT_OPTIONS, JSON), again=AGAIN)
 def inspect(*, store: str, json: bool) -> None:
     """Show what a store holds. Also from which teacher and corpus, and what each column costs."""
     from logitstore.store.inspect import inspect as look
@@ -194,12 +193,3 @@ def inspect(*, store: str, json: bool) -> None:
         print_json(content)
     else:
         print_table(content)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

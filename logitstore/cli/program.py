@@ -7,7 +7,8 @@
         "Show what a store holds."
 
 Every value is checked before the command's body runs, so a wrong one costs no import of torch.
-Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage.
+Exit codes: 0 done, 1 a fault found or an expected error, 2 wrong usage, 130 ended by Ctrl-C, 143 by
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from logitstore.cli.console import AGAIN, print_json, reporting_errors
+from logitstore.cli.console import RESUMES, print_json, reporting_errors
 from logitstore.errors import SettingError
 from logitstore.options import Option, refuse_combinations, signature_of
 from logitstore.version import VERSION
@@ -74,7 +75,7 @@ def command(
     options: Iterable[Option],
     name: str | None = None,
     check: Callable[..., Any] | None = None,
-    again: str = AGAIN,
+    again: str = RESUMES,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function becomes a command of `program` that takes `options` by keyword.
 

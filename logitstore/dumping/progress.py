@@ -62,6 +62,15 @@ class Tally:
         self._number = 1 + [one.name for one in self.plan.units].index(unit.name)
         self._tell(", tokenising")
 
+    def waiting(self, unit: WorkUnit, holder: str) -> None:
+        """Another process works on `unit`, and nothing else is left.
+
+        unit: the first of them.
+        holder: who works on it.
+        """
+        self._number = 1 + [one.name for one in self.plan.units].index(unit.name)
+        self._tell(f", waiting for {holder}")
+
     def read(self, unit: WorkUnit) -> None:
         """The records of `unit` are documents now."""
         self._tokenised.add(unit.records / self._records, seconds=self._lap())

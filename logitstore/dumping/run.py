@@ -8,18 +8,20 @@ teacher on two cores.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
+from logitstore.dumping.ending import telling_what_is_kept
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import Tally
 from logitstore.dumping.work import read_documents, stored_documents
+from logitstore.dumping.writing import WritingThread
 from logitstore.errors import CorpusError, CorruptionError, SpecError
 from logitstore.format.manifest import Commit
 from logitstore.format.plan import Plan, WorkUnit
@@ -31,6 +33,7 @@ from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.layout import StoreLayout
 from logitstore.store.lease import Lease, StoreLease
 from logitstore.store.storage import StorageLike
+from logitstore.store.way_out import telling_the_way_out
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument
 
@@ -63,8 +66,15 @@ def dump(
     it is; several processes may make it at the same time. Raises CorpusError, ModelError,
     SettingError, SpecError, StoreError or StorageError, and loses nothing committed before.
     """
-    started = time.monotonic()
     layout = StoreLayout.at(out)
+    with telling_the_way_out(layout):
+        return _dump(layout, no_check=no_check, on_progress=on_progress, **options)
+
+
+def _dump(
+    layout: StoreLayout, *, no_check: bool, on_progress: OnProgress | None, **options: Any
+) -> DumpSummary:
+    started = time.monotonic()
     refuse_foreign_storage(layout.storage)
     stored = _stored_plan(layout)
     begun = layout.read_spec() if stored is not None else None
@@ -81,12 +91,13 @@ def dump(
         lease.take()
         work = _Work.begin(layout, job, plan, spec, lease)
         tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
-        work.run(tally)
-        # All of it may have been done by others, after they have begun the store anew.
-        settle(layout, spec, plan)
-        tell_stage(on_progress, "sealing the store")
-        _refuse_nothing(work.store.committed(plan), place=layout.uri)
-        manifest = work.store.seal(plan, check=not no_check)
+        with telling_what_is_kept(layout, plan):
+            work.run(tally)
+            # All of it may have been done by others, after they have begun the store anew.
+            settle(layout, spec, plan)
+            tell_stage(on_progress, "sealing the store")
+            _refuse_nothing(work.store.committed(plan), place=layout.uri)
+            manifest = work.store.seal(plan, check=not no_check)
         return DumpSummary(
             uri=layout.uri,
             fingerprint=manifest.fingerprint,
@@ -136,36 +147,53 @@ class _Work:
 
     def run(self, tally: Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
-        with ThreadPoolExecutor(max_workers=1) as encoder:
+        others: dict[str, str] = {}  # who works on units that are not ours, as last seen
+        with WritingThread() as thread:
             while missing := self._missing():
-                dumped = self._pass(missing, encoder, tally)
-                if not dumped and self._missing():
-                    time.sleep(_POLL_SECONDS)  # the rest is in other hands
+                dumped = self._pass(missing, thread, tally, others)
+                if not dumped and (rest := self._missing()):
+                    self._wait(rest, tally, others)
 
     def _missing(self) -> list[WorkUnit]:
         layout = self.store.layout
         return [unit for unit in self.plan.units if layout.read_commit(unit) is None]
 
-    def _pass(self, units: list[WorkUnit], encoder: ThreadPoolExecutor, tally: Tally) -> int:
+    def _wait(self, rest: list[WorkUnit], tally: Tally, others: dict[str, str]) -> None:
+        """All that is missing is in other hands: look again a little later."""
+        storage = self.store.layout.storage
+        holders = {unit.name: Lease(storage, unit).holder() for unit in rest}
+        others.update({name: one for name, one in holders.items() if one is not None})
+        tally.waiting(rest[0], others.get(rest[0].name, "another process"))
+        self.lease.renew()
+        time.sleep(_POLL_SECONDS)
+
+    def _pass(
+        self,
+        units: list[WorkUnit],
+        thread: WritingThread,
+        tally: Tally,
+        others: Mapping[str, str],
+    ) -> int:
         """Go once through `units`; how many of them were ours."""
-        writing: Future[None] | None = None
         dumped = 0
         for unit in units:
             lease = Lease(self.store.layout.storage, unit)
             if self.store.layout.read_commit(unit) is not None or not lease.take():
                 continue
+            if unit.name in others and callable(self.job.options.on_note):
+                self.job.options.on_note(
+                    f"unit {unit.name}: {others[unit.name]} has given it up or died; taken over"
+                )
             with _released_on_error(lease):
-                stored, skipped = self._documents(unit, lease, tally)
-                if writing is not None:
-                    writing.result()
-                writing = encoder.submit(self._write, unit, stored, skipped, lease, tally)
+                stored, skipped = self._documents(unit, lease, tally, thread)
+                write = partial(self._write, unit, stored, skipped, lease, tally)
+                thread.begin(unit, write)
             dumped += 1
-        if writing is not None:
-            writing.result()
+        thread.wait()
         return dumped
 
     def _documents(
-        self, unit: WorkUnit, lease: Lease, tally: Tally
+        self, unit: WorkUnit, lease: Lease, tally: Tally, thread: WritingThread
     ) -> tuple[list[StoredDocument], int]:
         """The unit's documents with their targets, and how many records were skipped."""
         tally.reading(unit)
@@ -173,6 +201,7 @@ class _Work:
         tally.read(unit)
 
         def on_batch(batch: Sequence[Document]) -> None:
+            thread.check()
             lease.renew()
             self.lease.renew()
             tally.batch(unit, batch, documents)

@@ -25,16 +25,19 @@ from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
 from logitstore.store.containers.base import check_objects
 from logitstore.store.layout import (
+    COMMITS,
     DATA,
     LEASES,
     MANIFEST,
+    PLAN,
     README,
     SPEC,
     TOKENIZER,
     StoreLayout,
 )
 from logitstore.store.settings import refuse_other_spec
-from logitstore.store.storage import Storage, base_name, sha256_of
+from logitstore.store.storage import Storage, base_name, place_of, sha256_of
+from logitstore.store.way_out import LOST_SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,13 +60,16 @@ def refuse_foreign_storage(storage: Storage) -> None:
     names = (name for name in storage.list("") if not name.startswith(LEASES))
     found = {name.split("/")[0] for name in islice(names, 100 * _NAMED)}
     # Another process may have begun the store while we looked.
-    if found and not StoreLayout(storage).exists():
-        raise StoreError(
-            "--out holds something that is no store",
-            place=storage.uri,
-            found=", ".join(sorted(found)[:_NAMED]),
-            remedy="Name a new or empty folder",
-        )
+    if not found or StoreLayout(storage).exists():
+        return
+    if {PLAN, COMMITS.rstrip("/")} <= found:
+        raise CorruptionError("file is missing", place=place_of(storage, SPEC), remedy=LOST_SPEC)
+    raise StoreError(
+        "--out holds something that is no store",
+        place=storage.uri,
+        found=", ".join(sorted(found)[:_NAMED]),
+        remedy="Name a new or empty folder",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import StorageError
 from logitstore.store.layout import LEASES
+from logitstore.store.liveness import is_alive
 
 if TYPE_CHECKING:
     from logitstore.format.plan import WorkUnit
@@ -49,6 +50,11 @@ class Lease:
             return False
         self._write()
         return True
+
+    def holder(self) -> str | None:
+        """Whose note is there, as a message names it; None where there is none to be read."""
+        owner = _owner(self.storage, self.name)
+        return None if owner is None else f"process {owner.get('pid')} on {owner.get('host')}"
 
     def renew(self) -> None:
         """Say that we are still at work; called often, it writes once in ten seconds."""
@@ -165,9 +171,6 @@ def _lapsed(owner: dict[str, Any] | None) -> bool:
             return False
         if owner["pid"] == os.getpid():
             return True
-        os.kill(owner["pid"], 0)
-    except PermissionError:
-        return False  # a process of another user
-    except (ProcessLookupError, ValueError, LookupError, TypeError, OverflowError):
+        return not is_alive(owner["pid"])
+    except (ValueError, LookupError, TypeError, OverflowError):
         return True
-    return False

@@ -6,16 +6,15 @@ use there.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore import SettingError, StoreError
+from trainer.data.ahead import in_worker, made_ahead
 from trainer.data.options import EPOCHS, RANKS, rank_option
 from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
 from trainer.data.rows import Batch, RowLayout, lay_out
@@ -32,9 +31,6 @@ __all__ = ["Batches", "count_steps"]
 # Bins that are made in advance. With 4,096 targets and K = 64 one takes 2 MiB; 8 of them hide the
 # time in which a block is decoded.
 _BINS_AHEAD = 8
-_POLL_SECONDS = 0.1
-
-T = TypeVar("T")
 
 
 def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
@@ -186,10 +182,11 @@ class Batches(IterableDataset[Batch]):
         self.position = position
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch, after in _ahead(self._produce(self.position), depth=_BINS_AHEAD):
-            if after is not None:
-                self.position = after
-            yield batch
+        with in_worker():
+            for batch, after in made_ahead(self._produce(self.position), depth=_BINS_AHEAD):
+                if after is not None:
+                    self.position = after
+                yield batch
 
     def _produce(self, start: Position) -> Iterator[tuple[Batch, Position | None]]:
         """Batches from `start` on, and with the last one of each step its end."""
@@ -249,50 +246,3 @@ class _Windows:
             blocks[place.block] = list(self._store.read_block(place.block).split())
             self._held[place.lane] = (place.window, blocks)
         return blocks[place.block][place.document]
-
-
-@dataclass(frozen=True, slots=True)
-class _Made(Generic[T]):
-    item: T
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    error: BaseException
-
-
-def _ahead(items: Iterator[T], *, depth: int) -> Iterator[T]:
-    """`items`, up to `depth` of them made in advance by a thread that ends with this generator."""
-    made: queue.Queue[_Made[T] | _Failed | None] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-    worker = threading.Thread(
-        target=_make, args=(items, made.put, stop), name="batches", daemon=True
-    )
-    worker.start()
-    try:
-        while (one := made.get()) is not None:
-            if isinstance(one, _Failed):
-                raise one.error
-            yield one.item
-    finally:
-        stop.set()
-        worker.join()
-
-
-def _make(items: Iterator[T], put: Callable[..., None], stop: threading.Event) -> None:
-    def hand_over(one: _Made[T] | _Failed | None) -> None:
-        while not stop.is_set():
-            try:
-                put(one, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-            return
-
-    try:
-        for item in items:
-            hand_over(_Made(item))
-            if stop.is_set():
-                return
-        hand_over(None)
-    except BaseException as error:  # raised again in the thread that iterates
-        hand_over(_Failed(error))

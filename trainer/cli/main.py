@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore import ModelError
 from logitstore.plumbing import (
+    AGAIN,
     JSON,
     announce_hub,
     command,
@@ -33,9 +34,7 @@ from trainer.training.state_files import RunWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["app", "main"]
-
-_AGAIN = "Run the same command again"
+__all__ = ["app"]
 
 app = new_program("trainer", summary="Distil students from a store of a teacher's distributions.")
 
@@ -73,9 +72,7 @@ def fit(*, json: bool, **options: Any) -> None:
         say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
 
 
-@command(
-    app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=_AGAIN
-)
+@command(app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=AGAIN)
 def evaluate(*, json: bool, **options: Any) -> None:
     """Measure a model on held-out text. With a store, also how near it is to the teacher."""
     refuse_bad_store(options["logits"])
@@ -93,7 +90,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
             say(line)
 
 
-@command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=_AGAIN)
+@command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=AGAIN)
 def report(*, json: bool, **options: Any) -> None:
     """Compare runs on one page."""
     from trainer.reporting.page import print_table
@@ -104,11 +101,6 @@ def report(*, json: bool, **options: Any) -> None:
         print_json({"report": str(page.path), "rows": page.rows, "notes": page.notes})
     else:
         print_table(page)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()
 
 
 def _refuse_early(options: dict[str, Any]) -> None:
@@ -169,7 +161,3 @@ def _words(one: dict[str, float], *, parts: bool = True) -> str:
 
 
 _SAME = 1e-4  # nats
-
-
-if __name__ == "__main__":
-    main()
