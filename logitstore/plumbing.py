@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.local import LocalStorage
-    from logitstore.store.options import STORE
+    from logitstore.store.options import MAX_MEMORY, STORE
     from logitstore.store.reader import StoreLike, as_store
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
@@ -64,6 +64,7 @@ __all__ = [
     "DEVICE",
     "DTYPE",
     "JSON",
+    "MAX_MEMORY",
     "ON_PROGRESS",
     "REQUIRED",
     "SPARSIFIERS",
@@ -139,6 +140,7 @@ __getattr__, __dir__ = lazy_names(
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",
         "Meter": "logitstore.progress",
+        "MAX_MEMORY": "logitstore.store.options",
         "ON_PROGRESS": "logitstore.progress",
         "OnProgress": "logitstore.progress",
         "show_progress": "logitstore.cli.progress",

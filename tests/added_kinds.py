@@ -28,6 +28,7 @@ class RawCodec:
     """Ids and the bits of float32 log-probabilities as they are: no ranking, no table, no step."""
 
     entries = ("entry", "bits")
+    table_names = ()
     by_entry = False
     stated_kl = 0.0
     stated_drawn_kl = 0.0
@@ -37,6 +38,10 @@ class RawCodec:
 
     def stated_kl_at(self, temperature: float) -> float:
         return 0.0
+
+    def scalar_names(self, *, sampler_logprobs: bool) -> tuple[str, ...]:
+        tails = [f"tail_{node}" for node in range(len(self.sparsifier.tail_nodes))]
+        return ("count", "label", "entropy", *tails)
 
     def tables(self, blocks: Any) -> dict[str, np.ndarray]:
         return {}

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -29,7 +29,8 @@ from logitstore.format.manifest import StoredObject
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
-from logitstore.store.containers.base import ShardLimits
+from logitstore.store.containers.limits import ShardLimits
+from logitstore.store.containers.parquet_pages import Chunk, check_pages
 from logitstore.store.containers.zarr_objects import unpacked_size
 from logitstore.targets.documents import DocumentBlock
 from tests.synthetic import store_spec, stored_documents
@@ -91,11 +92,30 @@ def _drawn_columns() -> tuple[list[Columns], Tables]:
     return [codec.encode(block, tables) for block in blocks], tables
 
 
+def _limits(columns: list[Columns], tables: Tables, *, draws: int = 1) -> ShardLimits:
+    (width,) = {one.shape[1] for block in columns for one in block.entries.values()}
+    return ShardLimits(
+        entries=width,
+        draws=draws,
+        scalars=frozenset(columns[0].scalars),
+        tables=frozenset(tables),
+        table=65_536,
+    )
+
+
 def _open(
-    container: str, storage: DictStorage, objects: list[StoredObject], entries: Names = ENTRIES
+    container: str,
+    storage: DictStorage,
+    objects: list[StoredObject],
+    entries: Names = ENTRIES,
+    limits: ShardLimits | None = None,
+    prefix: str = "",
 ) -> ShardReader:
     opener = load_container(container)
-    return opener.open(storage, "", blocks=_counts(), objects=objects, entries=entries)
+    limits = limits or _limits(*_columns())
+    return opener.open(
+        storage, prefix, blocks=_counts(), objects=objects, entries=entries, limits=limits
+    )
 
 
 def _same(found: Columns, wanted: Columns) -> bool:
@@ -156,9 +176,7 @@ def test_a_shard_is_read_where_its_prefix_says(container: str, shard: DictStorag
     columns, _ = _columns()
     objects = _objects(shard)
     shard.objects = {f"data/000000-aa/{name}": data for name, data in shard.objects.items()}
-    opened = load_container(container).open(
-        shard, "data/000000-aa/", blocks=_counts(), objects=objects, entries=ENTRIES
-    )
+    opened = _open(container, shard, objects, prefix="data/000000-aa/")
     assert _same(opened.block(1), columns[1])
 
 
@@ -273,6 +291,7 @@ def test_an_open_shard_pickles_also_after_it_was_read(container: str, shard: Dic
 def test_the_documents_of_a_block_cost_a_part_of_it(container: str, shard: DictStorage) -> None:
     """Lengths of documents are asked of every block before the first one is decoded."""
     opened = _open(container, shard, _objects(shard))
+    opened.documents(1)  # the metadata, which is read once
     shard.ranges.clear()
     opened.documents(0)
     lengths = sum(stop - start for _, start, stop in shard.ranges)
@@ -296,7 +315,7 @@ def test_wide_integers_need_as_many_planes_as_bytes() -> None:
 def test_draws_lie_side_by_side(container: str, by_entry: bool) -> None:
     columns, tables = _drawn_columns()
     shard = _written(container, columns, tables, draw_count=2, by_entry=by_entry)
-    opened = _open(container, shard, _objects(shard))
+    opened = _open(container, shard, _objects(shard), limits=_limits(columns, tables, draws=2))
     for number, wanted in enumerate(columns):
         assert _same(opened.block(number), wanted)
         for draw in range(2):
@@ -313,8 +332,9 @@ def test_another_order_of_axes_is_refused() -> None:
     content = json.loads(shard.objects["entries/zarr.json"])
     content["codecs"][0]["configuration"]["codecs"][0]["configuration"]["order"] = [1, 0, 2]
     shard.objects["entries/zarr.json"] = json.dumps(content).encode()
-    with pytest.raises(CorruptionError, match="other codecs"):
-        _open("zarr", shard, _objects(shard)).block(0)
+    limits = _limits(*_drawn_columns(), draws=2)
+    with pytest.raises(CorruptionError, match="codecs of an array"):
+        _open("zarr", shard, _objects(shard), limits=limits).block(0)
 
 
 def test_a_zarr_block_reads_its_chunks_and_no_more() -> None:
@@ -340,13 +360,14 @@ def test_tables_and_entries_are_whatever_the_codec_makes(container: str) -> None
     names = ("id", "mass", "x_1")
     for tables in (some, {}):
         shard = _written(container, odd, tables)
-        opened = _open(container, shard, _objects(shard), names)
+        limits = _limits(odd, tables)
+        opened = _open(container, shard, _objects(shard), names, limits)
         assert _same_arrays(opened.tables, tables)
         assert all(_same(opened.block(n), wanted) for n, wanted in enumerate(odd))
         sizes = opened.column_bytes()
         assert {*names, "odds", *(f"{one}_id" for one in tables)} <= set(sizes)
         with pytest.raises(CorruptionError, match="no_such"):
-            _open(container, shard, _objects(shard), ("id", "no_such")).block(0)
+            _open(container, shard, _objects(shard), ("id", "no_such"), limits).block(0)
 
 
 def _random_columns(seed: int) -> tuple[list[Columns], Tables]:
@@ -381,7 +402,8 @@ def _read_all(container: str, storage: DictStorage, objects: list[StoredObject])
         BlockCounts(documents=1, tokens=len(BLOCKS[1].input_ids_N), targets=len(BLOCKS[1].targets))
     ] * 2
     opener = load_container(container)
-    shard = opener.open(storage, "", blocks=counts, objects=objects, entries=ENTRIES)
+    limits = _limits(*_random_columns(1))
+    shard = opener.open(storage, "", blocks=counts, objects=objects, entries=ENTRIES, limits=limits)
     for number in range(2):
         shard.block(number)
 
@@ -449,15 +471,16 @@ def test_the_size_of_a_frame_is_read_from_its_header(size: int, level: int) -> N
     assert unpacked_size(data[1:]) is None
 
 
-LIMITS = ShardLimits(entries=64, draws=1, table=65_536)
-
-
-def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused() -> None:
-    """32 KB that would take a gigabyte: refused by its header, with all checksums right."""
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(1 << 30, "larger than what it unpacks to"), (1 << 24, "unpacks to another size")],
+)
+def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused(size: int, told: str) -> None:
+    """32 KB that would take a gigabyte, or 500 bytes 16 MB: with all checksums right."""
     columns, tables = _columns()
     storage = _written("zarr", columns, tables)
     name = "scalars/c/0/0"
-    bomb = Zstd(level=19).encode(bytes(1 << 30))
+    bomb = Zstd(level=19).encode(bytes(size))
     assert len(bomb) < 100_000
     bomb += google_crc32c.value(bomb).to_bytes(4, "little")
     sums = load_container("zarr").chunk_sums(storage.objects)[name]
@@ -468,7 +491,7 @@ def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused() -> None:
     assert len(old) == count
     storage.objects[name] = bomb + index + google_crc32c.value(index).to_bytes(4, "little")
     tracemalloc.start()
-    with pytest.raises(CorruptionError, match="unpacks to another size"):
+    with pytest.raises(CorruptionError, match=told):
         _open("zarr", storage, _objects(storage)).block(0)
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
@@ -488,10 +511,8 @@ def test_an_array_larger_than_the_store_allows_is_refused(name: str, axis: int, 
     content["codecs"][0]["configuration"]["chunk_shape"][axis] = size if axis else 1
     storage.objects[f"{name}/zarr.json"] = json.dumps(content).encode()
     tracemalloc.start()
-    shard = load_container("zarr").open(
-        storage, "", blocks=_counts(), objects=_objects(storage), entries=ENTRIES, limits=LIMITS
-    )
-    with pytest.raises(CorruptionError, match=r"larger than a shard|no Zarr group|another shape"):
+    shard = _open("zarr", storage, _objects(storage))
+    with pytest.raises(CorruptionError, match=r"shape of an array|planes"):
         shard.block(0)
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
@@ -501,12 +522,12 @@ def test_a_parquet_file_larger_than_the_store_allows_is_refused() -> None:
     storage = _written("parquet", *_columns())
     table = pa.table({"id": pa.array(np.zeros(1 << 22, np.uint32))})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    storage.objects["ranking.parquet"] = sink.getvalue().to_pybytes()
-    shard = load_container("parquet").open(
-        storage, "", blocks=_counts(), objects=_objects(storage), entries=ENTRIES, limits=LIMITS
+    pq.write_table(
+        table, sink, compression="zstd", write_page_checksum=True, row_group_size=1 << 22
     )
-    with pytest.raises(CorruptionError, match="says to hold more"):
+    storage.objects["ranking.parquet"] = sink.getvalue().to_pybytes()
+    shard = _open("parquet", storage, _objects(storage))
+    with pytest.raises(CorruptionError, match="longer than one of this store"):
         assert shard.tables
 
 
@@ -518,3 +539,193 @@ def test_a_container_is_imported_when_it_is_asked_for() -> None:
         "assert 'pyarrow' in sys.modules and 'zarr' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def _page_numbers(data: bytes) -> list[int]:
+    """Where the numbers of the first page's header begin: sizes, checksum, values, encoding."""
+    places, at = [], 4
+    for tags in (1, 1, 1, 1, 2, 1, 1, 1):
+        at += tags
+        places.append(at)
+        while data[at] >= 0x80:
+            at += 1
+        at += 1
+    return places
+
+
+def _varint(number: int, *, length: int) -> bytes:
+    """`number`, zigzag and base 128, in `length` bytes: of 32 bits there are five at most."""
+    parts = [(number << 1) >> (7 * place) & 0x7F for place in range(length)]
+    return bytes([*(one | 0x80 for one in parts[:-1]), parts[-1]])
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("lie", [-1, 1 << 20, (1 << 31) - 1])
+def test_a_page_that_lies_of_what_it_unpacks_to_is_refused(number: int, lie: int) -> None:
+    """Arrow sets aside what the header says before it looks: 2 GiB for a page of some bytes."""
+    storage = _written("parquet", *_columns())
+    data = storage.objects["documents.parquet"]
+    at = _page_numbers(data)[number]
+    stop = at
+    while data[stop] >= 0x80:
+        stop += 1
+    lying = _varint(lie, length=5) if lie > 0 else b"\x01"
+    # The page grows by some bytes; so do the offsets of those behind it, of which none is read.
+    changed = data[:at] + lying + data[stop + 1 :]
+    storage.objects["documents.parquet"] = changed
+    footer = pq.read_metadata(pa.BufferReader(data))
+    first = footer.row_group(0).column(0)
+    chunk = Chunk(
+        name="id",
+        start=first.data_page_offset,
+        stop=first.data_page_offset + first.total_compressed_size,
+        values=first.num_values,
+        width=16,
+    )
+    sound = memoryview(data)[chunk.start : chunk.stop]
+    check_pages(sound, chunk, place="here")
+    grown = len(changed) - len(data)
+    with pytest.raises(CorruptionError, match="says to hold more than its column"):
+        check_pages(memoryview(changed)[chunk.start : chunk.stop + grown], chunk, place="here")
+
+
+def _parquet_with(
+    change: Callable[[pa.Table], pa.Table], **written: Any
+) -> tuple[DictStorage, list[StoredObject]]:
+    """A shard whose documents are changed and written again as this format writes them."""
+    storage = _written("parquet", *_columns())
+    with pq.ParquetFile(pa.BufferReader(storage.objects["documents.parquet"])) as file:
+        tables = [change(file.read_row_group(number)) for number in range(2)]
+    sink = pa.BufferOutputStream()
+    how = {
+        "compression": "zstd",
+        "use_dictionary": False,
+        "write_statistics": False,
+        "write_page_checksum": True,
+    } | written
+    with pq.ParquetWriter(sink, tables[0].schema, **how) as writer:
+        for table in tables:
+            writer.write_table(table)
+    storage.objects["documents.parquet"] = sink.getvalue().to_pybytes()
+    return storage, _objects(storage)
+
+
+def _with(name: str, values: Any) -> Callable[[pa.Table], pa.Table]:
+    """A table whose column `name` is what `values` makes of it."""
+
+    def change(table: pa.Table) -> pa.Table:
+        return table.set_column(table.schema.get_field_index(name), name, values(table[name]))
+
+    return change
+
+
+def _nulls(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([None, *column.to_pylist()[1:]], column.type)
+
+
+def _null_elements(column: pa.ChunkedArray) -> pa.Array:
+    first, *rest = column.to_pylist()
+    return pa.array([[None, *first[1:]], *rest], column.type)
+
+
+def _shifted(column: pa.ChunkedArray) -> pa.Array:
+    """The same values end to end, but another number of them in each document."""
+    lists = column.to_pylist()
+    if len(lists) > 1:
+        lists[:2] = [lists[0] + lists[1][:1], lists[1][1:]]
+    return pa.array(lists, column.type)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_with("input_ids", lambda one: one.cast(pa.list_(pa.int64()))), "of another type"),
+        (_with("input_ids", lambda one: one.cast(pa.large_list(pa.uint32()))), "of another type"),
+        (_with("count", lambda one: one.cast(pa.list_(pa.float32()))), "of another type"),
+        (_with("record", lambda one: one.cast(pa.int32())), "of another type"),
+        (_with("record", lambda one: one.cast(pa.string())), "of another type"),
+        (_with("id", lambda one: one.cast(pa.binary())), "of another type"),
+        (_with("record", _nulls), "holds a null"),
+        (_with("id", _nulls), "holds a null"),
+        (_with("count", _nulls), "another number of values|holds a null"),
+        (_with("input_ids", _null_elements), "holds a null"),
+        (_with("record", lambda one: pa.compute.subtract(one, 1 << 40)), "negative"),
+        (_with("input_ids", _shifted), "another length than its document"),
+        (_with("codes", _shifted), "another length than its document"),
+        (lambda table: table.drop_columns(["entropy"]), "entropy"),
+        (lambda table: table.append_column("more", table["record"]), "more"),
+        (lambda table: table.append_column("record", table["record"]), "there twice"),
+        (lambda table: table.slice(1), "number of rows"),
+    ],
+)
+def test_documents_of_another_schema_are_refused(
+    change: Callable[[pa.Table], pa.Table], told: str
+) -> None:
+    storage, objects = _parquet_with(change)
+    shard = _open("parquet", storage, objects)
+    with pytest.raises(CorruptionError, match=told):
+        _ = [shard.block(number) for number in range(len(BLOCKS))]
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"compression": "gzip"}, "GZIP"),
+        ({"compression": "none"}, "UNCOMPRESSED"),
+        ({"use_dictionary": True}, "compressed or encoded in another way"),
+        ({"column_encoding": {"record": "DELTA_BINARY_PACKED"}}, "DELTA_BINARY_PACKED"),
+        ({"data_page_version": "2.0"}, "kind 3|header of a page"),
+        ({"write_page_checksum": False}, "header of a page"),
+    ],
+)
+def test_documents_stored_in_another_way_are_refused(how: dict[str, Any], told: str) -> None:
+    storage, objects = _parquet_with(lambda table: table, **how)
+    with pytest.raises(CorruptionError, match=told):
+        _open("parquet", storage, objects).block(0)
+
+
+def test_documents_written_again_as_the_format_says_are_read() -> None:
+    columns, _ = _columns()
+    storage, objects = _parquet_with(lambda table: table.select(table.column_names[::-1]))
+    shard = _open("parquet", storage, objects)
+    assert all(_same(shard.block(number), wanted) for number, wanted in enumerate(columns))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(np.arange(300, dtype=np.float32)),
+        pa.array(np.arange(300, dtype=np.int64)),
+        pa.array([str(one) for one in range(300)]),
+        pa.array([[one] for one in range(300)], pa.list_(pa.uint32())),
+        pa.array([None, *range(1, 300)], pa.uint32()),
+    ],
+)
+def test_a_table_of_another_type_is_refused(values: pa.Array) -> None:
+    storage = _written("parquet", *_columns())
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.table({"id": values}),
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    storage.objects["ranking.parquet"] = sink.getvalue().to_pybytes()
+    shard = _open("parquet", storage, _objects(storage))
+    with pytest.raises(CorruptionError, match=r"of another type|holds a null"):
+        assert shard.tables
+
+
+@pytest.mark.parametrize("change", ["left out", "added", "twice"])
+def test_a_shard_has_the_objects_of_its_format_and_no_other(container: str, change: str) -> None:
+    storage = _written(container, *_columns())
+    objects = _objects(storage)
+    changed = {
+        "left out": objects[1:],
+        "added": [*objects, replace(objects[0], path="more")],
+        "twice": [*objects, objects[0]],
+    }[change]
+    with pytest.raises(CorruptionError, match="missing, unknown or named twice"):
+        _open(container, storage, changed)

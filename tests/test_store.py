@@ -568,14 +568,23 @@ def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) ->
     assert time.monotonic() - started < 5
 
 
-def test_a_vocabulary_larger_than_its_table_costs_no_memory(layout: StoreLayout) -> None:
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (1 << 22, r"no order of the vocabulary .found 300 ids"),
+        ((1 << 22) + 1, "vocab_size is out of range"),
+        (1 << 40, "vocab_size is out of range"),
+    ],
+)
+def test_a_vocabulary_larger_than_its_table_costs_no_memory(
+    layout: StoreLayout, size: int, told: str
+) -> None:
     content = json.loads(layout.storage.read("store.json"))
-    content["tokenizer"]["vocab_size"] = 1 << 40
+    content["tokenizer"]["vocab_size"] = size
     del content["sha256"]
     layout.storage.put("store.json", canonical_json(content))
-    store = load_store(layout.storage)
-    with pytest.raises(CorruptionError, match=r"no order of the vocabulary .found 300 ids"):
-        store.read_block(0)
+    with pytest.raises(CorruptionError, match=told):
+        load_store(layout.storage).read_block(0)
 
 
 class _Flaky(DictStorage):

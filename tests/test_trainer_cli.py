@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "S").mkdir()
     (tmp_path / "S" / "store.json").touch()  # its name is looked up before torch is imported
-    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
     return tmp_path
 
@@ -89,7 +89,7 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
     """No top-1 where no probability is known; an estimate is marked as one."""
     spec = sparsifier_spec("sample", draws=12, repeats=2)
     store = MemoryStore(tokenizer=folder / "tokenizer", sparsifier=spec)
-    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
     result = fit(folder)
     assert result.exit_code == 0, result.stderr
     assert "top-1" not in result.stdout + result.stderr
@@ -111,7 +111,7 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
 
 def test_a_bound_is_printed_behind_its_sign_and_the_sign_explained(folder, monkeypatch):
     store = MemoryStore(tokenizer=folder / "tokenizer", k=6, fidelity="compact")
-    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
     fit(folder)
     result = call("eval", folder / "run", "--logits", "S", "--device", "cpu")
     assert result.exit_code == 0, result.stderr

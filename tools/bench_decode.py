@@ -24,6 +24,7 @@ from logitstore.plumbing import LocalStorage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec
 from logitstore.store.containers import CONTAINERS, load_container
+from logitstore.store.containers.limits import shard_limits
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument, document_id
 from logitstore.targets.targets import SparseTargets, none_sampled
 
@@ -67,7 +68,12 @@ def _measure(
         for one in blocks
     ]
     shard = load_container(container).open(
-        storage, "", blocks=counts, objects=objects, entries=codec.entries
+        storage,
+        "",
+        blocks=counts,
+        objects=objects,
+        entries=codec.entries,
+        limits=shard_limits(codec, sampler_logprobs=False),
     )
     targets = sum(one.targets for one in counts)
     best = float("inf")

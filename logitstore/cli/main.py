@@ -120,7 +120,7 @@ _SHOWN = {
 
 
 @command(app, options=(*VERIFY_OPTIONS, JSON), again=AGAIN)
-def verify(*, store: str, json: bool, **depth: bool) -> None:
+def verify(*, store: str, json: bool, **depth: Any) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
     with show_progress("starting") as on_progress:
         from logitstore.store.reader import load_store

@@ -72,6 +72,18 @@ class Codec(Protocol):
         ...
 
     @property
+    def table_names(self) -> tuple[str, ...]:
+        """The names of the tables of a shard."""
+        ...
+
+    def scalar_names(self, *, sampler_logprobs: bool) -> tuple[str, ...]:
+        """The names of all its scalars, of all draws: a shard with others is refused.
+
+        sampler_logprobs: whether the documents say how they were drawn.
+        """
+        ...
+
+    @property
     def by_entry(self) -> bool:
         """Whether a container should store the n-th entries of all rows next to each other.
 

@@ -75,6 +75,7 @@ class RankDeltaCodec:
     """
 
     entries = ("id_delta", "code")  # names of the columns [R, K]
+    table_names = (_RANKING,)
 
     def __init__(
         self,
@@ -113,6 +114,16 @@ class RankDeltaCodec:
         kept = self.kind.keeps_tail
         return self._values.stated_kl(temperature=max(1.0, temperature) if kept else 1.0)
 
+    def scalar_names(self, *, sampler_logprobs: bool) -> tuple[str, ...]:
+        """See `Codec`: those of every draw, but what repeats share is of the first of them."""
+        own = [
+            _name(name, draw)
+            for draw in range(self.sparsifier.draw_count)
+            for name in self._names
+            if draw == self._first(draw) or name not in self._shared
+        ]
+        return (*own, _OF_TARGETS, *([_SAMPLER] if sampler_logprobs else []))
+
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
         """The ranking, uint32 [V]: ids by how often they are entries of `blocks`, ties by id."""
         counts_V = np.zeros(self.vocab_size, dtype=np.int64)
@@ -130,9 +141,7 @@ class RankDeltaCodec:
             )
         ranking_V = tables[_RANKING]
         # Lengths first: V comes from the same store, and may be any number.
-        if len(ranking_V) != self.vocab_size or not np.array_equal(
-            np.sort(ranking_V), np.arange(self.vocab_size)
-        ):
+        if len(ranking_V) != self.vocab_size or not _holds_each_once(ranking_V):
             raise CorruptionError(
                 "the table of ids is no order of the vocabulary",
                 found=f"{len(ranking_V)} ids",
@@ -366,6 +375,14 @@ class RankDeltaCodec:
                 allowed=f"below {self.vocab_size}",
             )
         return ids
+
+
+def _holds_each_once(ranking_V: np.ndarray) -> bool:
+    """Whether the numbers are 0 to V - 1 in some order; it takes one byte for each."""
+    seen_V = np.zeros(len(ranking_V), dtype=bool)
+    if int(ranking_V.max(initial=0)) < len(ranking_V):
+        seen_V[ranking_V] = True
+    return bool(seen_V.all())
 
 
 def _name(name: str, draw: int) -> str:

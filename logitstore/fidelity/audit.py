@@ -71,7 +71,7 @@ def audit(**values: Any) -> dict[str, Any]:
     documents; TokenizerError for a folder with another tokenizer; SettingError; StoreError.
     """
     options = AuditOptions(**values)
-    store = as_store(options.store)
+    store = as_store(options.store, max_memory=options.max_memory)
     reading = Rereading.of(store, data=options.data, teacher_system=options.teacher_system)
     chosen = reading.as_read(_spread(store, options.documents, seed=options.seed))
     refuse_other_tokenizer(options.teacher, store.spec, place=store.uri)

@@ -8,7 +8,7 @@ from typing import Any
 from logitstore.dumping.options import TEACHER, system_prompt
 from logitstore.options import option, options_of, refuse_uri
 from logitstore.progress import ON_PROGRESS
-from logitstore.store.options import STORE
+from logitstore.store.options import MAX_MEMORY, STORE
 from logitstore.teacher.devices import DEVICE, DTYPE
 
 __all__ = ["AUDIT_OPTIONS", "AuditOptions"]
@@ -53,6 +53,7 @@ class AuditOptions:
     batch_tokens: int | None = option(
         None, least=1, help="The most tokens of one batch of the teacher.", unset="that of the dump"
     )
+    max_memory: Any = option(like=MAX_MEMORY)
     on_progress: object | None = option(None, like=ON_PROGRESS)
 
 

@@ -29,6 +29,7 @@ __all__ = [
 
 FORMAT = "logitstore/4"  # what is written
 FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT)  # what is read
+_MOST_TOKENS = 1 << 22  # of a vocabulary: four times that of the largest tokenizers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +49,22 @@ class TokenizerSpec:
     """Which ids the store speaks of."""
 
     fingerprint: str
-    vocab_size: int  # V: the number of ids the tokenizer can produce
+    vocab_size: int  # V: the number of ids the tokenizer can produce, up to 2^22
     bos_token_id: int | None
     eos_token_id: int | None
+
+    @staticmethod
+    def from_json(content: Any, *, place: str) -> TokenizerSpec:
+        """The spec that stands in store.json; a table of V ids must be small beside a block."""
+        spec = build(TokenizerSpec, content, place=place)
+        if not 1 <= spec.vocab_size <= _MOST_TOKENS:
+            raise CorruptionError(
+                "vocab_size is out of range",
+                place=place,
+                found=spec.vocab_size,
+                allowed=f"1..{_MOST_TOKENS}",
+            )
+        return spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,14 +328,13 @@ class StoreSpec:
                 allowed=", ".join(FORMATS),
                 remedy="Install the version of logitstore that wrote the store, or a newer one",
             )
-        parts = {
-            "teacher": TeacherSpec,
-            "tokenizer": TokenizerSpec,
-            "codec": CodecSpec,
-        }
+        parts = {"teacher": TeacherSpec, "codec": CodecSpec}
         built = dict(content)
         for name, kind in parts.items():
             built[name] = build(kind, built.get(name), place=f"{place}: {name}")
+        built["tokenizer"] = TokenizerSpec.from_json(
+            built.get("tokenizer"), place=f"{place}: tokenizer"
+        )
         built["corpus"] = CorpusSpec.from_json(
             built.get("corpus"), version=found_format, place=f"{place}: corpus"
         )

@@ -12,7 +12,8 @@ from logitstore.errors import CorruptionError
 from logitstore.format.manifest import Commit
 from logitstore.format.spec import StoreSpec
 from logitstore.store.containers import ShardReader, load_container
-from logitstore.store.containers.base import fields_of, shard_limits
+from logitstore.store.containers.base import fields_of
+from logitstore.store.containers.limits import ShardLimits, check_sizes, shard_limits
 from logitstore.store.layout import StoreLayout
 
 __all__ = ["MALFORMED", "OpenShard", "OpenShards", "error_at"]
@@ -49,6 +50,7 @@ class OpenShards:
     layout: StoreLayout
     spec: StoreSpec
     commits: Sequence[Commit]
+    memory: int | None = None  # bytes that reading a block may set aside; None: any number
 
     __getstate__ = fields_of
 
@@ -56,6 +58,31 @@ class OpenShards:
     def codec(self) -> Codec:
         """What decodes the shards."""
         return codec_for(self.spec)
+
+    @cached_property
+    def limits(self) -> ShardLimits:
+        """What a shard may hold."""
+        sampler_logprobs = self.spec.text.sampler_logprobs
+        return shard_limits(self.codec, sampler_logprobs=sampler_logprobs, memory=self.memory)
+
+    def check_sizes(self, commit: Commit) -> None:
+        """Raise CorruptionError where the counts and sizes of a commit cannot all be true.
+
+        commit: of this store.
+
+        Raises StoreError for a block that takes more memory than reading may.
+        """
+        if commit.attempt is not None:
+            check_sizes(
+                self.limits,
+                commit.blocks,
+                commit.objects,
+                columns=len(self.codec.entries),
+                place=self._place(commit),
+            )
+
+    def _place(self, commit: Commit) -> str:
+        return self.layout.place(self.layout.shard_prefix(commit).rstrip("/"))
 
     def of_unit(self, number: int) -> OpenShard:
         """The shard of unit `number`, opened unless it is open. Its unit must have blocks.
@@ -73,16 +100,16 @@ class OpenShards:
 
     def _open(self, number: int) -> OpenShard:
         commit = self.commits[number]
-        prefix = self.layout.shard_prefix(commit)
-        place = self.layout.place(prefix.rstrip("/"))
+        place = self._place(commit)
+        self.check_sizes(commit)
         try:
             shard = load_container(self.spec.container).open(
                 self.layout.storage,
-                prefix,
+                self.layout.shard_prefix(commit),
                 blocks=commit.blocks,
                 objects=commit.objects,
                 entries=self.codec.entries,
-                limits=shard_limits(self.codec),
+                limits=self.limits,
             )
             self.codec.check_tables(shard.tables)
         except MALFORMED as error:

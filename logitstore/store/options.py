@@ -6,9 +6,10 @@ import os
 
 from logitstore.options import Option
 from logitstore.progress import ON_PROGRESS
+from logitstore.store.memory_limit import parse_bytes
 from logitstore.store.storage import open_storage
 
-__all__ = ["GC_OPTIONS", "INSPECT_OPTIONS", "STORE", "VERIFY_OPTIONS"]
+__all__ = ["GC_OPTIONS", "INSPECT_OPTIONS", "MAX_MEMORY", "STORE", "VERIFY_OPTIONS"]
 
 
 def _refuse_name(store: object) -> None:
@@ -24,6 +25,17 @@ STORE = Option(
     help="The store: its folder, or a file:// URI.",
     in_python="Or an open `Store`, or an object with the methods of logitstore.Storage.",
     refuse=_refuse_name,
+)
+MAX_MEMORY = Option(
+    name="max_memory",
+    kind=object,
+    default=None,
+    nullable=True,
+    help="The most memory that a block may take while it is read, as in 8G. What a store says to "
+    "be larger is refused.",
+    in_python="Or a number of bytes. An open store keeps its own.",
+    unset="half of the machine's",
+    refuse=parse_bytes,
 )
 _FAST = Option(
     name="fast",
@@ -60,6 +72,6 @@ _GRACE = Option(
     help="In an unfinished store, keep what was written in the last N seconds.",
 )
 
-VERIFY_OPTIONS = (STORE, _FAST, _HASHES, _STRICT, ON_PROGRESS)
+VERIFY_OPTIONS = (STORE, _FAST, _HASHES, _STRICT, MAX_MEMORY, ON_PROGRESS)
 GC_OPTIONS = (STORE, _YES, _GRACE)
 INSPECT_OPTIONS = (STORE,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -24,6 +25,7 @@ from logitstore.store.commits import SealedCommits
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.containers.base import fields_of
 from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.memory_limit import memory_limit
 from logitstore.store.open_shards import MALFORMED, OpenShards, error_at
 from logitstore.store.seal import seal_faults
 from logitstore.store.storage import StorageLike
@@ -39,53 +41,63 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 _CACHED_BLOCKS = 4
 
 
-def open_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
+def open_store(
+    uri: StorageLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+) -> Store:
     """The store at `uri`: a folder, a file:// URI, or a `Storage`.
 
     uri: a path, a URI or a `Storage`.
     allow_partial: whether an unsealed store is read as far as it goes.
+    max_memory: what a block may take while it is read, in bytes or as in "8G"; None for half of the
+        machine's memory. A shard with a larger block is refused before memory is set aside.
 
     An unsealed store is refused unless `allow_partial`: then it is read as far as its units are
     committed. Raises StoreError where there is no store, CorruptionError where it is damaged,
     SettingError for a URI that nothing serves.
     """
-    store = load_store(uri, allow_partial=allow_partial)
+    store = load_store(uri, allow_partial=allow_partial, max_memory=max_memory)
     fault = next(seal_faults(store.layout, store.spec, store.commits, store.manifest), None)
     if fault is not None:
         raise fault
     return store
 
 
-def as_store(source: StoreLike, *, allow_partial: bool = False) -> Store:
+def as_store(
+    source: StoreLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+) -> Store:
     """The store that `source` is, or the one that is opened from it.
 
     source: a `Store`, which is returned as it is, or what `open_store` takes.
     allow_partial: whether an unsealed store is taken too.
+    max_memory: as `open_store` takes it; an open `Store` keeps its own.
 
     Raises what `open_store` raises, also for an open `Store` that is not sealed.
     """
     if not isinstance(source, Store):
-        return open_store(source, allow_partial=allow_partial)
+        return open_store(source, allow_partial=allow_partial, max_memory=max_memory)
     if source.manifest is None and not allow_partial:
         raise _unsealed(source.uri)
     return source
 
 
-def load_store(uri: StorageLike, *, allow_partial: bool = False) -> Store:
+def load_store(
+    uri: StorageLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+) -> Store:
     """The store at `uri` as its small objects tell of it, not compared with its manifest.
 
     uri: a path, a URI or a `Storage`.
     allow_partial: whether an unsealed store is read as far as it goes.
+    max_memory: as `open_store` takes it.
     """
-    layout = StoreLayout.at(uri)
+    layout, memory = StoreLayout.at(uri), memory_limit(max_memory)
     try:
-        return _load(layout, allow_partial=allow_partial)
+        return _load(layout, allow_partial=allow_partial, memory=memory)
     except MALFORMED as error:
         problem = f"the store's JSON is malformed: {error!r}"
         raise CorruptionError(problem, place=layout.uri) from error
 
 
-def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
+def _load(layout: StoreLayout, *, allow_partial: bool, memory: int) -> Store:
     spec = layout.read_spec()
     codec_for(spec)
     if spec.container not in CONTAINERS:
@@ -99,7 +111,7 @@ def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
         raise _unsealed(layout.uri)
     manifest = layout.read_manifest() if layout.sealed() else None
     commits = _commits(layout, manifest)
-    shards = OpenShards(layout=layout, spec=spec, commits=commits)
+    shards = OpenShards(layout=layout, spec=spec, commits=commits, memory=memory)
     return Store(layout=layout, spec=spec, commits=commits, manifest=manifest, shards=shards)
 
 
@@ -127,6 +139,19 @@ def _asks_for_code(config: bytes) -> bool:
         return "auto_map" in json.loads(config)
     except (ValueError, RecursionError, TypeError):
         return False  # transformers will say what is wrong with it
+
+
+@contextmanager
+def _naming(place: str, within: int) -> Iterator[None]:
+    """What reading a block raises, with the block as its place."""
+    try:
+        yield
+    except MALFORMED as error:
+        raise CorruptionError(
+            f"block is malformed: {error!r}", place=f"{place}, block {within}"
+        ) from error
+    except CorruptionError as error:
+        raise error_at(f"{place}, block {within}", error) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -226,24 +251,28 @@ class Store(Sequence[StoredDocument]):
         """Block `number`, decoded. Raises CorruptionError that names the file.
 
         number: of the block, from 0.
+
+        Raises StoreError where it takes more memory than reading may.
         """
         unit, within = self._place(number)
         shard, place = self.shards.of_unit(unit)
-        try:
+        with _naming(place, within):
             columns = shard.block(within, draw=self.draw)
-            block = self.shards.codec.decode(columns, shard.tables, draw=self.draw)
-            if (block.sampler_logprobs_R is not None) != self.spec.text.sampler_logprobs:
-                raise CorruptionError(
-                    "the column sampler_logprob is there, or not, unlike store.json says",
-                    allowed=f"sampler_logprobs {self.spec.text.sampler_logprobs}",
-                )
-            return block
-        except MALFORMED as error:
-            raise CorruptionError(
-                f"block is malformed: {error!r}", place=f"{place}, block {within}"
-            ) from error
-        except CorruptionError as error:
-            raise error_at(f"{place}, block {within}", error) from error
+            return self.shards.codec.decode(columns, shard.tables, draw=self.draw)
+
+    def read_draws(self, number: int) -> Iterator[DocumentBlock]:
+        """Block `number` at each draw in turn, whatever `draw` is; its files are read once.
+
+        number: of the block, from 0.
+
+        Raises what `read_block` raises.
+        """
+        unit, within = self._place(number)
+        shard, place = self.shards.of_unit(unit)
+        with _naming(place, within):
+            columns = shard.block(within)
+            for draw in range(self.spec.sparsifier.draw_count):
+                yield self.shards.codec.decode(columns, shard.tables, draw=draw)
 
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets (int64) of each document of block `number`; entries are not read.

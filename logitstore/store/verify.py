@@ -71,7 +71,13 @@ class Fault:
 
 @takes(VERIFY_OPTIONS)
 def verify(
-    store: StoreLike, *, fast: bool, hashes: bool, strict: bool, on_progress: OnProgress | None
+    store: StoreLike,
+    *,
+    fast: bool,
+    hashes: bool,
+    strict: bool,
+    max_memory: int | str | None,
+    on_progress: OnProgress | None,
 ) -> Iterator[Fault]:
     """Every fault of a store, each with the place that it is at; a sound store gives none.
 
@@ -83,7 +89,13 @@ def verify(
     layout = store.layout if isinstance(store, Store) else StoreLayout.at(store)
     if not _is_there(layout):
         layout.read_spec()  # raises
-    faults = _faults(layout, hashes=not fast, content=not (fast or hashes), on_progress=on_progress)
+    faults = _faults(
+        layout,
+        hashes=not fast,
+        content=not (fast or hashes),
+        max_memory=store.shards.memory if isinstance(store, Store) else max_memory,
+        on_progress=on_progress,
+    )
     return chain(faults, _stray_faults(layout)) if strict else faults
 
 
@@ -104,10 +116,15 @@ def _is_there(layout: StoreLayout) -> bool:
 
 
 def _faults(
-    layout: StoreLayout, *, hashes: bool, content: bool, on_progress: OnProgress | None
+    layout: StoreLayout,
+    *,
+    hashes: bool,
+    content: bool,
+    max_memory: int | str | None,
+    on_progress: OnProgress | None,
 ) -> Iterator[Fault]:
     try:
-        store = load_store(layout.storage)
+        store = load_store(layout.storage, max_memory=max_memory)
     except LogitStoreError as error:
         yield Fault.of(error)
         yield from _listed_faults(layout)
@@ -153,10 +170,11 @@ def _stored_faults(
             continue
         try:
             commit = store.commits[number]
+            store.shards.check_sizes(commit)
+            yield from _shard_faults(store.layout, commit, hashes=hashes)
         except LogitStoreError as error:
             yield Fault.of(error)
             continue
-        yield from _shard_faults(store.layout, commit, hashes=hashes)
         done += sum(one.size for one in commit.objects)
         meter.tell(done, fraction=min(1.0, done / max(1, store.stored_bytes)))
 
@@ -210,36 +228,27 @@ def _content_faults(
     store: Store, damaged: Set[int], on_progress: OnProgress | None
 ) -> Iterator[Fault]:
     """The faults of what the blocks hold; not of units whose commit is `damaged`."""
-    draws = store.spec.sparsifier.draw_count
-    targets = draws * sum(counts.targets for counts in store.blocks)
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
-    for draw in range(draws):
-        for counts, faults in _draw_faults(store.with_draw(draw), damaged):
-            yield from faults
-            done += counts
-            meter.tell(done, fraction=done / max(1, targets))
-
-
-def _draw_faults(store: Store, damaged: Set[int]) -> Iterator[tuple[int, list[Fault]]]:
-    """The targets of each block of one draw, and the block's faults."""
     for number, counts in enumerate(store.blocks):
-        sound = store.unit_of(number) not in damaged
-        yield counts.targets, list(_block_faults(store, number, counts)) if sound else []
+        if store.unit_of(number) not in damaged:
+            yield from _block_faults(store, number, counts)
+        done += counts.targets
+        meter.tell(done, fraction=done / max(1, store.targets))
 
 
 def _block_faults(store: Store, number: int, counts: BlockCounts) -> Iterator[Fault]:
+    """The faults of a block, draw by draw, all of which are read at once."""
     try:
-        block = store.read_block(number)
-        for stored in block.split():
-            del stored  # building it checks that tokens, mask and targets belong together
+        for block in store.read_draws(number):
+            for stored in block.split():
+                del stored  # building it checks that tokens, mask and targets belong together
+            found = (len(block), len(block.input_ids_N), len(block.targets))
+            if found != (counts.documents, counts.tokens, counts.targets):
+                yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
+            yield from _row_faults(block, place=f"{store.uri}, block {number}")
     except LogitStoreError as error:
         yield Fault.of(error)
-        return
-    found = (len(block), len(block.input_ids_N), len(block.targets))
-    if found != (counts.documents, counts.tokens, counts.targets):
-        yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
-    yield from _row_faults(block, place=f"{store.uri}, block {number}")
 
 
 def _row_faults(block: DocumentBlock, *, place: str) -> Iterator[Fault]:

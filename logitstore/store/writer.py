@@ -20,7 +20,7 @@ from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
 from logitstore.format.manifest import Commit, StoredObject
 from logitstore.store.containers import load_container
-from logitstore.store.containers.base import shard_limits
+from logitstore.store.containers.limits import shard_limits
 from logitstore.store.layout import DATA
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
@@ -128,7 +128,9 @@ class UnitWriter:
             blocks=counts,
             objects=objects,
             entries=entries,
-            limits=shard_limits(self.codec),
+            limits=shard_limits(
+                self.codec, sampler_logprobs=blocks[0].sampler_logprobs_R is not None
+            ),
         )
         same = [_equal(shard.block(number), one) for number, one in enumerate(columns)]
         if not all(same) or not _equal_arrays(shard.tables, tables):

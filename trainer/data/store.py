@@ -95,7 +95,13 @@ StoreSource: TypeAlias = "StoreLike | str | os.PathLike[str] | logitstore.Storag
 _CONTRACT = ("fingerprint", "spec", "blocks", "draw", "with_draw", "document_lengths", "read_block")
 
 
-def as_store(source: StoreSource, *, model: str | None = None, tokenizer: Any | None = None) -> Any:
+def as_store(
+    source: StoreSource,
+    *,
+    model: str | None = None,
+    tokenizer: Any | None = None,
+    max_memory: int | str | None = None,
+) -> Any:
     """The store that `source` is, or the one that is opened from it.
 
     Args:
@@ -104,6 +110,8 @@ def as_store(source: StoreSource, *, model: str | None = None, tokenizer: Any | 
             answers.
         model: The name of the model that reads it, whose tokenizer the ids of answers are of.
         tokenizer: That tokenizer, where it is loaded.
+        max_memory: What a block may take while it is read, as `logitstore.open` takes it; an open
+            store keeps its own.
 
     Raises SettingError for anything else, and what `logitstore.open` raises.
     """
@@ -112,7 +120,7 @@ def as_store(source: StoreSource, *, model: str | None = None, tokenizer: Any | 
 
         return AnswerStore(str(source), model=model, tokenizer=tokenizer)
     if isinstance(source, str | os.PathLike | logitstore.Storage):
-        return logitstore.open(source)
+        return logitstore.open(source, max_memory=max_memory)
     missing = [name for name in _CONTRACT if not hasattr(source, name)]
     if missing:
         raise SettingError(

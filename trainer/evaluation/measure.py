@@ -137,7 +137,7 @@ def _from_store(options: EvalOptions) -> _EvalData:
     named = str(options.model) if isinstance(options.model, str | Path) else None
     tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
     source: Any = options.logits
-    store = as_store(source, model=named, tokenizer=tokenizer)
+    store = as_store(source, model=named, tokenizer=tokenizer, max_memory=options.max_memory)
     if labels_only(store.spec):
         return _from_answers(store, options)
     temperature = options.temperature

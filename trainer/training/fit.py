@@ -70,7 +70,7 @@ def fit(**values: Any) -> dict[str, Any]:
     written), ModelError.
     """
     options = FitOptions(**values)
-    store = as_store(options.logits, model=str(options.student))
+    store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))

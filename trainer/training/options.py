@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import DEVICE, DTYPE, ON_PROGRESS, STORE, option, refuse_uri
+from logitstore.plumbing import DEVICE, DTYPE, MAX_MEMORY, ON_PROGRESS, STORE, option, refuse_uri
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
@@ -25,6 +25,7 @@ _NOT_OF_THE_RESULT = (
     "save_steps",
     "log_steps",
     "resume",
+    "max_memory",
     "device",
     "report",
     "on_progress",
@@ -98,6 +99,7 @@ class FitOptions:
         "float32. Weights are float32.",
         choices=lambda: ("auto", "float32", "bfloat16"),
     )
+    max_memory: Any = option(like=MAX_MEMORY)
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
     )

@@ -7,32 +7,30 @@ container, write a module with a class that has the methods of `Container`, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Protocol
 
 import numpy as np
 
-from logitstore.codec.base import Codec
 from logitstore.errors import CorruptionError, ObjectMissing
 from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
 from logitstore.format.manifest import StoredObject
+from logitstore.store.containers.limits import ShardLimits
 from logitstore.store.storage import Storage, place_of, sha256_of
-
-_LEAST_TABLE = 1 << 16  # rows that any table may have: a codec may bring others than of ids
 
 __all__ = [
     "Container",
-    "ShardLimits",
     "ShardReader",
     "add_container_bytes",
     "check_block",
+    "check_names",
     "check_objects",
     "fields_of",
     "missing_as_corruption",
-    "shard_limits",
 ]
 
 
@@ -80,23 +78,6 @@ class ShardReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardLimits:
-    """What a shard may hold: one of a store from elsewhere cannot ask for more memory than that."""
-
-    entries: int  # of a target, over all its draws
-    draws: int
-    table: int  # rows of a table
-
-
-def shard_limits(codec: Codec) -> ShardLimits:
-    """The limits of a shard whose targets `codec` has encoded."""
-    draws = codec.sparsifier.draw_count
-    return ShardLimits(
-        entries=codec.sparsifier.k * draws, draws=draws, table=max(codec.vocab_size, _LEAST_TABLE)
-    )
-
-
 class Container(Protocol):
     """One way to store a shard. What is read has the names and values of what was written."""
 
@@ -138,7 +119,7 @@ class Container(Protocol):
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
-        limits: ShardLimits | None = None,
+        limits: ShardLimits,
     ) -> ShardReader:
         """A reader of the shard.
 
@@ -148,12 +129,27 @@ class Container(Protocol):
             blocks: The counts of each block, as the commit records them.
             objects: Name, size and hash of each object, as the commit records them.
             entries: The names of the columns of entries.
-            limits: What it may hold, checked before memory is set aside; None where it is trusted.
+            limits: What it may hold, checked before memory is set aside.
 
-        Raises a CorruptionError that names the object where an object is missing, has another size,
-        or was changed and is of a kind that no other checksum covers.
+        Raises a CorruptionError that names the object where an object is missing, unknown, has
+        another size, or was changed and is of a kind that no other checksum covers.
         """
         ...
+
+
+def check_names(objects: Sequence[StoredObject], wanted: Collection[str], *, place: str) -> None:
+    """Raise CorruptionError unless a shard has the objects that are `wanted`, each once.
+
+    objects: as the commit names them.
+    wanted: their names.
+    place: what an error names.
+    """
+    found = Counter(one.path for one in objects)
+    odd = sorted({*found} ^ {*wanted}) or sorted(one for one, times in found.items() if times > 1)
+    if odd:
+        raise CorruptionError(
+            "a file of the shard is missing, unknown or named twice", place=place, found=odd[0]
+        )
 
 
 def check_objects(

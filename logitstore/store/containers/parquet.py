@@ -24,20 +24,33 @@ import pyarrow.parquet as pq
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import DOCUMENT_COLUMNS, Columns
 from logitstore.store.containers.base import (
-    ShardLimits,
     add_container_bytes,
     check_block,
+    check_names,
     check_objects,
     fields_of,
     missing_as_corruption,
 )
+from logitstore.store.containers.parquet_checks import (
+    FOOTER_GROWS,
+    TOKEN_LISTS,
+    check_lists,
+    check_numbers,
+    check_schema,
+    chunks_of,
+    document_schema,
+    most_footer,
+    table_schema,
+)
+from logitstore.store.containers.parquet_pages import check_pages
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
+    from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.storage import Storage
 
 __all__ = ["ParquetContainer"]
@@ -47,9 +60,8 @@ _SUFFIX = ".parquet"
 _ZSTD_LEVEL = 9
 # Readers fetch about a megabyte at least; larger pages do not compress better here.
 _PAGE_BYTES = 1 << 20
-# A value of 32 bits and its levels, unpacked; and what pages of nothing take.
-_VALUE_BYTES, _LEAST_BYTES, _MOST_SCALARS = 8, 1 << 20, 128
-_TOKEN_LISTS = ("input_ids", "counted")
+_GAP_BYTES = 1 << 16  # between columns, which is read rather than asked for apart
+_END_BYTES = 8  # the length of the footer and the name of the format
 
 
 class ParquetContainer:
@@ -66,7 +78,7 @@ class ParquetContainer:
         """See `Container`: one row group per block, so a block takes one request per column."""
         parts = [_table(block) for block in blocks]
         entries = [f"{name}s" for name in blocks[0].entries]
-        lists = [*_TOKEN_LISTS, *entries, *blocks[0].scalars]
+        lists = [*TOKEN_LISTS, *entries, *blocks[0].scalars]
         objects = {_DOCUMENTS: _file(parts, split=[f"{name}.list.element" for name in lists])}
         for name, ids in tables.items():
             table = pa.table({"id": pa.array(ids, pa.uint32())})
@@ -85,9 +97,11 @@ class ParquetContainer:
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
-        limits: ShardLimits | None = None,
+        limits: ShardLimits,
     ) -> ParquetShard:
         """See `Container`. Every object is hashed."""
+        wanted = {_DOCUMENTS, *(f"{name}{_SUFFIX}" for name in limits.tables)}
+        check_names(objects, wanted, place=place_of(storage, prefix.rstrip("/")))
         # Page checksums do not cover the footer, which says where the pages are. So whole objects
         # are hashed, at 1 GB/s and more.
         check_objects(storage, prefix, objects, hashed=lambda _: True)
@@ -110,44 +124,38 @@ class ParquetShard:
     blocks: tuple[BlockCounts, ...]
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
-    limits: ShardLimits | None
+    limits: ShardLimits
 
     __getstate__ = fields_of
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
         """See `ShardReader`: column `id` of every file but that of the documents."""
-        files = [one.path for one in self.objects if one.path != _DOCUMENTS]
         found = {}
-        for name in files:
-            with self._opened(name) as file:
-                found[name.removesuffix(_SUFFIX)] = file.read()["id"].to_numpy()
+        for name in self.limits.tables:
+            path = f"{name}{_SUFFIX}"
+            footer = self._checked_footer(path, table_schema(), groups=1)
+            rows = footer.num_rows
+            if rows > self.limits.table:
+                raise CorruptionError(
+                    "table is longer than one of this store can be",
+                    place=self._place(path),
+                    found=rows,
+                    allowed=f"up to {self.limits.table}",
+                )
+            table = self._read_group(path, footer, 0, rows=rows, values={})
+            check_numbers(table, place=self._place(path))
+            found[name] = table["id"].to_numpy()
         return found
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """See `ShardReader`: the entries are those of all draws, whatever `draw` is."""
-        table = self._read(number, None)
-        counts = self.blocks[number]
-        lists = {
-            name: _flat(table[name])
-            for name in table.column_names
-            if name not in ("id", *DOCUMENT_COLUMNS)
-        }
-        wanted = [*_TOKEN_LISTS, *(f"{name}s" for name in self.names)]
-        missing = [name for name in wanted if name not in lists]
-        entries = {name: lists.pop(f"{name}s", np.zeros(0)) for name in self.names}
-        lengths = {len(values) for values in entries.values()}
-        shape = (counts.targets, -1) if counts.targets else (0, 1)
-        if missing or len(lengths) != 1 or lengths.pop() % max(1, counts.targets):
-            found = {name: len(values) for name, values in entries.items()}
-            raise CorruptionError(
-                "columns are missing or of the wrong length",
-                place=self._place(_DOCUMENTS),
-                found=", ".join(missing) or f"{found} entries",
-                allowed=f"a multiple of {counts.targets} targets",
-            )
+        table = self._read(number)
+        targets = self.blocks[number].targets
+        lists = {name: _values(table[name]) for name in self._lists}
+        entries = {name: lists.pop(f"{name}s") for name in self.names}
         return Columns(
-            entries={name: one.reshape(shape) for name, one in entries.items()},
+            entries={name: one.reshape(targets, -1) for name, one in entries.items()},
             tokens_N=lists.pop("input_ids"),
             counted_N=lists.pop("counted").astype(np.uint8),
             scalars=lists,
@@ -156,13 +164,13 @@ class ParquetShard:
 
     def documents(self, number: int) -> np.ndarray:
         """See `ShardReader`."""
-        return _documents(self._read(number, ["id", *DOCUMENT_COLUMNS[2:]]))
+        return _documents(self._read(number, columns=["id", *DOCUMENT_COLUMNS[2:]]))
 
     def column_bytes(self) -> dict[str, int]:
         """See `ShardReader`: from the footers."""
         sizes: dict[str, int] = {}
         for one in self.objects:
-            with self._opened(one.path) as file:
+            with self._opened(one.path) as (file, _):
                 footer = file.metadata
             for group in range(footer.num_row_groups):
                 for number in range(footer.num_columns):
@@ -171,81 +179,135 @@ class ParquetShard:
                     sizes[shown] = sizes.get(shown, 0) + column.total_compressed_size
         return add_container_bytes(sizes, self.objects)
 
-    def _read(self, number: int, columns: list[str] | None) -> pa.Table:
-        check_block(number, self.blocks)
-        with self._opened(_DOCUMENTS) as file:
-            table = file.read_row_group(number, columns=columns)
-        if len(table) != self.blocks[number].documents:
+    @property
+    def _lists(self) -> list[str]:
+        return [*TOKEN_LISTS, *(f"{name}s" for name in self.names), *sorted(self.limits.scalars)]
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        schema = document_schema(self._lists)
+        return self._checked_footer(_DOCUMENTS, schema, groups=len(self.blocks))
+
+    def _checked_footer(self, name: str, schema: pa.Schema, *, groups: int) -> pq.FileMetaData:
+        self._refuse_large_footer(name, most_footer(len(schema), groups))
+        with self._opened(name) as (file, _):
+            check_schema(file.schema_arrow, schema, place=self._place(name))
+            footer: pq.FileMetaData = file.metadata
+        if footer.num_row_groups != groups:
             raise CorruptionError(
-                "block holds another number of documents",
-                place=f"{self._place(_DOCUMENTS)}, row group {number}",
-                found=len(table),
-                allowed=self.blocks[number].documents,
+                "file has another number of row groups than its commit has blocks",
+                place=self._place(name),
+                found=footer.num_row_groups,
+                allowed=groups,
             )
+        return footer
+
+    def _refuse_large_footer(self, name: str, most: int) -> None:
+        """Raise CorruptionError for a footer that has more bytes than such a file needs."""
+        (size,) = (one.size for one in self.objects if one.path == name)
+        end = (max(0, size - _END_BYTES), size)
+        with missing_as_corruption(self._place(name)):
+            (data,) = self.storage.read_ranges(f"{self.prefix}{name}", [end])
+        found = int.from_bytes(data[:4], "little")
+        if data[4:] != b"PAR1" or found > most:
+            raise CorruptionError(
+                "file has no footer, or a larger one than it can need",
+                place=self._place(name),
+                found=f"{found:,} bytes" if data[4:] == b"PAR1" else repr(bytes(data[4:])),
+                allowed=f"up to {most:,} bytes",
+            )
+        self.limits.refuse_room(FOOTER_GROWS * found, place=self._place(name), what="the footer")
+
+    def _read(self, number: int, *, columns: Sequence[str] = ()) -> pa.Table:
+        """The documents of a block, checked to be lists as long as the table of documents says."""
+        check_block(number, self.blocks)
+        counts = self.blocks[number]
+        values = dict.fromkeys(self._lists, counts.targets)
+        values |= dict.fromkeys(TOKEN_LISTS, counts.tokens)
+        values |= {f"{name}s": counts.targets * self.limits.entries for name in self.names}
+        table = self._read_group(
+            _DOCUMENTS, self._footer, number, rows=counts.documents, values=values, columns=columns
+        )
+        place = f"{self._place(_DOCUMENTS)}, row group {number}"
+        check_numbers(table, place=place)
+        widths = dict.fromkeys(self._lists, 1)
+        widths |= {f"{name}s": self.limits.entries for name in self.names}
+        if not columns:
+            check_lists(table, widths, place=place)
         return table
 
+    def _read_group(
+        self,
+        name: str,
+        footer: pq.FileMetaData,
+        group: int,
+        *,
+        rows: int,
+        values: Mapping[str, int],
+        columns: Sequence[str] = (),
+    ) -> pa.Table:
+        """One row group, of which no page says to unpack to more than the commit allows."""
+        place = f"{self._place(name)}, row group {group}"
+        with self._opened(name, footer=footer) as (file, source):
+            end = source.size - _END_BYTES - footer.serialized_size
+            chunks = chunks_of(footer, group, rows=rows, values=values, end=end, place=place)
+            wanted = [one for one in chunks if not columns or one.name in columns]
+            source.hold([(one.start, one.stop) for one in wanted])
+            for one in wanted:
+                check_pages(source.held(one.start, one.stop), one, place=f"{place}, {one.name}")
+            return file.read_row_group(group, columns=list(columns) or None)
+
     @contextmanager
-    def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
-        """A file of the shard. An error of Arrow becomes a CorruptionError."""
-        sizes = {one.path: one.size for one in self.objects}
-        if name not in sizes:
-            raise CorruptionError("file is missing", place=self._place(name))
-        source = _ObjectFile(self.storage, f"{self.prefix}{name}", sizes[name])
+    def _opened(
+        self, name: str, *, footer: pq.FileMetaData | None = None
+    ) -> Iterator[tuple[pq.ParquetFile, _ObjectFile]]:
+        """A file of the shard, and what Arrow reads it from; its errors become CorruptionErrors."""
+        (size,) = (one.size for one in self.objects if one.path == name)
+        source = _ObjectFile(self.storage, f"{self.prefix}{name}", size)
         try:
             # With pre_buffer Arrow requests neighbouring columns together.
             with (
                 missing_as_corruption(self._place(name)),
-                pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file,
+                pq.ParquetFile(
+                    source, metadata=footer, page_checksum_verification=True, pre_buffer=True
+                ) as file,
             ):
-                self._check_room(name, file.metadata)
-                yield file
+                yield file, source
         except (pa.ArrowException, OSError, KeyError) as error:
             raise CorruptionError(f"file is damaged: {error}", place=self._place(name)) from error
-
-    def _check_room(self, name: str, footer: pq.FileMetaData) -> None:
-        """Refuse a file that says to hold more than its commit and the store's spec allow."""
-        if self.limits is None:
-            return
-        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        found = [(group.num_rows, group.total_byte_size) for group in groups]
-        if name == _DOCUMENTS:
-            entries = self.limits.entries * len(self.names) + _MOST_SCALARS
-            most = [
-                (
-                    block.documents,
-                    _LEAST_BYTES
-                    + _VALUE_BYTES
-                    * (
-                        block.documents * _MOST_SCALARS + 2 * block.tokens + entries * block.targets
-                    ),
-                )
-                for block in self.blocks
-            ]
-        else:
-            most = [(self.limits.table, _LEAST_BYTES + _VALUE_BYTES * self.limits.table)]
-        fits = len(found) == len(most) and all(
-            rows <= most_rows and size <= most_size
-            for (rows, size), (most_rows, most_size) in zip(found, most, strict=True)
-        )
-        if not fits or footer.num_columns > _MOST_SCALARS:
-            raise CorruptionError(
-                "file says to hold more than a shard of this store can",
-                place=self._place(name),
-                found=f"{found[:3]} rows and bytes, {footer.num_columns} columns",
-                allowed=f"up to {most[:3]}, {_MOST_SCALARS} columns",
-            )
 
     def _place(self, name: str) -> str:
         return place_of(self.storage, f"{self.prefix}{name}")
 
 
 class _ObjectFile(io.RawIOBase):
-    """An object as a file for Arrow."""
+    """An object as a file for Arrow; some ranges of it are read before and held in memory."""
 
     def __init__(self, storage: Storage, name: str, size: int) -> None:
         super().__init__()
-        self._storage, self._name, self._size = storage, name, size
+        self._storage, self._name, self.size = storage, name, size
         self._position = 0
+        self._held: list[tuple[int, memoryview]] = []
+
+    def hold(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Read ranges of bytes at once; neighbours are read together."""
+        spans: list[tuple[int, int]] = []
+        for start, stop in sorted(ranges):
+            if spans and start <= spans[-1][1] + _GAP_BYTES:
+                spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+            else:
+                spans.append((start, stop))
+        read = self._storage.read_ranges(self._name, spans)
+        self._held = [
+            (start, memoryview(data)) for (start, _), data in zip(spans, read, strict=True)
+        ]
+
+    def held(self, start: int, stop: int) -> memoryview:
+        """Bytes that are held; fewer where the object is shorter than it should be."""
+        for first, data in self._held:
+            if first <= start <= first + len(data):
+                return data[start - first : stop - first]
+        return memoryview(b"")
 
     def readable(self) -> bool:
         """Always."""
@@ -261,16 +323,18 @@ class _ObjectFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to `offset` from the start, the present position or the end; the new position."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = start + offset
         return self._position
 
-    def read(self, size: int | None = -1) -> bytes:
+    def read(self, size: int | None = -1) -> Any:
         """The next `size` bytes; all that are left where it is None or negative."""
-        rest = max(0, self._size - self._position)
+        rest = max(0, self.size - self._position)
         length = rest if size is None or size < 0 else min(size, rest)
-        wanted = (self._position, self._position + length)
-        (data,) = self._storage.read_ranges(self._name, [wanted])
+        start, stop = self._position, self._position + length
+        data: Any = self.held(start, stop)
+        if len(data) < length:
+            (data,) = self._storage.read_ranges(self._name, [(start, stop)])
         self._position += len(data)
         return data
 
@@ -302,8 +366,9 @@ def _lists(values: np.ndarray, lengths_D: np.ndarray) -> pa.ListArray:
     )
 
 
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of all lists of a column, end to end."""
+    parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
     return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 

@@ -30,19 +30,22 @@ from zarr.storage import MemoryStore
 
 from logitstore.errors import CorruptionError
 from logitstore.format.columns import DOCUMENT_COLUMNS, Columns, planes_needed
+from logitstore.format.json import parse_json
 from logitstore.store.containers.base import (
-    ShardLimits,
     add_container_bytes,
     check_block,
+    check_names,
     check_objects,
     fields_of,
     missing_as_corruption,
 )
 from logitstore.store.containers.zarr_checks import (
     BY_ENTRY,
-    check_codecs,
-    check_room,
-    check_rows,
+    CHUNKED,
+    array_plans,
+    check_group,
+    check_metadata,
+    object_names,
 )
 from logitstore.store.containers.zarr_objects import ObjectStore, chunk_sums
 from logitstore.store.storage import place_of
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
+    from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.storage import Storage
 
 __all__ = ["ZarrContainer"]
@@ -66,8 +70,7 @@ _ZSTD_LEVEL = 9
 # are next to each other: ids and codes of 16 entries take 18.4 bytes; row by row they take 19.9 at
 # level 9 and 19.2 at level 17.
 _BY_ENTRY_ZSTD_LEVEL = 17
-_CHUNKED = ("entries", "scalars", "tokens")  # what is not hashed when a shard is opened
-_BLOCKED = (*_CHUNKED, "documents")  # every other array is a table
+_MOST_METADATA = 1 << 20  # bytes of a zarr.json; 193 columns of scalars are named in 8 KB
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
 
@@ -105,7 +108,7 @@ class ZarrContainer:
         found = {}
         for name, data in objects.items():
             array = name.split("/")[0]
-            if array in _CHUNKED and not name.endswith("zarr.json"):
+            if array in CHUNKED and not name.endswith("zarr.json"):
                 metadata = json.loads(objects[f"{array}/zarr.json"])
                 found[name] = chunk_sums(data, count=_chunks_in(metadata))
         return found
@@ -118,9 +121,11 @@ class ZarrContainer:
         blocks: Sequence[BlockCounts],
         objects: Sequence[StoredObject],
         entries: Sequence[str],
-        limits: ShardLimits | None = None,
+        limits: ShardLimits,
     ) -> ZarrShard:
         """See `Container`. Objects without a checksum of their own are hashed."""
+        place = place_of(storage, prefix.rstrip("/"))
+        check_names(objects, object_names(limits), place=place)
         # Zarr reads a missing file as zeros, without an error. Indexes and chunks have checksums,
         # but so has a file of another shard, so metadata, tables and documents are hashed.
         check_objects(storage, prefix, objects, hashed=_gives_meaning)
@@ -143,15 +148,14 @@ class ZarrShard:
     blocks: tuple[BlockCounts, ...]
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
-    limits: ShardLimits | None
+    limits: ShardLimits
 
     __getstate__ = fields_of
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
         """See `ShardReader`: every array that is not divided into blocks."""
-        names = [name for name in self._arrays if name not in _BLOCKED]
-        return {name: self._integers(name, slice(None))["id"] for name in names}
+        return {name: self._integers(name, slice(None))["id"] for name in self.limits.tables}
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
         """See `ShardReader`: without the padding; with `draw`, the entries of that draw only."""
@@ -159,13 +163,6 @@ class ZarrShard:
         counts = self.blocks[number]
         rows = self._rows("entries", number, counts.targets)
         entries = self._integers("entries", rows, self._own(draw))
-        if set(entries) != set(self.names):
-            raise CorruptionError(
-                "columns are missing or unknown",
-                place=self._place("entries"),
-                found=", ".join(entries),
-                allowed=", ".join(self.names),
-            )
         scalars = self._integers("scalars", self._rows("scalars", number, counts.targets))
         tokens = self._integers("tokens", self._rows("tokens", number, counts.tokens))
         return Columns(
@@ -207,35 +204,32 @@ class ZarrShard:
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array]:
-        place = self._place("")
+        """By name, in order; what Zarr makes of metadata that was found to be this format's."""
+        plans = array_plans(self.blocks, self.names, self.limits)
+        check_group(self._metadata("zarr.json"), place=self._place("zarr.json"))
+        for name, plan in plans.items():
+            own = f"{name}/zarr.json"
+            check_metadata(self._metadata(own), name, plan, place=self._place(own))
         sizes = {one.path: one.size for one in self.objects}
         sums = {one.path: one.chunks for one in self.objects if one.chunks is not None}
         try:
-            with missing_as_corruption(place):
+            with missing_as_corruption(self._place("")):
                 store = ObjectStore(self.storage, self.prefix, sizes, sums)
                 group = zarr.open_group(store, mode="r")
                 # One by one: `group.arrays()` leaves errors of its other tasks behind, which
                 # asyncio prints when they are collected.
-                names = {path.partition("/")[0] for path in sizes if path.count("/") == 1}
-                members = {name: group[name] for name in sorted(names)}
-                arrays = {name: one for name, one in members.items() if isinstance(one, zarr.Array)}
+                members: dict[str, Any] = {name: group[name] for name in sorted(plans)}
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise CorruptionError(f"no Zarr group: {error}", place=place) from error
-        if not set(_BLOCKED) <= set(arrays):
-            raise CorruptionError(
-                "arrays are missing",
-                place=place,
-                found=", ".join(sorted(arrays)),
-                allowed=f"{', '.join(_BLOCKED)} and tables",
-            )
-        for name, array in arrays.items():
-            own = self._place(name)
-            check_codecs(array, place=own)
-            check_rows(name, array, self.blocks, place=own)
-            if self.limits is not None:
-                check_room(name, array, self.limits, columns=len(self.names), place=own)
+            raise CorruptionError(f"no Zarr group: {error}", place=self._place("")) from error
+        for name, array in members.items():
             store.bound(name, math.prod(array.chunks) * array.dtype.itemsize)
-        return arrays
+        return members
+
+    def _metadata(self, path: str) -> Any:
+        place = self._place(path)
+        with missing_as_corruption(place):
+            (data,) = self.storage.read_ranges(f"{self.prefix}{path}", [(0, _MOST_METADATA)])
+        return parse_json(data, place=place)
 
     def _rows(self, name: str, number: int, count: int) -> slice:
         start = number * self._arrays[name].chunks[1]
@@ -250,11 +244,8 @@ class ZarrShard:
 
     def _integers(self, name: str, *index: slice) -> dict[str, np.ndarray]:
         """The columns of one array at `index`, joined from their byte planes."""
-        planes = self._arrays[name].attrs.get("planes")
-        bytes_P = self._read(name, (slice(None), *index))
-        if not isinstance(planes, list) or len(planes) != len(bytes_P):
-            raise CorruptionError("planes are not named", place=self._place(name), found=planes)
-        return _join_planes([str(plane) for plane in planes], bytes_P)
+        planes: Any = self._arrays[name].attrs["planes"]
+        return _join_planes(planes, self._read(name, (slice(None), *index)))
 
     def _place(self, name: str) -> str:
         return place_of(self.storage, f"{self.prefix}{name}")
@@ -276,7 +267,7 @@ def _chunks_in(metadata: Mapping[str, Any]) -> int:
 
 def _gives_meaning(one: StoredObject) -> bool:
     """Whether an object is metadata, a table or the table of documents."""
-    return one.path.endswith("zarr.json") or one.path.split("/")[0] not in _CHUNKED
+    return one.path.endswith("zarr.json") or one.path.split("/")[0] not in CHUNKED
 
 
 def _write_planes(

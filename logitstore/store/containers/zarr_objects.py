@@ -25,6 +25,7 @@ __all__ = ["ObjectStore", "chunk_sums", "unpacked_size"]
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
 _ZSTD_MAGIC, _LEAST_FRAME = b"\x28\xb5\x2f\xfd", 9
+_FRAME_SHARE, _FRAME_BYTES = 128, 1024  # zstd of what does not compress, and its checksum
 _NOT_THERE = (1 << 64) - 1  # the start of a chunk that an index leaves out
 
 
@@ -130,8 +131,14 @@ class ObjectStore(Store):
             return self._indexes[key]
         start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
         stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
-        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
         bound = self._bounds.get(key.split("/")[0])
+        if bound is not None and stop - start > bound + bound // _FRAME_SHARE + _FRAME_BYTES:
+            raise CorruptionError(
+                "a chunk is larger than what it unpacks to",
+                place=f"{place_of(self.storage, name)}, bytes {start} to {stop}",
+                allowed=f"{bound:,} bytes",
+            )
+        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
         if bound is not None and unpacked_size(data) != bound:
             raise CorruptionError(
                 "a chunk unpacks to another size than its array says",
