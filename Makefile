@@ -1,4 +1,4 @@
-# Four commands, the same for people and CI. Each sets itself up on a fresh machine: the
+# A few commands, the same for people and CI. Each sets itself up on a fresh machine: the
 # virtual environment is built once, and again only when pyproject.toml or constraints.txt change.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench torture docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ check: $(STAMP)  ## lint, format, types
 
 bench: $(STAMP)  ## the figures of docs/benchmarks.md; TEACHER=folder takes a model of your own
 	$(BIN)/python -m tools.bench $(if $(TEACHER),--teacher $(TEACHER))
+
+torture: $(STAMP)  ## flips, kills, failing disks, races: hours of it; SHORT=1 takes minutes
+	$(BIN)/python -m tools.torture $(if $(SHORT),--short)
 
 docs: $(STAMP)  ## write docs/cli.md and docs/kinds.md from the program
 	$(BIN)/python -m tools.cli_docs

@@ -12,7 +12,7 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -70,6 +70,15 @@ def refuse_foreign_storage(storage: Storage) -> None:
         found=", ".join(sorted(found)[:_NAMED]),
         remedy="Name a new or empty folder",
     )
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A storage in which an object may be seen before it is durable."""
+
+    def sync_names(self, prefix: str) -> None:
+        """Make what is seen right below a folder durable."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +189,8 @@ class StoreWriter:
             self._check_objects(commits, hashes=check)
         self._sweep(commits)
         if not layout.sealed():
+            if isinstance(layout.storage, Named):
+                layout.storage.sync_names(COMMITS)  # of others, who may not have come to it yet
             manifest = self._manifest(spec, commits)
             layout.storage.put_if_absent(MANIFEST, manifest.encoded())
         manifest = layout.read_manifest()

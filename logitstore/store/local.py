@@ -46,6 +46,8 @@ _NO_LINKS = {
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SWEPT = 100  # times that a write is begun again
+_DURABLE: dict[Path, int] = {}  # folders that this process knows to be on the disk: their inodes
+_MOST_DURABLE = 4096  # of them
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -155,7 +157,24 @@ class LocalStorage:
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Storage`."""
         path = self._path(name)
-        return self._write(path, lambda: status(path) is None and self._create(path, data))
+
+        def create() -> bool:
+            won = status(path) is None and self._create(path, data)
+            # Also what another has put: it may not have come to this yet, and been killed.
+            _sync_folder(path.parent)
+            return won
+
+        return self._write(path, create)
+
+    def sync_names(self, prefix: str) -> None:
+        """Make the objects durable that others have put right below a folder and that are seen.
+
+        prefix: the folder, with a `/` at its end.
+        """
+        folder = self._path(prefix.rstrip("/"))
+        with self._explained(folder):
+            if folder.is_dir():
+                _sync_folder(folder)
 
     def delete(self, name: str) -> None:
         """See `Storage`. A folder that is empty now goes too."""
@@ -229,7 +248,7 @@ class LocalStorage:
         with self._explained(path):
             for _ in range(_SWEPT):
                 try:
-                    _make_folder(path.parent)
+                    _make_folder(path.parent, root=self.folder)
                     return write()
                 except FileNotFoundError:
                     continue
@@ -252,12 +271,9 @@ class LocalStorage:
         """Give a new file its name, unless that is taken."""
         temporary = _write_temporary(path, data)
         try:
-            won = self._link(temporary, path)
+            return self._link(temporary, path)
         finally:
             _discard(temporary)
-        if won:
-            _sync_folder(path.parent)
-        return won
 
     def _link(self, temporary: Path, path: Path) -> bool:
         try:
@@ -301,14 +317,25 @@ def _discard(leftover: Path) -> None:
         leftover.unlink()
 
 
-def _make_folder(folder: Path) -> None:
-    """Each folder newly made on the way is durable in its parent."""
-    if folder.is_dir():
+def _make_folder(folder: Path, *, root: Path) -> None:
+    """Make `folder` and those above it, each durable in its parent from `root` on.
+
+    One that is there is not yet durable for sure: who made it may have been killed before it was.
+    """
+    found = status(folder)
+    if (
+        found is not None
+        and stat.S_ISDIR(found.st_mode)
+        and (_DURABLE.get(folder) == found.st_ino or not folder.is_relative_to(root))
+    ):
         return
-    _make_folder(folder.parent)
+    _make_folder(folder.parent, root=root)
     with suppress(FileExistsError):
         folder.mkdir()
     _sync_folder(folder.parent)
+    if len(_DURABLE) >= _MOST_DURABLE:
+        _DURABLE.clear()
+    _DURABLE[folder] = folder.stat().st_ino
 
 
 def _sync_folder(folder: Path) -> None:
@@ -330,6 +357,7 @@ def _remove_empty(folder: Path, *, up_to: Path) -> None:
     with suppress(OSError):
         while folder != up_to:
             folder.rmdir()
+            _DURABLE.pop(folder, None)
             folder = folder.parent
 
 
