@@ -48,7 +48,8 @@ from logitstore.store.storage import place_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import StoredObject
     from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.storage import Storage
 
