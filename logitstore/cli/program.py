@@ -166,7 +166,7 @@ _BARE: dict[str, str] = {}  # flags of options of numbers that need no value: wh
 def _with_bare_values(words: list[str]) -> list[str]:
     """The words of a command line with the values that flags without one stand for."""
     filled = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         bare = _BARE.get(word)
         given = following.isdecimal() or following == bare
         filled.append(word if bare is None or given else f"{word}={bare}")
