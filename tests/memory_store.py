@@ -10,7 +10,7 @@ import torch
 
 from logitstore.codec import new_codec
 from logitstore.errors import StoreError
-from logitstore.format.manifest import BlockCounts
+from logitstore.format.blocks import BlockCounts
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument

@@ -287,15 +287,17 @@ def skip_with_other_writers() -> None:
 
 
 @pytest.mark.parametrize("container", ["zarr", "parquet"])
-def test_a_store_of_the_second_format_reads_as_before(container: str) -> None:
-    folder = GOLDEN / "format2" / container
-    wanted = json.loads((GOLDEN / "format2" / "fingerprints.json").read_text())
-    assert spec_of(folder)["format"] == "logitstore/2"
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_store_of_a_later_format_reads_as_before(number: int, container: str) -> None:
+    golden = GOLDEN / f"format{number}"
+    folder = golden / container
+    wanted = json.loads((golden / "fingerprints.json").read_text())
+    assert spec_of(folder)["format"] == f"logitstore/{number}"
     assert faults(folder) == []
     store = logitstore.open(folder)
     assert store.fingerprint == wanted[container]
     found = decoded(folder)
-    for name, values in load(GOLDEN / "format2", "decoded").items():
+    for name, values in load(golden, "decoded").items():
         own = found.get(name, found.get(f"draw0.{name}"))
         assert own is not None
         np.testing.assert_allclose(own, values, rtol=1e-6, atol=1e-6, err_msg=name)

@@ -23,8 +23,9 @@ from numcodecs import Zstd
 
 from logitstore.codec import new_codec
 from logitstore.errors import CorruptionError
+from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns, planes_needed
-from logitstore.format.manifest import BlockCounts, StoredObject
+from logitstore.format.manifest import StoredObject
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container

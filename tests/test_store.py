@@ -23,9 +23,9 @@ import pytest
 
 import logitstore
 from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
-from logitstore.format.json import canonical_json
+from logitstore.format.json import canonical_json, with_check
 from logitstore.sparsify.build import sparsifier_spec
-from logitstore.store import reader
+from logitstore.store import open_shards
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.inspect import inspect
@@ -344,7 +344,15 @@ def test_a_changed_small_object_is_refused_when_the_store_is_opened(
     before, _, after = data.rpartition(b"10")  # the first may be in an attempt's name
     layout.storage.put(name, before + b"20" * bool(before) + after + b" ")
     with pytest.raises(CorruptionError, match=name):
-        logitstore.open(layout.storage)
+        _read_all(layout.storage, tokenizer=False)
+
+
+def _read_all(storage: Storage, *, tokenizer: bool = True) -> None:
+    """Open the store and read what is not read at once."""
+    store = logitstore.open(storage)
+    if tokenizer:
+        store.tokenizer_files()
+    list(store)
 
 
 def _shards(layout: StoreLayout) -> list[str]:
@@ -376,11 +384,14 @@ def test_the_manifest_lists_all_and_nothing_else(layout: StoreLayout) -> None:
     assert any("vocab.json" in str(fault) for fault in verify(storage))
     storage.delete("tokenizer/vocab.json")
     content = json.loads(storage.read(MANIFEST))
-    for change in ({"bytes": 1}, {"format": "other/9"}, {"documents": 1}):
-        storage.put(MANIFEST, canonical_json(content | change))
-        assert list(verify(storage)), change
+    del content["sha256"]
+    changes: dict[str, Any] = {"bytes": 1, "format": "other/9", "documents": 1, "skipped": 1}
+    changes |= {"sums": {}, "column_bytes": {"id": 1}, "fingerprint": "0" * 64}
+    for name, value in changes.items():
+        storage.put(MANIFEST, with_check(content | {name: value}))
+        assert list(verify(storage)), name
     del content["objects"]["plan.json"]
-    storage.put(MANIFEST, canonical_json(content))
+    storage.put(MANIFEST, with_check(content))
     assert any("plan.json" in str(fault) for fault in verify(storage))
 
 
@@ -411,8 +422,9 @@ def test_paths_that_leave_the_store_are_refused(layout: StoreLayout, path: str) 
     content["objects"][0]["path"] = path
     del content["sha256"]
     layout.storage.put(name, canonical_json(content))
+    layout.storage.delete(MANIFEST)
     with pytest.raises(CorruptionError, match="files inside of it"):
-        logitstore.open(layout.storage)
+        logitstore.open(layout.storage, allow_partial=True)
 
 
 def test_a_changed_letter_of_a_small_file_is_refused_before_the_seal(storage: Storage) -> None:
@@ -494,7 +506,10 @@ def test_a_tokenizer_that_asks_for_code_is_refused(storage: Storage) -> None:
 def test_hostile_json_is_refused(layout: StoreLayout, name: str, content: str) -> None:
     layout.storage.put(name, content.encode())
     with pytest.raises(CorruptionError, match=name):
-        logitstore.open(layout.storage)
+        _read_all(layout.storage)
+    layout.storage.delete(MANIFEST)
+    with pytest.raises(CorruptionError, match=name):
+        logitstore.open(layout.storage, allow_partial=True)
 
 
 @pytest.mark.parametrize(
@@ -531,9 +546,10 @@ def test_json_that_would_fill_memory_is_refused_before_it_is_parsed(
     layout: StoreLayout, content: bytes
 ) -> None:
     layout.storage.put("plan.json", content)
+    layout.storage.delete(MANIFEST)
     tracemalloc.start()
     with pytest.raises(CorruptionError, match=r"plan\.json: JSON holds too much"):
-        logitstore.open(layout.storage)
+        logitstore.open(layout.storage, allow_partial=True)
     assert tracemalloc.get_traced_memory()[1] < 60 << 20
     tracemalloc.stop()
 
@@ -548,7 +564,7 @@ def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) ->
         file.truncate(1 << 40)
     started = time.monotonic()
     with pytest.raises(CorruptionError, match=f"{re.escape(name)}: file is too large"):
-        logitstore.open(tmp_path).tokenizer_files()
+        _read_all(LocalStorage(tmp_path))
     assert time.monotonic() - started < 5
 
 
@@ -578,6 +594,7 @@ class _Flaky(DictStorage):
         super().__init__()
         self.objects, self.refused, self.often = objects, refused, often
         self.random = random.Random(0)
+        self.requests: list[tuple[str, str]] = []
 
     def read(self, name: str) -> bytes:
         self._refuse("read", name)
@@ -596,6 +613,7 @@ class _Flaky(DictStorage):
         return super().list(prefix)
 
     def _refuse(self, request: str, name: str) -> None:
+        self.requests.append((request, name))
         if request == self.refused and self.random.random() < self.often:
             raise StorageError("the disk refused", place=name)
 
@@ -632,13 +650,53 @@ def test_open_shards_are_let_go(storage: Storage, monkeypatch: pytest.MonkeyPatc
     """However many units a store has, only some of their tables are in memory."""
     units = [stored_documents([4 + number], seed=number) for number in range(8)]
     write_store(storage, units, spec=store_spec())
-    monkeypatch.setattr(reader, "_SHARDS_BYTES", 0)
-    monkeypatch.setattr(reader, "_LEAST_SHARDS", 2)
+    monkeypatch.setattr(open_shards, "_SHARDS_BYTES", 0)
+    monkeypatch.setattr(open_shards, "_LEAST_SHARDS", 2)
     store = logitstore.open(storage)
     lengths = [len(one.document) for one in store]
     assert lengths == [4 + number for number in range(8)]
-    info = store._open_cached.cache_info()  # type: ignore[attr-defined]
+    info = store.shards._cached.cache_info()  # type: ignore[attr-defined]
     assert (info.currsize, info.misses) == (2, 8)
+
+
+def test_draws_share_the_open_shards(layout: StoreLayout) -> None:
+    """A shard of many repeats is opened once, not once for each."""
+    store = logitstore.open(layout.storage)
+    assert store.with_draw(0).shards is store.shards
+
+
+@pytest.mark.parametrize("units", [1, 12])
+def test_opening_asks_for_as_much_however_many_units_there_are(units: int) -> None:
+    storage = _Flaky({}, refused="", often=0.0)
+    write_store(storage, [UNITS[2]] * units, spec=store_spec())
+    storage.requests.clear()
+    store = logitstore.open(storage)
+    inspect(store)
+    assert len(store.blocks) == units
+    assert len(storage.requests) == 14
+    assert not any(name.startswith(("commits/", "data/")) for _, name in storage.requests)
+
+
+def test_a_unit_is_read_when_it_is_asked_for(layout: StoreLayout) -> None:
+    """Opening costs no request for each unit."""
+    layout.storage.delete("commits/000001.json")
+    store = logitstore.open(layout.storage)
+    assert len(store.read_block(0)) == store.blocks[0].documents
+    with pytest.raises(CorruptionError, match=r"commits/000001\.json: a commit .* is missing"):
+        list(store)
+
+
+def test_a_commit_of_another_store_is_refused(layout: StoreLayout) -> None:
+    """Its own hash is right, and so is that of its shard."""
+    storage = layout.storage
+    other = write_store(DictStorage(), UNITS[::-1], spec=layout.read_spec()).storage
+    for name in other.list("commits/000001"):
+        storage.put(name, other.read(name))
+    for name in other.list("data/000001-"):
+        storage.put(name, other.read(name))
+    with pytest.raises(CorruptionError, match=r"commits/000001.*has changed since"):
+        list(logitstore.open(storage))
+    assert any("commits/000001.json" in str(fault) for fault in verify(storage))
 
 
 def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
@@ -646,7 +704,7 @@ def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
     wanted = [stored.targets.ids_RK for stored in store]
     assert np.array_equal(store[3].targets.ids_RK, wanted[3])
     again = pickle.loads(pickle.dumps(store))
-    assert "_open_cached" not in vars(again)
+    assert "_cached" not in vars(again.shards)
     assert (repr(again), again.fingerprint) == (repr(store), store.fingerprint)
     for stored, ids_RK in zip(again, wanted, strict=True):
         assert np.array_equal(stored.targets.ids_RK, ids_RK)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from logitstore.codec import new_codec
-from logitstore.format.manifest import BlockCounts, StoredObject
+from logitstore.format.blocks import BlockCounts
+from logitstore.format.manifest import StoredObject
 from logitstore.plumbing import LocalStorage
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import TAIL_NODES, sparsifier_spec

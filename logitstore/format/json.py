@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any, TypeVar
 
 from logitstore.errors import CorruptionError
@@ -19,6 +21,8 @@ __all__ = [
     "canonical_json",
     "checked_content",
     "fingerprint",
+    "is_checked",
+    "parse_checked",
     "parse_json",
     "with_check",
 ]
@@ -63,6 +67,9 @@ def fingerprint(content: Any) -> str:
 
 
 _CHECK = "sha256"  # the key under which an object carries the hash of the rest of it
+# Its line in canonical JSON. No other key follows with such an indent, and none stands last: every
+# object of a store has one that sorts behind it.
+_CHECK_LINE = re.compile(rb'\n  "sha256": "[0-9a-f]{64}",(?=\n)')
 
 
 def with_check(content: dict[str, Any]) -> bytes:
@@ -83,13 +90,17 @@ def checked_content(content: Any, *, place: str) -> Any:
     rest = {name: value for name, value in content.items() if name != _CHECK}
     found = fingerprint(rest)
     if content[_CHECK] != found:
-        raise CorruptionError(
-            "file has changed since it was written",
-            place=place,
-            found=f"{_CHECK} {found}",
-            allowed=repr(content[_CHECK])[:80],
-        )
+        raise _changed(content[_CHECK], found, place=place)
     return rest
+
+
+def _changed(written: Any, found: str, *, place: str) -> CorruptionError:
+    return CorruptionError(
+        "file has changed since it was written",
+        place=place,
+        found=f"{_CHECK} {found}",
+        allowed=repr(written)[:80],
+    )
 
 
 def parse_json(data: bytes, *, place: str) -> Any:
@@ -112,19 +123,50 @@ def parse_json(data: bytes, *, place: str) -> Any:
         )
     try:
         content = json.loads(data)
-        canonical_json(content)  # refuses NaN, infinities and halves of surrogate pairs
+        # Refuses NaN, infinities and halves of surrogate pairs. Without indents, which are slow.
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise CorruptionError(f"file is no JSON: {error}", place=place) from error
-    if _depth(content, limit=_MAX_JSON_DEPTH) > _MAX_JSON_DEPTH:
+    if _is_deeper(content, _MAX_JSON_DEPTH):
         raise CorruptionError("JSON is nested too deep", place=place, allowed=_MAX_JSON_DEPTH)
     return content
 
 
-def _depth(content: Any, *, limit: int) -> int:
-    children = content.values() if isinstance(content, dict) else content
-    if not isinstance(content, dict | list) or limit < 0:
-        return 0
-    return 1 + max((_depth(child, limit=limit - 1) for child in children), default=0)
+def parse_checked(data: bytes, *, place: str) -> Any:
+    """The object that `with_check` wrote, without its hash; as it is where it carries none.
+
+    data: from anywhere.
+    place: what an error names.
+
+    The bytes are hashed without the line of the hash: objects of a whole store are large, and
+    writing their content once more takes ten times as long as reading it. Raises CorruptionError
+    where the hash is that of something else.
+    """
+    content = parse_json(data, place=place)
+    if not isinstance(content, dict) or _CHECK not in content:
+        return content
+    found = hashlib.sha256(_CHECK_LINE.sub(b"", data, count=1)).hexdigest()
+    written = content.pop(_CHECK)
+    if written != found:
+        raise _changed(written, found, place=place)
+    return content
+
+
+def is_checked(data: bytes) -> bool:
+    """Whether the bytes of an object carry the hash of the rest of it.
+
+    data: canonical JSON.
+    """
+    return _CHECK_LINE.search(data) is not None
+
+
+def _is_deeper(content: Any, most: int) -> bool:
+    """Whether objects and lists stand within each other to more than `most` levels."""
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(most):
+        insides = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for inside in insides for one in inside if isinstance(one, dict | list)]
+    return bool(level)
 
 
 def build(kind: type[T], content: Any, *, place: str) -> T:
@@ -136,8 +178,7 @@ def build(kind: type[T], content: Any, *, place: str) -> T:
     """
     if not isinstance(content, dict):
         raise CorruptionError("an object is missing", place=place, found=type(content).__name__)
-    wanted = {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
-    required = {one.name for one in fields(kind) if one.default is MISSING}  # type: ignore[arg-type]
+    wanted, required = _fields_of(kind)  # type: ignore[arg-type]
     if not required <= set(content) <= set(wanted):
         odd = sorted((required - set(content)) | (set(content) - set(wanted)))
         raise CorruptionError("fields missing or unknown", place=place, found=", ".join(odd))
@@ -153,3 +194,13 @@ def build(kind: type[T], content: Any, *, place: str) -> T:
                 allowed=wanted[name],
             )
     return kind(**content)
+
+
+@cache
+def _fields_of(kind: type) -> tuple[dict[str, str], frozenset[str]]:
+    """The type of each field of a dataclass, and which fields have no default."""
+    declared = fields(kind)
+    required = frozenset(
+        one.name for one in declared if one.default is one.default_factory is MISSING
+    )
+    return {one.name: str(one.type) for one in declared}, required

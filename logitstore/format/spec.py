@@ -27,8 +27,8 @@ __all__ = [
     "TokenizerSpec",
 ]
 
-FORMAT = "logitstore/3"  # what is written
-FORMATS = ("logitstore/1", "logitstore/2", FORMAT)  # what is read
+FORMAT = "logitstore/4"  # what is written
+FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT)  # what is read
 _MOST_TOKENS = 1 << 22  # of a vocabulary: four times that of the largest tokenizers
 
 

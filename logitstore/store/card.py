@@ -9,24 +9,22 @@ from logitstore.errors import printable
 from logitstore.sparsify import sparsifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from logitstore.format.manifest import Commit, Manifest
+    from logitstore.format.manifest import Manifest, Totals
     from logitstore.format.spec import StoreSpec
 
 __all__ = ["store_card"]
 
 
-def store_card(spec: StoreSpec, manifest: Manifest, commits: Sequence[Commit], *, name: str) -> str:
+def store_card(spec: StoreSpec, manifest: Manifest, totals: Totals, *, name: str) -> str:
     """Markdown with the front matter that dataset hubs read.
 
     spec: of the store.
     manifest: of the store.
-    commits: of all its units.
+    totals: of its commits.
     name: of the store, as its title.
     """
     targets = max(1, manifest.targets)
-    mass = sum(commit.sums.get("head_mass", 0.0) for commit in commits) / targets
+    mass = totals.sums.get("head_mass", 0.0) / targets
     rows = {
         "teacher": f"{spec.teacher.name} ({spec.teacher.architecture}, "
         f"{spec.teacher.parameters:,} parameters, {spec.teacher.dtype})",

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 from logitstore.errors import CorruptionError, StorageError, StoreError
-from logitstore.format.json import canonical_json, with_check
-from logitstore.format.manifest import Commit, Manifest, store_fingerprint
+from logitstore.format.blocks import BlockTable
+from logitstore.format.json import with_check
+from logitstore.format.manifest import Commit, Manifest, SealedUnits, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
@@ -189,10 +192,10 @@ class StoreWriter:
             if isinstance(layout.storage, Named):
                 layout.storage.sync_names(COMMITS)  # of others, who may not have come to it yet
             manifest = self._manifest(spec, commits)
-            layout.storage.put_if_absent(MANIFEST, canonical_json(manifest.to_json()))
+            layout.storage.put_if_absent(MANIFEST, manifest.encoded())
         manifest = layout.read_manifest()
         if layout.storage.size(README) is None:
-            card = store_card(spec, manifest, commits, name=base_name(layout.storage))
+            card = store_card(spec, manifest, Totals.of(commits), name=base_name(layout.storage))
             layout.storage.put(README, card.encode())
         layout.storage.sweep()
         return manifest
@@ -240,20 +243,27 @@ class StoreWriter:
                 )
 
     def _manifest(self, spec: StoreSpec, commits: list[Commit]) -> Manifest:
-        layout = self.layout
-        objects = {name: sha256_of(layout.storage, name) for name in layout.small_names(commits)}
-        for commit in commits:
-            for one in commit.objects:
-                objects[f"{layout.shard_prefix(commit)}{one.path}"] = one.sha256
-        blocks = [block for commit in commits for block in commit.blocks]
+        layout, storage = self.layout, self.layout.storage
+        totals = Totals.of(commits)
         return Manifest(
             format=spec.format,
-            fingerprint=store_fingerprint(spec, commits),
-            objects=objects,
-            documents=sum(block.documents for block in blocks),
-            tokens=sum(block.tokens for block in blocks),
-            targets=sum(block.targets for block in blocks),
+            fingerprint=store_fingerprint(spec, (commit.data_identity() for commit in commits)),
+            objects={name: sha256_of(storage, name) for name in layout.small_names()},
+            documents=totals.documents,
+            tokens=totals.tokens,
+            targets=totals.targets,
             bytes=layout.stored_bytes(commits),
+            skipped=totals.skipped,
+            column_bytes=totals.column_bytes,
+            sums=totals.sums,
+            units=SealedUnits(
+                names=tuple(commit.unit for commit in commits),
+                commit_sha256=tuple(
+                    sha256_of(storage, layout.commit_name(commit.unit)) for commit in commits
+                ),
+                blocks_U=np.array([len(commit.blocks) for commit in commits], dtype=np.int64),
+            ),
+            blocks=BlockTable.of(block for commit in commits for block in commit.blocks),
         )
 
     def _sweep(self, commits: list[Commit]) -> None:
@@ -265,6 +275,9 @@ class StoreWriter:
         self._remove(LEASES)
 
     def _remove(self, prefix: str) -> None:
-        for name in list(self.layout.storage.list(prefix)):
-            with suppress(StorageError):  # it is garbage, in nobody's way
+        names: list[str] = []
+        with suppress(StorageError):  # it is garbage, in nobody's way
+            names += self.layout.storage.list(prefix)
+        for name in names:
+            with suppress(StorageError):
                 self.layout.storage.delete(name)

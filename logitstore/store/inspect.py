@@ -32,12 +32,11 @@ def _content(store: Store) -> dict[str, Any]:
         return total / targets if targets else None
 
     size = store.stored_bytes
-    sums = _added(commit.sums for commit in store.commits)
-    columns = _added(commit.column_bytes for commit in store.commits)
+    sums, columns = store.totals.sums, dict(store.totals.column_bytes)
     columns["store"] = size - sum(columns.values())
     return {
         "documents": len(store),
-        "tokens": sum(block.tokens for block in store.blocks),
+        "tokens": store.totals.tokens,
         "targets": targets,
         "bytes": size,
         "bytes_per_target": per_target(size),
@@ -54,7 +53,7 @@ def _content(store: Store) -> dict[str, Any]:
         "fingerprint": store.fingerprint,
         "teacher": _told(spec.teacher, "name fingerprint architecture parameters dtype"),
         "tokenizer": _told(spec.tokenizer, "fingerprint bos_token_id eos_token_id"),
-        "corpus": _corpus(spec) | {"skipped": sum(commit.skipped for commit in store.commits)},
+        "corpus": _corpus(spec) | {"skipped": store.totals.skipped},
         "answers": [_answers(one) for one in spec.corpus.answers],
         "retained_mass": per_target(sums.get("head_mass", 0.0)),
         "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
@@ -62,12 +61,19 @@ def _content(store: Store) -> dict[str, Any]:
         "sampler_loss": (
             per_target(-sums["sampler_logprob"]) if "sampler_logprob" in sums else None
         ),
-        "units": len(store.layout.read_plan().units),
+        "units": _units(store),
         "units_done": len(store.commits),
         "blocks": len(store.blocks),
         "sealed": store.manifest is not None,
         "created": spec.provenance.get("created"),
     }
+
+
+def _units(store: Store) -> int:
+    """How many units its plan has; all of them are committed where it is sealed."""
+    if store.manifest is not None:
+        return len(store.commits)
+    return len(store.layout.read_plan().units)
 
 
 def _told(part: object, names: str) -> dict[str, Any]:
@@ -100,11 +106,3 @@ def _options(spec: SparsifierSpec) -> dict[str, Any]:
     stored = {name: value for name, value in spec.to_json().items() if name not in ("name", "k")}
     asked = sparsifier_of(spec).asked(spec)
     return stored | {name: value for name, value in asked.items() if name != "k"}
-
-
-def _added(parts: Any) -> dict[str, Any]:
-    total: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0) + value
-    return total

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, ObjectMissing, StoreError
-from logitstore.format.json import MAX_JSON_BYTES, canonical_json, checked_content, parse_json
+from logitstore.format.json import MAX_JSON_BYTES, canonical_json, is_checked, parse_checked
 from logitstore.format.manifest import Commit, Manifest
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
@@ -87,21 +87,22 @@ class StoreLayout:
         """What the names of the attempt that `commit` names begin with."""
         return f"{DATA}{commit.folder}/"
 
-    def small_names(self, commits: Iterable[Commit]) -> list[str]:
-        """Every object of a store with those commits but shards, manifest and README, in order."""
-        names = sorted(self.commit_name(commit.unit) for commit in commits)
-        return [SPEC, PLAN, *names, *self.tokenizer_names()]
+    def small_names(self) -> list[str]:
+        """Every object that a manifest hashes by its name: spec, plan and tokenizer, in order."""
+        return [SPEC, PLAN, *self.tokenizer_names()]
 
     def stored_bytes(self, commits: Iterable[Commit]) -> int:
         """Bytes of a store with those commits: all objects but tokenizer, README and manifest.
 
         The manifest says this number, and cannot count itself.
         """
-        commits = list(commits)
-        small = [SPEC, PLAN, *(self.commit_name(commit.unit) for commit in commits)]
-        sizes = [self.storage.size(name) for name in small]
-        shards = sum(one.size for commit in commits for one in commit.objects)
-        return shards + sum(size or 0 for size in sizes)
+        total = sum(self.storage.size(name) or 0 for name in (SPEC, PLAN))
+        return total + sum(self.unit_bytes(commit) for commit in commits)
+
+    def unit_bytes(self, commit: Commit) -> int:
+        """Bytes of one unit: its commit and its shard."""
+        own = self.storage.size(self.commit_name(commit.unit)) or 0
+        return own + sum(one.size for one in commit.objects)
 
     def exists(self) -> bool:
         """Whether there is a store here, finished or not."""
@@ -128,7 +129,7 @@ class StoreLayout:
     def parse_spec(self, data: bytes) -> StoreSpec:
         """The spec in `data`, which stands or will stand in store.json."""
         place = self.place(SPEC)
-        return StoreSpec.from_json(_parsed(data, place=place), place=place)
+        return StoreSpec.from_json(parse_checked(data, place=place), place=place)
 
     def tokenizer_hashes(self, spec: StoreSpec) -> dict[str, str]:
         """File of the tokenizer -> sha256, as it was when it was written; none in old stores.
@@ -184,7 +185,7 @@ class StoreLayout:
     def parse_plan(self, data: bytes) -> Plan:
         """The plan in `data`, which stands or will stand in plan.json."""
         place = self.place(PLAN)
-        plan = Plan.from_json(_parsed(data, place=place), place=place)
+        plan = Plan.from_json(parse_checked(data, place=place), place=place)
         names = [unit.name for unit in plan.units]
         if len(set(names)) != len(names) or not all(_is(_UNIT, name) for name in names):
             raise CorruptionError(
@@ -199,11 +200,14 @@ class StoreLayout:
     def read_commit_named(self, name: str) -> Commit | None:
         """The commit that is the object `name`; None where there is no such object."""
         try:
-            data = self.read_small(name)
+            return self.parse_commit(name, self.read_small(name))
         except ObjectMissing:
             return None
+
+    def parse_commit(self, name: str, data: bytes) -> Commit:
+        """The commit in `data`, which stands or will stand in the object `name`."""
         place = self.place(name)
-        commit = Commit.from_json(_parsed(data, place=place), place=place)
+        commit = Commit.from_json(parse_checked(data, place=place), place=place)
         paths = [one.path for one in commit.objects]
         safe = all(is_object_name(path) for path in paths)
         attempt = commit.attempt is None or _is(_ATTEMPT, commit.attempt)
@@ -216,12 +220,17 @@ class StoreLayout:
         return commit
 
     def read_manifest(self) -> Manifest:
-        """manifest.json, which must be the canonical serialisation of its content."""
+        """manifest.json, which carries its hash; an old one is canonical JSON."""
         data, place = self.read_small(MANIFEST), self.place(MANIFEST)
-        content = parse_json(data, place=place)
-        if canonical_json(content) != data:
-            raise CorruptionError("manifest has changed since it was written", place=place)
+        content = parse_checked(data, place=place)
         manifest = Manifest.from_json(content, place=place)
+        if manifest.units is None and canonical_json(content) != data:
+            raise CorruptionError("manifest has changed since it was written", place=place)
+        if manifest.units is not None and not is_checked(data):
+            raise CorruptionError("manifest lacks its hash", place=place)
+        for name in manifest.units.names if manifest.units is not None else ():
+            if not _is(_UNIT, name):
+                raise CorruptionError("this is no name of a unit", place=place, found=name)
         for name in manifest.objects:
             if not is_object_name(name):
                 raise CorruptionError("a name leaves the store", place=place, found=name)
@@ -232,10 +241,6 @@ class StoreLayout:
             return self.read_small(name)
         except ObjectMissing as error:
             raise CorruptionError("file is missing", place=self.place(name)) from error
-
-
-def _parsed(data: bytes, *, place: str) -> Any:
-    return checked_content(parse_json(data, place=place), place=place)
 
 
 def _is(pattern: re.Pattern[str], name: Any) -> bool:

@@ -6,26 +6,34 @@ import bisect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TypeAlias, overload
 
 import numpy as np
 
-from logitstore.codec import Codec, codec_for
-from logitstore.errors import (
-    CorruptionError,
-    StoreError,
-)
-from logitstore.format.manifest import BlockCounts, Commit, Manifest, store_fingerprint
+from logitstore.codec import codec_for
+from logitstore.errors import CorruptionError, StoreError
+from logitstore.format.blocks import BlockTable
+from logitstore.format.json import fingerprint
+from logitstore.format.manifest import Commit, Manifest, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
-from logitstore.store.containers import CONTAINERS, ShardReader, load_container
+from logitstore.progress import OnProgress
+from logitstore.store.commits import SealedCommits
+from logitstore.store.containers import CONTAINERS
 from logitstore.store.containers.base import fields_of
-from logitstore.store.containers.limits import ShardLimits, check_sizes, shard_limits
 from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
 from logitstore.store.memory_limit import memory_limit
+from logitstore.store.open_shards import MALFORMED, OpenShards, error_at
 from logitstore.store.seal import seal_faults
+from logitstore.store.sound import (
+    DamagedBlock,
+    find_damaged,
+    most_damaged,
+    refuse_more_damaged,
+    refuse_other_blocks,
+)
 from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
@@ -37,28 +45,21 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
-# Open shards kept: each holds its table of V ids and some 100 KB of indexes and metadata.
-_SHARDS_BYTES, _SHARD_BYTES, _LEAST_SHARDS = 256 << 20, 100 << 10, 16
-# What content that nobody wrote on purpose has been seen to raise below the explicit checks.
-MALFORMED = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    RecursionError,
-    OSError,
-)
 
 
 def open_store(
-    uri: StorageLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+    uri: StorageLike,
+    *,
+    allow_partial: bool = False,
+    skip_damaged: bool | int = False,
+    max_memory: int | str | None = None,
 ) -> Store:
     """The store at `uri`: a folder, a file:// URI, or a `Storage`.
 
     uri: a path, a URI or a `Storage`.
     allow_partial: whether an unsealed store is read as far as it goes.
+    skip_damaged: whether every block is read, and those that are damaged are left out, as `sound`
+        does: True for any number of them, or the most.
     max_memory: what a block may take while it is read, in bytes or as in "8G"; None for half of the
         machine's memory. A shard with a larger block is refused before memory is set aside.
 
@@ -70,7 +71,7 @@ def open_store(
     fault = next(seal_faults(store.layout, store.spec, store.commits, store.manifest), None)
     if fault is not None:
         raise fault
-    return store
+    return store if skip_damaged is False else store.sound(most_damaged(skip_damaged))
 
 
 def as_store(
@@ -102,13 +103,13 @@ def load_store(
     """
     layout, memory = StoreLayout.at(uri), memory_limit(max_memory)
     try:
-        return replace(_load(layout, allow_partial=allow_partial), memory=memory)
+        return _load(layout, allow_partial=allow_partial, memory=memory)
     except MALFORMED as error:
         problem = f"the store's JSON is malformed: {error!r}"
         raise CorruptionError(problem, place=layout.uri) from error
 
 
-def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
+def _load(layout: StoreLayout, *, allow_partial: bool, memory: int) -> Store:
     spec = layout.read_spec()
     codec_for(spec)
     if spec.container not in CONTAINERS:
@@ -120,15 +121,20 @@ def _load(layout: StoreLayout, *, allow_partial: bool) -> Store:
         )
     if not layout.sealed() and not allow_partial:
         raise _unsealed(layout.uri)
+    manifest = layout.read_manifest() if layout.sealed() else None
+    commits = _commits(layout, manifest)
+    shards = OpenShards(layout=layout, spec=spec, commits=commits, memory=memory)
+    return Store(layout=layout, spec=spec, commits=commits, manifest=manifest, shards=shards)
+
+
+def _commits(layout: StoreLayout, manifest: Manifest | None) -> Sequence[Commit]:
+    """Those of the store's units: read when asked for where the manifest names them, else now."""
+    if manifest is not None and manifest.units is not None:
+        return SealedCommits(layout=layout, manifest=manifest)
     commits = [layout.read_commit(unit) for unit in layout.read_plan().units]
-    if layout.sealed() and None in commits:
+    if manifest is not None and None in commits:
         raise CorruptionError("a commit of a sealed store is missing", place=layout.place(COMMITS))
-    return Store(
-        layout=layout,
-        spec=spec,
-        commits=tuple(commit for commit in commits if commit is not None),
-        manifest=layout.read_manifest() if layout.sealed() else None,
-    )
+    return tuple(commit for commit in commits if commit is not None)
 
 
 def _unsealed(uri: str) -> StoreError:
@@ -140,17 +146,24 @@ def _unsealed(uri: str) -> StoreError:
     )
 
 
-def _at(place: str, error: CorruptionError) -> CorruptionError:
-    """The same error, at a place that tells more."""
-    whole = place if error.place is None else f"{place}, {error.place}"
-    return CorruptionError(error.problem, place=whole, found=error.found, allowed=error.allowed)
-
-
 def _asks_for_code(config: bytes) -> bool:
     try:
         return "auto_map" in json.loads(config)
     except (ValueError, RecursionError, TypeError):
         return False  # transformers will say what is wrong with it
+
+
+@contextmanager
+def _naming(place: str, within: int) -> Iterator[None]:
+    """What reading a block raises, with the block as its place."""
+    try:
+        yield
+    except MALFORMED as error:
+        raise CorruptionError(
+            f"block is malformed: {error!r}", place=f"{place}, block {within}"
+        ) from error
+    except CorruptionError as error:
+        raise error_at(f"{place}, block {within}", error) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -162,10 +175,11 @@ class Store(Sequence[StoredDocument]):
 
     layout: StoreLayout
     spec: StoreSpec
-    commits: tuple[Commit, ...]
+    commits: Sequence[Commit]  # of units in the plan's order; read when asked for, where sealed
     manifest: Manifest | None  # None: not sealed
+    shards: OpenShards
     draw: int = 0  # of those that each target has, the one that is read
-    memory: int | None = None  # bytes that reading a block may set aside; None: any number
+    damaged: tuple[DamagedBlock, ...] = ()  # left out; all other blocks are numbered anew
 
     __getstate__ = fields_of
 
@@ -184,6 +198,8 @@ class Store(Sequence[StoredDocument]):
     @cached_property
     def stored_bytes(self) -> int:
         """Every object of the store but the tokenizer, the README and the manifest."""
+        if self.manifest is not None:
+            return self.manifest.bytes
         return self.layout.stored_bytes(self.commits)
 
     def tokenizer_files(self) -> dict[str, bytes]:
@@ -205,20 +221,39 @@ class Store(Sequence[StoredDocument]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the content: the same dump twice has the same one."""
+        """Names the content: the same dump twice has the same one.
+
+        Without some blocks it is another one, made of that of the whole and of their numbers.
+        """
+        if self.damaged:
+            return fingerprint(
+                {"store": self._whole.fingerprint, "without": [one.number for one in self.damaged]}
+            )
         if self.manifest is not None:
             return self.manifest.fingerprint
-        return store_fingerprint(self.spec, self.commits)
+        return store_fingerprint(self.spec, (one.data_identity() for one in self.commits))
 
     @cached_property
-    def blocks(self) -> tuple[BlockCounts, ...]:
+    def blocks(self) -> BlockTable:
         """Documents, tokens and targets of each block, in store order."""
-        return tuple(block for commit in self.commits for block in commit.blocks)
+        if self.damaged:
+            return self._whole.blocks.without([one.number for one in self.damaged])
+        if self.manifest is not None and self.manifest.blocks is not None:
+            return self.manifest.blocks
+        return BlockTable.of(block for commit in self.commits for block in commit.blocks)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """What its commits add up to: as the manifest has it, where it does."""
+        manifest = self.manifest
+        if manifest is None or manifest.units is None:
+            return Totals.of(self.commits)
+        return Totals(**{one.name: getattr(manifest, one.name) for one in fields(Totals)})
 
     @property
     def targets(self) -> int:
         """How many targets the store holds."""
-        return sum(block.targets for block in self.blocks)
+        return int(self.blocks.targets_B.sum())
 
     def with_draw(self, draw: int) -> Store:
         """The same store, read at draw number `draw`; see `SparsifierSpec.draw_number`.
@@ -234,6 +269,35 @@ class Store(Sequence[StoredDocument]):
             )
         return replace(self, draw=draw)
 
+    def sound(self, most: int | None = None, *, on_progress: OnProgress | None = None) -> Store:
+        """The store without its damaged blocks, which are found by reading every block once.
+
+        most: the number of damaged blocks that may be left out; None for any.
+        on_progress: told how far it is.
+
+        `damaged` names them. `blocks`, `len` and every index count what is left. Raises
+        CorruptionError where more blocks are damaged, or all; StorageError where the storage
+        refuses for now, which is no damage.
+        """
+        damaged = find_damaged(self._whole, on_progress=on_progress)
+        refuse_more_damaged(self._whole, damaged, most=most)
+        return self.without(damaged)
+
+    def without(self, damaged: Sequence[DamagedBlock]) -> Store:
+        """The whole store without the blocks `damaged`, in order of their numbers there."""
+        refuse_other_blocks(self._whole, damaged)
+        return replace(self, damaged=tuple(damaged))
+
+    @cached_property
+    def _whole(self) -> Store:
+        return replace(self, damaged=()) if self.damaged else self
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """The numbers that the blocks have in the whole store."""
+        left_out = [one.number for one in self.damaged]
+        return np.delete(np.arange(len(self._whole.blocks)), left_out)
+
     def read_block(self, number: int) -> DocumentBlock:
         """Block `number`, decoded. Raises CorruptionError that names the file.
 
@@ -241,11 +305,11 @@ class Store(Sequence[StoredDocument]):
 
         Raises StoreError where it takes more memory than reading may.
         """
-        commit, within = self._place(number)
-        with self._naming(commit, within):
-            shard = self._shard(commit)
+        unit, within = self._place(number)
+        shard, place = self.shards.of_unit(unit)
+        with _naming(place, within):
             columns = shard.block(within, draw=self.draw)
-            return self._codec.decode(columns, shard.tables, draw=self.draw)
+            return self.shards.codec.decode(columns, shard.tables, draw=self.draw)
 
     def read_draws(self, number: int) -> Iterator[DocumentBlock]:
         """Block `number` at each draw in turn, whatever `draw` is; its files are read once.
@@ -254,36 +318,31 @@ class Store(Sequence[StoredDocument]):
 
         Raises what `read_block` raises.
         """
-        commit, within = self._place(number)
-        with self._naming(commit, within):
-            shard = self._shard(commit)
+        unit, within = self._place(number)
+        shard, place = self.shards.of_unit(unit)
+        with _naming(place, within):
             columns = shard.block(within)
             for draw in range(self.spec.sparsifier.draw_count):
-                yield self._codec.decode(columns, shard.tables, draw=draw)
-
-    @contextmanager
-    def _naming(self, commit: Commit, within: int) -> Iterator[None]:
-        """What reading a block raises, with the block as its place."""
-        place = f"{self._shard_place(commit)}, block {within}"
-        try:
-            yield
-        except MALFORMED as error:
-            raise CorruptionError(f"block is malformed: {error!r}", place=place) from error
-        except CorruptionError as error:
-            raise _at(place, error) from error
+                yield self.shards.codec.decode(columns, shard.tables, draw=draw)
 
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets (int64) of each document of block `number`; entries are not read.
 
         number: of the block, from 0.
         """
-        commit, within = self._place(number)
+        unit, within = self._place(number)
+        shard, place = self.shards.of_unit(unit)
         try:
-            documents_DC = self._shard(commit).documents(within)
+            documents_DC = shard.documents(within)
             return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
         except MALFORMED as error:
-            place = f"{self._shard_place(commit)}, block {within}"
-            raise CorruptionError(f"documents are malformed: {error!r}", place=place) from error
+            raise CorruptionError(
+                f"documents are malformed: {error!r}", place=f"{place}, block {within}"
+            ) from error
+
+    def unit_of(self, number: int) -> int:
+        """The number of the work unit that block `number` belongs to: its place in `commits`."""
+        return self._place(number)[0]
 
     def __len__(self) -> int:
         return self._document_stops[-1] if self._document_stops else 0
@@ -314,75 +373,25 @@ class Store(Sequence[StoredDocument]):
 
     @cached_property
     def _document_stops(self) -> list[int]:
-        return list(accumulate(block.documents for block in self.blocks))
+        stops: list[int] = np.cumsum(self.blocks.documents_B).tolist()
+        return stops
 
     @cached_property
     def _read_cached(self) -> Callable[[int], DocumentBlock]:
         return lru_cache(_CACHED_BLOCKS)(self.read_block)
 
-    @cached_property
-    def _codec(self) -> Codec:
-        return codec_for(self.spec)
-
-    def _shard(self, commit: Commit) -> ShardReader:
-        return self._open_cached(commit.unit)
-
-    @cached_property
-    def _open_cached(self) -> Callable[[str], ShardReader]:
-        """Open shards, the least recently used of which are let go: a store may have any number."""
-        commits = {commit.unit: commit for commit in self.commits}
-        each = _SHARD_BYTES + 4 * self.spec.tokenizer.vocab_size
-        most = max(_LEAST_SHARDS, _SHARDS_BYTES // each)
-        return lru_cache(most)(lambda unit: self._open_shard(commits[unit]))
-
-    def check_sizes(self, commit: Commit) -> None:
-        """Raise CorruptionError where the counts and sizes of a commit cannot all be true.
-
-        commit: of this store.
-
-        Raises StoreError for a block that takes more memory than reading may.
-        """
-        if commit.attempt is not None:
-            check_sizes(
-                self._limits,
-                commit.blocks,
-                commit.objects,
-                columns=len(self._codec.entries),
-                place=self._shard_place(commit),
-            )
-
-    @cached_property
-    def _limits(self) -> ShardLimits:
-        sampler_logprobs = self.spec.text.sampler_logprobs
-        return shard_limits(self._codec, sampler_logprobs=sampler_logprobs, memory=self.memory)
-
-    def _open_shard(self, commit: Commit) -> ShardReader:
-        self.check_sizes(commit)
-        shard = load_container(self.spec.container).open(
-            self.layout.storage,
-            self.layout.shard_prefix(commit),
-            blocks=commit.blocks,
-            objects=commit.objects,
-            entries=self._codec.entries,
-            limits=self._limits,
-        )
-        try:
-            self._codec.check_tables(shard.tables)
-        except CorruptionError as error:
-            raise _at(self._shard_place(commit), error) from error
-        return shard
-
-    def _shard_place(self, commit: Commit) -> str:
-        return self.layout.place(self.layout.shard_prefix(commit).rstrip("/"))
-
-    def _place(self, number: int) -> tuple[Commit, int]:
-        """The commit that holds block `number` of the store, and the block's number in it."""
+    def _place(self, number: int) -> tuple[int, int]:
+        """The number of the unit that holds block `number` of the store, and the block's in it."""
         stops = self._block_stops
         if not 0 <= number < len(self.blocks):
             raise IndexError(f"block {number} of a store of {len(self.blocks)}")
+        number = int(self._numbers[number]) if self.damaged else number
         unit = bisect.bisect_right(stops, number)
-        return self.commits[unit], number - (stops[unit - 1] if unit else 0)
+        return unit, number - (stops[unit - 1] if unit else 0)
 
     @cached_property
     def _block_stops(self) -> list[int]:
+        if self.manifest is not None and self.manifest.units is not None:
+            stops: list[int] = np.cumsum(self.manifest.units.blocks_U).tolist()
+            return stops
         return list(accumulate(len(commit.blocks) for commit in self.commits))

@@ -1,55 +1,71 @@
-"""The seal: whether the small objects of a store are those that its manifest names."""
+"""The seal: whether the objects that a manifest names are those that were sealed."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, LogitStoreError, ObjectMissing, StorageError
-from logitstore.format.manifest import store_fingerprint
+from logitstore.format.manifest import Totals, store_fingerprint
 from logitstore.store.layout import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from logitstore.format.manifest import Commit, Manifest
     from logitstore.format.spec import StoreSpec
     from logitstore.store.layout import StoreLayout
 
-__all__ = ["seal_faults"]
+__all__ = ["seal_faults", "total_faults"]
 
 
 def seal_faults(
     layout: StoreLayout, spec: StoreSpec, commits: Sequence[Commit], manifest: Manifest | None
 ) -> Iterator[LogitStoreError]:
-    """Where the small objects of a sealed store are not the ones that its manifest seals.
+    """Where the objects that a sealed store is opened by are not the ones that its manifest seals.
 
     layout: where the store lies.
     spec: as store.json has it.
-    commits: of its units, as they are read.
+    commits: of its units, as they are read; only those of an old format are looked at.
     manifest: as it is read; None for a store that is not sealed, which has no such fault.
 
-    Their hashes, the totals and the fingerprint are compared, so a changed digit of the spec cannot
-    change what the shards are decoded to. What cannot be read for now is a StorageError among them.
+    Hashes of store.json, plan.json and the tokenizer are compared, so a changed digit of the spec
+    cannot change what the shards are decoded to. Before logitstore/4 the manifest names each
+    object, and its commits and totals are compared here as well. What cannot be read for now is a
+    StorageError among the faults.
     """
     if manifest is None:
         return
     place = layout.place(MANIFEST)
-    shards = {
-        f"{layout.shard_prefix(commit)}{one.path}": one.sha256
-        for commit in commits
-        for one in commit.objects
-    }
+    if manifest.format != spec.format:
+        yield _differs("format", manifest.format, spec.format, place=place)
+    shards: dict[str, str] = {}
+    listed: set[str] = set()
+    if manifest.units is None:
+        listed = {layout.commit_name(commit.unit) for commit in commits}
+        shards = {
+            f"{layout.shard_prefix(commit)}{one.path}": one.sha256
+            for commit in commits
+            for one in commit.objects
+        }
     try:
-        small = set(layout.small_names(commits))
+        listed.update(layout.small_names())
     except StorageError as error:
         yield error
     else:
-        for name in sorted(set(manifest.objects) ^ small ^ set(shards)):
+        for name in sorted(set(manifest.objects) ^ listed ^ set(shards)):
             yield CorruptionError(
                 "store and manifest do not hold the same", place=place, found=name
             )
-    for name, sha256 in manifest.objects.items():
+    yield from _hash_faults(layout, manifest.objects, shards)
+    if manifest.units is None:
+        yield from total_faults(layout, spec, commits, manifest)
+
+
+def _hash_faults(
+    layout: StoreLayout, objects: Mapping[str, str], shards: Mapping[str, str]
+) -> Iterator[LogitStoreError]:
+    for name, sha256 in objects.items():
         try:
             found = shards.get(name) or _hash(layout, name)
         except StorageError as error:
@@ -62,19 +78,46 @@ def seal_faults(
                 found=f"sha256 {found}",
                 allowed=sha256,
             )
-    facts: dict[str, int | str] = {
-        name: sum(getattr(block, name) for commit in commits for block in commit.blocks)
-        for name in ("documents", "tokens", "targets")
-    }
-    facts |= {"format": spec.format, "fingerprint": store_fingerprint(spec, commits)}
+
+
+def total_faults(
+    layout: StoreLayout, spec: StoreSpec, commits: Iterable[Commit], manifest: Manifest
+) -> Iterator[LogitStoreError]:
+    """Where the totals and the fingerprint of a manifest are not those of its commits.
+
+    layout: where the store lies.
+    spec: as store.json has it.
+    commits: all of them, as they are read; gone through once.
+    manifest: as it is read.
+    """
+    place = layout.place(MANIFEST)
+    identities: list[dict[str, Any]] = []
+    sizes: list[int] = []
+
+    def seen() -> Iterator[Commit]:
+        for commit in commits:
+            identities.append(commit.data_identity())
+            sizes.append(layout.unit_bytes(commit))
+            yield commit
+
     try:
-        facts["bytes"] = layout.stored_bytes(commits)
+        totals = Totals.of(seen())
+        size = layout.stored_bytes(()) + sum(sizes)
     except StorageError as error:
         yield error
+        return
+    names = ["documents", "tokens", "targets"]
+    if manifest.units is not None:
+        names += ["skipped", "column_bytes", "sums"]
+    facts: dict[str, Any] = {name: getattr(totals, name) for name in names}
+    facts |= {"fingerprint": store_fingerprint(spec, identities), "bytes": size}
     for name, fact in facts.items():
         if getattr(manifest, name) != fact:
-            found = getattr(manifest, name)
-            yield CorruptionError(f"{name} is another", place=place, found=found, allowed=fact)
+            yield _differs(name, getattr(manifest, name), fact, place=place)
+
+
+def _differs(name: str, found: object, allowed: object, *, place: str) -> CorruptionError:
+    return CorruptionError(f"{name} is another", place=place, found=found, allowed=allowed)
 
 
 def _hash(layout: StoreLayout, name: str) -> str | None:

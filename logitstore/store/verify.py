@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,17 @@ import numpy as np
 from logitstore.errors import CorruptionError, LogitStoreError, StorageError, shown
 from logitstore.options import takes
 from logitstore.progress import Meter, OnProgress
+from logitstore.store.commits import SealedCommits
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
 from logitstore.store.reader import Store, StoreLike, load_store
-from logitstore.store.seal import seal_faults
+from logitstore.store.seal import seal_faults, total_faults
 from logitstore.store.storage import sha256_of
 from logitstore.store.strays import strays
 
 if TYPE_CHECKING:
-    from logitstore.format.manifest import BlockCounts, Commit
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import Commit
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.targets import SparseTargets
 
@@ -90,7 +93,7 @@ def verify(
         layout,
         hashes=not fast,
         content=not (fast or hashes),
-        max_memory=store.memory if isinstance(store, Store) else max_memory,
+        max_memory=store.shards.memory if isinstance(store, Store) else max_memory,
         on_progress=on_progress,
     )
     return chain(faults, _stray_faults(layout)) if strict else faults
@@ -127,46 +130,84 @@ def _faults(
         yield from _listed_faults(layout)
         return
     yield from map(Fault.of, seal_faults(store.layout, store.spec, store.commits, store.manifest))
-    yield from _stored_faults(store, hashes=hashes, on_progress=on_progress)
+    damaged = _damaged_commits(store)
+    yield from map(Fault.of, damaged.values())
+    yield from _total_faults(store, damaged.keys())
+    yield from _stored_faults(store, damaged.keys(), hashes=hashes, on_progress=on_progress)
     if content:
-        yield from _content_faults(store, on_progress)
+        yield from _content_faults(store, damaged.keys(), on_progress)
+
+
+def _damaged_commits(store: Store) -> dict[int, LogitStoreError]:
+    """The numbers of the units whose commits cannot be read, and why."""
+    found: dict[int, LogitStoreError] = {}
+    for number in range(len(store.commits)):
+        try:
+            operator.getitem(store.commits, number)
+        except LogitStoreError as error:
+            found[number] = error
+    return found
+
+
+def _total_faults(store: Store, damaged: Set[int]) -> Iterator[Fault]:
+    """Where the manifest adds up to something else: to be told where every commit is sound."""
+    manifest = store.manifest
+    if manifest is not None and manifest.units is not None and not damaged:
+        try:
+            found = list(total_faults(store.layout, store.spec, store.commits, manifest))
+        except LogitStoreError as error:  # a commit that could be read before
+            found = [error]
+        yield from map(Fault.of, found)
 
 
 def _stored_faults(
-    store: Store, *, hashes: bool, on_progress: OnProgress | None
+    store: Store, damaged: Set[int], *, hashes: bool, on_progress: OnProgress | None
 ) -> Iterator[Fault]:
-    size = sum(one.size for commit in store.commits for one in commit.objects)
     meter = Meter(on_progress, stage="hashing" if hashes else "looking for files", unit="bytes")
     done = 0
-    for commit in store.commits:
+    for number in range(len(store.commits)):
+        if number in damaged:
+            continue
         try:
-            store.check_sizes(commit)
-            yield from _shard_faults(store, commit, hashes=hashes)
+            commit = store.commits[number]
+            store.shards.check_sizes(commit)
+            yield from _shard_faults(store.layout, commit, hashes=hashes)
         except LogitStoreError as error:
             yield Fault.of(error)
+            continue
         done += sum(one.size for one in commit.objects)
-        meter.tell(done, fraction=done / max(1, size))
+        meter.tell(done, fraction=min(1.0, done / max(1, store.stored_bytes)))
 
 
 def _listed_faults(layout: StoreLayout) -> Iterator[Fault]:
     """Where too little is left to read the store by: what its manifest can still tell."""
     try:
-        if not layout.sealed():
-            return
-        manifest = layout.read_manifest()
+        manifest = layout.read_manifest() if layout.sealed() else None
     except LogitStoreError as error:
         yield Fault.of(error)
+        return
+    if manifest is None:
         return
     for name, sha256 in manifest.objects.items():
         most = layout.most_bytes(name, otherwise=manifest.bytes)
         yield from _object_faults(layout, name, most=most, sha256=sha256)
+    if manifest.units is None:
+        return
+    commits = SealedCommits(layout=layout, manifest=manifest)
+    for number in range(len(commits)):
+        try:
+            commit = commits[number]
+        except LogitStoreError as error:
+            yield Fault.of(error)
+        else:
+            yield from _shard_faults(layout, commit, hashes=True)
 
 
-def _shard_faults(store: Store, commit: Commit, *, hashes: bool) -> Iterator[Fault]:
+def _shard_faults(layout: StoreLayout, commit: Commit, *, hashes: bool) -> Iterator[Fault]:
     for one in commit.objects:
-        name = f"{store.layout.shard_prefix(commit)}{one.path}"
+        name = f"{layout.shard_prefix(commit)}{one.path}"
         sha256 = one.sha256 if hashes else None
-        yield from _object_faults(store.layout, name, size=one.size, sha256=sha256)
+        yield from _object_faults(layout, name, size=one.size, sha256=sha256)
 
 
 def _object_faults(
@@ -191,14 +232,17 @@ def _object_faults(
         yield Fault.of(error)
 
 
-def _content_faults(store: Store, on_progress: OnProgress | None) -> Iterator[Fault]:
-    targets = sum(counts.targets for counts in store.blocks)
+def _content_faults(
+    store: Store, damaged: Set[int], on_progress: OnProgress | None
+) -> Iterator[Fault]:
+    """The faults of what the blocks hold; not of units whose commit is `damaged`."""
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
     for number, counts in enumerate(store.blocks):
-        yield from _block_faults(store, number, counts)
+        if store.unit_of(number) not in damaged:
+            yield from _block_faults(store, number, counts)
         done += counts.targets
-        meter.tell(done, fraction=done / max(1, targets))
+        meter.tell(done, fraction=done / max(1, store.targets))
 
 
 def _block_faults(store: Store, number: int, counts: BlockCounts) -> Iterator[Fault]:

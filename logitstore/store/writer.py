@@ -16,8 +16,9 @@ import numpy as np
 
 from logitstore.codec import codec_for
 from logitstore.errors import CorruptionError, LogitStoreError
+from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
-from logitstore.format.manifest import BlockCounts, Commit, StoredObject
+from logitstore.format.manifest import Commit, StoredObject
 from logitstore.store.containers import load_container
 from logitstore.store.containers.limits import shard_limits
 from logitstore.store.layout import DATA

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from logitstore.errors import CorruptionError, ObjectMissing
+from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
-from logitstore.format.manifest import BlockCounts, StoredObject
+from logitstore.format.manifest import StoredObject
 from logitstore.store.containers.limits import ShardLimits
 from logitstore.store.storage import Storage, place_of, sha256_of
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from logitstore.codec.base import Codec
-    from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import StoredObject
 
 __all__ = ["ShardLimits", "check_sizes", "shard_limits"]
 

@@ -45,7 +45,8 @@ from logitstore.store.storage import place_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import StoredObject
     from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.containers.parquet_footer import Column
     from logitstore.store.containers.parquet_pages import Chunk

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 
     from zarr.core.buffer import Buffer
 
-    from logitstore.format.manifest import BlockCounts, StoredObject
+    from logitstore.format.blocks import BlockCounts
+    from logitstore.format.manifest import StoredObject
     from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.storage import Storage
 

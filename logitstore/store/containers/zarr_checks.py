@@ -16,7 +16,7 @@ from logitstore.format.columns import DOCUMENT_COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from logitstore.format.manifest import BlockCounts
+    from logitstore.format.blocks import BlockCounts
     from logitstore.store.containers.limits import ShardLimits
 
 __all__ = [

@@ -1,0 +1,74 @@
+"""The commits of a sealed store, each read when it is asked for and compared with the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from logitstore.errors import CorruptionError, ObjectMissing
+from logitstore.format.manifest import Commit, Manifest, SealedUnits
+from logitstore.store.layout import StoreLayout
+
+__all__ = ["SealedCommits"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SealedCommits(Sequence[Commit]):
+    """The commits that a manifest names, in the order of its units; none is kept.
+
+    An index raises CorruptionError for a commit that is missing, or another than was sealed.
+    """
+
+    layout: StoreLayout
+    manifest: Manifest
+
+    @property
+    def units(self) -> SealedUnits:
+        """What the manifest says of the units."""
+        if self.manifest.units is None:
+            raise ValueError("a manifest of this format does not name its commits")
+        return self.manifest.units
+
+    def __len__(self) -> int:
+        return len(self.units.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Commit: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Commit]: ...
+
+    def __getitem__(self, index: int | slice) -> Commit | list[Commit]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        name = self.layout.commit_name(self.units.names[number])
+        place = self.layout.place(name)
+        try:
+            data = self.layout.read_small(name)
+        except ObjectMissing as error:
+            raise CorruptionError("a commit of a sealed store is missing", place=place) from error
+        found, sealed = hashlib.sha256(data).hexdigest(), self.units.commit_sha256[number]
+        if found != sealed:
+            raise CorruptionError(
+                "file has changed since the store was sealed",
+                place=place,
+                found=f"sha256 {found}",
+                allowed=sealed,
+            )
+        commit = self.layout.parse_commit(name, data)
+        self._refuse_other_blocks(number, commit, place=place)
+        return commit
+
+    def _refuse_other_blocks(self, number: int, commit: Commit, *, place: str) -> None:
+        start = int(self.units.blocks_U[:number].sum())
+        stop = start + int(self.units.blocks_U[number])
+        blocks = self.manifest.blocks
+        if blocks is None or list(blocks[start:stop]) != list(commit.blocks):
+            raise CorruptionError(
+                "the manifest says other counts of blocks than the commit",
+                place=place,
+                found=f"{len(commit.blocks)} blocks",
+                allowed=f"those of blocks {start} to {stop} of the manifest",
+            )
