@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tools.hostile_json import Kind
@@ -33,7 +34,7 @@ def file_kinds(store: Path) -> Iterator[Kind]:
     """
     yield from _types(store)
     yield from _folders(store)
-    yield from _tokenizers(store)
+    yield from _tokenizers()
     yield from _json_files(store)
 
 
@@ -49,11 +50,11 @@ def _types(store: Path) -> Iterator[Kind]:
         largest.relative_to(store).as_posix(),
         *(path.relative_to(store).as_posix() for path in sorted(shard.rglob("zarr.json"))[-1:]),
     ]
-    changes: dict[str, Callable[[Path], object]] = {
+    changes: dict[str, Callable[[Path], object] | None] = {
         "a pipe": os.mkfifo,
         "a socket": _socket,
         "a folder": Path.mkdir,
-        "missing": lambda path: None,
+        "missing": None,
         **{f"a link to {what}": _link(target) for what, target in _DEVICES.items()},
         **{what: _sparse(size) for what, size in _SPARSE.items()},
     }
@@ -63,13 +64,13 @@ def _types(store: Path) -> Iterator[Kind]:
             yield Kind(
                 area="file types and sizes",
                 name=f"{short} is {what}",
-                change=lambda folder, name=name, make=make: _instead(folder / name, make),
+                change=partial(_instead, name=name, make=make),
                 resealed=False,
             )
         yield Kind(
             area="file types and sizes",
             name=f"{short} is a link to a copy of itself elsewhere",
-            change=lambda folder, name=name: _linked_copy(folder, name),
+            change=partial(_linked_copy, name=name),
             resealed=False,
         )
 
@@ -77,28 +78,31 @@ def _types(store: Path) -> Iterator[Kind]:
 def _folders(store: Path) -> Iterator[Kind]:
     for name in ("data", "commits", "tokenizer", f"data/{shard_folder(store).name}"):
         short = name.split("-")[0]
-        for what, make in {
+        changes: dict[str, Callable[[Path], object] | None] = {
             "a file": lambda path: path.write_text("evil"),
             "a pipe": os.mkfifo,
-            "missing": lambda path: None,
+            "missing": None,
             "a link to /proc": lambda path: path.symlink_to("/proc"),
             "a link to itself": lambda path: path.symlink_to(path),
             "a link to the store": lambda path: path.symlink_to(path.parent),
-        }.items():
+        }
+        for what, make in changes.items():
             yield Kind(
                 area="file types and sizes",
                 name=f"{short}/ is {what}",
-                change=lambda folder, name=name, make=make: _instead(folder / name, make),
+                change=partial(_instead, name=name, make=make),
                 resealed=False,
             )
 
 
-def _instead(path: Path, make: Callable[[Path], object]) -> None:
+def _instead(folder: Path, *, name: str, make: Callable[[Path], object] | None) -> None:
+    path = folder / name
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()
-    make(path)
+    if make is not None:
+        make(path)
 
 
 def _socket(path: Path) -> None:
@@ -123,21 +127,21 @@ def _sparse(size: int) -> Callable[[Path], object]:
     return make
 
 
-def _linked_copy(folder: Path, name: str) -> None:
+def _linked_copy(folder: Path, *, name: str) -> None:
     path, copy = folder / name, folder.parent / "copy"
     shutil.copy(path, copy)
     path.unlink()
     path.symlink_to(copy)
 
 
-def _tokenizers(store: Path) -> Iterator[Kind]:
+def _tokenizers() -> Iterator[Kind]:
     """Files of a tokenizer that ask for code, plant others, or are none."""
 
     def kind(what: str, change: Callable[[Path], object]) -> Kind:
         return Kind(
             area="tokenizer",
             name=what,
-            change=lambda folder: _changed_tokenizer(folder / "tokenizer", change),
+            change=partial(_changed_tokenizer, change=change),
             objects=True,
         )
 
@@ -173,9 +177,9 @@ def _tokenizers(store: Path) -> Iterator[Kind]:
             yield kind(f"{name} is {what}", text(name, data))
 
 
-def _changed_tokenizer(folder: Path, change: Callable[[Path], object]) -> None:
-    change(folder)
-    spec = folder.parent / "store.json"
+def _changed_tokenizer(folder: Path, *, change: Callable[[Path], object]) -> None:
+    change(folder / "tokenizer")
+    spec = folder / "store.json"
     content = read_json(spec)
     hashes = content["provenance"].get("tokenizer_sha256", {})
     content["provenance"]["tokenizer_sha256"] = hashes
@@ -201,20 +205,20 @@ def _json_files(store: Path) -> Iterator[Kind]:
             yield Kind(
                 area="JSON",
                 name=f"{Path(name).name} is {what}",
-                change=lambda folder, name=name, data=data: _overwrite(folder / name, data),
+                change=partial(_overwrite, name=name, data=data),
                 resealed=False,
             )
     for what, units in {"100,000 units": 100_000, "no unit": 0}.items():
         yield Kind(
             area="JSON",
             name=f"plan.json has {what}",
-            change=lambda folder, units=units: _many_units(folder, units),
+            change=partial(_many_units, units=units),
         )
     for what, blocks in {"100,000 blocks": 100_000, "no block": 0}.items():
         yield Kind(
             area="JSON",
             name=f"a commit has {what}",
-            change=lambda folder, blocks=blocks, name=commit: _many_blocks(folder, name, blocks),
+            change=partial(_many_blocks, name=commit, blocks=blocks),
         )
     for what, path in {
         "100,000 characters": "x" * 100_000,
@@ -223,29 +227,30 @@ def _json_files(store: Path) -> Iterator[Kind]:
         yield Kind(
             area="JSON",
             name=f"an object's path has {what}",
-            change=lambda folder, path=path, name=commit: _path(folder, name, path),
+            change=partial(_path, name=commit, path=path),
         )
 
 
-def _overwrite(path: Path, data: bytes | None) -> None:
+def _overwrite(folder: Path, *, name: str, data: bytes | None) -> None:
+    path = folder / name
     old = path.read_bytes()
     path.write_bytes(old[: len(old) // 2] if data is None else data)
 
 
-def _many_units(folder: Path, units: int) -> None:
+def _many_units(folder: Path, *, units: int) -> None:
     content = read_json(folder / "plan.json")
     first = content["units"][0]
     content["units"] = [{**first, "name": f"{number:06d}"} for number in range(units)]
     write_json(folder / "plan.json", content)
 
 
-def _many_blocks(folder: Path, name: str, blocks: int) -> None:
+def _many_blocks(folder: Path, *, name: str, blocks: int) -> None:
     content = read_json(folder / "commits" / name)
     content["blocks"] = content["blocks"][:1] * blocks
     write_json(folder / "commits" / name, content)
 
 
-def _path(folder: Path, name: str, path: str) -> None:
+def _path(folder: Path, *, name: str, path: str) -> None:
     content = read_json(folder / "commits" / name)
     content["objects"][0]["path"] = path
     write_json(folder / "commits" / name, content)

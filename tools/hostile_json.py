@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,11 @@ def _of_file(
     for way in _ways(content):
         value = _get(content, way)
         where = ".".join(map(str, way))
-        yield kind(f"{where} left out", lambda old, way=way: _without(old, way))
+        yield kind(f"{where} left out", partial(_without, way=way))
         for what, fault in _faults(value).items():
             if objects and what in _ANY and what not in _FEW:
                 continue
-            yield kind(
-                f"{where} is {what}", lambda old, way=way, fault=fault: _set(old, way, fault)
-            )
+            yield kind(f"{where} is {what}", partial(_set, way=way, value=fault))
 
 
 def _faults(value: Any) -> dict[str, Any]:
@@ -148,11 +147,11 @@ def _get(content: Any, way: tuple[str | int, ...]) -> Any:
     return content
 
 
-def _set(content: Any, way: tuple[str | int, ...], value: Any) -> Any:
+def _set(content: Any, *, way: tuple[str | int, ...], value: Any) -> Any:
     _get(content, way[:-1])[way[-1]] = value
     return content
 
 
-def _without(content: Any, way: tuple[str | int, ...]) -> Any:
+def _without(content: Any, *, way: tuple[str | int, ...]) -> Any:
     del _get(content, way[:-1])[way[-1]]
     return content

@@ -1,8 +1,8 @@
 """Seal a changed store again, so that no checksum tells that it was changed.
 
-Hashes and sizes of objects in commits, checksums of chunks, hashes of the tokenizer, the hashes that
-JSON carries of itself, and the manifest: all become those of what is there. What the project's own
-functions refuse to seal gets a manifest whose hashes are right as far as they can be.
+Hashes and sizes of objects in commits, checksums of chunks, hashes of the tokenizer, the hashes
+that JSON carries of itself, and the manifest: all become those of what is there. What the project's
+own functions refuse to seal gets a manifest whose hashes are right as far as they can be.
 """
 
 from __future__ import annotations

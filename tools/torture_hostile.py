@@ -50,8 +50,10 @@ from logitstore.store.containers import load_container
 from logitstore.store.verify import verify
 from tools.hostile_files import file_kinds
 from tools.hostile_json import Kind, json_kinds
-from tools.hostile_shards import shard_kinds
-from tools.reseal import reseal
+from tools.hostile_parquet import parquet_kinds
+from tools.hostile_values import value_kinds
+from tools.hostile_zarr import zarr_kinds
+from tools.reseal import container_of, reseal
 from tools.torture_store import CONTAINERS, Outcomes, content, make_scene
 from trainer.data.batches import Batches
 from trainer.data.packing import Lengths
@@ -129,7 +131,9 @@ def kinds_of(sound: Path) -> list[Kind]:
 
     sound: its folder.
     """
-    return [*json_kinds(sound), *file_kinds(sound), *shard_kinds(sound)]
+    container = container_of(sound)
+    shards = zarr_kinds(sound) if container == "zarr" else parquet_kinds(sound)
+    return [*json_kinds(sound), *file_kinds(sound), *value_kinds(container), *shards]
 
 
 def tried(sound: Path, kinds: list[Kind], outcomes: Outcomes, *, container: str) -> float:
@@ -148,7 +152,7 @@ def tried(sound: Path, kinds: list[Kind], outcomes: Outcomes, *, container: str)
         with tempfile.TemporaryDirectory(dir=sound.parent) as folder:
             store = Path(folder) / "store"
             shutil.copytree(sound, store)
-            _in_child(lambda kind=kind, store=store: _attack(kind, store, container), seconds=60)
+            _in_child(partial(_attack, kind, store, container), seconds=60)
             found = _read(store)
             slowest = max(slowest, found.seconds)
             outcome, told = _judged(found, base)
