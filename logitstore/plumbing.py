@@ -47,9 +47,18 @@ if TYPE_CHECKING:
     )
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
+    from logitstore.store.liveness import is_alive
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import MAX_MEMORY, STORE
     from logitstore.store.reader import StoreLike, as_store
+    from logitstore.store.sound import (
+        SKIP_DAMAGED,
+        DamagedBlock,
+        describe_damage,
+        find_damaged,
+        most_damaged,
+        refuse_more_damaged,
+    )
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
@@ -67,9 +76,11 @@ __all__ = [
     "MAX_MEMORY",
     "ON_PROGRESS",
     "REQUIRED",
+    "SKIP_DAMAGED",
     "SPARSIFIERS",
     "STORE",
     "TAIL_TEMPERATURES",
+    "DamagedBlock",
     "Entries",
     "Fields",
     "LMHead",
@@ -93,15 +104,19 @@ __all__ = [
     "codec_for",
     "command",
     "command_signature",
+    "describe_damage",
     "evaluating",
+    "find_damaged",
     "fingerprint",
     "hidden_states",
     "holds_tokenizer",
+    "is_alive",
     "is_tokenizer_name",
     "lazy_names",
     "load_model",
     "load_tokenizer",
     "model_path",
+    "most_damaged",
     "new_program",
     "open_corpus",
     "option",
@@ -112,6 +127,7 @@ __all__ = [
     "quiet_libraries",
     "refuse_bad_model",
     "refuse_bad_store",
+    "refuse_more_damaged",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
@@ -146,6 +162,12 @@ __getattr__, __dir__ = lazy_names(
         "show_progress": "logitstore.cli.progress",
         "tell_stage": "logitstore.progress",
         "REQUIRED": "logitstore.options",
+        "DamagedBlock": "logitstore.store.sound",
+        "SKIP_DAMAGED": "logitstore.store.sound",
+        "describe_damage": "logitstore.store.sound",
+        "find_damaged": "logitstore.store.sound",
+        "most_damaged": "logitstore.store.sound",
+        "refuse_more_damaged": "logitstore.store.sound",
         "SPARSIFIERS": "logitstore.sparsify",
         "STORE": "logitstore.store.options",
         "TAIL_TEMPERATURES": "logitstore.targets.tails",
@@ -184,6 +206,7 @@ __getattr__, __dir__ = lazy_names(
         "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",
         "with_check": "logitstore.format.json",
+        "is_alive": "logitstore.store.liveness",
         "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",
         "printable": "logitstore.errors",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,12 @@ from trainer.losses import LOSSES, choose_view
 from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
+from trainer.training.checkpoints import newest_completed
+from trainer.training.damage import sound_store
 from trainer.training.loop import DistillationTrainer
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
+from trainer.training.ranks import Ranks
 from trainer.training.run_record import FORMAT, run_fingerprint, write_record
 from trainer.training.run_result import (
     refuse_in_the_way,
@@ -41,9 +45,10 @@ from trainer.training.state_files import write_json
 from trainer.training.student import configuration_hash, load_student
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel
 
-    from trainer.data.store import StoreLike
 
 __all__ = ["fit"]
 
@@ -67,29 +72,43 @@ def fit(**values: Any) -> dict[str, Any]:
     over with a warning. A finished run is not changed; where files of its result are gone, `resume`
     makes them anew. Raises SettingError, SpecError (the run was begun with other options),
     StoreError (also for a run whose files have changed), StorageError (a place that cannot be
-    written), ModelError.
+    written), ModelError, WorkerError (another rank has died).
     """
     options = FitOptions(**values)
     store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
+    args = _arguments(options, dtype=_dtype(options.dtype, device), device=device)
+    store = sound_store(store, options, args)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
-    args = _arguments(options, dtype=wanted["dtype"], device=device)
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
         return found
     tokenizer = tokenizer_of(store)
     refuse_in_the_way(options.out, tokenizer)
-    return _Fit(
+    work = _Fit(
         store=store, options=options, wanted=wanted, args=args, begun=found, tokenizer=tokenizer
-    ).run()
+    )
+    with _telling_what_is_kept(options.out), Ranks.meet(args).watched():
+        return work.run()
+
+
+@contextmanager
+def _telling_what_is_kept(out: Path) -> Iterator[None]:
+    """Add to an interruption which checkpoint a resumed run goes on from."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        newest = newest_completed(out)
+        error.add_note("no checkpoint was written yet" if newest is None else f"{newest} is kept")
+        raise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Fit:
     """One run, after the checks that are cheap."""
 
-    store: StoreLike
+    store: Any  # a StoreLike, or a store without its damaged blocks
     options: FitOptions
     wanted: dict[str, Any]
     args: TrainingArguments
@@ -161,7 +180,13 @@ class _Fit:
             "parameters": _parameters(student),
             "configuration": configuration_hash(str(self.options.student)),
             "finished": False,
-        }
+        } | self._damaged()
+
+    def _damaged(self) -> dict[str, Any]:
+        """What run.json says of blocks that are left out, where that is wanted."""
+        if self.options.skip_damaged is None:
+            return {}
+        return {"damaged": [list(astuple(one)) for one in self.store.damaged]}
 
     def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
         """Train from the newest whole checkpoint, if there is one, to the last step."""
