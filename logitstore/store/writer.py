@@ -18,7 +18,6 @@ from logitstore.codec import codec_for
 from logitstore.errors import CorruptionError, LogitStoreError
 from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
-from logitstore.format.json import fingerprint
 from logitstore.format.manifest import Commit, StoredObject
 from logitstore.store.containers import load_container
 from logitstore.store.containers.limits import shard_limits
@@ -51,7 +50,6 @@ class UnitWriter:
     codec: Codec
     container: Container
     block_targets: int
-    settings: str  # the hash of what the spec says of the rows
 
     @staticmethod
     def of(store: StoreWriter, spec: StoreSpec) -> UnitWriter:
@@ -65,7 +63,6 @@ class UnitWriter:
             codec=codec_for(spec),
             container=load_container(spec.container),
             block_targets=spec.block_targets,
-            settings=fingerprint(spec.identity()),
         )
 
     def write(self, unit: WorkUnit, documents: Sequence[StoredDocument], *, skipped: int) -> bool:
@@ -78,7 +75,7 @@ class UnitWriter:
         Raises StorageError when the disk is full; nothing of the attempt is left then.
         """
         if not documents:
-            return self.store.commit(_empty(unit, skipped, settings=self.settings))
+            return self.store.commit(_empty(unit, skipped))
         blocks = [DocumentBlock.join(part) for part in self._cut(documents)]
         attempt = self.store.new_attempt()
         try:
@@ -92,7 +89,6 @@ class UnitWriter:
                     skipped=skipped,
                     column_bytes=column_bytes,
                     sums=_sums(blocks),
-                    settings=self.settings,
                 )
             )
         except LogitStoreError:
@@ -180,7 +176,7 @@ def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
     }
 
 
-def _empty(unit: WorkUnit, skipped: int, *, settings: str) -> Commit:
+def _empty(unit: WorkUnit, skipped: int) -> Commit:
     return Commit(
         unit=unit.name,
         attempt=None,
@@ -189,7 +185,6 @@ def _empty(unit: WorkUnit, skipped: int, *, settings: str) -> Commit:
         skipped=skipped,
         column_bytes={},
         sums={},
-        settings=settings,
     )
 
 
