@@ -617,6 +617,11 @@ def test_a_page_that_lies_of_what_it_unpacks_to_is_refused(number: int, lie: int
         check_pages(memoryview(changed)[chunk.start : chunk.stop + grown], chunk, place="here")
 
 
+def _blocks(container: str, storage: DictStorage, objects: list[StoredObject]) -> list[Columns]:
+    shard = _open(container, storage, objects)
+    return [shard.block(number) for number in range(len(BLOCKS))]
+
+
 def _parquet_with(
     change: Callable[[pa.Table], pa.Table], **written: Any
 ) -> tuple[DictStorage, list[StoredObject]]:
@@ -689,9 +694,8 @@ def test_documents_of_another_schema_are_refused(
     change: Callable[[pa.Table], pa.Table], told: str
 ) -> None:
     storage, objects = _parquet_with(change)
-    shard = _open("parquet", storage, objects)
     with pytest.raises(CorruptionError, match=told):
-        _ = [shard.block(number) for number in range(len(BLOCKS))]
+        _blocks("parquet", storage, objects)
 
 
 @pytest.mark.parametrize(

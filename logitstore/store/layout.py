@@ -45,6 +45,7 @@ TOKENIZER_HASHES = "tokenizer_sha256"  # in the provenance of a spec
 DATA = "data/"
 LEASES = "leases/"
 
+_MOST_COMMIT_BYTES = 16 << 20  # 40,000 blocks of a unit, which is in memory while it is written
 _MOST_TOKENIZER_BYTES = 256 << 20  # Gemma's tokenizer.json has 33 MB
 
 # Parts of names: nothing in them can leave the store.
@@ -158,6 +159,8 @@ class StoreLayout:
         """
         if name.startswith(TOKENIZER):
             return _MOST_TOKENIZER_BYTES
+        if name.startswith(COMMITS):
+            return _MOST_COMMIT_BYTES
         return otherwise if name.startswith(DATA) else MAX_JSON_BYTES
 
     def read_small(self, name: str) -> bytes:

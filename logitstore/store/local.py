@@ -252,7 +252,9 @@ class LocalStorage:
         what is swept, deleted or written there would be somebody else's.
         """
         while folder != self.folder:
-            if folder.is_symlink():
+            with self._explained(folder):
+                linked = folder.is_symlink()
+            if linked:
                 raise StorageError(
                     "a folder of a store is a link: nothing behind it is listed or changed",
                     place=self._shown(folder),

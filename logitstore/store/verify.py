@@ -238,9 +238,16 @@ def _content_faults(
     """The faults of what the blocks hold; not of units whose commit is `damaged`."""
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
+    closed = set(damaged)  # units whose shard cannot be opened: told once, not for each block
     for number, counts in enumerate(store.blocks):
-        if store.unit_of(number) not in damaged:
-            yield from _block_faults(store, number, counts)
+        unit = store.unit_of(number)
+        if unit not in closed:
+            try:
+                store.shards.of_unit(unit)
+                yield from _block_faults(store, number, counts)
+            except LogitStoreError as error:
+                yield Fault.of(error)
+                closed |= {unit} if isinstance(error, CorruptionError) else set()
         done += counts.targets
         meter.tell(done, fraction=done / max(1, store.targets))
 

@@ -104,7 +104,7 @@ class ParquetContainer:
         # Page checksums do not cover the footer, which says where the pages are. So whole objects
         # are hashed, at 1 GB/s and more.
         check_objects(storage, prefix, objects, hashed=lambda _: True)
-        return ParquetShard(
+        shard = ParquetShard(
             storage=storage,
             prefix=prefix,
             blocks=tuple(blocks),
@@ -112,6 +112,8 @@ class ParquetContainer:
             names=tuple(entries),
             limits=limits,
         )
+        shard.check()
+        return shard
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,6 +176,10 @@ class ParquetShard:
                 shown = _shown(one.path, chunk.name, self.names)
                 sizes[shown] = sizes.get(shown, 0) + chunk.stop - chunk.start
         return add_container_bytes(sizes, self.objects)
+
+    def check(self) -> None:
+        """Raise CorruptionError where the footer of the documents is not of this format."""
+        _ = self._footer
 
     @property
     def _lists(self) -> list[str]:
