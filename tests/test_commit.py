@@ -252,3 +252,31 @@ def test_a_lease_that_has_no_place_stops_nobody(tmp_path: Path) -> None:
     assert lease.take()
     lease.renew()
     lease.release()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_where_a_commit_should_be_is_told(
+    layout: StoreLayout, make: Callable[[Path], None]
+) -> None:
+    place = Path(layout.uri) / "commits" / "000000.json"
+    place.parent.mkdir(exist_ok=True)
+    make(place)
+    with pytest.raises(StorageError, match="Remove it and run the same command again"):
+        _write(layout)
+    assert not list(layout.storage.list("data/"))
+
+
+def test_a_folder_of_leases_that_cannot_be_read_does_not_stop_the_seal(
+    layout: StoreLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout.storage.put("leases/000000.json", b"{}")
+    scandir = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "leases":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return scandir(path)
+
+    assert _write(layout)
+    monkeypatch.setattr(os, "scandir", refuse)
+    StoreWriter(layout).seal(PLAN)

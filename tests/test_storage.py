@@ -278,8 +278,10 @@ def test_a_full_disk_is_told_with_a_way_out(
     storage.put("one", b"old")
     monkeypatch.setattr(os, "fsync", failing(code))
     for put in (storage.put, storage.put_if_absent):
-        with pytest.raises(StorageError, match=r"two: no space left.*Make room.*resumes"):
+        with pytest.raises(StorageError, match=r"two: no space left.*Make room.*resumes") as told:
             put("two", b"new")
+        assert told.value.allowed == "3 or more for this file"
+        assert (told.value.found is None) == (code == errno.EDQUOT)  # that is another limit
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
 
@@ -563,3 +565,37 @@ def test_a_pipe_or_a_device_is_not_read(make: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(StorageError, match=r"plan\.json: this is no file"):
             read()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_taken_for_an_object_that_was_first(
+    make: Any, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "x")
+    if not links:
+        monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    with pytest.raises(StorageError, match=r"this is no file\. Remove it"):
+        LocalStorage(tmp_path).put_if_absent("x", b"")
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("nowhere")
+    with pytest.raises(StorageError, match=r"a link that leads nowhere\. Remove it"):
+        LocalStorage(tmp_path).put_if_absent("x", b"")
+
+
+@pytest.mark.parametrize("length", [300, 100_000])
+def test_a_name_that_no_file_system_takes_is_told(tmp_path: Path, length: int) -> None:
+    storage, name = LocalStorage(tmp_path), "x" * length
+    for use in (
+        lambda: storage.read(name),
+        lambda: storage.read_ranges(name, [(0, 1)]),
+        lambda: storage.size(name),
+        lambda: list(storage.list(f"{name}/")),
+        lambda: storage.put(name, b""),
+        lambda: storage.put_if_absent(name, b""),
+        lambda: storage.delete(name),
+    ):
+        with pytest.raises(StorageError, match="File name too long"):
+            use()

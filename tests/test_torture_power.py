@@ -1,17 +1,26 @@
 """A short form of `tools.torture_power`: power is lost, and what was promised is there."""
 
 import random
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import pytest
 
-from logitstore.store import local
+from logitstore.store import durable, local
 from logitstore.store.commit import StoreWriter
 from logitstore.store.local import LocalStorage
 from tools.power_loss import Disk
 from tools.torture_calls import CHANGES, calling
 from tools.torture_power import broken, lose, recorded
 from tools.torture_store import make_scene
+
+
+@contextmanager
+def folders_unsynced():
+    with ExitStack() as stack:
+        for module in (durable, local):
+            stack.enter_context(patch.object(module, "sync_folder", lambda folder: None))
+        yield
 
 
 def lost(disk, folder, *, loss="none"):
@@ -27,7 +36,7 @@ def test_a_dump_goes_on_behind_a_loss_of_power(tmp_path):
 
 def test_the_model_loses_what_is_not_synced(tmp_path):
     scene = make_scene(tmp_path)
-    with patch.object(local, "_sync_folder", lambda folder: None):
+    with folders_unsynced():
         disk = recorded(scene, "parquet", killed_at=None, links=True)
     assert "commits/000000.json" in lost(disk, tmp_path / "left")
     assert not lost(disk, tmp_path / "all is left", loss="all")
@@ -59,8 +68,7 @@ def disk(tmp_path):
 def test_what_another_has_put_is_durable_once_we_were_told_of_it(tmp_path, disk):
     storage = LocalStorage(tmp_path / "disk" / "store")
     with disk.recording():
-        unsynced = patch.object(local, "_sync_folder", lambda folder: None)
-        with unsynced, patch.object(local, "_DURABLE", {}):  # as another process does
+        with folders_unsynced(), patch.object(durable, "_DURABLE", {}):  # as another process does
             assert storage.put_if_absent("x", b"theirs")
         assert not storage.put_if_absent("x", b"ours")
     disk.after(len(disk.steps), tmp_path / "left", loss="none", generator=random.Random(0))
@@ -71,7 +79,7 @@ def test_a_seal_makes_the_commits_of_others_durable(tmp_path):
     scene, commit = make_scene(tmp_path), StoreWriter.commit
 
     def commit_without_sync(writer, one):
-        with patch.object(local, "_sync_folder", lambda folder: None):
+        with folders_unsynced():
             return commit(writer, one)
 
     with patch.object(StoreWriter, "commit", commit_without_sync):

@@ -5,8 +5,8 @@
 Six commands run in this process: a dump, one that resumes, one that only seals, `gc`, a reader of
 all values, and `verify`. Of the calls that each makes below the store one fails, with EIO, ENOSPC,
 EDQUOT, ESTALE, EACCES or EINTR: before it is made, or behind it, as when a reply is lost on the
-way; or all calls of its kind fail from then on. A third of them runs without hard links; in some
-nothing fails, but each read and write does a part of what it was asked for.
+way; or all calls of its kind fail from then on. A third of them runs without hard links. In some
+every call about a lease fails; in some none, but each does a part of what it was asked for.
 
     went on    the command ended well, and the store has the bytes that it would have had
     told       it ended with one StorageError, and nothing that was committed is lost; the same
@@ -48,7 +48,7 @@ COMMANDS = ("dump", "resume", "seal", "gc", "read", "verify")
 CODES = ("EIO", "ENOSPC", "EDQUOT", "ESTALE", "EACCES", "EINTR")
 _READ_CODES = ("EIO", "ESTALE", "EACCES", "EINTR")
 _SHARES = {"dump": 0.4, "resume": 0.15, "seal": 0.15, "gc": 0.1, "read": 0.1, "verify": 0.1}
-_UNLINKED, _SHORT = 3, 50  # one in so many
+_UNLINKED, _RARE = 3, 40  # one in so many
 _HANGS = 120  # seconds
 
 
@@ -58,7 +58,8 @@ class Fault:
 
     number: of the call, from 1; 0 for none.
     code: of the error, by name.
-    how: `before` the call, `behind` it, or all of its kind `from then on`; `short` is no error.
+    how: `before` the call, `behind` it, or all of its kind `from then on`; `leases`: all that are
+        about a lease; `short` is no error.
     links: whether there are hard links.
     """
 
@@ -88,7 +89,12 @@ class Failing:
         if self.fault.how == "short":
             return _short(call)
         again = self.failed and self.fault.how == "from then on"
-        if len(self.seen) != self.fault.number and not (again and self._is_alike(call)):
+        lease = self.fault.how == "leases" and _is_advisory(call)
+        if (
+            len(self.seen) != self.fault.number
+            and not lease
+            and not (again and self._is_alike(call))
+        ):
             return call.make()
         self.failed.append(call)
         if self.fault.how == "behind":
@@ -106,9 +112,11 @@ class Failing:
     @property
     def advisory(self) -> bool:
         """Whether nothing but leases was refused."""
-        return all(
-            {"leases"} & set(Path(path).parts) for call in self.failed for path in call.paths
-        )
+        return all(map(_is_advisory, self.failed))
+
+
+def _is_advisory(call: Call) -> bool:
+    return all("leases" in Path(path).parts for path in call.paths)
 
 
 def _error(code: str, call: Call) -> OSError:
@@ -166,8 +174,11 @@ def _faults(
     """`count` faults, each call in its turn, as far as there are enough."""
     for number in range(count):
         links = command in ("read", "verify") or number % _UNLINKED > 0
-        if number % _SHORT == _SHORT - 1:
+        if number % _RARE == _RARE - 1:
             yield Fault(number=0, code="nothing", how="short", links=links)
+            continue
+        if number % _RARE == _RARE - 2:
+            yield Fault(number=0, code=generator.choice(_READ_CODES), how="leases", links=links)
             continue
         calls = attacked.calls(command, links=links)
         at = generator.randrange(len(calls)) if count < len(calls) else number % len(calls)

@@ -33,7 +33,7 @@ from unittest.mock import patch
 import torch
 
 import logitstore
-from logitstore.store import local
+from logitstore.store import durable
 from logitstore.store.local import LocalStorage
 from tools.power_loss import LOSSES, Disk
 from tools.torture_calls import CHANGES, Call
@@ -117,12 +117,12 @@ def recorded(scene: Scene, container: str, *, killed_at: int | None, links: bool
         if call.name == "link" and not links:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), call.paths[1])
 
-    with promises(disk), patch.object(local, "_DURABLE", {}):
+    with promises(disk), patch.object(durable, "_DURABLE", {}):
         if killed_at is not None:
             before = _killing(killed_at, links_alone)
             with suppress(_Killed), disk.recording(before):
                 scene.dump(root / "store", container=container)
-            local._DURABLE.clear()  # another process goes on
+            durable._DURABLE.clear()  # another process goes on
         with disk.recording(links_alone):
             scene.dump(root / "store", container=container)
     return disk

@@ -275,6 +275,9 @@ class StoreWriter:
         self._remove(LEASES)
 
     def _remove(self, prefix: str) -> None:
-        for name in list(self.layout.storage.list(prefix)):
-            with suppress(StorageError):  # it is garbage, in nobody's way
+        names: list[str] = []
+        with suppress(StorageError):  # it is garbage, in nobody's way
+            names += self.layout.storage.list(prefix)
+        for name in names:
+            with suppress(StorageError):
                 self.layout.storage.delete(name)

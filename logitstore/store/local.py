@@ -8,15 +8,15 @@ at any moment and a machine may lose power:
                      without hard links: rename, while holding the name's claim (`claims.py`)
 
 The folder is resolved once, so that a later change of the working directory moves no store;
-messages show it as it was given. Paths stand here and in `claims.py` alone, apart from `corpus/`,
-`teacher/` and `cli/`.
+messages show it as it was given. Paths stand here, in `claims.py` and in `durable.py` alone, apart
+from `corpus/`, `teacher/` and `cli/`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
+import shutil
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +26,13 @@ from urllib.parse import unquote, urlsplit
 
 from logitstore.errors import ObjectMissing, SettingError, StorageError
 from logitstore.store.claims import LEFTOVER, MISSING, rename_if_absent, status
+from logitstore.store.durable import (
+    discard,
+    make_folder,
+    remove_empty,
+    sync_folder,
+    write_temporary,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,12 +49,8 @@ _NO_LINKS = {
     errno.ENOSYS,
     errno.EMLINK,
 }
-# Some of them cannot sync a folder either.
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SWEPT = 100  # times that a write is begun again
-_DURABLE: dict[Path, int] = {}  # folders that this process knows to be on the disk: their inodes
-_MOST_DURABLE = 4096  # of them
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -143,16 +146,16 @@ class LocalStorage:
         path = self._path(name)
 
         def replace() -> bool:
-            temporary = _write_temporary(path, data)
+            temporary = write_temporary(path, data)
             try:
                 temporary.replace(path)
             except OSError:
-                _discard(temporary)
+                discard(temporary)
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return True
 
-        self._write(path, replace)
+        self._write(path, replace, size=len(data))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Storage`."""
@@ -160,11 +163,13 @@ class LocalStorage:
 
         def create() -> bool:
             won = status(path) is None and self._create(path, data)
+            if not won:
+                self._refuse_other(path)
             # Also what another has put: it may not have come to this yet, and been killed.
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return won
 
-        return self._write(path, create)
+        return self._write(path, create, size=len(data))
 
     def sync_names(self, prefix: str) -> None:
         """Make the objects durable that others have put right below a folder and that are seen.
@@ -174,21 +179,21 @@ class LocalStorage:
         folder = self._path(prefix.rstrip("/"))
         with self._explained(folder):
             if folder.is_dir():
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def delete(self, name: str) -> None:
         """See `Storage`. A folder that is empty now goes too."""
         path = self._path(name)
         with self._explained(path):
             path.unlink(missing_ok=True)
-        _remove_empty(path.parent, up_to=self.folder)
+        remove_empty(path.parent, up_to=self.folder)
 
     def sweep(self) -> None:
         """See `Storage`."""
         for place, _, files in os.walk(self.folder, topdown=False):
             for file in filter(LEFTOVER.fullmatch, files):
-                _discard(Path(place) / file)
-            _remove_empty(Path(place), up_to=self.folder)
+                discard(Path(place) / file)
+            remove_empty(Path(place), up_to=self.folder)
 
     def sync(self) -> None:
         """Bring onto the disk what another library wrote below the folder."""
@@ -197,8 +202,8 @@ class LocalStorage:
                 for file in files:
                     with (Path(place) / file).open("rb") as opened:
                         os.fsync(opened.fileno())
-                _sync_folder(Path(place))
-            _sync_folder(self.folder.parent)
+                sync_folder(Path(place))
+            sync_folder(self.folder.parent)
 
     def _path(self, name: str) -> Path:
         if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
@@ -206,21 +211,37 @@ class LocalStorage:
         return self.folder / name
 
     @contextmanager
-    def _explained(self, path: Path, *, reading: bool = False) -> Iterator[None]:
-        """What the file system refuses, as a StorageError with a way out."""
+    def _explained(
+        self, path: Path, *, reading: bool = False, size: int | None = None
+    ) -> Iterator[None]:
+        """What the file system refuses, as a StorageError with a way out.
+
+        size: bytes that are to be written, where there are any.
+        """
         try:
             yield
         except OSError as error:
             place = self._shown(error.filename or path)
             if reading and isinstance(error, MISSING):
                 raise ObjectMissing("file is missing", place=place) from error
-            full = error.errno in _FULL
+            if error.errno in _FULL:
+                raise self._full(path, error, size=size) from error
             reason = error.strerror or error
-            raise StorageError(
-                "no space left" if full else f"the file system refused: {reason}",
-                place=place,
-                remedy="Make room and run the same command again: it resumes" if full else None,
-            ) from error
+            raise StorageError(f"the file system refused: {reason}", place=place) from error
+
+    def _full(self, path: Path, error: OSError, *, size: int | None) -> StorageError:
+        """That there is no room: how much there is, and how much it would take."""
+        free, quota = None, error.errno == errno.EDQUOT
+        with suppress(OSError, StopIteration):
+            there = next(one for one in path.parents if one.is_dir())
+            free = None if quota else f"{shutil.disk_usage(there).free:,} bytes free"
+        return StorageError(
+            "no space left" + (": the disk quota is used up" if quota else ""),
+            place=self._shown(error.filename or path),
+            found=free,
+            allowed=None if size is None else f"{size:,} or more for this file",
+            remedy="Make room and run the same command again: it resumes",
+        )
 
     def _refuse_no_file(self, path: Path) -> None:
         """Raise StorageError for a device or a pipe, which may have no end or never begin."""
@@ -232,6 +253,17 @@ class LocalStorage:
         ):
             raise StorageError("this is no file", place=self._shown(path))
 
+    def _refuse_other(self, path: Path) -> None:
+        """Raise StorageError for what has the name of an object and is none, nor will ever be."""
+        found = status(path)
+        leads_nowhere = found is None and path.is_symlink()
+        if leads_nowhere or (found is not None and not stat.S_ISREG(found.st_mode)):
+            raise StorageError(
+                "this is a link that leads nowhere" if leads_nowhere else "this is no file",
+                place=self._shown(path),
+                remedy="Remove it and run the same command again",
+            )
+
     def _shown(self, path: str | os.PathLike[str]) -> str:
         """A path as the user knows it: below the folder as it was given."""
         below = Path(path)
@@ -239,16 +271,16 @@ class LocalStorage:
             return str(path)
         return str(Path(self.uri) / below.relative_to(self.folder))
 
-    def _write(self, path: Path, write: Callable[[], bool]) -> bool:
+    def _write(self, path: Path, write: Callable[[], bool], *, size: int) -> bool:
         """`write()` with the folder of `path` in place.
 
         Once more where a process that seals the store has swept our temporary file or the empty
         folder away.
         """
-        with self._explained(path):
+        with self._explained(path, size=size):
             for _ in range(_SWEPT):
                 try:
-                    _make_folder(path.parent, root=self.folder)
+                    make_folder(path.parent, root=self.folder)
                     return write()
                 except FileNotFoundError:
                     continue
@@ -269,11 +301,11 @@ class LocalStorage:
 
     def _create(self, path: Path, data: bytes) -> bool:
         """Give a new file its name, unless that is taken."""
-        temporary = _write_temporary(path, data)
+        temporary = write_temporary(path, data)
         try:
             return self._link(temporary, path)
         finally:
-            _discard(temporary)
+            discard(temporary)
 
     def _link(self, temporary: Path, path: Path) -> bool:
         try:
@@ -295,70 +327,6 @@ def _is_path(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def _write_temporary(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-    except OSError:
-        _discard(temporary)
-        raise
-    return temporary
-
-
-def _discard(leftover: Path) -> None:
-    """Remove it if that can be done: it is in nobody's way, and sealing the store sweeps."""
-    with suppress(OSError):
-        leftover.unlink()
-
-
-def _make_folder(folder: Path, *, root: Path) -> None:
-    """Make `folder` and those above it, each durable in its parent from `root` on.
-
-    One that is there is not yet durable for sure: who made it may have been killed before it was.
-    """
-    found = status(folder)
-    if (
-        found is not None
-        and stat.S_ISDIR(found.st_mode)
-        and (_DURABLE.get(folder) == found.st_ino or not folder.is_relative_to(root))
-    ):
-        return
-    _make_folder(folder.parent, root=root)
-    with suppress(FileExistsError):
-        folder.mkdir()
-    _sync_folder(folder.parent)
-    if len(_DURABLE) >= _MOST_DURABLE:
-        _DURABLE.clear()
-    _DURABLE[folder] = folder.stat().st_ino
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # may be written to, not read: nothing more can be done
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _remove_empty(folder: Path, *, up_to: Path) -> None:
-    """Remove `folder` and those above it, as far as they are empty."""
-    with suppress(OSError):
-        while folder != up_to:
-            folder.rmdir()
-            _DURABLE.pop(folder, None)
-            folder = folder.parent
 
 
 def _are_linked(one: Path, two: Path) -> bool:
