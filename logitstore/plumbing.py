@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
+    from logitstore.store.liveness import is_alive
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import MAX_MEMORY, STORE
     from logitstore.store.reader import StoreLike, as_store
@@ -97,6 +98,7 @@ __all__ = [
     "fingerprint",
     "hidden_states",
     "holds_tokenizer",
+    "is_alive",
     "is_tokenizer_name",
     "lazy_names",
     "load_model",
@@ -184,6 +186,7 @@ __getattr__, __dir__ = lazy_names(
         "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",
         "with_check": "logitstore.format.json",
+        "is_alive": "logitstore.store.liveness",
         "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",
         "printable": "logitstore.errors",

@@ -84,7 +84,7 @@ def in_child(out: Path, config: str, settings: dict, *, point=None, size=None) -
 def main(folder: str, config: str, settings: str, points: str) -> None:
     torch.set_num_threads(1)
     store = MemoryStore(tokenizer=Path(config).parent / "tokenizer")
-    logitstore.open = lambda _: store
+    logitstore.open = lambda _, **__: store
     # A kill leaves what was never completed, and nothing that would count as damaged.
     warnings.simplefilter("error", RunWarning)
     work, chosen = Path(folder), json.loads(settings)

@@ -3,9 +3,13 @@
 import errno
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import logitstore
 from logitstore.cli.console import RESUMES, announce_hub, print_json, reporting_errors
 from logitstore.cli.interruption import Interrupted
 from logitstore.errors import SettingError
@@ -71,3 +75,22 @@ def test_what_is_asked_of_the_hub_is_said_before(capsys, tmp_path, monkeypatch):
 def test_json_is_valid_whatever_the_numbers(capsys):
     print_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": "é"}})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": "é"}}
+
+
+@pytest.mark.parametrize("words", [["inspect"], ["inspect", "--json"], ["verify", "--json"]])
+def test_a_full_disk_behind_standard_output_is_told(tmp_path, teacher_folder, words):
+    if not Path("/dev/full").exists():
+        pytest.skip("no full device here")
+    logitstore.dump(teacher=str(teacher_folder), data=["the teacher"], out=tmp_path / "store")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "logitstore", words[0], str(tmp_path / "store"), *words[1:]],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: standard output or a file: no space left. Make room. Run the same command again\n"
+    )

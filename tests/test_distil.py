@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def store(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "tokenizer.json").write_text('{"the": "tokenizer"}')
     made = MemoryStore(tokenizer=folder)
-    monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: made, raising=False)
     return made
 
 
@@ -168,6 +169,33 @@ def test_two_processes_give_the_weights_of_one(tmp_path, store, config):
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert [r["targets"] for r in one] == [r["targets"] for r in two]
     assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-4)
+
+
+def test_a_rank_that_is_killed_is_named_by_the_other_at_once(tmp_path, store, config):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    first, second = (
+        start_worker(
+            tmp_path / "two",
+            config,
+            {"steps": 10, "log_steps": 1},
+            killed_at=3,
+            **common,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+        )
+        for rank in range(2)
+    )
+    first.communicate()
+    killed = time.monotonic()
+    _, errors = second.communicate()
+    assert time.monotonic() - killed < 10
+    assert first.returncode == -signal.SIGKILL
+    assert second.returncode == 1
+    named = f"rank 0 (process {first.pid} on {socket.gethostname()}) of the run has ended"
+    assert named in errors.splitlines()[-1]
 
 
 def interrupt_at(step):
@@ -332,7 +360,7 @@ def use_drawn(store, monkeypatch):
 
     def use(name, **options):
         made = MemoryStore(tokenizer=store.tokenizer, sparsifier=sparsifier_spec(name, **options))
-        monkeypatch.setattr(logitstore, "open", lambda _: made, raising=False)
+        monkeypatch.setattr(logitstore, "open", lambda _, **__: made, raising=False)
         return made
 
     return use

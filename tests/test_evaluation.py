@@ -30,7 +30,7 @@ NEEDED = {
 @pytest.fixture
 def use_store(monkeypatch):
     def use(store):
-        monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+        monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
         return store
 
     return use

@@ -29,7 +29,7 @@ def fit(tmp_path, monkeypatch):
     """Runs `trainer fit` into a folder; `fill` is called when step FULL_AT is reported."""
     (tmp_path / "tokenizer").mkdir()
     store = MemoryStore(tokenizer=tmp_path / "tokenizer")
-    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
     # The command looks whether a store lies there before anything opens it.
     monkeypatch.setattr("trainer.cli.main.refuse_bad_store", lambda _: None)
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())

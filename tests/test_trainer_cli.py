@@ -186,7 +186,10 @@ def test_an_interrupted_fit_says_how_to_go_on(folder, monkeypatch):
     )
     result = fit(folder)
     assert result.exit_code == 130
-    assert result.stderr == "error: interrupted. Run the same command with --resume to go on\n"
+    assert result.stderr == (
+        "error: interrupted; no checkpoint was written yet. "
+        "Run the same command with --resume to go on\n"
+    )
     monkeypatch.undo()
 
 

@@ -335,7 +335,7 @@ def test_fit_is_made_of_the_pieces(tmp_path, monkeypatch):
     """The same arguments by hand give the weights of `fit`, bit by bit."""
     (tmp_path / "tokenizer").mkdir()
     store = MemoryStore(tokenizer=tmp_path / "tokenizer")
-    monkeypatch.setattr(logitstore, "open", lambda _: store, raising=False)
+    monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
     path = tmp_path / "student.json"
     path.write_text(CONFIGS["llama"].to_json_string())
     common = {"logits": "memory", "student": path, "out": tmp_path / "run", "device": "cpu"}

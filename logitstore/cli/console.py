@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,11 @@ from logitstore.cli.interruption import (
     AGAIN,
     describe,
     interruption,
+    last_line_is_told,
     leave_interrupted,
     say_how,
 )
-from logitstore.errors import LogitStoreError, printable
+from logitstore.errors import LogitStoreError, WorkerError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,8 @@ def reporting_errors(*, json: bool, again: str = RESUMES) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BaseException as error:
-        signum = interruption(error)
+        # A launcher ends the others where one process of a run has died: that is what is told.
+        signum = None if isinstance(error, WorkerError) else interruption(error)
         if signum is not None:
             if json:
                 _print_error(describe(error))
@@ -88,18 +90,16 @@ def _report(error: BaseException, *, as_json: bool, again: str) -> None:
     if isinstance(error, MemoryError):
         _fail(f"out of memory. Make room, or ask for less at once. {again}", as_json=as_json)
     if isinstance(error, OSError) and error.errno in _FULL:
-        place = error.filename or ("the disk" if _output_is_written() else "standard output")
+        place = error.filename or "standard output or a file"
         _fail(f"{place}: no space left. Make room. {again}", as_json=as_json)
 
 
-def _output_is_written() -> bool:
-    """Whether standard output has taken all; else it is dropped, or Python would try again."""
+def _flush_output() -> None:
+    """What was printed before; where it is refused, Python would complain at its end."""
     try:
         sys.stdout.flush()
     except OSError:
         _drop_output()
-        return False
-    return True
 
 
 def _drop_output() -> None:
@@ -109,14 +109,18 @@ def _drop_output() -> None:
 def _fail(message: str, *, as_json: bool) -> None:
     if as_json:
         _print_error(message)
-    say(f"error: {message}", err=True)
+    rank = os.environ.get("RANK", "0")  # of the processes of a run
+    _flush_output()
+    say(f"error: {message}" if rank == "0" else f"error: rank {rank}: {message}", err=True)
+    last_line_is_told()
     raise SystemExit(1)
 
 
 def _print_error(message: str) -> None:
-    """The object on standard output, if that still takes it."""
-    print_json({"error": message})
-    _output_is_written()
+    """The object on standard output, unless that is what refuses."""
+    with suppress(OSError):
+        print_json({"error": message})
+    _flush_output()
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "Interrupted",
     "describe",
     "interruption",
+    "last_line_is_told",
     "leave_interrupted",
     "run_program",
     "say_how",
@@ -71,12 +72,15 @@ def run_program(module: str) -> None:
     try:
         import_module(module).app()
     except BaseException as error:
-        if interruption(error) is None:
+        signum = interruption(error)
+        if signum is None:
             raise
         if not _received.told:
             with suppress(SystemExit):
                 leave_interrupted(describe(error))
-        _leave(128 + (interruption(error) or signal.SIGINT))
+            _leave(128 + signum)
+        code = error.code if isinstance(error, SystemExit) else None
+        _leave(code if isinstance(code, int) else 128 + signum)
     finally:
         for one in _WORDS:
             if signal.getsignal(one) is _on_signal:
@@ -114,6 +118,11 @@ def describe(error: BaseException) -> str:
     return f"{'; '.join([word, *kept])}. {_received.again}"
 
 
+def last_line_is_told() -> None:
+    """Say that the program's last line is printed: a signal adds nothing to it."""
+    _received.told = True
+
+
 def leave_interrupted(message: str, *, signum: int | None = None) -> NoReturn:
     """Print the last line of a program on standard error, and end it with the signal's exit code.
 
@@ -122,8 +131,9 @@ def leave_interrupted(message: str, *, signum: int | None = None) -> NoReturn:
         signum: The signal; that which came, if it is not named.
     """
     start = _CLEAN_LINE if sys.stderr.isatty() else ""
-    print(f"{start}error: {message}", file=sys.stderr, flush=True)
-    _received.told = True
+    if os.environ.get("RANK", "0") == "0":  # the other ranks of a run have got the same signal
+        print(f"{start}error: {message}", file=sys.stderr, flush=True)
+    last_line_is_told()
     raise SystemExit(128 + (signum or _received.signum or signal.SIGINT))
 
 

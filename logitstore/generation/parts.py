@@ -10,6 +10,7 @@ any moment: what is there is whole, and goes into the same bytes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -33,6 +34,7 @@ __all__ = ["AnswerParts"]
 _SETTINGS = "settings.parquet"
 _WHOLE = "whole.parquet"
 _LOCK = "lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PART = re.compile(r"[0-9]{6}\.parquet")
 _COUNTED = ["input_ids", "loss_mask", "finish"]
 _OPTIONS = re.compile(r"settings\.(\w+)")
@@ -187,8 +189,14 @@ class AnswerParts:
                 remedy="Remove it and run the same command again",
             ) from error
         except OSError as error:
+            full = error.errno in _FULL or f"[errno {errno.ENOSPC}]" in str(error)
             raise StorageError(
-                f"the file system refused: {error.strerror or error}", place=error.filename or place
+                "no space left" if full else f"the file system refused: {error.strerror or error}",
+                place=error.filename or place,
+                remedy=f"{len(self._numbers())} parts are stored. Make room and run the same "
+                "command again: it goes on from them"
+                if full
+                else None,
             ) from error
 
 

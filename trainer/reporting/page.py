@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from logitstore import StorageError
-from logitstore.plumbing import options_of, printable, takes
+from logitstore.plumbing import LocalStorage, options_of, printable, takes
 from trainer.reporting.data import RunFolder, as_number, load_runs, words
 from trainer.reporting.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
 from trainer.reporting.figures import reliability_chart as draw_reliability
@@ -78,9 +78,10 @@ def report(dirs: Sequence[str | Path], *, out: Path) -> Report:
     page = _page(runs, rows, notes)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
         raise StorageError("the report cannot be written", place=out, found=error) from error
+    storage, name = LocalStorage.of_file(out)
+    storage.put(name, page.encode())
     return Report(path=out, rows=rows, notes=notes)
 
 

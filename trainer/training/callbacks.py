@@ -1,10 +1,12 @@
-"""Callbacks of a run: stop at a loss that is not finite, report, show progress, save at Ctrl-C."""
+"""Callbacks of a run: stop at a loss that is not finite, report, show progress, save at Ctrl-C and
+SIGTERM."""
 
 from __future__ import annotations
 
 import math
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from logitstore.plumbing import OnProgress
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_WISH_SECONDS = 1.0  # a shell or a launcher sends several signals, and means one
 
 __all__ = ["ReportToFolder", "SaveAtInterrupt", "StopBeforeNonFinite", "TellProgress"]
 
@@ -131,25 +136,27 @@ class ReportToFolder(TrainerCallback):
 
 
 class SaveAtInterrupt(TrainerCallback):
-    """At Ctrl-C finishes the step, saves a checkpoint and ends the run; a second ends it at once.
+    """At Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends the run.
 
-    Only a run of one process does this: ranks would be interrupted at different steps, and could
-    not save together.
+    A second one, later than a second after the first, ends it at once. Only a run of one process
+    does this: ranks would be interrupted at different steps, and could not save together.
     """
 
     def __init__(self) -> None:
-        self._interrupted = False
+        self._signum: int | None = None
+        self._at = 0.0
+        self._before: dict[int, Any] = {}
 
     def on_step_end(
         self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ends the run after the step in which Ctrl-C came."""
-        if self._interrupted and state.global_step < state.max_steps:
+        """Ends the run after the step in which the signal came."""
+        if self._signum is not None and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
     @contextmanager
     def listening(self, *, ranks: int) -> Iterator[None]:
-        """Handles Ctrl-C in the context, and raises KeyboardInterrupt at its end if it came.
+        """Takes the signals in the context; at its end they take effect as they would without it.
 
         Args:
             ranks: The number of processes of the run; with more than one it does nothing.
@@ -157,15 +164,25 @@ class SaveAtInterrupt(TrainerCallback):
         if ranks > 1 or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._interrupt)
+        for one in _SIGNALS:
+            before = signal.getsignal(one)
+            if before not in (signal.SIG_IGN, None):
+                self._before[one] = before
+                signal.signal(one, self._take)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
-        if self._interrupted:
-            raise KeyboardInterrupt
+            self._restore()
+        if self._signum is not None:
+            signal.raise_signal(self._signum)
 
-    def _interrupt(self, *_: object) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted = True
+    def _take(self, signum: int, _frame: object) -> None:
+        if self._signum is None:
+            self._signum, self._at = signum, time.monotonic()
+        elif time.monotonic() - self._at > _SAME_WISH_SECONDS:
+            self._restore()
+            signal.raise_signal(signum)
+
+    def _restore(self) -> None:
+        for one, before in self._before.items():
+            signal.signal(one, before)

@@ -44,6 +44,7 @@ __all__ = [
     "Found",
     "complete_checkpoint",
     "find_checkpoints",
+    "newest_completed",
     "read_checkpoint",
 ]
 
@@ -160,6 +161,16 @@ def find_checkpoints(
             break
         torn.append(folder)
     return Found(newest=newest, damaged=tuple(damaged), torn=tuple(torn))
+
+
+def newest_completed(out: Path) -> str | None:
+    """The name of the newest checkpoint that was completed, by its marker alone; None without one.
+
+    Args:
+        out: The folder of the run.
+    """
+    names = (folder.name for folder in _newest_first(out) if (folder / MARKER).is_file())
+    return next(names, None)
 
 
 def read_checkpoint(

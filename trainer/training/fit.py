@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,11 @@ from trainer.losses import LOSSES, choose_view
 from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
+from trainer.training.checkpoints import newest_completed
 from trainer.training.loop import DistillationTrainer
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
+from trainer.training.ranks import Ranks
 from trainer.training.run_record import FORMAT, run_fingerprint, write_record
 from trainer.training.run_result import (
     refuse_in_the_way,
@@ -41,6 +44,8 @@ from trainer.training.state_files import write_json
 from trainer.training.student import configuration_hash, load_student
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel
 
     from trainer.data.store import StoreLike
@@ -67,7 +72,7 @@ def fit(**values: Any) -> dict[str, Any]:
     over with a warning. A finished run is not changed; where files of its result are gone, `resume`
     makes them anew. Raises SettingError, SpecError (the run was begun with other options),
     StoreError (also for a run whose files have changed), StorageError (a place that cannot be
-    written), ModelError.
+    written), ModelError, WorkerError (another rank has died).
     """
     options = FitOptions(**values)
     store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
@@ -80,9 +85,22 @@ def fit(**values: Any) -> dict[str, Any]:
         return found
     tokenizer = tokenizer_of(store)
     refuse_in_the_way(options.out, tokenizer)
-    return _Fit(
+    work = _Fit(
         store=store, options=options, wanted=wanted, args=args, begun=found, tokenizer=tokenizer
-    ).run()
+    )
+    with _telling_what_is_kept(options.out), Ranks.meet(args).watched():
+        return work.run()
+
+
+@contextmanager
+def _telling_what_is_kept(out: Path) -> Iterator[None]:
+    """Add to an interruption which checkpoint a resumed run goes on from."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        newest = newest_completed(out)
+        error.add_note("no checkpoint was written yet" if newest is None else f"{newest} is kept")
+        raise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
