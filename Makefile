@@ -30,6 +30,7 @@ bench: $(STAMP)  ## the figures of docs/benchmarks.md; TEACHER=folder takes a mo
 	$(BIN)/python -m tools.bench $(if $(TEACHER),--teacher $(TEACHER))
 
 torture: $(STAMP)  ## flips, kills, failing disks, races: hours of it; SHORT=1 takes minutes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torture]'
 	$(BIN)/python -m tools.torture $(if $(SHORT),--short)
 
 docs: $(STAMP)  ## write docs/cli.md and docs/kinds.md from the program

@@ -79,6 +79,7 @@ class Option:
     spelled: str | None = None  # on the command line, where it has another name there
     positional: bool = False  # given by its place; on the command line in capital letters
     python_only: bool = False  # the command line has no such option
+    bare: str | None = None  # what the command line takes it for where no value follows
     repeated: bool = False  # an object that the command line takes several times: paths, then
 
     @property

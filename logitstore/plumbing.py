@@ -51,6 +51,14 @@ if TYPE_CHECKING:
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import MAX_MEMORY, STORE
     from logitstore.store.reader import StoreLike, as_store
+    from logitstore.store.sound import (
+        SKIP_DAMAGED,
+        DamagedBlock,
+        describe_damage,
+        find_damaged,
+        most_damaged,
+        refuse_more_damaged,
+    )
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
     from logitstore.targets.sparsifier import Sparsifier
@@ -68,9 +76,11 @@ __all__ = [
     "MAX_MEMORY",
     "ON_PROGRESS",
     "REQUIRED",
+    "SKIP_DAMAGED",
     "SPARSIFIERS",
     "STORE",
     "TAIL_TEMPERATURES",
+    "DamagedBlock",
     "Entries",
     "Fields",
     "LMHead",
@@ -94,7 +104,9 @@ __all__ = [
     "codec_for",
     "command",
     "command_signature",
+    "describe_damage",
     "evaluating",
+    "find_damaged",
     "fingerprint",
     "hidden_states",
     "holds_tokenizer",
@@ -104,6 +116,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_path",
+    "most_damaged",
     "new_program",
     "open_corpus",
     "option",
@@ -114,6 +127,7 @@ __all__ = [
     "quiet_libraries",
     "refuse_bad_model",
     "refuse_bad_store",
+    "refuse_more_damaged",
     "refuse_other_answers",
     "refuse_uri",
     "reporting_errors",
@@ -148,6 +162,12 @@ __getattr__, __dir__ = lazy_names(
         "show_progress": "logitstore.cli.progress",
         "tell_stage": "logitstore.progress",
         "REQUIRED": "logitstore.options",
+        "DamagedBlock": "logitstore.store.sound",
+        "SKIP_DAMAGED": "logitstore.store.sound",
+        "describe_damage": "logitstore.store.sound",
+        "find_damaged": "logitstore.store.sound",
+        "most_damaged": "logitstore.store.sound",
+        "refuse_more_damaged": "logitstore.store.sound",
         "SPARSIFIERS": "logitstore.sparsify",
         "STORE": "logitstore.store.options",
         "TAIL_TEMPERATURES": "logitstore.targets.tails",

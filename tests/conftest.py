@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 # process and the ones it starts: all of them take one.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# Properties are tried on the same examples each time, so that a test fails for all or for nobody.
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, deadline=None, max_examples=60, database=None
+)
+hypothesis.settings.load_profile("suite")
 
 _TRAINING_TEXT = [
     "The teacher reads the text once and the student reads what the teacher wrote.",

@@ -397,33 +397,42 @@ def _bound(container: str, storage: DictStorage) -> list[StoredObject]:
     return [replace(one, chunks=sums.get(one.path)) for one in _objects(storage)]
 
 
-def _read_all(container: str, storage: DictStorage, objects: list[StoredObject]) -> None:
+def _read_all(
+    container: str, storage: DictStorage, objects: list[StoredObject], *, blocks: int = 2
+) -> None:
     counts = [
         BlockCounts(documents=1, tokens=len(BLOCKS[1].input_ids_N), targets=len(BLOCKS[1].targets))
-    ] * 2
+    ] * blocks
     opener = load_container(container)
     limits = _limits(*_random_columns(1))
     shard = opener.open(storage, "", blocks=counts, objects=objects, entries=ENTRIES, limits=limits)
-    for number in range(2):
+    for number in range(blocks):
         shard.block(number)
 
 
-def test_an_object_of_another_shard_of_the_same_size_is_refused(container: str) -> None:
-    """Its checksums are sound, and it has the right shape: it stands in the wrong place."""
-    storage = _written(container, *_random_columns(1))
-    other = _written(container, *_random_columns(2))
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_an_object_of_another_shard_of_the_same_size_is_refused(
+    container: str, blocks: int
+) -> None:
+    """Its checksums are sound, and it has the right shape: it stands in the wrong place.
+
+    Of one block Zarr reads an object whole, and neither its index nor its chunks alone.
+    """
+    (mine, tables), (theirs, other_tables) = _random_columns(1), _random_columns(2)
+    storage = _written(container, mine[:blocks], tables)
+    other = _written(container, theirs[:blocks], other_tables)
     objects = _bound(container, storage)
-    _read_all(container, storage, objects)
+    _read_all(container, storage, objects, blocks=blocks)
     moved = [name for name, data in other.objects.items() if data != storage.objects[name]]
     same = [name for name in moved if len(other.objects[name]) == len(storage.objects[name])]
     assert moved
     assert len(same) >= 3 or container != "zarr"
     for name in moved:
-        mine = storage.objects[name]
+        own = storage.objects[name]
         storage.objects[name] = other.objects[name]
         with pytest.raises(CorruptionError, match=re.escape(name)):
-            _read_all(container, storage, objects)
-        storage.objects[name] = mine
+            _read_all(container, storage, objects, blocks=blocks)
+        storage.objects[name] = own
 
 
 @pytest.mark.parametrize("name", ["entries/c/0/0/0", "scalars/c/0/0", "tokens/c/0/0"])
@@ -459,6 +468,20 @@ def test_a_chunk_that_the_index_leaves_out_is_not_read_as_zeros() -> None:
     storage.objects[name] = data[: -size - 4] + index + checksum
     with pytest.raises(CorruptionError, match="leaves a chunk out"):
         _open("zarr", storage, _objects(storage)).block(0)
+
+
+@pytest.mark.parametrize("beyond", [1, 1 << 40, (1 << 64) - 8])
+def test_an_index_of_chunks_that_leads_out_of_the_file_is_refused(beyond: int) -> None:
+    storage = _written("zarr", *_columns())
+    name, size = "documents/c/0/0", 16 * len(BLOCKS)
+    data = storage.objects[name]
+    entries = np.frombuffer(data[-size - 4 : -4], dtype="<u8").copy()
+    entries[-1] = beyond if beyond > 1 else entries[-1] + 1
+    index = entries.tobytes()
+    checksum = google_crc32c.value(index).to_bytes(4, "little")
+    storage.objects[name] = data[: -size - 4] + index + checksum
+    with pytest.raises(CorruptionError, match="leads out of the file"):
+        _open("zarr", storage, _objects(storage)).block(1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_535, 65_536, 70_000, 1 << 20])

@@ -1,6 +1,6 @@
 """What runs while its memory is watched: a dump, a training, and verifying and reading in rounds.
 
-The corpus is longer than the dump can be, and the run has more epochs than there is time for; the
+The corpus is longer than the dump can be, and the run has more steps than there is time for; the
 other two go round in this module's own `main`, which is started as a process. The store that they
 read has thousands of units: those of a small dump over and over, each committed as its own.
 """
@@ -24,9 +24,9 @@ from tools.tiny_teacher import make_teacher, texts, write_jsonl
 
 __all__ = ["command", "main", "many_units", "prepare", "progress"]
 
-_UNIT_TOKENS = 4_000
-_DUMPED_A_MINUTE = 8 << 20  # bytes of text, more than a tiny teacher reads in a minute
-_TEXTS, _SOURCE_TEXTS = 20_000, 1_200
+_UNIT_TOKENS = 1_000
+_DUMPED_A_MINUTE = 4 << 20  # bytes of text, more than a tiny teacher reads in a minute
+_TEXTS, _SOURCE_TEXTS = 20_000, 600
 
 
 def prepare(work: Path, *, minutes: float, units: int, seed: int) -> None:
@@ -79,7 +79,7 @@ def command(job: str, work: Path) -> list[str]:
         "fit": [
             *(*python, "trainer", "fit", "--logits", f"{work}/source", "--device", "cpu"),
             *("--student", f"{work}/student.json", "--out", f"{work}/run"),
-            *("--epochs", "1000000", "--batch-tokens", "1024", "--micro-tokens", "512"),
+            *("--steps", "1000000000", "--batch-tokens", "1024", "--micro-tokens", "512"),
             *("--save-steps", "100", "--log-steps", "50"),
         ],
         "verify": [*python, "tools.memory_jobs", "verify", f"{work}/source"],

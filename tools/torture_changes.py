@@ -33,11 +33,13 @@ class Change:
     what: told of it, with all that repeats it.
     root: the folder of the store.
     files: name in the store -> bytes; one that is not there is made.
+    fitting: names of others that no longer fit what is changed: to name them is as good.
     """
 
     what: str
     root: Path
     files: Mapping[str, bytes | None]
+    fitting: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.what} of {', '.join(self.files)}"
@@ -84,7 +86,7 @@ class Change:
         message: of an error.
         """
         shards = ("/".join(name.split("/")[:2]) for name in self.files if name.startswith("data/"))
-        return any(name in message for name in (*self.files, *shards))
+        return any(name in message for name in (*self.files, *self.fitting, *shards))
 
     def _read(self, name: str) -> bytes | None:
         path = self.root / name
@@ -206,7 +208,8 @@ def _from_other(root: Path, other: Path, generator: random.Random) -> Change:
     small = ("store.json", "plan.json", "manifest.json")
     pairs += [(name, name) for name in small if (root / name).is_file()]
     name, found = generator.choice(pairs)
-    return Change("another store's file", root, {name: (other / found).read_bytes()})
+    sealed = ("store.json", "plan.json", "commits/") if name == "manifest.json" else ()
+    return Change("another store's file", root, {name: (other / found).read_bytes()}, sealed)
 
 
 def _unit_from_other(root: Path, other: Path, generator: random.Random) -> Change:

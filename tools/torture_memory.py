@@ -8,14 +8,15 @@ a corpus of many small units and for epoch after epoch of a store; then, for a t
 second the proportional set size (PSS) of each process and its children is taken: what they
 hold, with what they share counted once.
 
-The first fifth is left out, in which caches fill. A line through the means of twenty parts of the
-rest tells the slope, with its 95 % confidence interval:
+The first fifth is left out, and the first round, in which caches fill. A line through the means of
+twenty parts of the rest tells the slope, with its 95 % confidence interval:
 
     flat        it is sure that memory grows by less than 1 % of its level in ten minutes
     growing     it is sure that memory grows by more
     unclear     neither: let it run for longer
+    short       less than nine minutes, which tell nothing but that it runs
 
-The exit code is 1 if a process has stopped by itself or its memory is not flat. Linux only.
+The exit code is 1 if a process has stopped by itself, or its memory grows or may do so. Linux only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ __all__ = ["Curve", "Slope", "main", "watch"]
 
 _PAIRS = ((("dump", "fit"), 1.0), (("verify", "read"), 1 / 3))
 _WARM_UP, _PARTS = 0.2, 20
-_FLAT_SHARE, _FLAT_MINUTES = 0.01, 10.0
+_FLAT_SHARE, _FLAT_MINUTES, _LEAST_MINUTES = 0.01, 10.0, 9.0
 _STYLE: dict[str, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -62,10 +63,13 @@ class Slope:
     level: float  # MB, the mean
     slope: float  # MB a minute
     error: float  # MB a minute: half the 95 % confidence interval
+    minutes: float  # warm-up included
 
     @property
     def verdict(self) -> str:
-        """Flat, growing or unclear, as the module says."""
+        """Flat, growing, unclear or short, as the module says."""
+        if self.minutes < _LEAST_MINUTES:
+            return "short"
         most = _FLAT_SHARE * self.level / _FLAT_MINUTES
         if self.slope + self.error < most:
             return "flat"
@@ -79,23 +83,29 @@ class Curve:
     job: str
     minutes: list[float] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
+    first: float | None = (
+        None  # minutes until it told of its work: of a first round, where it goes round
+    )
     stopped: int | None = None  # the exit code, where the process ended by itself
     done: str = ""
 
     def slope(self) -> Slope:
         """The line through the means of equal parts behind the warm-up."""
         minutes, megabytes = np.array(self.minutes), np.array(self.megabytes)
-        kept = minutes >= _WARM_UP * minutes[-1]
+        from_on = minutes[-1] if self.first is None else max(self.first, _WARM_UP * minutes[-1])
+        kept = minutes >= from_on
         parts = min(_PARTS, int(kept.sum()))
         x, y = (
             np.array([part.mean() for part in np.array_split(values[kept], parts)])
             for values in (minutes, megabytes)
         )
         if parts < 3:
-            return Slope(level=float(y.mean()), slope=0.0, error=math.inf)
+            return Slope(level=float(y.mean()), slope=0.0, error=math.inf, minutes=minutes[-1])
         line = stats.linregress(x, y)
         error = float(line.stderr * stats.t.ppf(0.975, parts - 2))
-        return Slope(level=float(y.mean()), slope=float(line.slope), error=error)
+        return Slope(
+            level=float(y.mean()), slope=float(line.slope), error=error, minutes=minutes[-1]
+        )
 
 
 def main() -> int:
@@ -115,7 +125,7 @@ def main() -> int:
     if given.figure is not None:
         _draw(curves, given.figure)
     print(_table(curves))
-    sound = all(one.stopped is None and one.slope().verdict == "flat" for one in curves)
+    sound = all(one.stopped is None and one.slope().verdict in ("flat", "short") for one in curves)
     return 0 if sound else 1
 
 
@@ -132,6 +142,9 @@ def watch(work: Path, jobs: Sequence[str], *, minutes: float, every: float = 1.0
         while (passed := time.monotonic() - started) < 60 * minutes:
             for process, curve in zip(processes, curves, strict=True):
                 curve.stopped = process.poll()
+                told = (work / f"{curve.job}.txt").stat().st_size
+                if curve.first is None and told:
+                    curve.first = passed / 60
                 if curve.stopped is None:
                     curve.minutes.append(passed / 60)
                     curve.megabytes.append(_held(process.pid) / 1e6)

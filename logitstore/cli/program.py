@@ -86,6 +86,7 @@ def command(
     `context` is given typer's.
     """
     listed = tuple(one for one in options if not one.python_only)
+    _BARE.update({one.flag: one.bare for one in listed if one.bare is not None})
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         wants_context = "context" in inspect.signature(function).parameters
@@ -159,6 +160,19 @@ def _read(option: Option, given: Any) -> Any:
     return option.check(given)
 
 
+_BARE: dict[str, str] = {}  # flags of options of numbers that need no value: what they stand for
+
+
+def _with_bare_values(words: list[str]) -> list[str]:
+    """The words of a command line with the values that flags without one stand for."""
+    filled = []
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        bare = _BARE.get(word)
+        given = following.isdecimal() or following == bare
+        filled.append(word if bare is None or given else f"{word}={bare}")
+    return filled
+
+
 def _path(option: Option) -> Callable[[str], Path]:
     return lambda given: Path(option.check(given))
 
@@ -174,7 +188,7 @@ class _Program(TyperGroup):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        words = list(sys.argv[1:] if args is None else args)
+        words = _with_bare_values(list(sys.argv[1:] if args is None else args))
         if not standalone_mode:
             return super().main(words, prog_name, standalone_mode=False, **extra)
         try:

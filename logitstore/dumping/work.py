@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 _MOST_REASONS = 8  # that are told of one job
 
-__all__ = ["by_document", "draw_keys", "read_documents", "stored_documents"]
+__all__ = [
+    "at_document",
+    "by_document",
+    "draw_keys",
+    "is_finite",
+    "read_documents",
+    "stored_documents",
+]
 
 
 def read_documents(job: Job, records: RecordReader) -> tuple[list[Document], int]:
@@ -101,23 +108,44 @@ def _finite(
     finite = []
     for place in places:
         document = documents[place]
-        with neutral_torch_state():
-            chunks = job.teacher.logits([document.as_read])
-            good = all(bool(logits_RV.logsumexp(-1).isfinite().all()) for logits_RV, _ in chunks)
-        if good:
+        if is_finite(job, document):
             finite.append(place)
         elif not job.options.skip_bad:
-            raise NotFinite(
-                error.problem,
-                place=f"{source}, record {document.record}, piece {document.piece}",
-                found=error.found,
-                allowed=error.allowed,
-                remedy="Try --dtype float32, for half precision can overflow, or leave such "
-                "documents out with --skip-bad",
-            ) from error
+            raise at_document(error, document, source=source) from error
     if len(finite) == len(places):  # alone none is bad, so none can be left out
         raise error
     return finite
+
+
+def is_finite(job: Job, document: Document) -> bool:
+    """Whether the teacher's numbers for a document, read by itself, are distributions.
+
+    job: with its teacher.
+    document: to be read.
+    """
+    with neutral_torch_state():
+        chunks = job.teacher.logits([document.as_read])
+        return all(bool(logits_RV.logsumexp(-1).isfinite().all()) for logits_RV, _ in chunks)
+
+
+def at_document(
+    error: NotFinite, document: Document, *, source: str, skips: bool = True
+) -> NotFinite:
+    """The same error, which names the document.
+
+    error: of a batch that it is in.
+    document: the one whose numbers are no distributions.
+    source: where it comes from.
+    skips: whether the command could leave it out.
+    """
+    leave_out = ", or leave such documents out with --skip-bad" if skips else ""
+    return NotFinite(
+        error.problem,
+        place=f"{source}, record {document.record}, piece {document.piece}",
+        found=error.found,
+        allowed=error.allowed,
+        remedy=f"Try --dtype float32, for half precision can overflow{leave_out}",
+    )
 
 
 def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[SparseTargets, ...]]:

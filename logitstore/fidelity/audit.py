@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from logitstore.codec import codec_for
-from logitstore.errors import ModelError, SettingError
+from logitstore.dumping.work import at_document
+from logitstore.errors import ModelError, NotFinite, SettingError
 from logitstore.fidelity.alignment import SHIFTS, mean_and_error, shift_faults, shift_losses
 from logitstore.fidelity.beginnings import beginnings
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
@@ -162,6 +163,18 @@ class _Measurements:
         documents = [stored.document for stored in batch]
         students_RD = None if self.student is None else self.student.hidden(documents)[0]
         targets = SparseTargets.concatenate([stored.targets for stored in batch])
+        try:
+            self._compare(documents, targets, students_RD)
+        except NotFinite as error:
+            for one in documents:
+                if not _is_finite(self.teacher, one):
+                    raise at_document(error, one, source=self.store.uri, skips=False) from error
+            raise
+
+    def _compare(
+        self, documents: Sequence[Document], targets: SparseTargets, students_RD: Tensor | None
+    ) -> None:
+        vocab_size = self.store.spec.tokenizer.vocab_size
         again = _RowQueue(_again(self.teacher, documents))
         start = 0
         for logits_RV in _alone(self.teacher, documents):
@@ -252,6 +265,11 @@ def _alone(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:
     for one in documents:
         for logits_RV, _ in teacher.logits([one.as_read]):
             yield logits_RV
+
+
+def _is_finite(teacher: Teacher, document: Document) -> bool:
+    chunks = _alone(teacher, [document])
+    return all(bool(logits_RV.logsumexp(-1).isfinite().all()) for logits_RV in chunks)
 
 
 def _again(teacher: Teacher, documents: Sequence[Document]) -> Iterator[Tensor]:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
-from logitstore.dumping.work import by_document, draw_keys
-from logitstore.errors import SettingError
+from logitstore.dumping.work import at_document, by_document, draw_keys, is_finite
+from logitstore.errors import NotFinite, SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.options import TUNE_OPTIONS
 from logitstore.forecast.samples import Sample, Sampled, Slices
@@ -207,7 +207,25 @@ class _Candidates:
         return tuple(sorted(measured, key=lambda one: one.bytes_per_target))
 
     def _dump(self, batch: Sequence[Sampled]) -> None:
-        """One batch of the teacher: make, keep and measure the targets of every setting."""
+        """One batch of the teacher, without documents for which it gives no distributions.
+
+        Raises NotFinite, which names the document, unless such are passed over.
+        """
+        if self._job.options.skip_bad:  # before: what is measured cannot be taken back
+            batch = [one for one in batch if is_finite(self._job, one.document)]
+        try:
+            self._compare(batch)
+        except NotFinite as error:
+            for one in batch:
+                if not is_finite(self._job, one.document):
+                    source = self._job.corpus.name
+                    raise at_document(error, one.document, source=source) from error
+            raise
+
+    def _compare(self, batch: Sequence[Sampled]) -> None:
+        """Make, keep and measure the targets of every setting."""
+        if not batch:
+            return
         documents = [one.document for one in batch]
         keys_R = draw_keys(documents, self._job.sparsifier)
         parts: list[list[SparseTargets]] = [[] for _ in self._candidates]

@@ -45,6 +45,17 @@ class BlockTable(Sequence[BlockCounts]):
             documents_B=table_B3[:, 0], tokens_B=table_B3[:, 1], targets_B=table_B3[:, 2]
         )
 
+    def without(self, numbers: Sequence[int]) -> BlockTable:
+        """The table of the blocks but those of the given numbers.
+
+        numbers: from 0.
+        """
+        return BlockTable(
+            documents_B=np.delete(self.documents_B, numbers),
+            tokens_B=np.delete(self.tokens_B, numbers),
+            targets_B=np.delete(self.targets_B, numbers),
+        )
+
     def to_json(self) -> dict[str, list[int]]:
         """As it stands in a manifest: a list for each count."""
         return {

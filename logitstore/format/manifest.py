@@ -59,10 +59,14 @@ class Commit:
     skipped: int  # records left out by --skip-bad
     column_bytes: dict[str, int]  # stored bytes by column
     sums: dict[str, float]  # over its targets: label_logprob, entropy, head_mass
+    # Since logitstore/4: the hash of the spec's identity, by which the unit was made.
+    settings: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the object that stands in commits/<unit>.json."""
         content = asdict(self)
+        if self.settings is None:
+            del content["settings"]
         content["objects"] = [one.to_json() for one in self.objects]
         content["blocks"] = list(content["blocks"])
         return content

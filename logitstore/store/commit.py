@@ -18,7 +18,7 @@ import numpy as np
 
 from logitstore.errors import CorruptionError, StorageError, StoreError
 from logitstore.format.blocks import BlockTable
-from logitstore.format.json import with_check
+from logitstore.format.json import fingerprint, with_check
 from logitstore.format.manifest import Commit, Manifest, SealedUnits, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.store.begin import begin_store, lease_of
@@ -186,6 +186,7 @@ class StoreWriter:
         if not layout.sealed():
             layout.read_plan()  # it may have rotted since it was written
             self._check_tokenizer(spec)
+            self._check_settings(spec, commits)
             self._check_objects(commits, hashes=check)
         self._sweep(commits)
         if not layout.sealed():
@@ -226,6 +227,18 @@ class StoreWriter:
                     remedy=f"Delete {commit_place} and run the same command again: "
                     "it dumps that unit anew",
                 ) from error
+
+    def _check_settings(self, spec: StoreSpec, commits: Sequence[Commit]) -> None:
+        """Refuse to seal a unit of another store, or all units under another store's spec."""
+        allowed = fingerprint(spec.identity())
+        for commit in commits:
+            if commit.settings not in (None, allowed):
+                raise CorruptionError(
+                    f"the unit was made with other settings than {SPEC} says",
+                    place=self.layout.place(self.layout.commit_name(commit.unit)),
+                    found=commit.settings,
+                    allowed=allowed,
+                )
 
     def _check_tokenizer(self, spec: StoreSpec) -> None:
         layout = self.layout

@@ -14,13 +14,12 @@ from typing import TypeAlias, overload
 import numpy as np
 
 from logitstore.codec import codec_for
-from logitstore.errors import (
-    CorruptionError,
-    StoreError,
-)
+from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.blocks import BlockTable
+from logitstore.format.json import fingerprint
 from logitstore.format.manifest import Commit, Manifest, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
+from logitstore.progress import OnProgress
 from logitstore.store.commits import SealedCommits
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.containers.base import fields_of
@@ -28,6 +27,13 @@ from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
 from logitstore.store.memory_limit import memory_limit
 from logitstore.store.open_shards import MALFORMED, OpenShards, error_at
 from logitstore.store.seal import seal_faults
+from logitstore.store.sound import (
+    DamagedBlock,
+    find_damaged,
+    most_damaged,
+    refuse_more_damaged,
+    refuse_other_blocks,
+)
 from logitstore.store.storage import StorageLike
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
@@ -42,12 +48,18 @@ _CACHED_BLOCKS = 4
 
 
 def open_store(
-    uri: StorageLike, *, allow_partial: bool = False, max_memory: int | str | None = None
+    uri: StorageLike,
+    *,
+    allow_partial: bool = False,
+    skip_damaged: bool | int = False,
+    max_memory: int | str | None = None,
 ) -> Store:
     """The store at `uri`: a folder, a file:// URI, or a `Storage`.
 
     uri: a path, a URI or a `Storage`.
     allow_partial: whether an unsealed store is read as far as it goes.
+    skip_damaged: whether every block is read, and those that are damaged are left out, as `sound`
+        does: True for any number of them, or the most.
     max_memory: what a block may take while it is read, in bytes or as in "8G"; None for half of the
         machine's memory. A shard with a larger block is refused before memory is set aside.
 
@@ -59,7 +71,7 @@ def open_store(
     fault = next(seal_faults(store.layout, store.spec, store.commits, store.manifest), None)
     if fault is not None:
         raise fault
-    return store
+    return store if skip_damaged is False else store.sound(most_damaged(skip_damaged))
 
 
 def as_store(
@@ -167,6 +179,7 @@ class Store(Sequence[StoredDocument]):
     manifest: Manifest | None  # None: not sealed
     shards: OpenShards
     draw: int = 0  # of those that each target has, the one that is read
+    damaged: tuple[DamagedBlock, ...] = ()  # left out; all other blocks are numbered anew
 
     __getstate__ = fields_of
 
@@ -208,7 +221,14 @@ class Store(Sequence[StoredDocument]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the content: the same dump twice has the same one."""
+        """Names the content: the same dump twice has the same one.
+
+        Without some blocks it is another one, made of that of the whole and of their numbers.
+        """
+        if self.damaged:
+            return fingerprint(
+                {"store": self._whole.fingerprint, "without": [one.number for one in self.damaged]}
+            )
         if self.manifest is not None:
             return self.manifest.fingerprint
         return store_fingerprint(self.spec, (one.data_identity() for one in self.commits))
@@ -216,6 +236,8 @@ class Store(Sequence[StoredDocument]):
     @cached_property
     def blocks(self) -> BlockTable:
         """Documents, tokens and targets of each block, in store order."""
+        if self.damaged:
+            return self._whole.blocks.without([one.number for one in self.damaged])
         if self.manifest is not None and self.manifest.blocks is not None:
             return self.manifest.blocks
         return BlockTable.of(block for commit in self.commits for block in commit.blocks)
@@ -246,6 +268,35 @@ class Store(Sequence[StoredDocument]):
                 allowed=f"0..{self.spec.sparsifier.draw_count - 1}",
             )
         return replace(self, draw=draw)
+
+    def sound(self, most: int | None = None, *, on_progress: OnProgress | None = None) -> Store:
+        """The store without its damaged blocks, which are found by reading every block once.
+
+        most: the number of damaged blocks that may be left out; None for any.
+        on_progress: told how far it is.
+
+        `damaged` names them. `blocks`, `len` and every index count what is left. Raises
+        CorruptionError where more blocks are damaged, or all; StorageError where the storage
+        refuses for now, which is no damage.
+        """
+        damaged = find_damaged(self._whole, on_progress=on_progress)
+        refuse_more_damaged(self._whole, damaged, most=most)
+        return self.without(damaged)
+
+    def without(self, damaged: Sequence[DamagedBlock]) -> Store:
+        """The whole store without the blocks `damaged`, in order of their numbers there."""
+        refuse_other_blocks(self._whole, damaged)
+        return replace(self, damaged=tuple(damaged))
+
+    @cached_property
+    def _whole(self) -> Store:
+        return replace(self, damaged=()) if self.damaged else self
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """The numbers that the blocks have in the whole store."""
+        left_out = [one.number for one in self.damaged]
+        return np.delete(np.arange(len(self._whole.blocks)), left_out)
 
     def read_block(self, number: int) -> DocumentBlock:
         """Block `number`, decoded. Raises CorruptionError that names the file.
@@ -334,6 +385,7 @@ class Store(Sequence[StoredDocument]):
         stops = self._block_stops
         if not 0 <= number < len(self.blocks):
             raise IndexError(f"block {number} of a store of {len(self.blocks)}")
+        number = int(self._numbers[number]) if self.damaged else number
         unit = bisect.bisect_right(stops, number)
         return unit, number - (stops[unit - 1] if unit else 0)
 

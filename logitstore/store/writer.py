@@ -18,6 +18,7 @@ from logitstore.codec import codec_for
 from logitstore.errors import CorruptionError, LogitStoreError
 from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
+from logitstore.format.json import fingerprint
 from logitstore.format.manifest import Commit, StoredObject
 from logitstore.store.containers import load_container
 from logitstore.store.containers.limits import shard_limits
@@ -50,6 +51,7 @@ class UnitWriter:
     codec: Codec
     container: Container
     block_targets: int
+    settings: str  # the hash of what the spec says of the rows
 
     @staticmethod
     def of(store: StoreWriter, spec: StoreSpec) -> UnitWriter:
@@ -63,6 +65,7 @@ class UnitWriter:
             codec=codec_for(spec),
             container=load_container(spec.container),
             block_targets=spec.block_targets,
+            settings=fingerprint(spec.identity()),
         )
 
     def write(self, unit: WorkUnit, documents: Sequence[StoredDocument], *, skipped: int) -> bool:
@@ -75,7 +78,7 @@ class UnitWriter:
         Raises StorageError when the disk is full; nothing of the attempt is left then.
         """
         if not documents:
-            return self.store.commit(_empty(unit, skipped))
+            return self.store.commit(_empty(unit, skipped, settings=self.settings))
         blocks = [DocumentBlock.join(part) for part in self._cut(documents)]
         attempt = self.store.new_attempt()
         try:
@@ -89,6 +92,7 @@ class UnitWriter:
                     skipped=skipped,
                     column_bytes=column_bytes,
                     sums=_sums(blocks),
+                    settings=self.settings,
                 )
             )
         except LogitStoreError:
@@ -176,7 +180,7 @@ def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
     }
 
 
-def _empty(unit: WorkUnit, skipped: int) -> Commit:
+def _empty(unit: WorkUnit, skipped: int, *, settings: str) -> Commit:
     return Commit(
         unit=unit.name,
         attempt=None,
@@ -185,6 +189,7 @@ def _empty(unit: WorkUnit, skipped: int) -> Commit:
         skipped=skipped,
         column_bytes={},
         sums={},
+        settings=settings,
     )
 
 

@@ -78,7 +78,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
     refuse_bad_store(options["logits"])
     refuse_bad_model(options["model"])
     announce_hub(options["model"], options["data"])
-    with show_progress("starting") as on_progress:
+    with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
         from trainer.evaluation.measure import evaluate as run
 

@@ -27,6 +27,7 @@ from logitstore.plumbing import (
     OnProgress,
     TextRules,
     evaluating,
+    most_damaged,
     open_corpus,
     options_of,
     takes,
@@ -44,8 +45,9 @@ from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
 from trainer.training import run_folder
+from trainer.training.damage import refuse_no_view, told
 from trainer.training.run_result import weight_hashes
-from trainer.training.state_files import EVALUATION, write_state
+from trainer.training.state_files import EVALUATION, warn, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,6 +140,11 @@ def _from_store(options: EvalOptions) -> _EvalData:
     tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
     source: Any = options.logits
     store = as_store(source, model=named, tokenizer=tokenizer, max_memory=options.max_memory)
+    if options.skip_damaged is not None:
+        refuse_no_view(store)
+        store = store.sound(most_damaged(options.skip_damaged), on_progress=options.on_progress)
+        if store.damaged:
+            warn(told(store, store.damaged))
     if labels_only(store.spec):
         return _from_answers(store, options)
     temperature = options.temperature

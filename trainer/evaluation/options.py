@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import MAX_MEMORY, ON_PROGRESS, STORE, option, refuse_uri
+from logitstore.plumbing import MAX_MEMORY, ON_PROGRESS, SKIP_DAMAGED, STORE, option, refuse_uri
 from trainer.training.options import TRAINER_DEVICE
 
 __all__ = ["EvalOptions"]
@@ -86,6 +86,7 @@ class EvalOptions:
         unset="MODEL, where that is a run and --logits is a store; else none is written",
     )
     device: str = option(like=TRAINER_DEVICE)
+    skip_damaged: Any = option(like=SKIP_DAMAGED, needs="logits")
     max_memory: Any = option(like=MAX_MEMORY, needs="logits")
     on_progress: Any = option(None, like=ON_PROGRESS)
 

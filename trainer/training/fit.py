@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
 from trainer.training.checkpoints import newest_completed
+from trainer.training.damage import sound_store
 from trainer.training.loop import DistillationTrainer
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from trainer.data.store import StoreLike
 
 __all__ = ["fit"]
 
@@ -78,8 +78,9 @@ def fit(**values: Any) -> dict[str, Any]:
     store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
     choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
     device = choose_device(options.device)
+    args = _arguments(options, dtype=_dtype(options.dtype, device), device=device)
+    store = sound_store(store, options, args)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
-    args = _arguments(options, dtype=wanted["dtype"], device=device)
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
         return found
@@ -107,7 +108,7 @@ def _telling_what_is_kept(out: Path) -> Iterator[None]:
 class _Fit:
     """One run, after the checks that are cheap."""
 
-    store: StoreLike
+    store: Any  # a StoreLike, or a store without its damaged blocks
     options: FitOptions
     wanted: dict[str, Any]
     args: TrainingArguments
@@ -179,7 +180,13 @@ class _Fit:
             "parameters": _parameters(student),
             "configuration": configuration_hash(str(self.options.student)),
             "finished": False,
-        }
+        } | self._damaged()
+
+    def _damaged(self) -> dict[str, Any]:
+        """What run.json says of blocks that are left out, where that is wanted."""
+        if self.options.skip_damaged is None:
+            return {}
+        return {"damaged": [list(astuple(one)) for one in self.store.damaged]}
 
     def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
         """Train from the newest whole checkpoint, if there is one, to the last step."""

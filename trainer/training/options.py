@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from logitstore import SettingError
-from logitstore.plumbing import DEVICE, DTYPE, MAX_MEMORY, ON_PROGRESS, STORE, option, refuse_uri
+from logitstore.plumbing import (
+    DEVICE,
+    DTYPE,
+    MAX_MEMORY,
+    ON_PROGRESS,
+    SKIP_DAMAGED,
+    STORE,
+    option,
+    refuse_uri,
+)
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
@@ -99,6 +108,7 @@ class FitOptions:
         "float32. Weights are float32.",
         choices=lambda: ("auto", "float32", "bfloat16"),
     )
+    skip_damaged: Any = option(like=SKIP_DAMAGED)
     max_memory: Any = option(like=MAX_MEMORY)
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
@@ -135,4 +145,6 @@ class FitOptions:
             del content[name]
         if self.epochs is None and self.steps is None:
             content["epochs"] = 1
+        if self.skip_damaged is not None:
+            content["skip_damaged"] = "all"  # which are left out, run.json says
         return content | {"student": str(self.student), "dtype": dtype, "store": store}

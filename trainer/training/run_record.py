@@ -45,6 +45,8 @@ _BEGUN = {
 _FINISHED = {"seconds": SECONDS, "metrics": NUMBERS}
 # What files of earlier versions lack: the hash of the student's configuration, those of the result.
 _SINCE_HASHES, _OF_A_RESULT = {"configuration": TEXT}, {"files": HASHES}
+# Of a run with --skip-damaged: number, place and problem of each block that is left out.
+_DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(value))}
 _PACKING = {"shuffle": _OBJECT, "bins": count(1), "bin_tokens": count(1)}
 # 64 lanes are the most that a shuffle is made with.
 _SHUFFLE = {
@@ -75,10 +77,19 @@ def read_record(out: Path) -> dict[str, Any] | None:
     done, hashed = found.get("finished") is True, found["format"] == FORMAT
     fields = _BEGUN | (_FINISHED if done else {}) | (_SINCE_HASHES if hashed else {})
     fields |= _OF_A_RESULT if done and hashed else {}
+    wanted = found.get("wanted")
+    if "damaged" in found or (isinstance(wanted, dict) and wanted.get("skip_damaged")):
+        fields |= _DAMAGED
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)
     return found
+
+
+def _are_blocks(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, list) and [type(part) for part in one] == [int, str, str] for one in value
+    )
 
 
 def run_fingerprint(record: Mapping[str, Any]) -> str:

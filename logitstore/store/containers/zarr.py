@@ -222,7 +222,11 @@ class ZarrShard:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CorruptionError(f"no Zarr group: {error}", place=self._place("")) from error
         for name, array in members.items():
-            store.bound(name, math.prod(array.chunks) * array.dtype.itemsize)
+            store.bound(
+                name,
+                math.prod(array.chunks) * array.dtype.itemsize,
+                chunks=math.prod(array.shape) // math.prod(array.chunks),
+            )
         return members
 
     def _metadata(self, path: str) -> Any:

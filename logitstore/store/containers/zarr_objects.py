@@ -59,11 +59,10 @@ def unpacked_size(data: bytes) -> int | None:
     return size + 256 if width == 2 else size
 
 
-def _starts(index: bytes) -> list[int]:
-    """Where each chunk begins, by an index."""
-    entries = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8")
-    starts: list[int] = entries[::2].tolist()
-    return starts
+def _spans(index: bytes) -> list[tuple[int, int]]:
+    """Where each chunk begins and ends, by an index."""
+    entries_C2 = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
+    return [(start, start + length) for start, length in entries_C2.tolist()]
 
 
 class ObjectStore(Store):
@@ -96,10 +95,17 @@ class ObjectStore(Store):
         self._indexes: dict[str, bytes] = {}
         self._chunks: dict[str, dict[int, bytes]] = {}  # object -> start of a chunk -> its crc32c
         self._bounds: dict[str, int] = {}  # array -> bytes of a chunk that is unpacked
+        self._index_bytes: dict[str, int] = {}  # array -> bytes of the index of its chunks
 
-    def bound(self, array: str, size: int) -> None:
-        """Refuse each chunk of `array` that says to unpack to another size than `size` bytes."""
+    def bound(self, array: str, size: int, *, chunks: int) -> None:
+        """Refuse each chunk of `array` that says to unpack to another size than `size` bytes.
+
+        array: its name.
+        size: bytes.
+        chunks: how many the one object of the array has.
+        """
         self._bounds[array] = size
+        self._index_bytes[array] = chunks * _INDEX_ENTRY_BYTES + _CRC_BYTES
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -121,7 +127,9 @@ class ObjectStore(Store):
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
         name, size = f"{self.prefix}{key}", self.sizes[key]
         if byte_range is None:
-            return self.storage.read(name)
+            data = self.storage.read(name)
+            self._check_whole(key, data)
+            return data
         if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, read often
             if key not in self._indexes:
                 start = max(0, size - byte_range.suffix)
@@ -131,36 +139,75 @@ class ObjectStore(Store):
             return self._indexes[key]
         start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
         stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
+        self._check_length(key, start, stop)
+        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
+        self._check_chunk(key, data, start)
+        return data
+
+    def _check_whole(self, key: str, data: bytes) -> None:
+        """What is checked of each chunk, of all: Zarr reads a file whole if it wants them all."""
+        array, _, rest = key.partition("/")
+        if array not in self._bounds or not rest.startswith("c/"):
+            return
+        if len(data) != self.sizes[key]:
+            raise CorruptionError(
+                "file is of another size",
+                place=place_of(self.storage, f"{self.prefix}{key}"),
+                found=f"{len(data)} bytes",
+                allowed=f"{self.sizes[key]} bytes",
+            )
+        index = data[-self._index_bytes[array] :]
+        self._check_index(key, index)
+        for start, stop in _spans(index):
+            self._check_length(key, start, stop)
+            self._check_chunk(key, data[start:stop], start)
+
+    def _check_length(self, key: str, start: int, stop: int) -> None:
         bound = self._bounds.get(key.split("/")[0])
         if bound is not None and stop - start > bound + bound // _FRAME_SHARE + _FRAME_BYTES:
             raise CorruptionError(
                 "a chunk is larger than what it unpacks to",
-                place=f"{place_of(self.storage, name)}, bytes {start} to {stop}",
+                place=self._chunk_place(key, start, stop),
                 allowed=f"{bound:,} bytes",
             )
-        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
+
+    def _check_chunk(self, key: str, data: bytes, start: int) -> None:
+        bound = self._bounds.get(key.split("/")[0])
         if bound is not None and unpacked_size(data) != bound:
             raise CorruptionError(
                 "a chunk unpacks to another size than its array says",
-                place=f"{place_of(self.storage, name)}, bytes {start} to {stop}",
+                place=self._chunk_place(key, start, start + len(data)),
                 found=unpacked_size(data),
                 allowed=bound,
             )
         if key in self._chunks and data[-_CRC_BYTES:] != self._chunks[key].get(start):
             raise CorruptionError(
                 "a chunk is another than the one that was committed",
-                place=f"{place_of(self.storage, name)}, bytes {start} to {stop}",
+                place=self._chunk_place(key, start, start + len(data)),
             )
-        return data
+
+    def _chunk_place(self, key: str, start: int, stop: int) -> str:
+        return f"{place_of(self.storage, f'{self.prefix}{key}')}, bytes {start} to {stop}"
 
     def _check_index(self, key: str, index: bytes) -> None:
         place = place_of(self.storage, f"{self.prefix}{key}")
-        starts = _starts(index)
+        if len(index) % _INDEX_ENTRY_BYTES != _CRC_BYTES:
+            raise CorruptionError("the index of chunks is cut off", place=place)
+        spans = _spans(index)
+        starts = [start for start, _ in spans]
         if _NOT_THERE in starts:
             raise CorruptionError(
                 "the index leaves a chunk out",
                 place=place,
                 found=f"chunk {starts.index(_NOT_THERE)}",
+            )
+        most = self.sizes[key] - len(index)
+        if any(stop > most for _, stop in spans):
+            raise CorruptionError(
+                "the index of chunks leads out of the file",
+                place=place,
+                found=f"byte {max(stop for _, stop in spans)}",
+                allowed=f"up to {most}",
             )
         if key not in self.sums:
             return
