@@ -31,6 +31,7 @@ class DrawnBitsCodec:
     """Ids as they are, and the bits of -log of a weight, with the sign bit for a drawn entry."""
 
     entries = ("id", "bits")
+    table_names = ()
     by_entry = False
     stated_kl = 0.0
     stated_drawn_kl = 0.0
@@ -40,6 +41,9 @@ class DrawnBitsCodec:
 
     def stated_kl_at(self, temperature: float) -> float:
         return 0.0
+
+    def scalar_names(self, *, sampler_logprobs: bool) -> tuple[str, ...]:
+        return ("count", "label", "entropy")
 
     def tables(self, blocks: Any) -> dict[str, np.ndarray]:
         return {}

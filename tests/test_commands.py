@@ -49,6 +49,8 @@ VALUES: dict[str, Any] = {
     "temperature": 2.0,
     "data": "d.jsonl",
     "records": "text",
+    "max_memory": "8G",
+    "skip_damaged": 2,
 }
 
 

@@ -61,13 +61,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_block_beyond_the_limit_is_refused_by_its_counts(folder: Path) -> None:
-    store = replace(logitstore.open(folder), memory=1 << 20)
+    store = logitstore.open(folder, max_memory=1 << 20)
     with pytest.raises(StoreError, match=r"000000-\w+, block 0: .* memory.*Give max_memory"):
         store.read_block(0)
     with pytest.raises(StoreError, match="max_memory"):
         store.document_lengths(0)
     assert any("max_memory" in str(one) for one in verify(store))
-    assert len(replace(store, memory=1 << 27).read_block(0)) == 50
+    assert len(logitstore.open(folder, max_memory="128M").read_block(0)) == 50
 
 
 def test_counts_that_no_file_can_hold_are_refused_by_arithmetic(folder: Path) -> None:
@@ -79,7 +79,7 @@ def test_counts_that_no_file_can_hold_are_refused_by_arithmetic(folder: Path) ->
         for memory in (None, 1 << 30):
             with pytest.raises(CorruptionError, match="more than its files can"):
                 check_sizes(
-                    replace(store._limits, memory=memory),
+                    replace(store.shards.limits, memory=memory),
                     blocks,
                     commit.objects,
                     columns=2,
@@ -94,4 +94,4 @@ def test_an_object_larger_than_what_lies_in_it_is_refused(folder: Path) -> None:
     commit = store.commits[0]
     objects = tuple(replace(one, size=1 << 40) for one in commit.objects)
     with pytest.raises(CorruptionError, match="larger than what lies in it"):
-        check_sizes(store._limits, commit.blocks, objects, columns=2, place="here")
+        check_sizes(store.shards.limits, commit.blocks, objects, columns=2, place="here")

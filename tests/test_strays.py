@@ -10,7 +10,9 @@ import pytest
 
 import logitstore
 from logitstore.errors import StoreError
+from logitstore.store.commit import StoreWriter
 from logitstore.store.layout import StoreLayout
+from logitstore.store.storage import Storage
 from tests.synthetic import store_spec, stored_documents, write_store
 from tools.dict_storage import DictStorage
 
@@ -74,3 +76,26 @@ def test_gc_refuses_where_it_cannot_tell(tmp_path: Path) -> None:
     (tmp_path / "leases" / "000000.json").write_text(lease)
     with pytest.raises(StoreError, match="a dump is at work"):
         logitstore.gc(tmp_path, yes=True)
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_gc_keeps_what_is_committed_while_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seal: bool
+) -> None:
+    layout = write_store(tmp_path, UNITS, spec=store_spec(), seal=False)
+    opened = logitstore.open(tmp_path, allow_partial=True)
+    commit = layout.storage.read("commits/000001.json")
+    layout.storage.delete("commits/000001.json")
+
+    def commit_and_end(storage: Storage) -> bool:
+        """A dump at work has committed its unit, sealed the store and gone."""
+        storage.put("commits/000001.json", commit)
+        if seal:
+            StoreWriter(layout).seal(layout.read_plan())
+        return False
+
+    monkeypatch.setattr("logitstore.store.strays.is_at_work", commit_and_end)
+    for source in (tmp_path, opened):
+        assert logitstore.gc(source, yes=True, grace=0.0).names == ()
+    StoreWriter(layout).seal(layout.read_plan())
+    assert not list(logitstore.verify(tmp_path))

@@ -20,7 +20,8 @@ class WritingThread:
     """One thread, and the unit that it is at; to be used in a `with`, which ends it.
 
     What goes wrong in it is raised by the next call of the thread that uses it: a LogitStoreError
-    as it is, anything else as a WorkerError that names the unit.
+    as it is, and a KeyboardInterrupt, by which a caller's `on_progress` may stop it; anything else
+    as a WorkerError that names the unit.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class WritingThread:
         """Wait until the unit is written."""
         writing, self._writing = self._writing, None
         error = None if writing is None else writing.exception()
-        if isinstance(error, LogitStoreError):
+        if isinstance(error, LogitStoreError | KeyboardInterrupt):
             raise error
         if error is not None and self._unit is not None:
             raise WorkerError(

@@ -16,7 +16,7 @@ from logitstore.options import takes
 from logitstore.store.layout import DATA, LEASES, MANIFEST, PLAN, README, SPEC
 from logitstore.store.lease import is_at_work
 from logitstore.store.options import GC_OPTIONS
-from logitstore.store.reader import Store, StoreLike, as_store
+from logitstore.store.reader import Store, StoreLike, as_store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +66,16 @@ def gc(store: StoreLike, *, yes: bool, grace: float) -> Garbage:
 
     Raises StoreError where there is no store, where a dump is at work on it, and where the storage
     does not tell how old the attempts of an unfinished store are.
+
+    What is there is listed before leases are looked at, and commits are read after: whoever wrote
+    something that is listed either is still at work, or has committed it by then, or never will.
     """
-    opened = as_store(store, allow_partial=True)
-    storage, unfinished = opened.layout.storage, opened.manifest is None
-    if unfinished and is_at_work(storage):
+    storage = as_store(store, allow_partial=True).layout.storage
+    listed = set(storage.list(DATA))
+    at_work = is_at_work(storage)
+    opened = open_store(storage, allow_partial=True)
+    unfinished = opened.manifest is None
+    if unfinished and at_work:
         raise StoreError(
             "a dump is at work on the store",
             place=opened.uri,
@@ -81,7 +87,7 @@ def gc(store: StoreLike, *, yes: bool, grace: float) -> Garbage:
             place=opened.uri,
             remedy="Finish the store: that sweeps it",
         )
-    found = [name for name in strays(opened) if name.startswith(DATA)]
+    found = [name for name in strays(opened) if name in listed]
     old = [name for name in found if not unfinished or _age(storage, name) >= grace]
     size = sum(storage.size(name) or 0 for name in old)
     if yes:
