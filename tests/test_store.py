@@ -481,9 +481,11 @@ def test_only_what_a_tokenizer_has_is_taken_for_its_files(layout: StoreLayout, n
         )
 
 
-def test_a_tokenizer_that_asks_for_code_is_refused(storage: Storage) -> None:
-    config = json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}).encode()
-    files = {**NO_TOKENIZER, "tokenizer_config.json": config}
+@pytest.mark.parametrize("written", ["auto_map", "\\u0061uto_map"])
+def test_a_tokenizer_that_asks_for_code_is_refused(storage: Storage, written: str) -> None:
+    config = json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+    config = config.replace("auto_map", written)
+    files = {**NO_TOKENIZER, "tokenizer_config.json": config.encode()}
     StoreWriter(StoreLayout(storage)).begin(store_spec(), plan_of(1), files)
     with pytest.raises(CorruptionError, match=r"tokenizer_config\.json: .*code of its own"):
         logitstore.open(storage, allow_partial=True).tokenizer_files()

@@ -160,6 +160,7 @@ def _tokenizers() -> Iterator[Kind]:
         return change
 
     yield kind("auto_map of the configuration", config(auto_map={"AutoTokenizer": "evil.Evil"}))
+    yield kind("auto_map of the configuration in escapes", _escaped_auto_map)
     yield kind("auto_map, nested", config(more={"auto_map": {"AutoTokenizer": "evil.Evil"}}))
     yield kind("a class of another name", config(tokenizer_class="EvilTokenizer"))
     yield kind("a context of 10^400", config(model_max_length=10**400))
@@ -171,10 +172,16 @@ def _tokenizers() -> Iterator[Kind]:
             "a list": b"[]",
             "deep": b"[" * 50_000 + b"]" * 50_000,
             "empty": b"",
-            "60 MB of brackets": b"[" + b"[]," * 20_000_000 + b"[]]",
+            "45 MB of brackets": b"[" + b"[]," * 15_000_000 + b"[]]",
             "null": b"null",
         }.items():
             yield kind(f"{name} is {what}", text(name, data))
+
+
+def _escaped_auto_map(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    content = json.dumps({**json.loads(path.read_text()), "auto_map": {}})
+    path.write_text(content.replace("auto_map", "\\u0061uto_map"))
 
 
 def _changed_tokenizer(folder: Path, *, change: Callable[[Path], object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -16,7 +15,7 @@ import numpy as np
 from logitstore.codec import codec_for
 from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.blocks import BlockTable
-from logitstore.format.json import fingerprint
+from logitstore.format.json import fingerprint, parse_json
 from logitstore.format.manifest import Commit, Manifest, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.progress import OnProgress
@@ -146,11 +145,12 @@ def _unsealed(uri: str) -> StoreError:
     )
 
 
-def _asks_for_code(config: bytes) -> bool:
-    try:
-        return "auto_map" in json.loads(config)
-    except (ValueError, RecursionError, TypeError):
-        return False  # transformers will say what is wrong with it
+def _asks_for_code(config: bytes, *, place: str) -> bool:
+    """Whether a configuration has a field `auto_map`; CorruptionError where that cannot be told."""
+    if b"auto_map" not in config and b"\\u" not in config:  # it may be written in escapes
+        return False
+    content = parse_json(config, place=place)
+    return isinstance(content, dict) and "auto_map" in content
 
 
 @contextmanager
@@ -210,10 +210,11 @@ class Store(Sequence[StoredDocument]):
         names = self.layout.tokenizer_names()
         files = {name.removeprefix(TOKENIZER): self.layout.read_small(name) for name in names}
         for name, data in files.items():
-            if name == _TOKENIZER_CONFIG and _asks_for_code(data):
+            place = self.layout.place(f"{TOKENIZER}{name}")
+            if name == _TOKENIZER_CONFIG and _asks_for_code(data, place=place):
                 raise CorruptionError(
                     "the tokenizer asks for code of its own to be run",
-                    place=self.layout.place(f"{TOKENIZER}{name}"),
+                    place=place,
                     found="auto_map",
                     remedy="Dump with a tokenizer that transformers knows",
                 )

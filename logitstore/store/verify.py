@@ -135,7 +135,16 @@ def _faults(
     yield from _total_faults(store, damaged.keys())
     yield from _stored_faults(store, damaged.keys(), hashes=hashes, on_progress=on_progress)
     if content:
+        yield from _tokenizer_faults(store)
         yield from _content_faults(store, damaged.keys(), on_progress)
+
+
+def _tokenizer_faults(store: Store) -> Iterator[Fault]:
+    """What refuses the files of the tokenizer to all that ask for them."""
+    try:
+        store.tokenizer_files()
+    except LogitStoreError as error:
+        yield Fault.of(error)
 
 
 def _damaged_commits(store: Store) -> dict[int, LogitStoreError]:
