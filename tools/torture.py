@@ -23,7 +23,7 @@ TORTURES: dict[str, str] = {
     "power": "--losses 30",
     "races": "--processes 4 --rounds 40",
     "runs": "--flips 60 --trained 2",
-    "hostile": "",  # quick as it is
+    "hostile": "--share 0.02",
     "fuzz": "--runs 2000",
     "signals": "--signals 12",
     "memory": "--minutes 1 --units 200",

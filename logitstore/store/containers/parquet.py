@@ -11,6 +11,7 @@ with zstd. Every page has a checksum: without them 591 of 600 flipped bits were 
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -249,33 +250,30 @@ class ParquetShard:
         place = f"{self._place(name)}, row group {group}"
         chunks = footer.check_group(group, rows=rows, values=values or {}, place=place)
         wanted = [one for one in chunks if not columns or one.name in columns]
-        parts = self._pages(name, wanted)
-        for one, part in zip(wanted, parts, strict=True):
-            check_pages(part, one, place=f"{place}, {one.name}")
-        source = pa.BufferReader(footer.file_of(wanted, parts, rows=rows))
+        source = self._held(name, wanted)
+        for one in wanted:
+            check_pages(source.held(one.start, one.stop), one, place=f"{place}, {one.name}")
         try:
-            with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            own = pq.read_metadata(pa.BufferReader(footer.our_own(wanted, rows=rows)))
+            # With pre_buffer Arrow takes neighbouring columns together.
+            with pq.ParquetFile(
+                source, metadata=own, page_checksum_verification=True, pre_buffer=True
+            ) as file:
                 table = file.read()
         except (pa.ArrowException, OSError, KeyError) as error:
             raise CorruptionError(f"file is damaged: {error}", place=place) from error
         check_numbers(table, place=place)
         return table
 
-    def _pages(self, name: str, chunks: Sequence[Chunk]) -> list[memoryview]:
-        """The bytes of some columns; neighbours are read together."""
+    def _held(self, name: str, chunks: Sequence[Chunk]) -> _HeldFile:
+        """Some columns in memory; neighbours are read together."""
         spans: list[tuple[int, int]] = []
         for start, stop in sorted((one.start, one.stop) for one in chunks):
             if spans and start <= spans[-1][1] + _GAP_BYTES:
                 spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
             else:
                 spans.append((start, stop))
-        read = [memoryview(data) for data in self._read_ranges(name, spans)]
-        firsts, parts = [start for start, _ in spans], []
-        for one in chunks:
-            span = bisect_right(firsts, one.start) - 1
-            start = one.start - firsts[span]
-            parts.append(read[span][start : start + one.stop - one.start])
-        return parts
+        return _HeldFile([start for start, _ in spans], self._read_ranges(name, spans))
 
     def _read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         with missing_as_corruption(self._place(name)):
@@ -283,6 +281,51 @@ class ParquetShard:
 
     def _place(self, name: str) -> str:
         return place_of(self.storage, f"{self.prefix}{name}")
+
+
+class _HeldFile(io.RawIOBase):
+    """Ranges of a file that are in memory, as a file for Arrow: it reads nothing else of it."""
+
+    def __init__(self, starts: Sequence[int], parts: Sequence[bytes]) -> None:
+        super().__init__()
+        self._starts, self._parts = starts, [memoryview(part) for part in parts]
+        self._size = max(
+            (start + len(part) for start, part in zip(starts, parts, strict=True)), default=0
+        )
+        self._position = 0
+
+    def held(self, start: int, stop: int) -> memoryview:
+        """The bytes from `start` to `stop`; fewer where they are not all in one part."""
+        number = bisect_right(self._starts, start) - 1
+        if number < 0:
+            return memoryview(b"")
+        first = self._starts[number]
+        return self._parts[number][start - first : stop - first]
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The position at which the next `read` begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to `offset` from the start, the present position or the end; the new position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> Any:
+        """The next `size` bytes without a copy; all that are left where it is None or negative."""
+        stop = self._size if size is None or size < 0 else self._position + size
+        data = self.held(self._position, stop)
+        self._position += len(data)
+        return data
 
 
 def _table(block: Columns) -> pa.Table:

@@ -8,6 +8,7 @@ given one that we write: of one row group, whose columns have the types of the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError
@@ -24,6 +25,7 @@ from logitstore.store.containers.thrift_compact import (
     Field,
     read_struct,
     write_struct,
+    write_value,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ _LIST, _UINT32 = 3, 13
 _ZSTD = 6
 _PLAIN, _RLE, _BYTE_STREAM_SPLIT = 0, 3, 9
 _ENCODINGS = {_PLAIN, _RLE, _BYTE_STREAM_SPLIT}
+_ENCODINGS_BYTES = write_value(Field(LIST, (I32, [Field(I32, one) for one in sorted(_ENCODINGS)])))
 _FIELD_ID = 9  # of a part of a schema: a number of its own, which says nothing
 _WIDTHS = {_INT32: 4, _INT64: 8, _FIXED: 16}
 _MAGIC = b"PAR1"
@@ -185,56 +188,63 @@ class Footer:
                 )
         return self.chunks[group]
 
-    def file_of(self, chunks: Sequence[Chunk], parts: Sequence[memoryview], *, rows: int) -> bytes:
-        """A Parquet file of one row group, with a footer of our own.
+    def our_own(self, chunks: Sequence[Chunk], *, rows: int) -> bytes:
+        """A Parquet file that is nothing but a footer: of one row group, which lies elsewhere.
 
-        chunks: some columns of one row group.
-        parts: the bytes of each.
+        chunks: some columns of one row group, with the places that they have in their file.
         rows: of the row group.
         """
         named = {one.name: one for one in self.columns}
         columns = [named[one.name] for one in chunks]
-        at, described = len(_MAGIC), []
-        for column, chunk in zip(columns, chunks, strict=True):
-            described.append(_described(column, chunk, at))
-            at += chunk.stop - chunk.start
-        root = {
-            3: Field(I32, _REQUIRED),
-            4: Field(BINARY, b"schema"),
-            5: Field(I32, len(columns)),
-        }
-        parts_of_schema = [root, *(part for column in columns for part in column.schema())]
+        described = [
+            _described(column, chunk) for column, chunk in zip(columns, chunks, strict=True)
+        ]
         group = {
             1: Field(LIST, (STRUCT, [Field(STRUCT, one) for one in described])),
-            2: Field(I64, at),
+            2: Field(I64, sum(one.stop - one.start for one in chunks)),
             3: Field(I64, rows),
         }
         footer = write_struct(
             {
                 1: Field(I32, 2),
-                2: Field(LIST, (STRUCT, [Field(STRUCT, one) for one in parts_of_schema])),
+                2: Field(LIST, _schema_bytes(tuple(columns))),
                 3: Field(I64, rows),
                 4: Field(LIST, (STRUCT, [Field(STRUCT, group)])),
             }
         )
-        return b"".join([_MAGIC, *parts, footer, len(footer).to_bytes(4, "little"), _MAGIC])
+        return b"".join([_MAGIC, footer, len(footer).to_bytes(4, "little"), _MAGIC])
 
 
-def _described(column: Column, chunk: Chunk, at: int) -> dict[int, Field]:
-    """A column of a row group, which lies at `at`."""
+@lru_cache(maxsize=64)
+def _schema_bytes(columns: tuple[Column, ...]) -> bytes:
+    root = {
+        3: Field(I32, _REQUIRED),
+        4: Field(BINARY, b"schema"),
+        5: Field(I32, len(columns)),
+    }
+    parts = [root, *(part for column in columns for part in column.schema())]
+    return write_value(Field(LIST, (STRUCT, [Field(STRUCT, one) for one in parts])))
+
+
+@lru_cache(maxsize=1024)
+def _path_bytes(column: Column) -> bytes:
+    return write_value(Field(LIST, (BINARY, [Field(BINARY, one) for one in column.path])))
+
+
+def _described(column: Column, chunk: Chunk) -> dict[int, Field]:
+    """A column of a row group."""
     size = chunk.stop - chunk.start
-    encodings = [Field(I32, one) for one in sorted(_ENCODINGS)]
     meaning = {
         1: Field(I32, column.kind),
-        2: Field(LIST, (I32, encodings)),
-        3: Field(LIST, (BINARY, [Field(BINARY, one) for one in column.path])),
+        2: Field(LIST, _ENCODINGS_BYTES),
+        3: Field(LIST, _path_bytes(column)),
         4: Field(I32, _ZSTD),
         5: Field(I64, chunk.values),
         6: Field(I64, size),
         7: Field(I64, size),
-        9: Field(I64, at),
+        9: Field(I64, chunk.start),
     }
-    return {2: Field(I64, at), 3: Field(STRUCT, meaning)}
+    return {2: Field(I64, chunk.start), 3: Field(STRUCT, meaning)}
 
 
 def _items(fields: dict[int, Field], number: int) -> list[Field]:

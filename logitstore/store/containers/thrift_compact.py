@@ -20,6 +20,7 @@ __all__ = [
     "Field",
     "read_struct",
     "write_struct",
+    "write_value",
 ]
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET = range(1, 11)
 STRUCT = 12
@@ -30,7 +31,10 @@ _MOST_VARINT = 10  # bytes of 64 bits
 
 
 class Field(NamedTuple):
-    """A value: an integer, bytes, a bool, a struct, or of a list the kind and the values."""
+    """A value: an integer, bytes, a bool, a struct, or of a list the kind and the values.
+
+    A struct or list that is written may be given as the bytes that `write_value` made of it.
+    """
 
     kind: int
     value: Any
@@ -70,7 +74,7 @@ def write_struct(fields: dict[int, Field]) -> bytes:
         if not near:
             parts.append(_number(number))
         if one.kind not in (TRUE, FALSE):
-            parts.append(_value(one))
+            parts.append(write_value(one))
         before = number
     return b"".join([*parts, b"\0"])
 
@@ -114,14 +118,17 @@ def _bytes(data: bytes, at: int, size: int) -> bytes:
     return data[at : at + size]
 
 
-def _value(one: Field) -> bytes:
+def write_value(one: Field) -> bytes:
+    """The bytes of a value; a bool has none, for its kind tells it."""
+    if isinstance(one.value, bytes) and one.kind in (LIST, STRUCT):
+        return one.value
     if one.kind in _INTEGERS:
         return _number(one.value)
     if one.kind == BINARY:
         return _varint(len(one.value)) + bytes(one.value)
     if one.kind in (LIST, SET):
         inner, items = one.value
-        return b"".join([bytes([0xF0 | inner]), _varint(len(items)), *map(_value, items)])
+        return b"".join([bytes([0xF0 | inner]), _varint(len(items)), *map(write_value, items)])
     return write_struct(one.value) if one.kind == STRUCT else bytes(one.value)
 
 
