@@ -546,7 +546,12 @@ def test_a_parquet_file_larger_than_the_store_allows_is_refused() -> None:
     table = pa.table({"id": pa.array(np.zeros(1 << 22, np.uint32))})
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table, sink, compression="zstd", write_page_checksum=True, row_group_size=1 << 22
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        write_page_checksum=True,
+        row_group_size=1 << 22,
     )
     storage.objects["ranking.parquet"] = sink.getvalue().to_pybytes()
     shard = _open("parquet", storage, _objects(storage))
@@ -612,6 +617,11 @@ def test_a_page_that_lies_of_what_it_unpacks_to_is_refused(number: int, lie: int
         check_pages(memoryview(changed)[chunk.start : chunk.stop + grown], chunk, place="here")
 
 
+def _blocks(container: str, storage: DictStorage, objects: list[StoredObject]) -> list[Columns]:
+    shard = _open(container, storage, objects)
+    return [shard.block(number) for number in range(len(BLOCKS))]
+
+
 def _parquet_with(
     change: Callable[[pa.Table], pa.Table], **written: Any
 ) -> tuple[DictStorage, list[StoredObject]]:
@@ -663,7 +673,6 @@ def _shifted(column: pa.ChunkedArray) -> pa.Array:
     ("change", "told"),
     [
         (_with("input_ids", lambda one: one.cast(pa.list_(pa.int64()))), "of another type"),
-        (_with("input_ids", lambda one: one.cast(pa.large_list(pa.uint32()))), "of another type"),
         (_with("count", lambda one: one.cast(pa.list_(pa.float32()))), "of another type"),
         (_with("record", lambda one: one.cast(pa.int32())), "of another type"),
         (_with("record", lambda one: one.cast(pa.string())), "of another type"),
@@ -678,25 +687,24 @@ def _shifted(column: pa.ChunkedArray) -> pa.Array:
         (lambda table: table.drop_columns(["entropy"]), "entropy"),
         (lambda table: table.append_column("more", table["record"]), "more"),
         (lambda table: table.append_column("record", table["record"]), "there twice"),
-        (lambda table: table.slice(1), "number of rows"),
+        (lambda table: table.slice(1), "lies outside of its file"),
     ],
 )
 def test_documents_of_another_schema_are_refused(
     change: Callable[[pa.Table], pa.Table], told: str
 ) -> None:
     storage, objects = _parquet_with(change)
-    shard = _open("parquet", storage, objects)
     with pytest.raises(CorruptionError, match=told):
-        _ = [shard.block(number) for number in range(len(BLOCKS))]
+        _blocks("parquet", storage, objects)
 
 
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({"compression": "gzip"}, "GZIP"),
-        ({"compression": "none"}, "UNCOMPRESSED"),
+        ({"compression": "gzip"}, "codec 2"),
+        ({"compression": "none"}, "codec 0"),
         ({"use_dictionary": True}, "compressed or encoded in another way"),
-        ({"column_encoding": {"record": "DELTA_BINARY_PACKED"}}, "DELTA_BINARY_PACKED"),
+        ({"column_encoding": {"record": "DELTA_BINARY_PACKED"}}, "encodings 3, 5"),
         ({"data_page_version": "2.0"}, "kind 3|header of a page"),
         ({"write_page_checksum": False}, "header of a page"),
     ],

@@ -567,6 +567,43 @@ def test_a_pipe_or_a_device_is_not_read(make: Any, tmp_path: Path) -> None:
             read()
 
 
+def test_nothing_behind_a_linked_folder_is_listed_or_changed(tmp_path: Path) -> None:
+    """A stranger's store may hold a link to one's own files: sweeping it would remove these."""
+    mine, store = tmp_path / "mine" / "photos", LocalStorage(tmp_path / "store")
+    mine.mkdir(parents=True)
+    (mine / "a.jpg").write_bytes(b"mine")
+    store.put("store.json", b"{}")
+    (tmp_path / "store" / "data").symlink_to(tmp_path / "mine")
+    for act in (
+        lambda: list(store.list("data/")),
+        lambda: list(store.list("data/photos/")),
+        lambda: store.delete("data/photos/a.jpg"),
+        lambda: store.put("data/photos/a.jpg", b"yours"),
+        lambda: store.put_if_absent("data/photos/b.jpg", b"yours"),
+    ):
+        with pytest.raises(StorageError, match="a folder of a store is a link"):
+            act()
+    assert list(store.list("")) == ["store.json"]
+    store.sweep()
+    assert [one.name for one in mine.iterdir()] == ["a.jpg"]
+    assert (mine / "a.jpg").read_bytes() == b"mine"
+    assert store.read("data/photos/a.jpg") == b"mine"  # what is read is compared with its hash
+
+
+def test_a_storage_may_be_reached_by_a_link_and_so_may_its_files(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"content")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").symlink_to(tmp_path / "blob")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    storage = LocalStorage(tmp_path / "link")
+    assert storage.read("a") == b"content"
+    assert list(storage.list("")) == ["a"]
+    storage.put("a", b"new")  # in place of the link
+    assert (tmp_path / "blob").read_bytes() == b"content"
+    storage.delete("a")
+    assert list(storage.list("")) == []
+
+
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_what_is_no_file_is_not_taken_for_an_object_that_was_first(

@@ -103,16 +103,17 @@ def small_blocks(targets: int = BLOCK_TARGETS) -> Iterator[None]:
         yield
 
 
-def content(where: Any, *, allow_partial: bool = False) -> str:
+def content(where: Any, *, allow_partial: bool = False, named: bool = True) -> str:
     """A hash of every value that reading a store gives: each document, each draw, the tokenizer.
 
     where: what `logitstore.open` takes.
     allow_partial: whether an unsealed store is read as far as it goes.
+    named: whether the fingerprint counts, which is that of the bytes.
 
     Raises what reading raises.
     """
     store = logitstore.open(where, allow_partial=allow_partial)
-    digest = hashlib.sha256(f"{store.fingerprint} {len(store)}".encode())
+    digest = hashlib.sha256(f"{store.fingerprint if named else ''} {len(store)}".encode())
     for name, data in sorted(store.tokenizer_files().items()):
         digest.update(name.encode() + data)
     for draw in range(store.spec.sparsifier.draw_count):

@@ -45,6 +45,7 @@ TOKENIZER_HASHES = "tokenizer_sha256"  # in the provenance of a spec
 DATA = "data/"
 LEASES = "leases/"
 
+_MOST_COMMIT_BYTES = 16 << 20  # 40,000 blocks of a unit, which is in memory while it is written
 _MOST_TOKENIZER_BYTES = 256 << 20  # Gemma's tokenizer.json has 33 MB
 
 # Parts of names: nothing in them can leave the store.
@@ -150,6 +151,18 @@ class StoreLayout:
         names = self.storage.list(TOKENIZER)
         return sorted(name for name in names if is_tokenizer_name(name.removeprefix(TOKENIZER)))
 
+    def most_bytes(self, name: str, *, otherwise: int) -> int:
+        """How many bytes an object may have that is not part of a shard.
+
+        name: of the object.
+        otherwise: for one that is.
+        """
+        if name.startswith(TOKENIZER):
+            return _MOST_TOKENIZER_BYTES
+        if name.startswith(COMMITS):
+            return _MOST_COMMIT_BYTES
+        return otherwise if name.startswith(DATA) else MAX_JSON_BYTES
+
     def read_small(self, name: str) -> bytes:
         """An object that is not read in pieces, if it is as small as such objects are.
 
@@ -157,7 +170,7 @@ class StoreLayout:
 
         Raises ObjectMissing, and CorruptionError for one that is too large: before it is read.
         """
-        most = _MOST_TOKENIZER_BYTES if name.startswith(TOKENIZER) else MAX_JSON_BYTES
+        most = self.most_bytes(name, otherwise=MAX_JSON_BYTES)
         size = self.storage.size(name)
         if size is not None and size > most:
             raise CorruptionError(

@@ -135,6 +135,7 @@ class LocalStorage:
     def list(self, prefix: str) -> Iterator[str]:
         """See `Storage`. Reads only folders that the prefix leads to."""
         start = self._path(prefix[: prefix.rfind("/")]) if "/" in prefix else self.folder
+        self._refuse_linked(start)
         for place, _, files in os.walk(start, onerror=self._refuse_unlisted):
             for file in files:
                 name = (Path(place) / file).relative_to(self.folder).as_posix()
@@ -184,6 +185,7 @@ class LocalStorage:
     def delete(self, name: str) -> None:
         """See `Storage`. A folder that is empty now goes too."""
         path = self._path(name)
+        self._refuse_linked(path.parent)
         with self._explained(path):
             path.unlink(missing_ok=True)
         remove_empty(path.parent, up_to=self.folder)
@@ -243,6 +245,23 @@ class LocalStorage:
             remedy="Make room and run the same command again: it resumes",
         )
 
+    def _refuse_linked(self, folder: Path) -> None:
+        """Raise StorageError where a folder below the storage's own is a link to elsewhere.
+
+        Files may be links, as in the cache of a hub, and are read through linked folders too. But
+        what is swept, deleted or written there would be somebody else's.
+        """
+        while folder != self.folder:
+            with self._explained(folder):
+                linked = folder.is_symlink()
+            if linked:
+                raise StorageError(
+                    "a folder of a store is a link: nothing behind it is listed or changed",
+                    place=self._shown(folder),
+                    remedy="Move what it leads to into its place",
+                )
+            folder = folder.parent
+
     def _refuse_no_file(self, path: Path) -> None:
         """Raise StorageError for a device or a pipe, which may have no end or never begin."""
         found = status(path)
@@ -277,6 +296,7 @@ class LocalStorage:
         Once more where a process that seals the store has swept our temporary file or the empty
         folder away.
         """
+        self._refuse_linked(path.parent)
         with self._explained(path, size=size):
             for _ in range(_SWEPT):
                 try:

@@ -189,7 +189,8 @@ def _listed_faults(layout: StoreLayout) -> Iterator[Fault]:
     if manifest is None:
         return
     for name, sha256 in manifest.objects.items():
-        yield from _object_faults(layout, name, sha256=sha256)
+        most = layout.most_bytes(name, otherwise=manifest.bytes)
+        yield from _object_faults(layout, name, most=most, sha256=sha256)
     if manifest.units is None:
         return
     commits = SealedCommits(layout=layout, manifest=manifest)
@@ -210,7 +211,12 @@ def _shard_faults(layout: StoreLayout, commit: Commit, *, hashes: bool) -> Itera
 
 
 def _object_faults(
-    layout: StoreLayout, name: str, *, size: int | None = None, sha256: str | None = None
+    layout: StoreLayout,
+    name: str,
+    *,
+    size: int | None = None,
+    most: int | None = None,
+    sha256: str | None = None,
 ) -> Iterator[Fault]:
     try:
         stored = layout.storage.size(name)
@@ -218,6 +224,8 @@ def _object_faults(
             yield _fault(layout.place(name), "file", "none", "one")
         elif size is not None and stored != size:
             yield _fault(layout.place(name), "size in bytes", stored, size)
+        elif most is not None and stored > most:  # it may be a hole of a terabyte
+            yield _fault(layout.place(name), "size in bytes", stored, f"up to {most}")
         elif sha256 is not None and (found := sha256_of(layout.storage, name)) != sha256:
             yield _fault(layout.place(name), "sha256", found, sha256)
     except LogitStoreError as error:  # it cannot be read
@@ -230,9 +238,16 @@ def _content_faults(
     """The faults of what the blocks hold; not of units whose commit is `damaged`."""
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
+    closed = set(damaged)  # units whose shard cannot be opened: told once, not for each block
     for number, counts in enumerate(store.blocks):
-        if store.unit_of(number) not in damaged:
-            yield from _block_faults(store, number, counts)
+        unit = store.unit_of(number)
+        if unit not in closed:
+            try:
+                store.shards.of_unit(unit)
+                yield from _block_faults(store, number, counts)
+            except LogitStoreError as error:
+                yield Fault.of(error)
+                closed |= {unit} if isinstance(error, CorruptionError) else set()
         done += counts.targets
         meter.tell(done, fraction=done / max(1, store.targets))
 

@@ -11,10 +11,10 @@ with zstd. Every page has a checksum: without them 591 of 600 flipped bits were 
 
 from __future__ import annotations
 
-import io
-from contextlib import contextmanager
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,26 +31,25 @@ from logitstore.store.containers.base import (
     fields_of,
     missing_as_corruption,
 )
-from logitstore.store.containers.parquet_checks import (
+from logitstore.store.containers.parquet_checks import TOKEN_LISTS, check_lists, check_numbers
+from logitstore.store.containers.parquet_footer import (
     FOOTER_GROWS,
-    TOKEN_LISTS,
-    check_lists,
-    check_numbers,
-    check_schema,
-    chunks_of,
-    document_schema,
+    Footer,
+    document_columns,
     most_footer,
-    table_schema,
+    table_columns,
 )
 from logitstore.store.containers.parquet_pages import check_pages
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
     from logitstore.store.containers.limits import ShardLimits
+    from logitstore.store.containers.parquet_footer import Column
+    from logitstore.store.containers.parquet_pages import Chunk
     from logitstore.store.storage import Storage
 
 __all__ = ["ParquetContainer"]
@@ -105,7 +104,7 @@ class ParquetContainer:
         # Page checksums do not cover the footer, which says where the pages are. So whole objects
         # are hashed, at 1 GB/s and more.
         check_objects(storage, prefix, objects, hashed=lambda _: True)
-        return ParquetShard(
+        shard = ParquetShard(
             storage=storage,
             prefix=prefix,
             blocks=tuple(blocks),
@@ -113,6 +112,8 @@ class ParquetContainer:
             names=tuple(entries),
             limits=limits,
         )
+        shard.check()
+        return shard
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,8 +135,8 @@ class ParquetShard:
         found = {}
         for name in self.limits.tables:
             path = f"{name}{_SUFFIX}"
-            footer = self._checked_footer(path, table_schema(), groups=1)
-            rows = footer.num_rows
+            footer = self._footer_of(path, table_columns(), groups=1)
+            (rows,) = footer.rows
             if rows > self.limits.table:
                 raise CorruptionError(
                     "table is longer than one of this store can be",
@@ -143,9 +144,7 @@ class ParquetShard:
                     found=rows,
                     allowed=f"up to {self.limits.table}",
                 )
-            table = self._read_group(path, footer, 0, rows=rows, values={})
-            check_numbers(table, place=self._place(path))
-            found[name] = table["id"].to_numpy()
+            found[name] = self._read_group(path, footer, 0, rows=rows)["id"].to_numpy()
         return found
 
     def block(self, number: int, *, draw: int | None = None) -> Columns:
@@ -170,53 +169,52 @@ class ParquetShard:
         """See `ShardReader`: from the footers."""
         sizes: dict[str, int] = {}
         for one in self.objects:
-            with self._opened(one.path) as (file, _):
-                footer = file.metadata
-            for group in range(footer.num_row_groups):
-                for number in range(footer.num_columns):
-                    column = footer.row_group(group).column(number)
-                    shown = _shown(one.path, column.path_in_schema.split(".")[0], self.names)
-                    sizes[shown] = sizes.get(shown, 0) + column.total_compressed_size
+            footer = self._footer
+            if one.path != _DOCUMENTS:
+                footer = self._footer_of(one.path, table_columns(), groups=1)
+            for chunk in chain.from_iterable(footer.chunks):
+                shown = _shown(one.path, chunk.name, self.names)
+                sizes[shown] = sizes.get(shown, 0) + chunk.stop - chunk.start
         return add_container_bytes(sizes, self.objects)
+
+    def check(self) -> None:
+        """Raise CorruptionError where the footer of the documents is not of this format."""
+        _ = self._footer
 
     @property
     def _lists(self) -> list[str]:
         return [*TOKEN_LISTS, *(f"{name}s" for name in self.names), *sorted(self.limits.scalars)]
 
     @cached_property
-    def _footer(self) -> pq.FileMetaData:
-        schema = document_schema(self._lists)
-        return self._checked_footer(_DOCUMENTS, schema, groups=len(self.blocks))
+    def _footer(self) -> Footer:
+        columns = document_columns(self._lists)
+        return self._footer_of(_DOCUMENTS, columns, groups=len(self.blocks))
 
-    def _checked_footer(self, name: str, schema: pa.Schema, *, groups: int) -> pq.FileMetaData:
-        self._refuse_large_footer(name, most_footer(len(schema), groups))
-        with self._opened(name) as (file, _):
-            check_schema(file.schema_arrow, schema, place=self._place(name))
-            footer: pq.FileMetaData = file.metadata
-        if footer.num_row_groups != groups:
-            raise CorruptionError(
-                "file has another number of row groups than its commit has blocks",
-                place=self._place(name),
-                found=footer.num_row_groups,
-                allowed=groups,
-            )
-        return footer
-
-    def _refuse_large_footer(self, name: str, most: int) -> None:
-        """Raise CorruptionError for a footer that has more bytes than such a file needs."""
+    def _footer_of(self, name: str, columns: Sequence[Column], *, groups: int) -> Footer:
+        """The footer of a file, no larger than such a file needs, and of this format."""
+        place, most = self._place(name), most_footer(len(columns), groups)
         (size,) = (one.size for one in self.objects if one.path == name)
-        end = (max(0, size - _END_BYTES), size)
-        with missing_as_corruption(self._place(name)):
-            (data,) = self.storage.read_ranges(f"{self.prefix}{name}", [end])
+        stop = max(0, size - _END_BYTES)
+        (data,) = self._read_ranges(name, [(stop, size)])
         found = int.from_bytes(data[:4], "little")
-        if data[4:] != b"PAR1" or found > most:
+        if data[4:] != b"PAR1" or found > min(most, stop):
             raise CorruptionError(
                 "file has no footer, or a larger one than it can need",
-                place=self._place(name),
+                place=place,
                 found=f"{found:,} bytes" if data[4:] == b"PAR1" else repr(bytes(data[4:])),
                 allowed=f"up to {most:,} bytes",
             )
-        self.limits.refuse_room(FOOTER_GROWS * found, place=self._place(name), what="the footer")
+        self.limits.refuse_room(FOOTER_GROWS * found, place=place, what="the footer")
+        (data,) = self._read_ranges(name, [(stop - found, stop)])
+        footer = Footer.parse(data, columns, end=stop - found, place=place)
+        if len(footer.rows) != groups:
+            raise CorruptionError(
+                "file has another number of row groups than its commit has blocks",
+                place=place,
+                found=len(footer.rows),
+                allowed=groups,
+            )
+        return footer
 
     def _read(self, number: int, *, columns: Sequence[str] = ()) -> pa.Table:
         """The documents of a block, checked to be lists as long as the table of documents says."""
@@ -228,115 +226,63 @@ class ParquetShard:
         table = self._read_group(
             _DOCUMENTS, self._footer, number, rows=counts.documents, values=values, columns=columns
         )
-        place = f"{self._place(_DOCUMENTS)}, row group {number}"
-        check_numbers(table, place=place)
-        widths = dict.fromkeys(self._lists, 1)
-        widths |= {f"{name}s": self.limits.entries for name in self.names}
         if not columns:
-            check_lists(table, widths, place=place)
+            widths = dict.fromkeys(self._lists, 1)
+            widths |= {f"{name}s": self.limits.entries for name in self.names}
+            check_lists(table, widths, place=f"{self._place(_DOCUMENTS)}, row group {number}")
         return table
 
     def _read_group(
         self,
         name: str,
-        footer: pq.FileMetaData,
+        footer: Footer,
         group: int,
         *,
         rows: int,
-        values: Mapping[str, int],
+        values: Mapping[str, int] | None = None,
         columns: Sequence[str] = (),
     ) -> pa.Table:
-        """One row group, of which no page says to unpack to more than the commit allows."""
+        """One row group, of which no page says to unpack to more than the commit allows.
+
+        Arrow reads it from memory, as a file whose footer is our own.
+        """
         place = f"{self._place(name)}, row group {group}"
-        with self._opened(name, footer=footer) as (file, source):
-            end = source.size - _END_BYTES - footer.serialized_size
-            chunks = chunks_of(footer, group, rows=rows, values=values, end=end, place=place)
-            wanted = [one for one in chunks if not columns or one.name in columns]
-            source.hold([(one.start, one.stop) for one in wanted])
-            for one in wanted:
-                check_pages(source.held(one.start, one.stop), one, place=f"{place}, {one.name}")
-            return file.read_row_group(group, columns=list(columns) or None)
-
-    @contextmanager
-    def _opened(
-        self, name: str, *, footer: pq.FileMetaData | None = None
-    ) -> Iterator[tuple[pq.ParquetFile, _ObjectFile]]:
-        """A file of the shard, and what Arrow reads it from; its errors become CorruptionErrors."""
-        (size,) = (one.size for one in self.objects if one.path == name)
-        source = _ObjectFile(self.storage, f"{self.prefix}{name}", size)
+        chunks = footer.check_group(group, rows=rows, values=values or {}, place=place)
+        wanted = [one for one in chunks if not columns or one.name in columns]
+        parts = self._pages(name, wanted)
+        for one, part in zip(wanted, parts, strict=True):
+            check_pages(part, one, place=f"{place}, {one.name}")
+        source = pa.BufferReader(footer.file_of(wanted, parts, rows=rows))
         try:
-            # With pre_buffer Arrow requests neighbouring columns together.
-            with (
-                missing_as_corruption(self._place(name)),
-                pq.ParquetFile(
-                    source, metadata=footer, page_checksum_verification=True, pre_buffer=True
-                ) as file,
-            ):
-                yield file, source
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
+                table = file.read()
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise CorruptionError(f"file is damaged: {error}", place=self._place(name)) from error
+            raise CorruptionError(f"file is damaged: {error}", place=place) from error
+        check_numbers(table, place=place)
+        return table
 
-    def _place(self, name: str) -> str:
-        return place_of(self.storage, f"{self.prefix}{name}")
-
-
-class _ObjectFile(io.RawIOBase):
-    """An object as a file for Arrow; some ranges of it are read before and held in memory."""
-
-    def __init__(self, storage: Storage, name: str, size: int) -> None:
-        super().__init__()
-        self._storage, self._name, self.size = storage, name, size
-        self._position = 0
-        self._held: list[tuple[int, memoryview]] = []
-
-    def hold(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Read ranges of bytes at once; neighbours are read together."""
+    def _pages(self, name: str, chunks: Sequence[Chunk]) -> list[memoryview]:
+        """The bytes of some columns; neighbours are read together."""
         spans: list[tuple[int, int]] = []
-        for start, stop in sorted(ranges):
+        for start, stop in sorted((one.start, one.stop) for one in chunks):
             if spans and start <= spans[-1][1] + _GAP_BYTES:
                 spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
             else:
                 spans.append((start, stop))
-        read = self._storage.read_ranges(self._name, spans)
-        self._held = [
-            (start, memoryview(data)) for (start, _), data in zip(spans, read, strict=True)
-        ]
+        read = [memoryview(data) for data in self._read_ranges(name, spans)]
+        firsts, parts = [start for start, _ in spans], []
+        for one in chunks:
+            span = bisect_right(firsts, one.start) - 1
+            start = one.start - firsts[span]
+            parts.append(read[span][start : start + one.stop - one.start])
+        return parts
 
-    def held(self, start: int, stop: int) -> memoryview:
-        """Bytes that are held; fewer where the object is shorter than it should be."""
-        for first, data in self._held:
-            if first <= start <= first + len(data):
-                return data[start - first : stop - first]
-        return memoryview(b"")
+    def _read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        with missing_as_corruption(self._place(name)):
+            return self.storage.read_ranges(f"{self.prefix}{name}", ranges)
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The position at which the next `read` begins."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to `offset` from the start, the present position or the end; the new position."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def read(self, size: int | None = -1) -> Any:
-        """The next `size` bytes; all that are left where it is None or negative."""
-        rest = max(0, self.size - self._position)
-        length = rest if size is None or size < 0 else min(size, rest)
-        start, stop = self._position, self._position + length
-        data: Any = self.held(start, stop)
-        if len(data) < length:
-            (data,) = self._storage.read_ranges(self._name, [(start, stop)])
-        self._position += len(data)
-        return data
+    def _place(self, name: str) -> str:
+        return place_of(self.storage, f"{self.prefix}{name}")
 
 
 def _table(block: Columns) -> pa.Table:
