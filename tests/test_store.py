@@ -300,6 +300,7 @@ def test_verify_names_every_damage(layout: StoreLayout, damage: str) -> None:
     DAMAGE[damage](layout)
     faults = list(verify(layout.storage))
     assert faults
+    assert len({str(fault) for fault in faults}) == len(faults)
     for fault in faults:
         assert fault.problem
         assert layout.uri in str(fault.place) or "block" in str(fault.place)

@@ -126,8 +126,9 @@ def _faults(
     try:
         store = load_store(layout.storage, max_memory=max_memory)
     except LogitStoreError as error:
-        yield Fault.of(error)
-        yield from _listed_faults(layout)
+        first = Fault.of(error)
+        yield first
+        yield from (fault for fault in _listed_faults(layout) if str(fault) != str(first))
         return
     yield from map(Fault.of, seal_faults(store.layout, store.spec, store.commits, store.manifest))
     damaged = _damaged_commits(store)
