@@ -221,7 +221,7 @@ def _json_files(store: Path) -> Iterator[Kind]:
             name=f"plan.json has {what}",
             change=partial(_many_units, units=units),
         )
-    for what, blocks in {"100,000 blocks": 100_000, "no block": 0}.items():
+    for what, blocks in {"100,000 blocks": 100_000, "50,000 blocks": 50_000, "no block": 0}.items():
         yield Kind(
             area="JSON",
             name=f"a commit has {what}",

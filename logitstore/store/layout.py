@@ -45,7 +45,7 @@ TOKENIZER_HASHES = "tokenizer_sha256"  # in the provenance of a spec
 DATA = "data/"
 LEASES = "leases/"
 
-_MOST_COMMIT_BYTES = 16 << 20  # 40,000 blocks of a unit, which is in memory while it is written
+_MOST_COMMIT_BYTES = 4 << 20  # 8,000 blocks of a unit, which is in memory while it is written
 _MOST_TOKENIZER_BYTES = 256 << 20  # Gemma's tokenizer.json has 33 MB
 
 # Parts of names: nothing in them can leave the store.
