@@ -258,7 +258,7 @@ def test_the_commands_take_it_with_a_number_and_without(
     assert "blocks are damaged and left out: " in done.stderr
     run = str(tmp_path / "run")
     assert call(app, ["eval", run, "--logits", str(damaged), "--device", "cpu"]).exit_code == 1
-    done = call(app, ["eval", *words, run, "--logits", str(damaged), "--device", "cpu"])
+    done = call(app, ["eval", run, *words, "--logits", str(damaged), "--device", "cpu"])
     assert done.exit_code == 0, done.stderr
     assert "blocks are damaged and left out: " in done.stderr
 

@@ -160,16 +160,18 @@ def _read(option: Option, given: Any) -> Any:
     return option.check(given)
 
 
-_BARE: dict[str, str] = {}  # flags of options of numbers that need no value: what they stand for
+_BARE: dict[str, str] = {}  # flags that need no value -> the value they stand for without one
 
 
 def _with_bare_values(words: list[str]) -> list[str]:
-    """The words of a command line with the values that flags without one stand for."""
+    """The words of a command line, with a value for each flag that stands alone.
+
+    As in argparse and click, a word behind such a flag is its value unless it is an option.
+    """
     filled = []
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        bare = _BARE.get(word)
-        given = following.isdecimal() or following == bare
-        filled.append(word if bare is None or given else f"{word}={bare}")
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        alone = following is None or following.startswith("-")
+        filled.append(f"{word}={_BARE[word]}" if alone and word in _BARE else word)
     return filled
 
 
