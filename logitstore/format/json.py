@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, TypeVar
 
-from logitstore.errors import CorruptionError
+from logitstore.errors import CorruptionError, shown
 
 __all__ = [
     "MAX_JSON_BYTES",
@@ -99,7 +99,7 @@ def _changed(written: Any, found: str, *, place: str) -> CorruptionError:
         "file has changed since it was written",
         place=place,
         found=f"{_CHECK} {found}",
-        allowed=repr(written)[:80],
+        allowed=shown(written, most=80),
     )
 
 

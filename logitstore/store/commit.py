@@ -219,14 +219,10 @@ class StoreWriter:
                 )
             except CorruptionError as error:
                 commit_place = self.layout.place(self.layout.commit_name(commit.unit))
-                raise CorruptionError(
-                    error.problem,
-                    place=error.place,
-                    found=error.found,
-                    allowed=error.allowed,
-                    remedy=f"Delete {commit_place} and run the same command again: "
-                    "it dumps that unit anew",
-                ) from error
+                error.remedy = (
+                    f"Delete {commit_place} and run the same command again: it dumps that unit anew"
+                )
+                raise
 
     def _check_settings(self, spec: StoreSpec, commits: Sequence[Commit]) -> None:
         """Refuse to seal a unit of another store, or all units under another store's spec."""

@@ -10,6 +10,7 @@ from typing import overload
 from logitstore.errors import CorruptionError, ObjectMissing
 from logitstore.format.manifest import Commit, Manifest, SealedUnits
 from logitstore.store.layout import StoreLayout
+from logitstore.store.way_out import DAMAGED
 
 __all__ = ["SealedCommits"]
 
@@ -48,7 +49,9 @@ class SealedCommits(Sequence[Commit]):
         try:
             data = self.layout.read_small(name)
         except ObjectMissing as error:
-            raise CorruptionError("a commit of a sealed store is missing", place=place) from error
+            raise CorruptionError(
+                "a commit of a sealed store is missing", place=place, remedy=DAMAGED
+            ) from error
         found, sealed = hashlib.sha256(data).hexdigest(), self.units.commit_sha256[number]
         if found != sealed:
             raise CorruptionError(
@@ -56,6 +59,7 @@ class SealedCommits(Sequence[Commit]):
                 place=place,
                 found=f"sha256 {found}",
                 allowed=sealed,
+                remedy=DAMAGED,
             )
         commit = self.layout.parse_commit(name, data)
         self._refuse_other_blocks(number, commit, place=place)

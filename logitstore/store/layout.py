@@ -120,6 +120,8 @@ class StoreLayout:
     def read_spec(self) -> StoreSpec:
         """store.json."""
         if not self.exists():
+            if self.planned() or self.sealed():
+                raise CorruptionError("file is missing", place=self.place(SPEC))
             raise StoreError(
                 "no store here: it has no store.json",
                 place=self.uri,

@@ -15,8 +15,9 @@ from logitstore.store.containers import ShardReader, load_container
 from logitstore.store.containers.base import fields_of
 from logitstore.store.containers.limits import ShardLimits, check_sizes, shard_limits
 from logitstore.store.layout import StoreLayout
+from logitstore.store.way_out import DAMAGED, name_damage
 
-__all__ = ["MALFORMED", "OpenShard", "OpenShards", "error_at"]
+__all__ = ["MALFORMED", "OpenShard", "OpenShards"]
 
 # Each holds its table of V ids and some 100 KB of indexes and metadata.
 _SHARDS_BYTES, _SHARD_BYTES, _LEAST_SHARDS = 256 << 20, 100 << 10, 16
@@ -113,17 +114,10 @@ class OpenShards:
             )
             self.codec.check_tables(shard.tables)
         except MALFORMED as error:
-            raise CorruptionError(f"shard is malformed: {error!r}", place=place) from error
+            raise CorruptionError(
+                f"shard is malformed: {error!r}", place=place, remedy=DAMAGED
+            ) from error
         except CorruptionError as error:
-            raise error_at(place, error) from error
+            name_damage(error, place)
+            raise
         return OpenShard(shard, place)
-
-
-def error_at(place: str, error: CorruptionError) -> CorruptionError:
-    """The same error, at a place that tells more.
-
-    place: where it was seen.
-    error: what was seen there.
-    """
-    whole = place if error.place is None else f"{place}, {error.place}"
-    return CorruptionError(error.problem, place=whole, found=error.found, allowed=error.allowed)

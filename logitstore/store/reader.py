@@ -24,7 +24,7 @@ from logitstore.store.containers import CONTAINERS
 from logitstore.store.containers.base import fields_of
 from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
 from logitstore.store.memory_limit import memory_limit
-from logitstore.store.open_shards import MALFORMED, OpenShards, error_at
+from logitstore.store.open_shards import MALFORMED, OpenShards
 from logitstore.store.seal import seal_faults
 from logitstore.store.sound import (
     DamagedBlock,
@@ -34,6 +34,7 @@ from logitstore.store.sound import (
     refuse_other_blocks,
 )
 from logitstore.store.storage import StorageLike
+from logitstore.store.way_out import DAMAGED, name_damage, telling_the_way_out
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 __all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store"]
@@ -69,7 +70,8 @@ def open_store(
     store = load_store(uri, allow_partial=allow_partial, max_memory=max_memory)
     fault = next(seal_faults(store.layout, store.spec, store.commits, store.manifest), None)
     if fault is not None:
-        raise fault
+        with telling_the_way_out(store.layout):
+            raise fault
     return store if skip_damaged is False else store.sound(most_damaged(skip_damaged))
 
 
@@ -102,7 +104,8 @@ def load_store(
     """
     layout, memory = StoreLayout.at(uri), memory_limit(max_memory)
     try:
-        return _load(layout, allow_partial=allow_partial, memory=memory)
+        with telling_the_way_out(layout):
+            return _load(layout, allow_partial=allow_partial, memory=memory)
     except MALFORMED as error:
         problem = f"the store's JSON is malformed: {error!r}"
         raise CorruptionError(problem, place=layout.uri) from error
@@ -160,10 +163,11 @@ def _naming(place: str, within: int) -> Iterator[None]:
         yield
     except MALFORMED as error:
         raise CorruptionError(
-            f"block is malformed: {error!r}", place=f"{place}, block {within}"
+            f"block is malformed: {error!r}", place=f"{place}, block {within}", remedy=DAMAGED
         ) from error
     except CorruptionError as error:
-        raise error_at(f"{place}, block {within}", error) from error
+        name_damage(error, place, block=within)
+        raise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -333,13 +337,9 @@ class Store(Sequence[StoredDocument]):
         """
         unit, within = self._place(number)
         shard, place = self.shards.of_unit(unit)
-        try:
+        with _naming(place, within):
             documents_DC = shard.documents(within)
             return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
-        except MALFORMED as error:
-            raise CorruptionError(
-                f"documents are malformed: {error!r}", place=f"{place}, block {within}"
-            ) from error
 
     def unit_of(self, number: int) -> int:
         """The number of the work unit that block `number` belongs to: its place in `commits`."""

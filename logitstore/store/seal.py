@@ -53,10 +53,14 @@ def seal_faults(
     except StorageError as error:
         yield error
     else:
-        for name in sorted(set(manifest.objects) ^ listed ^ set(shards)):
-            yield CorruptionError(
-                "store and manifest do not hold the same", place=place, found=name
-            )
+        named = listed | set(shards)
+        for name in sorted(named - set(manifest.objects)):
+            yield CorruptionError("the manifest does not name a file", place=place, found=name)
+        for name in sorted(set(manifest.objects) - named):  # or, of a small file, it is missing
+            if layout.storage.size(name) is not None:
+                yield CorruptionError(
+                    "nothing names a file of the manifest", place=place, found=name
+                )
     yield from _hash_faults(layout, manifest.objects, shards)
     if manifest.units is None:
         yield from total_faults(layout, spec, commits, manifest)
@@ -71,9 +75,11 @@ def _hash_faults(
         except StorageError as error:
             yield error
             continue
-        if found != sha256:
+        if found is None:
+            yield CorruptionError("file is missing", place=layout.place(name))
+        elif found != sha256:
             yield CorruptionError(
-                "file is missing or has changed since the store was sealed",
+                "file has changed since the store was sealed",
                 place=layout.place(name),
                 found=f"sha256 {found}",
                 allowed=sha256,

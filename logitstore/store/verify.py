@@ -20,6 +20,7 @@ from logitstore.store.reader import Store, StoreLike, load_store
 from logitstore.store.seal import seal_faults, total_faults
 from logitstore.store.storage import sha256_of
 from logitstore.store.strays import strays
+from logitstore.store.way_out import DAMAGED
 
 if TYPE_CHECKING:
     from logitstore.format.blocks import BlockCounts
@@ -54,7 +55,7 @@ class Fault:
             problem=error.problem,
             found=_short(error.found),
             allowed=_short(error.allowed),
-            remedy=error.remedy,
+            remedy=None if error.remedy == DAMAGED else error.remedy,  # it lists all damage
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The way out for who goes on with an unfinished store, a small file of which has rotted."""
+"""What helps where a file of a store has rotted, in the words of an error's remedy."""
 
 from __future__ import annotations
 
@@ -6,42 +6,60 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from logitstore.errors import CorruptionError, LogitStoreError
-from logitstore.store.layout import COMMITS, PLAN, SPEC
+from logitstore.store.layout import COMMITS, MANIFEST, PLAN, SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from logitstore.store.layout import StoreLayout
 
-__all__ = ["LOST_SPEC", "telling_the_way_out"]
+__all__ = ["DAMAGED", "LOST_SPEC", "name_damage", "telling_the_way_out"]
 
 _AGAIN = "Delete it and run the same command again"
 LOST_SPEC = "Put a copy of it back, or dump into a new folder: nothing else says what the rows mean"
+# Of data and commits of a sealed store.
+DAMAGED = (
+    "Put a copy of the file back; `logitstore verify` lists all damage, and "
+    "`trainer fit --skip-damaged` goes on without the damaged blocks"
+)
+_RESTORE = "Put a copy of the file back"
+_SEAL_ANEW = f"{_RESTORE}, or delete it and run the same `logitstore dump`, which seals anew"
+
+
+def name_damage(error: CorruptionError, place: str, *, block: int | None = None) -> None:
+    """Give what was raised while a shard was read its place, and a way out if it has none.
+
+    error: what was raised.
+    place: of the shard. What lies in it, and says so, keeps its own name.
+    block: its number in the shard, where it is known.
+    """
+    within = "" if block is None else f", block {block}"
+    own = "" if error.place is None else str(error.place)
+    if own.startswith(place):
+        error.place = f"{own}{within}"
+    else:
+        error.place = f"{place}{within}, {own}" if own else f"{place}{within}"
+    error.remedy = error.remedy or DAMAGED
 
 
 @contextmanager
 def telling_the_way_out(layout: StoreLayout) -> Iterator[None]:
-    """A CorruptionError about a file of an unfinished store says what to do, if it does not yet.
+    """A CorruptionError about a file of a store says what to do, if it does not yet.
 
     layout: of the store.
     """
     try:
         yield
     except CorruptionError as error:
-        remedy = _remedy(layout, str(error.place))
-        if error.remedy is not None or remedy is None or _sealed(layout):
-            raise
-        raise CorruptionError(
-            error.problem,
-            place=error.place,
-            found=error.found,
-            allowed=error.allowed,
-            remedy=remedy,
-        ) from error
+        error.remedy = error.remedy or _remedy(layout, str(error.place))
+        raise
 
 
 def _remedy(layout: StoreLayout, place: str) -> str | None:
     """What helps where the file at `place` has rotted."""
+    if _sealed(layout):
+        inside = place.startswith(layout.place(""))
+        return _SEAL_ANEW if place == layout.place(MANIFEST) else _RESTORE if inside else None
     if place == layout.place(SPEC):
         return LOST_SPEC
     if place == layout.place(PLAN):

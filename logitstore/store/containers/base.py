@@ -170,11 +170,13 @@ def check_objects(
     for one in objects:
         name = f"{prefix}{one.path}"
         size = storage.size(name)
+        if size is None:
+            raise CorruptionError("file is missing", place=place_of(storage, name))
         if size != one.size:
             raise CorruptionError(
-                "file is missing or of another size",
+                "file is of another size",
                 place=place_of(storage, name),
-                found="no file" if size is None else f"{size} bytes",
+                found=f"{size} bytes",
                 allowed=f"{one.size} bytes",
             )
         if not hashed(one):

@@ -192,7 +192,7 @@ class ZarrShard:
 
     def _plane_bytes(self, name: str, array: zarr.Array) -> list[int]:
         """Stored bytes of each plane, from the index at the end of the array's one object."""
-        (one,) = (one for one in self.objects if one.path.startswith(f"{name}/c/"))
+        one = self._file(name)
         length = int(np.prod(array.shape) // np.prod(array.chunks)) * _INDEX_ENTRY_BYTES
         stop = one.size - _CRC_BYTES
         ranges = [(stop - length, stop)]
@@ -201,6 +201,11 @@ class ZarrShard:
         if name == "documents":
             return [int(sizes.sum())]
         return [int(size) for size in sizes.reshape(array.shape[0], -1).sum(axis=1)]
+
+    def _file(self, array: str) -> StoredObject:
+        """The one object in which all chunks of an array lie."""
+        (file,) = (one for one in self.objects if one.path.startswith(f"{array}/c/"))
+        return file
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array]:
@@ -255,11 +260,15 @@ class ZarrShard:
         return place_of(self.storage, f"{self.prefix}{name}")
 
     def _read(self, name: str, index: Any) -> np.ndarray:
+        place = self._place(self._file(name).path)
         try:
-            with missing_as_corruption(self._place(name)):
+            with missing_as_corruption(place):
                 return np.asarray(self._arrays[name][index])
         except (ValueError, RuntimeError, KeyError, OSError, MemoryError) as error:
-            raise CorruptionError(f"chunk is damaged: {error}", place=self._place(name)) from error
+            told = str(error)
+            if "checksum" in told:  # Zarr quotes both as raw bytes
+                told = "it is not what its checksum says"
+            raise CorruptionError(f"a chunk is damaged: {told}", place=place) from error
 
 
 def _chunks_in(metadata: Mapping[str, Any]) -> int:

@@ -1,0 +1,62 @@
+"""What is said of a damaged file of a sealed store: the file, once, its fault, and a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import logitstore
+from logitstore.errors import CorruptionError
+from tools.torture_store import CONTAINERS, Scene, make_scene
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "a bit": lambda data: (
+        data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 1]) + data[len(data) // 3 + 1 :]
+    ),
+    "cut": lambda data: data[:-1],
+    "empty": lambda _: b"",
+    "gone": lambda _: None,
+}
+NOTES = ("README.md",)  # files that nothing is read from
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene"), records=6)
+
+
+def _read_all(store: Path) -> None:
+    opened = logitstore.open(store)
+    opened.tokenizer_files()
+    for document in opened:
+        del document
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_each_damaged_file_is_named_once_with_a_way_out(
+    container: str, scene: Scene, tmp_path: Path
+) -> None:
+    store = tmp_path / "a store"
+    scene.dump(store, container=container)
+    files = [one for one in store.rglob("*") if one.is_file() and one.name not in NOTES]
+    for file in sorted(files):
+        data = file.read_bytes()
+        for damage, change in DAMAGES.items():
+            if (file.name, damage) == ("manifest.json", "gone"):
+                continue  # a store that is not finished
+            changed = change(data)
+            if changed is None:
+                file.unlink()
+            else:
+                file.write_bytes(changed)
+            with pytest.raises(CorruptionError) as caught:
+                _read_all(store)
+            told = caught.value.command_line_message
+            assert told.startswith(str(file)), (damage, told)
+            assert told.count(str(store)) == 1, (damage, told)
+            assert ". Put a copy of the file back" in told, (damage, told)
+            assert "\\x" not in told, (damage, told)
+            file.write_bytes(data)
+    _read_all(store)
