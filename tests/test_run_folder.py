@@ -322,9 +322,10 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, how):
     place = harm(checkpoint(tmp_path, 10), how)
     found = newest(tmp_path)
     assert found.newest.state == state(9)
-    with pytest.warns(RunWarning, match=f"^{re.escape(str(place))}: .*going on from checkpoint-9"):
-        found.tell()
-    found.clear(tmp_path)
+    kept = found.clear(tmp_path)
+    told = f"^{re.escape(str(place))}: .*kept as damaged-checkpoint-10; going on from checkpoint-9"
+    with pytest.warns(RunWarning, match=told):
+        found.tell(kept)
     assert names(tmp_path) == ["checkpoint-9", "damaged-checkpoint-10"]
     shutil.copytree(tmp_path / "damaged-checkpoint-10", tmp_path / "checkpoint-10")
     newest(tmp_path).clear(tmp_path)
@@ -381,7 +382,7 @@ def test_a_marker_of_an_earlier_version_counts_with_a_warning(tmp_path):
     found = newest(tmp_path)
     assert found.newest.state == state(9)
     with pytest.warns(RunWarning, match="earlier version, without a hash") as told:
-        found.tell()
+        found.tell(found.clear(tmp_path))
     assert len(told) == 1
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -245,6 +246,25 @@ def test_two_ranks_leave_out_the_same(
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
+def test_steps_before_damage_is_met_are_kept(stores: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(stores["zarr"], tmp_path / "store"))
+    flip_block(copy)
+    long = {**QUICK, "steps": 40, "save_steps": 1000, "seed": 2}  # not met at once
+    kept = r"Put a copy of the file back.*checkpoint-\d+ is kept: resume goes on from it"
+    with pytest.raises(CorruptionError, match=kept):
+        trainer.fit(logits=copy, student=stores["teacher"], out=tmp_path / "run", **long)
+    shutil.rmtree(copy)
+    shutil.copytree(stores["zarr"], copy)
+    trainer.fit(logits=copy, student=stores["teacher"], out=tmp_path / "run", resume=True, **long)
+    trainer.fit(logits=copy, student=stores["teacher"], out=tmp_path / "whole", **long)
+    resumed, whole = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    histories = [
+        json.loads((tmp_path / one / "history.json").read_text()) for one in ("run", "whole")
+    ]
+    assert [one["loss"] for one in histories[0]] == [one["loss"] for one in histories[1]]
+
+
 @pytest.mark.parametrize("words", [["--skip-damaged"], ["--skip-damaged", "2"]])
 def test_the_commands_take_it_with_a_number_and_without(
     damaged: Path, stores: dict[str, Path], tmp_path: Path, words: list[str]
@@ -255,12 +275,13 @@ def test_the_commands_take_it_with_a_number_and_without(
     call = CliRunner().invoke
     done = call(app, ["fit", *words, *places, *flags])
     assert done.exit_code == 0, done.stderr
-    assert "blocks are damaged and left out: " in done.stderr
+    assert re.search(r"blocks are damaged and left out, with \d+ of \d+ documents", done.stderr)
+    assert re.search(r"\(without \d+ damaged blocks?\)\n$", done.stdout)
     run = str(tmp_path / "run")
     assert call(app, ["eval", run, "--logits", str(damaged), "--device", "cpu"]).exit_code == 1
     done = call(app, ["eval", run, *words, "--logits", str(damaged), "--device", "cpu"])
     assert done.exit_code == 0, done.stderr
-    assert "blocks are damaged and left out: " in done.stderr
+    assert "blocks are damaged and left out, with " in done.stderr
 
 
 @pytest.mark.parametrize("value", ["many", -1, 1.5, "9" * 40, False])

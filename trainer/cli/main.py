@@ -69,7 +69,7 @@ def fit(*, json: bool, **options: Any) -> None:
         say(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
-        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}")
+        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}{_left_out(result)}")
 
 
 @command(app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=AGAIN)
@@ -120,6 +120,12 @@ def _refuse_early(options: dict[str, Any]) -> None:
             allowed="a transformers configuration",
             remedy="Name a file that is there, a model folder or a Hub id",
         )
+
+
+def _left_out(result: dict[str, Any]) -> str:
+    """What the last line of a run says of damaged blocks that it did not learn from."""
+    blocks = len(result.get("damaged", ()))
+    return f"  (without {blocks} damaged {'block' if blocks == 1 else 'blocks'})" if blocks else ""
 
 
 def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:

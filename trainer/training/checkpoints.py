@@ -36,7 +36,7 @@ from trainer.training.state_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "MARKER",
@@ -98,29 +98,37 @@ class Found:
                 "removed",
             )
 
-    def tell(self) -> None:
-        """Warn of what was passed over, and of a state without a hash."""
-        for one in self.damaged:
-            then = "" if self.newest is None else f"; going on from {self.newest.folder.name}"
-            warn(f"{one}: passed over{then}")
+    def tell(self, kept: Sequence[Path]) -> None:
+        """Warn of what was passed over, and of a state without a hash.
+
+        Args:
+            kept: Where it lies now, as `clear` says.
+        """
+        then = "" if self.newest is None else f"; going on from {self.newest.folder.name}"
+        for one, folder in zip(self.damaged, kept, strict=True):
+            warn(f"{one}: passed over and kept as {folder.name}{then}")
         if self.newest is not None and not self.newest.hashed:
             warn(
                 f"{self.newest.folder / MARKER}: written by an earlier version, without a hash of "
                 "its own: that it has not changed since cannot be told"
             )
 
-    def clear(self, out: Path) -> None:
+    def clear(self, out: Path) -> list[Path]:
         """Remove what is torn in `out`, and put aside what is damaged: both would be in the way.
+
+        Returns where the damaged ones lie now, in the order of `damaged`.
 
         transformers counts folders when it removes the oldest checkpoint: with a damaged one among
         them it would remove the only whole one.
         """
         for folder in self.torn:
             shutil.rmtree(folder)
+        kept: list[Path] = []
         for folder in _newest_first(out):
             if self.newest is None or folder == self.newest.folder:
-                return
-            folder.rename(_free_name(out / f"damaged-{folder.name}"))
+                break
+            kept.append(folder.rename(_free_name(out / f"damaged-{folder.name}")))
+        return kept
 
 
 def complete_checkpoint(folder: Path, state: Mapping[str, Any], *, run: str | None) -> None:

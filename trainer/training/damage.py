@@ -73,9 +73,11 @@ def told(store: Any, damaged: tuple[DamagedBlock, ...]) -> str:
         store: All of it, or a view of it.
         damaged: They.
     """
-    blocks = len(damaged) + len(store.without(damaged).blocks)
+    whole, sound = store.without(()), store.without(damaged)
     return (
-        f"{store.uri}: {len(damaged)} of {blocks} blocks are damaged and left out: "
+        f"{store.uri}: {len(damaged)} of {len(whole.blocks)} blocks are damaged and left out, with "
+        f"{len(whole) - len(sound):,} of {len(whole):,} documents and "
+        f"{whole.targets - sound.targets:,} of {whole.targets:,} targets: "
         f"{describe_damage(damaged)}"
     )
 

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainingArguments
 
-from logitstore import LogitStoreError, ModelError
+from logitstore import CorruptionError, LogitStoreError, ModelError, StorageError
 from logitstore.plumbing import LocalStorage, choose_device, options_of, takes, tell_stage
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
@@ -95,12 +95,17 @@ def fit(**values: Any) -> dict[str, Any]:
 
 @contextmanager
 def _telling_what_is_kept(out: Path) -> Iterator[None]:
-    """Add to an interruption which checkpoint a resumed run goes on from."""
+    """Add which checkpoint a resumed run goes on from to an interruption and to an error."""
     try:
         yield
     except KeyboardInterrupt as error:
         newest = newest_completed(out)
         error.add_note("no checkpoint was written yet" if newest is None else f"{newest} is kept")
+        raise
+    except (CorruptionError, StorageError) as error:
+        newest, told = newest_completed(out), error.remedy or ""
+        if newest is not None and "--resume" not in told:
+            error.remedy = f"{told}{'. ' if told else ''}{newest} is kept: --resume goes on from it"
         raise
 
 

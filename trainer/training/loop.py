@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import torch
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from logitstore import SettingError, StoreError
+from logitstore import LogitStoreError, SettingError, StoreError
 from trainer.data.batches import Batches
 from trainer.losses import choose_view
 from trainer.losses.distillation import loss_from_forward, loss_inside_forward, named_loss
@@ -144,8 +145,16 @@ class DistillationTrainer(Trainer):
         Args:
             epoch_iterator: The batches.
             num_batches: The number of batches of a step.
+
+        Raises what reading the store raises; the steps before are saved first, unless other ranks
+        would have to save with this one.
         """
-        samples = [next(epoch_iterator) for _ in range(num_batches)]
+        before = self._batches.state_dict()
+        try:
+            samples = [next(epoch_iterator) for _ in range(num_batches)]
+        except LogitStoreError:
+            self._save_steps(before)
+            raise
         tokens = sum(one["batch"].tokens for one in samples)
         self.tokens_seen += tokens * self.args.world_size
         return samples, samples[0]["batch"].step_targets
@@ -246,8 +255,7 @@ class DistillationTrainer(Trainer):
         found.refuse_none(out)
         self.accelerator.wait_for_everyone()  # every rank has looked before one clears up
         if self.args.should_save:
-            found.tell()
-            found.clear(out)
+            found.tell(found.clear(out))
         return found.newest
 
     def train_from(self, checkpoint: Checkpoint | None, *arguments: Any) -> Any:
@@ -282,6 +290,16 @@ class DistillationTrainer(Trainer):
     def _go_on_from(self, state: dict[str, Any]) -> None:
         self._began = time.monotonic() - state["seconds"]
         self._sums = MetricSums(self.accelerator, carried=state["sums"])
+
+    def _save_steps(self, stream: dict[str, Any]) -> None:
+        """Save a checkpoint of the steps so far, unless there is one; `stream` is their end."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.world_size > 1 or not self.state.global_step or folder.exists():
+            return
+        self.go_to(stream)
+        with suppress(LogitStoreError):  # what stopped the run is told, not this
+            self._save_checkpoint(self.model, trial=None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
