@@ -30,6 +30,7 @@ from logitstore.errors import (
 )
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
+from logitstore.teacher.transformers import TransformersTeacher
 from tools.dict_storage import DictStorage
 
 TEXTS = [
@@ -127,6 +128,25 @@ def test_the_same_command_again_leaves_a_finished_store_as_it_is(settings: dict[
     assert second.fingerprint == first.fingerprint
     changed = [path for path, when in before.items() if path.stat().st_mtime_ns != when]
     assert [path for path in changed if path.is_file()] == []
+
+
+def test_no_teacher_is_loaded_in_vain(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for a store that is whole, sealed or not, nor for one with other settings."""
+    first = logitstore.dump(**settings)
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("the teacher is loaded")
+
+    monkeypatch.setattr(TransformersTeacher, "load", load)
+    with pytest.raises(SpecError, match="format zarr there, parquet here"):
+        logitstore.dump(**settings | {"format": "parquet"})
+    assert logitstore.dump(**settings).new_targets == 0
+    (settings["out"] / "manifest.json").unlink()
+    assert logitstore.dump(**settings).fingerprint == first.fingerprint
+    with pytest.raises(AssertionError):  # another teacher: only loaded it tells what differs
+        logitstore.dump(**settings | {"dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize(

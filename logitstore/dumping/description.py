@@ -18,6 +18,7 @@ from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, Toke
 if TYPE_CHECKING:
     from logitstore.dumping.job import Job
     from logitstore.format.plan import Plan
+    from logitstore.format.spec import TeacherSpec
 
 __all__ = ["store_spec"]
 
@@ -25,16 +26,17 @@ __all__ = ["store_spec"]
 _BLOCK_TARGETS = 65_536
 
 
-def store_spec(job: Job, plan: Plan) -> StoreSpec:
+def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> StoreSpec:
     """The spec of the store that `job` makes by `plan`.
 
     job: with its teacher, tokenizer and corpus.
     plan: the work units of the corpus.
+    teacher: taken for that of a job whose teacher is not loaded.
     """
     fields, template = job.corpus.fields, getattr(job.tokenizer, "chat_template", None)
     return StoreSpec(
         format=FORMAT,
-        teacher=job.teacher.spec,
+        teacher=job.teacher.spec if teacher is None else teacher,
         tokenizer=_tokenizer_spec(job.tokenizer, vocab_size=job.vocab_size),
         corpus=CorpusSpec(
             name=job.corpus.name,

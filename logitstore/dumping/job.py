@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from logitstore.corpus.corpus import RecordReader
     from logitstore.format.plan import Plan, WorkUnit
-    from logitstore.format.spec import StoreSpec
+    from logitstore.format.spec import StoreSpec, TeacherSpec
 
 __all__ = ["BYTES_PER_TOKEN", "DEFAULT_MAX_LENGTH", "Job"]
 
@@ -107,21 +107,14 @@ class Job:
         rules = replace(rules, sampler_logprobs=sampled)
         SPARSIFIERS[sparsifier.name].check_vocabulary(sparsifier, vocab_size=size)
         codec = new_codec(sparsifier, vocab_size=size, fidelity=options.fidelity)
-        teacher: Teacher
-        if with_weights:
-            tell_stage(on_progress, f"loading {_called(options.teacher)}")
-            teacher = open_teacher(
-                options.teacher, vocab_size=size, device=options.device, dtype=options.dtype
-            )
-        else:
-            teacher = UnloadedTeacher.of(options.teacher)
+        teacher = UnloadedTeacher.of(options.teacher)
         rules = _rules_of(rules, tokenizer, options, teacher.context, teacher_messages=beside)
         if callable(options.on_note) and options.batch_tokens < rules.max_length:
             options.on_note(
                 f"--batch-tokens {options.batch_tokens} is less than a document of up to "
                 f"{rules.max_length:,} tokens: a longer one has a batch of its own"
             )
-        return Job(
+        job = Job(
             options=options,
             corpus=corpus,
             tokenizer=tokenizer,
@@ -130,6 +123,33 @@ class Job:
             sparsifier=sparsifier,
             codec=codec,
         )
+        return job.loaded(on_progress) if with_weights else job
+
+    def loaded(self, on_progress: OnProgress | None = None) -> Job:
+        """The same job with the weights of its teacher. Raises ModelError or SettingError.
+
+        on_progress: told of what is loaded.
+        """
+        options = self.options
+        tell_stage(on_progress, f"loading {_called(options.teacher)}")
+        teacher = open_teacher(
+            options.teacher, vocab_size=self.vocab_size, device=options.device, dtype=options.dtype
+        )
+        rules = _rules_of(
+            self.rules,
+            self.tokenizer,
+            options,
+            teacher.context,
+            teacher_messages=self.rules.teacher_messages,
+        )
+        return replace(self, teacher=teacher, rules=rules)
+
+    def not_loaded(self, teacher: TeacherSpec) -> Job:
+        """The same job with a teacher that is known, and of which nothing is asked.
+
+        teacher: its spec.
+        """
+        return replace(self, teacher=UnloadedTeacher(self.teacher.context, teacher))
 
     def with_sparsifier(self, sparsifier: SparsifierSpec) -> Job:
         """The same job with other targets. Raises SettingError where they have too many entries.

@@ -28,14 +28,16 @@ from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
-from logitstore.store.begin import is_abandoned, lease_of, settle
+from logitstore.store.begin import holds_rows, is_abandoned, lease_of, settle
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
-from logitstore.store.layout import StoreLayout
+from logitstore.store.layout import SPEC, StoreLayout
 from logitstore.store.lease import Lease, StoreLease
+from logitstore.store.settings import refuse_other_spec
 from logitstore.store.storage import StorageLike
 from logitstore.store.way_out import telling_the_way_out
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument
+from logitstore.teacher.opening import is_teacher
 
 __all__ = ["DumpSummary", "dump"]
 
@@ -78,13 +80,17 @@ def _dump(
     refuse_foreign_storage(layout.storage)
     stored = _stored_plan(layout)
     begun = layout.read_spec() if stored is not None else None
-    job = Job.load(options, begun=begun, on_progress=on_progress)
+    job = Job.load(options, begun=begun, on_progress=on_progress, with_weights=False)
     # Records in memory are cut anew, which costs nothing beside a teacher: others are noticed then.
     if stored is None or job.corpus.in_memory:
         tell_stage(on_progress, f"reading {job.corpus.name}")
         plan = job.plan()
     else:
         plan = stored
+    if begun is None:
+        job = job.loaded(on_progress)
+    else:
+        job = _go_on(job, layout, begun, plan, on_progress)
     spec = store_spec(job, plan)
     lease = lease_of(layout, spec)
     try:
@@ -110,6 +116,30 @@ def _dump(
         )
     finally:
         lease.release()
+
+
+def _go_on(
+    job: Job,
+    layout: StoreLayout,
+    begun: StoreSpec,
+    plan: Plan,
+    on_progress: OnProgress | None,
+) -> Job:
+    """The job of a store that is gone on with, after its settings; no teacher is loaded in vain.
+
+    Raises SpecError where other settings were given than those of `begun`.
+    """
+    # Without a context the most tokens of a document are not known yet.
+    if job.teacher.context is not None and holds_rows(layout):
+        settings = store_spec(job, plan, teacher=begun.teacher)
+        refuse_other_spec(begun, settings, place=layout.place(SPEC))
+        whole = layout.sealed() or all(layout.read_commit(unit) is not None for unit in plan.units)
+        given = job.options
+        if whole and is_teacher(
+            given.teacher, begun.teacher, device=given.device, dtype=given.dtype
+        ):
+            return job.not_loaded(begun.teacher)
+    return job.loaded(on_progress)
 
 
 def _stored_plan(layout: StoreLayout) -> Plan | None:

@@ -13,8 +13,10 @@ from logitstore.corpus.template import template_source
 from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import ModelError, SettingError
 from logitstore.teacher.base import CheckedTeacher, check_protocol
+from logitstore.teacher.devices import choose_device, choose_dtype
 from logitstore.teacher.models import model_config, model_path
 from logitstore.teacher.transformers import TransformersTeacher
+from logitstore.teacher.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UnloadedTeacher",
     "is_name",
+    "is_teacher",
     "logit_columns",
     "model_context",
     "open_teacher",
@@ -140,6 +143,7 @@ class UnloadedTeacher:
     """A teacher whose context is known and whose weights are not read."""
 
     context: int | None
+    known: TeacherSpec | None = None
 
     @staticmethod
     def of(source: Any) -> UnloadedTeacher:
@@ -148,12 +152,14 @@ class UnloadedTeacher:
         source: what was given as the teacher.
         """
         named = is_name(source) or isinstance(source, nn.Module)
-        return UnloadedTeacher(model_context(source) if named else source.context)
+        return UnloadedTeacher(model_context(source) if named else getattr(source, "context", None))
 
     @property
     def spec(self) -> TeacherSpec:
-        """Nobody knows it yet."""
-        raise ModelError("the teacher is not loaded")
+        """As it is known. Raises ModelError where nobody knows it yet."""
+        if self.known is None:
+            raise ModelError("the teacher is not loaded")
+        return self.known
 
     def logits(self, batch: Sequence[Document]) -> Iterator[tuple[Tensor, Tensor]]:
         """It gives none."""
@@ -167,6 +173,25 @@ def _config_of(name: object) -> Any:
         return model_config(path)
     except Exception:  # what is wrong with the model is told when it is loaded
         return None
+
+
+def is_teacher(source: object, spec: TeacherSpec, *, device: str, dtype: str) -> bool:
+    """Whether a named teacher would be that of `spec`; False also where its files do not tell.
+
+    source: what was given as the teacher.
+    spec: of the teacher of a store.
+    device: the option of that name.
+    dtype: the option of that name.
+
+    Its weights are hashed, not loaded. Raises SettingError for a device that is not there.
+    """
+    if not is_name(source):
+        return False
+    place = choose_device(device)
+    found = str(choose_dtype(dtype, device=place)).removeprefix("torch.")
+    if (place.split(":")[0], found) != (spec.device, spec.dtype):
+        return False
+    return weights_fingerprint(model_path(str(source))) == spec.fingerprint
 
 
 def open_teacher(source: Any, *, vocab_size: int, device: str, dtype: str) -> Teacher:
