@@ -498,6 +498,21 @@ def test_an_output_folder_that_holds_something_else(settings: dict[str, Any]) ->
         logitstore.dump(**settings)
 
 
+def test_a_record_larger_than_a_unit_is_told(teacher_folder: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    (tmp_path / "corpus.txt").write_text("the teacher reads a line of some words\n" * 100)
+    options: dict[str, Any] = {
+        "teacher": str(teacher_folder),
+        "data": str(tmp_path / "corpus.txt"),
+        "on_note": notes.append,
+    }
+    logitstore.dump(**options, out=tmp_path / "fits", unit_tokens=1000)
+    assert [one for one in notes if "no record is divided" in one] == []
+    logitstore.dump(**options, out=tmp_path / "small", unit_tokens=300)
+    (told,) = [one for one in notes if "no record is divided" in one]
+    assert told.startswith("--unit-tokens 300: a unit has up to some 975 tokens")
+
+
 def test_masked_tokens_cost_nothing(
     settings: dict[str, Any], teacher_folder: Path, tmp_path: Path
 ) -> None:

@@ -155,9 +155,13 @@ def gc(*, store: str, json: bool, yes: bool, grace: float) -> None:
     for name in found.names:
         say(name)
     done = "removed" if found.removed else "to be removed by --yes"
-    say(f"{store}: {len(found.names)} files, {found.bytes:,} bytes {done}")
+    say(f"{store}: {_files(len(found.names))}, {found.bytes:,} bytes {done}")
     if found.kept:
-        say(f"{store}: {found.kept} files kept that are younger than {grace:g} s")
+        say(f"{store}: {_files(found.kept)} younger than {grace:g} s kept")
+
+
+def _files(number: int) -> str:
+    return f"{number:,} {'file' if number == 1 else 'files'}"
 
 
 @command(app, options=(*AUDIT_OPTIONS, JSON), again=AGAIN)

@@ -53,6 +53,7 @@ __all__ = ["BYTES_PER_TOKEN", "DEFAULT_MAX_LENGTH", "Job"]
 # English text runs at 4-4.5 bytes a token with vocabularies of 32k and more.
 BYTES_PER_TOKEN = 4
 DEFAULT_MAX_LENGTH = 1024
+_MUCH_LARGER = 2  # times what was asked for
 _NAMED = 5  # files that a note names
 
 
@@ -173,7 +174,14 @@ class Job:
 
     def plan(self) -> Plan:
         """The corpus cut into work units."""
-        return self.corpus.plan(unit_bytes=self.unit_bytes, limit=self.options.limit)
+        plan = self.corpus.plan(unit_bytes=self.unit_bytes, limit=self.options.limit)
+        largest = max((unit.stop - unit.start for unit in plan.units), default=0)
+        if largest > _MUCH_LARGER * self.unit_bytes and callable(self.options.on_note):
+            self.options.on_note(
+                f"--unit-tokens {self.options.unit_tokens}: a unit has up to some "
+                f"{largest // BYTES_PER_TOKEN:,} tokens, because no record is divided"
+            )
+        return plan
 
     def read(self, unit: WorkUnit) -> RecordReader:
         """The records of a unit.

@@ -31,7 +31,9 @@ def parse_bytes(size: Any) -> int:
     else:
         match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
         if match is None:
-            raise SettingError("is no size", found=repr(size)[:80], allowed="as in 8G or 500M")
+            raise SettingError(
+                "is no number of bytes", found=repr(size)[:80], allowed="as in 8G, 500M or 4000000"
+            )
         found = int(float(match[1]) * _UNITS[match[2].lower()])
     if found < _LEAST:
         raise SettingError("is too small a size", found=size, allowed="1M or more")
