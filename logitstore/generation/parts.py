@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from logitstore.errors import CorruptionError, LogitStoreError, SpecError, StorageError
 from logitstore.format.answers import AnswersMetadata
 from logitstore.generation.answer_file import AnswerCounts, counts_of, write_tables
+from logitstore.store.durable import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ class AnswerParts:
         self._put(_WHOLE, tables, metadata)
         with self._explained():
             (self.folder / _WHOLE).replace(self.out)
-            _sync_folder(self.out.parent)
+            sync_folder(self.out.parent)
         self.clear()
 
     def clear(self) -> None:
@@ -172,7 +173,7 @@ class AnswerParts:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(self.folder / name)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
 
     @contextmanager
     def _explained(self, path: Path | None = None) -> Iterator[None]:
@@ -232,12 +233,3 @@ def _shown(name: str) -> str:
 
 def _told(value: Any) -> str:
     return "not given" if value is None else str(value)
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some file systems cannot sync a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
