@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import logitstore
-from logitstore.errors import CorruptionError
+from logitstore.cli.main import app
+from logitstore.errors import CorruptionError, StoreError
 from tools.torture_store import CONTAINERS, Scene, make_scene
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -32,6 +34,34 @@ def _read_all(store: Path) -> None:
     opened.tokenizer_files()
     for document in opened:
         del document
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_lack_of_memory_is_no_damage(
+    container: str, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.dump(tmp_path / "store", container=container)
+    store = logitstore.open(tmp_path / "store")
+
+    def decode(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(store.shards.codec), "decode", decode)
+    for read in (lambda: store.read_block(0), store.sound):
+        with pytest.raises(StoreError, match="there is not enough memory") as caught:
+            read()
+        assert not isinstance(caught.value, CorruptionError)
+        assert "damage" not in str(caught.value)
+
+
+def test_no_name_of_a_file_begins_a_line_of_what_is_told(scene: Scene, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    scene.dump(store, container="parquet")
+    (store / "data" / "x\nforged: sound").write_text("a note")
+    for command in (["verify"], ["verify", "--strict"], ["gc"], ["verify", "--json"]):
+        done = CliRunner().invoke(app, [*command, str(store)])
+        assert "forged" in done.output
+        assert not any(one.startswith("forged") for one in done.output.splitlines())
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

@@ -21,6 +21,7 @@ import logitstore
 from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import (
     CorpusError,
+    CorruptionError,
     LogitStoreError,
     ModelError,
     SettingError,
@@ -496,6 +497,24 @@ def test_an_output_folder_that_holds_something_else(settings: dict[str, Any]) ->
     (settings["out"] / "thesis.tex").write_text("precious")
     with pytest.raises(StoreError, match=r"thesis\.tex"):
         logitstore.dump(**settings)
+
+
+@pytest.mark.parametrize("change", ["gone", "another"])
+def test_a_sealed_store_that_lost_a_commit_is_not_made_another(
+    settings: dict[str, Any], change: str
+) -> None:
+    first = logitstore.dump(**settings)
+    commit, manifest = (settings["out"] / one for one in ("commits/000001.json", "manifest.json"))
+    if change == "gone":
+        commit.unlink()
+    else:
+        commit.write_bytes((settings["out"] / "commits/000002.json").read_bytes())
+    with pytest.raises(CorruptionError, match=f"{commit}: .*delete {manifest}, and the file"):
+        logitstore.dump(**settings)
+    commit.unlink(missing_ok=True)
+    manifest.unlink()
+    again = logitstore.dump(**settings)
+    assert (again.fingerprint, list(verify(settings["out"]))) == (first.fingerprint, [])
 
 
 def test_a_record_larger_than_a_unit_is_told(teacher_folder: Path, tmp_path: Path) -> None:

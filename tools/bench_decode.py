@@ -1,16 +1,22 @@
 """Decoding a store from disk: uint32 ids and float32 log-probabilities, every checksum checked.
 
-    python -m tools.bench_decode [--targets 131072]
+    python -m tools.bench_decode [--targets 131072] [--against FOLDER]
 
 CPU time, all threads counted, of reading blocks whose files the system has in its cache; the best
 of several rounds, for the machine may be shared. Rows are drawn to look like a teacher's: ids by a
-Zipf law whose exponent gives about 3 bits an id, K = 64.
+Zipf law whose exponent gives about 3 bits an id, K = 64. With `--against`, the same is measured of
+another checkout of this project by turns, and the ratio of the two rates is printed: what a change
+costs, on a machine whose speed changes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +37,8 @@ from logitstore.targets.targets import SparseTargets, none_sampled
 K = 64
 ROWS_OF_A_BLOCK = 65_536
 ROUNDS = 7
+TURNS = 4
+_ROW = re.compile(r"\| ([\d,]+) \| (\w+) \| ([\d,]+) \| ([\d.]+) \|")
 VOCABULARIES = (8_192, 131_072)
 
 
@@ -38,7 +46,12 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", type=int, default=2 * ROWS_OF_A_BLOCK)
-    targets = parser.parse_args().targets
+    parser.add_argument("--against", type=Path, help="the folder of another checkout")
+    given = parser.parse_args()
+    targets = given.targets
+    if given.against is not None:
+        _compare(given.against, targets)
+        return
     print("\n| vocabulary | container | targets/s/core | bytes/target |\n|---|---|---|---|")
     for vocab_size in VOCABULARIES:
         blocks = [
@@ -51,6 +64,26 @@ def main() -> None:
             print(f"| {vocab_size:,} | {container} | {rate:,.0f} | {size:.1f} |")
 
 
+def _compare(other: Path, targets: int) -> None:
+    """Print the best rates of this checkout and of another, which are measured by turns."""
+    best: dict[Path, dict[str, float]] = {Path.cwd(): {}, other.resolve(): {}}
+    for _ in range(TURNS):
+        for folder, rates in best.items():
+            command = [sys.executable, "-m", "tools.bench_decode", f"--targets={targets}"]
+            environment = {**os.environ, "PYTHONPATH": str(folder)}
+            done = subprocess.run(
+                command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+            )
+            for vocabulary, container, rate, _ in re.findall(_ROW, done.stdout):
+                name = f"{vocabulary} | {container}"
+                rates[name] = max(rates.get(name, 0.0), float(rate.replace(",", "")))
+    here, there = best.values()
+    print("\n| vocabulary | container | targets/s/core | there | here / there |")
+    print("|---|---|---|---|---|")
+    for name, rate in here.items():
+        print(f"| {name} | {rate:,.0f} | {there[name]:,.0f} | {rate / there[name]:.3f} |")
+
+
 def _measure(
     container: str, blocks: list[DocumentBlock], vocab_size: int, folder: Path
 ) -> tuple[float, float]:
@@ -59,10 +92,13 @@ def _measure(
     columns = [codec.encode(block, tables) for block in blocks]
     storage = LocalStorage(folder)
     objects = []
-    for name, data in load_container(container).write(columns, tables).items():
+    written = load_container(container).write(columns, tables)
+    sums = load_container(container).chunk_sums(written)
+    for name, data in written.items():
         storage.put(name, data)
         digest = hashlib.sha256(data).hexdigest()
-        objects.append(StoredObject(path=name, size=len(data), sha256=digest))
+        one = StoredObject(path=name, size=len(data), sha256=digest, chunks=sums.get(name))
+        objects.append(one)
     counts = [
         BlockCounts(documents=len(one), tokens=len(one.input_ids_N), targets=len(one.targets))
         for one in blocks

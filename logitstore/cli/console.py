@@ -67,7 +67,7 @@ def reporting_errors(*, json: bool, again: str = RESUMES) -> Iterator[None]:
     say_how(again)
     try:
         yield
-        sys.stdout.flush()
+        _flush()
     except BaseException as error:
         # A launcher ends the others where one process of a run has died: that is what is told.
         signum = None if isinstance(error, WorkerError) else interruption(error)
@@ -97,9 +97,14 @@ def _report(error: BaseException, *, as_json: bool, again: str) -> None:
 def _flush_output() -> None:
     """What was printed before; where it is refused, Python would complain at its end."""
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
         _drop_output()
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is where the shell has closed it
+        sys.stdout.flush()
 
 
 def _drop_output() -> None:
@@ -123,13 +128,13 @@ def _print_error(message: str) -> None:
     _flush_output()
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(*lines: str, err: bool = False) -> None:
     """Lines for people, on standard output or standard error.
 
     All that commands print passes here: what a store, a corpus or a run calls itself is shown, and
-    cannot tell the terminal what to do.
+    can neither tell the terminal what to do nor begin a line.
     """
-    print(printable(text, keep="\n"), file=sys.stderr if err else sys.stdout)
+    print("\n".join(map(printable, lines)), file=sys.stderr if err else sys.stdout)
 
 
 def print_json(content: dict[str, Any]) -> None:

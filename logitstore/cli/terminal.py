@@ -65,14 +65,16 @@ def print_table(content: dict[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "\n".join(f"{name} {_shown(one)}" for name, one in value.items())
+        return "\n".join(f"{printable(name)} {_shown(one)}" for name, one in value.items())
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):
         return "\n".join(map(_shown, value))
     if value is None or value == []:
         return "none"
     if isinstance(value, float):
         return f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return printable(str(value))
 
 
 def given_options(context: typer.Context, *, among: Iterable[Option]) -> str:
@@ -95,7 +97,7 @@ def print_audit(result: dict[str, Any]) -> None:
     """An audit's numbers, one a line, each with what it means."""
     from logitstore.cli.audit_lines import audit_lines
 
-    say("\n".join(audit_lines(result)))
+    say(*audit_lines(result))
     if not result["teacher_matches"]:
         say("note: the store was dumped from another teacher", err=True)
 
@@ -161,11 +163,12 @@ def print_trade_off(found: TradeOff, *, command: str) -> None:
         table.add_row(mark, one.command.removeprefix("--sparsify "), *_figures(one))
     Console().print(table)
     say(
-        "\nbytes: stored, a target. error: of a gradient over 2,048 targets. angle (degrees)\n"
-        f"and norm (ratio): of the gradient over the sample of {found.sample_targets:,} targets.\n"
-        "mass: of a target, in exact entries."
+        "",
+        "bytes: stored, a target. error: of a gradient over 2,048 targets. angle (degrees)",
+        f"and norm (ratio): of the gradient over the sample of {found.sample_targets:,} targets.",
+        "mass: of a target, in exact entries.",
     )
-    say(f"\n{found.reason}:\n  {command} {found.recommended.command}")
+    say("", f"{found.reason}:", f"  {command} {found.recommended.command}")
     say(f"serves: {found.recommended.serves}")
     for lack in found.recommended.lacks:
         say(f"not: {lack.what}; for that {lack.options}")

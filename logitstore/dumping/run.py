@@ -29,7 +29,7 @@ from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.store.begin import holds_rows, is_abandoned, lease_of, settle
-from logitstore.store.commit import StoreWriter, refuse_foreign_storage
+from logitstore.store.commit import StoreWriter, refuse_foreign_storage, refuse_lost_commits
 from logitstore.store.layout import SPEC, StoreLayout
 from logitstore.store.lease import Lease, StoreLease
 from logitstore.store.settings import refuse_other_spec
@@ -80,6 +80,8 @@ def _dump(
     refuse_foreign_storage(layout.storage)
     stored = _stored_plan(layout)
     begun = layout.read_spec() if stored is not None else None
+    if stored is not None and layout.sealed():
+        refuse_lost_commits(layout, stored)
     job = Job.load(options, begun=begun, on_progress=on_progress, with_weights=False)
     # Records in memory are cut anew, which costs nothing beside a teacher: others are noticed then.
     if stored is None or job.corpus.in_memory:

@@ -15,7 +15,7 @@ from logitstore.store.containers import ShardReader, load_container
 from logitstore.store.containers.base import fields_of
 from logitstore.store.containers.limits import ShardLimits, check_sizes, shard_limits
 from logitstore.store.layout import StoreLayout
-from logitstore.store.way_out import DAMAGED, name_damage
+from logitstore.store.way_out import DAMAGED, name_damage, no_memory
 
 __all__ = ["MALFORMED", "OpenShard", "OpenShards"]
 
@@ -113,6 +113,8 @@ class OpenShards:
                 limits=self.limits,
             )
             self.codec.check_tables(shard.tables)
+        except MemoryError as error:
+            raise no_memory(place) from error
         except MALFORMED as error:
             raise CorruptionError(
                 f"shard is malformed: {error!r}", place=place, remedy=DAMAGED

@@ -34,7 +34,7 @@ from logitstore.store.sound import (
     refuse_other_blocks,
 )
 from logitstore.store.storage import StorageLike
-from logitstore.store.way_out import DAMAGED, name_damage, telling_the_way_out
+from logitstore.store.way_out import DAMAGED, name_damage, no_memory, telling_the_way_out
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 __all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store"]
@@ -161,6 +161,8 @@ def _naming(place: str, within: int) -> Iterator[None]:
     """What reading a block raises, with the block as its place."""
     try:
         yield
+    except MemoryError as error:
+        raise no_memory(place) from error
     except MALFORMED as error:
         raise CorruptionError(
             f"block is malformed: {error!r}", place=f"{place}, block {within}", remedy=DAMAGED

@@ -124,8 +124,6 @@ def find_damaged(
         except ObjectMissing as error:
             found.append(DamagedBlock(number, str(error.place), error.problem))
         except CorruptionError as error:
-            if isinstance(error.__cause__, MemoryError):
-                raise
             found.append(DamagedBlock(number, str(error.place), error.problem))
         meter.tell(done, fraction=done / len(listed))
     return tuple(found)

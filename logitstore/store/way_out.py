@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from logitstore.errors import CorruptionError, LogitStoreError
+from logitstore.errors import CorruptionError, LogitStoreError, StoreError
 from logitstore.store.layout import COMMITS, MANIFEST, PLAN, SPEC
 
 if TYPE_CHECKING:
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from logitstore.store.layout import StoreLayout
 
-__all__ = ["DAMAGED", "LOST_SPEC", "name_damage", "telling_the_way_out"]
+__all__ = ["DAMAGED", "LOST_SPEC", "name_damage", "no_memory", "telling_the_way_out"]
 
 _AGAIN = "Delete it and run the same command again"
 LOST_SPEC = "Put a copy of it back, or dump into a new folder: nothing else says what the rows mean"
 # Of data and commits of a sealed store.
 DAMAGED = (
     "Put a copy of the file back; `logitstore verify` lists all damage, and "
-    "`trainer fit --skip-damaged` goes on without the damaged blocks"
+    "`trainer fit --skip-damaged` begins a run without the damaged blocks"
 )
 _RESTORE = "Put a copy of the file back"
 _SEAL_ANEW = f"{_RESTORE}, or delete it and run the same `logitstore dump`, which seals anew"
@@ -40,6 +40,16 @@ def name_damage(error: CorruptionError, place: str, *, block: int | None = None)
     else:
         error.place = f"{place}{within}, {own}" if own else f"{place}{within}"
     error.remedy = error.remedy or DAMAGED
+
+
+def no_memory(place: str) -> StoreError:
+    """What is said where memory runs out while a shard is read: that is no damage.
+
+    place: of the shard.
+    """
+    return StoreError(
+        "there is not enough memory to read it", place=place, remedy="Make room, and try again"
+    )
 
 
 @contextmanager

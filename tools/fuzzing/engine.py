@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from logitstore.errors import LogitStoreError
+from trainer.training.state_files import RunWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,8 @@ def tried(target: Callable[[bytes], object], data: bytes, found: Tried) -> Findi
             warnings.simplefilter("error")
             target(data)
         found.outcomes["accepted"] += 1
+    except RunWarning:  # what a run goes on without is told
+        found.outcomes["refused"] += 1
     except LogitStoreError as error:
         str(error)
         out_of_memory = _of_memory(error)

@@ -105,7 +105,8 @@ def _telling_what_is_kept(out: Path) -> Iterator[None]:
     except (CorruptionError, StorageError) as error:
         newest, told = newest_completed(out), error.remedy or ""
         if newest is not None and "--resume" not in told:
-            error.remedy = f"{told}{'. ' if told else ''}{newest} is kept: --resume goes on from it"
+            kept = f"{newest} is kept: --resume goes on from it once this is mended"
+            error.remedy = f"{told}. {kept}" if told else kept
         raise
 
 
