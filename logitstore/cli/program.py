@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,7 +170,7 @@ def _with_bare_values(words: list[str]) -> list[str]:
     As in argparse and click, a word behind such a flag is its value unless it is an option.
     """
     filled = []
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip_longest(words, words[1:]):
         alone = following is None or following.startswith("-")
         filled.append(f"{word}={_BARE[word]}" if alone and word in _BARE else word)
     return filled

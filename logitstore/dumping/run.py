@@ -83,15 +83,15 @@ def _dump(
     if stored is not None and layout.sealed():
         refuse_lost_commits(layout, stored)
     job = Job.load(options, begun=begun, on_progress=on_progress, with_weights=False)
+    if begun is None:
+        job = job.loaded(on_progress)
     # Records in memory are cut anew, which costs nothing beside a teacher: others are noticed then.
     if stored is None or job.corpus.in_memory:
         tell_stage(on_progress, f"reading {job.corpus.name}")
         plan = job.plan()
     else:
         plan = stored
-    if begun is None:
-        job = job.loaded(on_progress)
-    else:
+    if begun is not None:
         job = _go_on(job, layout, begun, plan, on_progress)
     spec = store_spec(job, plan)
     lease = lease_of(layout, spec)

@@ -151,8 +151,11 @@ class UnloadedTeacher:
 
         source: what was given as the teacher.
         """
-        named = is_name(source) or isinstance(source, nn.Module)
-        return UnloadedTeacher(model_context(source) if named else getattr(source, "context", None))
+        if is_name(source) or isinstance(source, nn.Module):
+            return UnloadedTeacher(model_context(source))
+        context = getattr(source, "context", None)
+        # What else it may be is told when the teacher is opened.
+        return UnloadedTeacher(context if isinstance(context, int) and context > 0 else None)
 
     @property
     def spec(self) -> TeacherSpec:
