@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from logitstore import LogitStoreError, SettingError, StoreError
 from trainer.data.batches import Batches
@@ -146,8 +147,7 @@ class DistillationTrainer(Trainer):
             epoch_iterator: The batches.
             num_batches: The number of batches of a step.
 
-        Raises what reading the store raises; the steps before are saved first, unless other ranks
-        would have to save with this one.
+        Raises what reading the store raises; the steps before are saved first, where they can be.
         """
         before = self._batches.state_dict()
         try:
@@ -292,9 +292,13 @@ class DistillationTrainer(Trainer):
         self._sums = MetricSums(self.accelerator, carried=state["sums"])
 
     def _save_steps(self, stream: dict[str, Any]) -> None:
-        """Save a checkpoint of the steps so far, unless there is one; `stream` is their end."""
+        """Save a checkpoint of the steps so far, which end at `stream`, unless there is one.
+
+        Nothing is saved where none is wanted, or where other ranks would have to save with us.
+        """
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.args.world_size > 1 or not self.state.global_step or folder.exists():
+        wanted = self.args.save_strategy != SaveStrategy.NO and self.args.world_size == 1
+        if not wanted or not self.state.global_step or folder.exists():
             return
         self.go_to(stream)
         with suppress(LogitStoreError):  # what stopped the run is told, not this
