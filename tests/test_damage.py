@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +64,15 @@ def test_no_name_of_a_file_begins_a_line_of_what_is_told(scene: Scene, tmp_path:
         done = CliRunner().invoke(app, [*command, str(store)])
         assert "forged" in done.output
         assert not any(one.startswith("forged") for one in done.output.splitlines())
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_closed_output_is_no_fault(scene: Scene, tmp_path: Path, command: str) -> None:
+    scene.dump(tmp_path / "store", container="parquet")
+    words = ["-m", "logitstore", command, str(tmp_path / "store")]
+    closed = ["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, *words]
+    done = subprocess.run(closed, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

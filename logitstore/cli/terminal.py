@@ -57,9 +57,7 @@ def print_table(content: dict[str, Any]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in content.items():
-        table.add_row(
-            *(Text(printable(one, keep="\n")) for one in (name.replace("_", " "), _shown(value)))
-        )
+        table.add_row(Text(printable(name.replace("_", " "))), Text(_shown(value)))
     Console().print(table)
 
 

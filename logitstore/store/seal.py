@@ -53,17 +53,28 @@ def seal_faults(
     except StorageError as error:
         yield error
     else:
-        named = listed | set(shards)
-        for name in sorted(named - set(manifest.objects)):
-            yield CorruptionError("the manifest does not name a file", place=place, found=name)
-        for name in sorted(set(manifest.objects) - named):  # or, of a small file, it is missing
-            if layout.storage.size(name) is not None:
-                yield CorruptionError(
-                    "nothing names a file of the manifest", place=place, found=name
-                )
+        yield from _name_faults(layout, manifest, listed | set(shards))
     yield from _hash_faults(layout, manifest.objects, shards)
     if manifest.units is None:
         yield from total_faults(layout, spec, commits, manifest)
+
+
+def _name_faults(
+    layout: StoreLayout, manifest: Manifest, named: set[str]
+) -> Iterator[LogitStoreError]:
+    """Where the manifest names other files than the store has; what is missing is told by hash."""
+    place = layout.place(MANIFEST)
+    for name in sorted(named ^ set(manifest.objects)):
+        if name in named:
+            yield CorruptionError("the manifest does not name a file", place=place, found=name)
+            continue
+        try:
+            there = layout.storage.size(name) is not None
+        except StorageError as error:
+            yield error
+            continue
+        if there:
+            yield CorruptionError("the manifest names a file too many", place=place, found=name)
 
 
 def _hash_faults(
