@@ -499,22 +499,47 @@ def test_an_output_folder_that_holds_something_else(settings: dict[str, Any]) ->
         logitstore.dump(**settings)
 
 
-@pytest.mark.parametrize("change", ["gone", "another"])
-def test_a_sealed_store_that_lost_a_commit_is_not_made_another(
+@pytest.mark.parametrize("change", ["commit gone", "another commit", "shard gone", "shard cut"])
+def test_a_sealed_store_that_lost_a_file_is_not_made_another(
     settings: dict[str, Any], change: str
 ) -> None:
     first = logitstore.dump(**settings)
     commit, manifest = (settings["out"] / one for one in ("commits/000001.json", "manifest.json"))
-    if change == "gone":
-        commit.unlink()
+    shard = next((settings["out"] / "data").glob("000001-*/entries/c/0/0/0"))
+    lost = shard if "shard" in change else commit
+    if "gone" in change:
+        lost.unlink()
+    elif change == "shard cut":
+        lost.write_bytes(lost.read_bytes()[:-1])
     else:
-        commit.write_bytes((settings["out"] / "commits/000002.json").read_bytes())
-    with pytest.raises(CorruptionError, match=f"{commit}: .*delete {manifest}, and the file"):
+        lost.write_bytes((settings["out"] / "commits/000002.json").read_bytes())
+    with pytest.raises(CorruptionError, match=f"^{lost}: .*delete {commit}, if .* and {manifest}"):
         logitstore.dump(**settings)
     commit.unlink(missing_ok=True)
     manifest.unlink()
     again = logitstore.dump(**settings)
     assert (again.fingerprint, list(verify(settings["out"]))) == (first.fingerprint, [])
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_another_corpus_of_the_same_name_is_noticed(
+    settings: dict[str, Any], tmp_path: Path, unfinished: bool
+) -> None:
+    """Before the teacher is loaded, whether or not a unit is left to be dumped."""
+    text = Path(settings["data"]).read_text()
+    (tmp_path / "mine.jsonl").write_text(text)
+    settings |= {"data": str(tmp_path / "mine.jsonl"), "teacher": Path(settings["teacher"])}
+    logitstore.dump(**settings)
+    if unfinished:
+        (settings["out"] / "manifest.json").unlink()
+        (settings["out"] / "commits" / "000001.json").unlink()
+    lines = text.splitlines(keepends=True)
+    for other in (lines[1:], lines[:-1], [lines[1], *lines[1:]]):
+        (tmp_path / "mine.jsonl").write_text("".join(other))
+        with pytest.raises(CorpusError, match="the corpus changed since the plan was made"):
+            logitstore.dump(**settings)
+    (tmp_path / "mine.jsonl").write_text(text)
+    logitstore.dump(**settings)
 
 
 def test_a_record_larger_than_a_unit_is_told(teacher_folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from logitstore.corpus.compressed import compression_of
 from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.dumping.ending import telling_what_is_kept
@@ -29,7 +30,8 @@ from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.store.begin import holds_rows, is_abandoned, lease_of, settle
-from logitstore.store.commit import StoreWriter, refuse_foreign_storage, refuse_lost_commits
+from logitstore.store.commit import StoreWriter, refuse_foreign_storage
+from logitstore.store.commits import refuse_lost_files
 from logitstore.store.layout import SPEC, StoreLayout
 from logitstore.store.lease import Lease, StoreLease
 from logitstore.store.settings import refuse_other_spec
@@ -81,10 +83,8 @@ def _dump(
     stored = _stored_plan(layout)
     begun = layout.read_spec() if stored is not None else None
     if stored is not None and layout.sealed():
-        refuse_lost_commits(layout, stored)
-    job = Job.load(options, begun=begun, on_progress=on_progress, with_weights=False)
-    if begun is None:
-        job = job.loaded(on_progress)
+        refuse_lost_files(layout, stored)
+    job = Job.load(options, begun=begun, on_progress=on_progress, with_weights=begun is None)
     # Records in memory are cut anew, which costs nothing beside a teacher: others are noticed then.
     if stored is None or job.corpus.in_memory:
         tell_stage(on_progress, f"reading {job.corpus.name}")
@@ -127,10 +127,16 @@ def _go_on(
     plan: Plan,
     on_progress: OnProgress | None,
 ) -> Job:
-    """The job of a store that is gone on with, after its settings; no teacher is loaded in vain.
+    """The job of a store that is gone on with, checked before its teacher is loaded, if it must be.
 
-    Raises SpecError where other settings were given than those of `begun`.
+    Raises SpecError where other settings were given than those of `begun`, and CorpusError where
+    the first unit of the corpus, or the last of a plain file, is not what the plan says.
     """
+    if not job.corpus.in_memory:
+        first, last = plan.units[0], plan.units[-1]
+        job.read(first)
+        if compression_of(last.source) is None:  # else all before it would be unpacked
+            job.read(last)
     # Without a context the most tokens of a document are not known yet.
     if job.teacher.context is not None and holds_rows(layout):
         settings = store_spec(job, plan, teacher=begun.teacher)

@@ -23,7 +23,6 @@ from logitstore.format.manifest import Commit, Manifest, SealedUnits, Totals, st
 from logitstore.format.spec import StoreSpec
 from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
-from logitstore.store.commits import SealedCommits
 from logitstore.store.containers.base import check_objects
 from logitstore.store.layout import (
     COMMITS,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from logitstore.format.plan import Plan, WorkUnit
     from logitstore.store.lease import StoreLease
 
-__all__ = ["StoreWriter", "refuse_foreign_storage", "refuse_lost_commits"]
+__all__ = ["StoreWriter", "refuse_foreign_storage"]
 
 _NAMED = 4  # strangers, in a message
 
@@ -71,31 +70,6 @@ def refuse_foreign_storage(storage: Storage) -> None:
         found=", ".join(sorted(found)[:_NAMED]),
         remedy="Name a new or empty folder",
     )
-
-
-def refuse_lost_commits(layout: StoreLayout, plan: Plan) -> None:
-    """Raise CorruptionError where a commit of a sealed store is missing, or is another now.
-
-    layout: of a store that is sealed.
-    plan: its work units.
-
-    A unit that were dumped anew would not be the one that the manifest names.
-    """
-    manifest = layout.read_manifest()
-    try:
-        if manifest.units is not None:
-            for commit in SealedCommits(layout=layout, manifest=manifest):
-                del commit
-        for unit in plan.units:
-            if layout.read_commit(unit) is None:
-                place = layout.place(layout.commit_name(unit.name))
-                raise CorruptionError("a commit of a sealed store is missing", place=place)
-    except CorruptionError as error:
-        error.remedy = (
-            f"Put a copy of the file back; or delete {layout.place(MANIFEST)}, and the file, and "
-            "run the same command again: it dumps that unit anew"
-        )
-        raise
 
 
 @runtime_checkable

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from logitstore.errors import CorruptionError, ObjectMissing
 from logitstore.format.manifest import Commit, Manifest, SealedUnits
-from logitstore.store.layout import StoreLayout
+from logitstore.store.containers.base import check_objects
+from logitstore.store.layout import MANIFEST, StoreLayout
 from logitstore.store.way_out import DAMAGED
 
-__all__ = ["SealedCommits"]
+if TYPE_CHECKING:
+    from logitstore.format.plan import Plan
+
+__all__ = ["SealedCommits", "refuse_lost_files"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -76,3 +80,30 @@ class SealedCommits(Sequence[Commit]):
                 found=f"{len(commit.blocks)} blocks",
                 allowed=f"those of blocks {start} to {stop} of the manifest",
             )
+
+
+def refuse_lost_files(layout: StoreLayout, plan: Plan) -> None:
+    """Raise CorruptionError unless a sealed store has each commit, and each file in its size.
+
+    layout: of the store.
+    plan: its work units.
+
+    What is missing is not made anew under a manifest that names it: nothing says that it would be
+    the same. No file is read but the commits.
+    """
+    manifest = layout.read_manifest()
+    sealed = None if manifest.units is None else SealedCommits(layout=layout, manifest=manifest)
+    for number, unit in enumerate(plan.units):
+        place = layout.place(layout.commit_name(unit.name))
+        try:
+            commit = layout.read_commit(unit) if sealed is None else sealed[number]
+            if commit is None:
+                raise CorruptionError("a commit of a sealed store is missing", place=place)
+            prefix = layout.shard_prefix(commit)
+            check_objects(layout.storage, prefix, commit.objects, hashed=lambda _: False)
+        except CorruptionError as error:
+            error.remedy = (
+                f"Put a copy of the file back; or delete {place}, if it is there, and "
+                f"{layout.place(MANIFEST)}, and run the same command again: it dumps the unit anew"
+            )
+            raise
