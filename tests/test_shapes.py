@@ -214,48 +214,51 @@ ROWS = [
 ]
 
 
-def _delimited(delimiter: str) -> bytes:
+def _delimited(rows: list[dict[str, str]], delimiter: str) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["prompt", "completion"], delimiter=delimiter)
     writer.writeheader()
-    writer.writerows(ROWS)
+    writer.writerows(rows)
     return text.getvalue().encode()
 
 
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-FILES = {
-    "a.jsonl": LINES,
-    "a.ndjson": b"\n" + LINES.replace(b"\n", b"\r\n\r\n"),
-    "a.jsonl.gz": gzip.compress(LINES),
-    "a.jsonl.bz2": bz2.compress(LINES),
-    "lines.json": LINES,
-    "a.json": json.dumps(ROWS).encode(),
-    "indented.json": b"\xef\xbb\xbf" + json.dumps(ROWS, indent=2, ensure_ascii=False).encode(),
-    "a.json.gz": gzip.compress(json.dumps(ROWS, indent=1).encode()),
-    "a.csv": _delimited(","),
-    "a.tsv": _delimited("\t"),
-    "a.csv.gz": gzip.compress(b"\xef\xbb\xbf" + _delimited(",")),
-}
+def _files(rows: list[dict[str, str]]) -> dict[str, bytes]:
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    indented = json.dumps(rows, indent=2, ensure_ascii=False).encode()
+    return {
+        "a.jsonl": lines,
+        "a.ndjson": b"\n" + lines.replace(b"\n", b"\r\n\r\n"),
+        "a.jsonl.gz": gzip.compress(lines),
+        "a.jsonl.bz2": bz2.compress(lines),
+        "lines.json": lines,
+        "a.json": json.dumps(rows).encode(),
+        "indented.json": b"\xef\xbb\xbf" + indented,
+        "a.json.gz": gzip.compress(json.dumps(rows, indent=1).encode()),
+        "a.csv": _delimited(rows, ","),
+        "a.tsv": _delimited(rows, "\t"),
+        "a.csv.gz": gzip.compress(b"\xef\xbb\xbf" + _delimited(rows, ",")),
+    }
 
 
-def write_file(folder: Path, name: str) -> Path:
+def write_file(folder: Path, name: str, rows: list[dict[str, str]] = ROWS) -> Path:
     path = folder / name
+    files = _files(rows)
     if name.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(ROWS), path)
+        pq.write_table(pa.Table.from_pylist(rows), path)
     elif name.endswith(".zst"):
         with pa.output_stream(path, compression="zstd") as file:
-            file.write(LINES)
+            file.write(files["a.jsonl"])
     elif name.endswith(".arrow"):
-        table = pa.Table.from_pylist(ROWS)
+        table = pa.Table.from_pylist(rows)
         opened = pa.ipc.new_stream if name.startswith("stream") else pa.ipc.new_file
         with opened(path, table.schema) as writer:
             writer.write_table(table, max_chunksize=2)
     else:
-        path.write_bytes(FILES[name])
+        path.write_bytes(files[name])
     return path
 
 
-ALL_FILES = [*FILES, "a.jsonl.zst", "a.parquet", "file.arrow", "stream.arrow"]
+ALL_FILES = [*_files(ROWS), "a.jsonl.zst", "a.parquet", "file.arrow", "stream.arrow"]
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
@@ -273,6 +276,35 @@ def test_every_kind_of_file_holds_the_same_records(tmp_path: Path, name: str) ->
         assert record.record == number
     (whole,) = corpus.plan(unit_bytes=1 << 20, limit=None).units
     assert len(list(corpus.read(whole, skip_bad=False))) == len(ROWS)
+
+
+PLAIN_FILES = [name for name in ALL_FILES if not name.endswith((".gz", ".bz2", ".zst"))]
+
+
+@pytest.mark.parametrize("more", [ROWS[1], {"prompt": "4", "completion": "x" * 5000}])
+@pytest.mark.parametrize("name", PLAIN_FILES)
+def test_a_file_that_has_grown_is_told(tmp_path: Path, name: str, more: dict[str, str]) -> None:
+    plan = open_corpus(write_file(tmp_path, name)).plan(unit_bytes=1, limit=None)
+    open_corpus(tmp_path / name).compare(plan, limit=None)
+    write_file(tmp_path, name, [*ROWS, more])
+    with pytest.raises(CorpusError, match=rf"{name}.*has grown since the plan was made"):
+        open_corpus(tmp_path / name).compare(plan, limit=None)
+    open_corpus(tmp_path / name).compare(plan, limit=len(ROWS))
+
+
+def test_a_folder_that_has_grown_is_told(tmp_path: Path) -> None:
+    """Also where it is not the last file, or one that was not there."""
+    for name in ("a.jsonl", "a.ndjson"):
+        write_file(tmp_path, name)
+    plan = open_corpus(tmp_path).plan(unit_bytes=1, limit=None)
+    write_file(tmp_path, "a.jsonl", [*ROWS, ROWS[0]])
+    with pytest.raises(CorpusError, match=r"a\.jsonl, behind \d+: the corpus has grown"):
+        open_corpus(tmp_path).compare(plan, limit=None)
+    write_file(tmp_path, "a.jsonl")
+    open_corpus(tmp_path).compare(plan, limit=None)
+    write_file(tmp_path, "lines.json")
+    with pytest.raises(CorpusError, match=r"lines\.json: the corpus has grown"):
+        open_corpus(tmp_path).compare(plan, limit=None)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +333,7 @@ def test_records_know_their_lines(tmp_path: Path, name: str, lines: list[int]) -
         ("a.csv", b"text\n", "there is nothing in it"),
         ("a.csv", b"text\ncaf\xe9\n", r"a\.csv:2: .*no UTF-8"),
         ("a.jsonl.zst", b"(\xb5/\xfd oops", "cannot be read"),
-        ("a.jsonl.bz2", bz2.compress(LINES)[:-9], "cannot be read"),
+        ("a.jsonl.bz2", bz2.compress(b"{}" * 99)[:-9], "cannot be read"),
         ("a.arrow", b"ARROW1 and no more", "cannot be read"),
     ],
 )

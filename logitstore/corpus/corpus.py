@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitstore.corpus.compressed import StreamCursor
+from logitstore.corpus.compressed import StreamCursor, compression_of
 from logitstore.corpus.content import Record
 from logitstore.corpus.fields import Fields
 from logitstore.corpus.files import SUFFIXES, find_files, open_source
@@ -41,6 +41,7 @@ __all__ = ["Corpus", "RecordReader", "Slice", "open_corpus"]
 
 IN_MEMORY = "memory"  # the name of a corpus that is no file
 _FIRST_RECORDS = 4
+_BEHIND = 256  # bytes or rows that are looked at behind what a plan has of a source
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^/]*)?")
 
 
@@ -218,6 +219,34 @@ class Corpus:
             unit = draft.unit(source.name).unit
             yield self._reader(source, unit, few, skip_bad)
 
+    def compare(self, plan: Plan, *, limit: int | None) -> None:
+        """Look whether this is still the corpus of `plan`, where that costs a few reads.
+
+        plan: of a store that was begun.
+        limit: the most records, or None for all, as when it was made.
+
+        The first unit is compared and the last, and whether any source has grown: not where all
+        before must be unpacked for it. All else is compared when it is read. Raises CorpusError.
+        """
+        last = {unit.source: unit for unit in plan.units}
+        if limit is not None:  # the last source may have more
+            last.pop(plan.units[-1].source)
+        elif more := [name for name in self._sources if name not in last]:
+            raise _grown(more[0])
+        self.read(plan.units[0], skip_bad=True)
+        if compression_of(plan.units[-1].source) is None:
+            self.read(plan.units[-1], skip_bad=True)
+        for name, unit in last.items():
+            if compression_of(name) is None and self._goes_on(name, unit.stop):
+                raise _grown(f"{name}, behind {unit.stop}")
+
+    def _goes_on(self, name: str, position: int) -> bool:
+        """Whether anything but space follows on a position of a source."""
+        try:
+            return bool(self._sources[name].slice(position, position + _BEHIND))
+        except CorpusError:
+            return True  # the first part of a record, which says nothing alone
+
     def read(self, unit: WorkUnit, *, skip_bad: bool) -> RecordReader:
         """The records of `unit`, whose bytes have been compared with the plan's hash.
 
@@ -265,6 +294,14 @@ def _units(source: Source, *, unit_bytes: int, limit: int | None) -> Iterator[Sl
         yield draft.unit(source.name)
     elif draft.start == 0:
         raise _nothing_in(source)
+
+
+def _grown(place: str) -> CorpusError:
+    return CorpusError(
+        "the corpus has grown since the plan was made",
+        place=place,
+        remedy="Bring back the corpus as it was, or begin another store",
+    )
 
 
 def _nothing_in(source: Source) -> CorpusError:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from logitstore.corpus.compressed import compression_of
 from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
 from logitstore.dumping.ending import telling_what_is_kept
@@ -130,13 +129,10 @@ def _go_on(
     """The job of a store that is gone on with, checked before its teacher is loaded, if it must be.
 
     Raises SpecError where other settings were given than those of `begun`, and CorpusError where
-    the first unit of the corpus, or the last of a plain file, is not what the plan says.
+    the corpus is seen to be another than that of the plan.
     """
     if not job.corpus.in_memory:
-        first, last = plan.units[0], plan.units[-1]
-        job.read(first)
-        if compression_of(last.source) is None:  # else all before it would be unpacked
-            job.read(last)
+        job.corpus.compare(plan, limit=begun.corpus.limit)
     # Without a context the most tokens of a document are not known yet.
     if job.teacher.context is not None and holds_rows(layout):
         settings = store_spec(job, plan, teacher=begun.teacher)
