@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from logitstore.corpus.gguf import gguf_file, refuse_lost_splitting, refuse_unreadable_gguf
 from logitstore.corpus.temporary import temporary_folder
+from logitstore.corpus.tokenizer_growth import refuse_growth
 from logitstore.errors import ModelError, StorageError
 from logitstore.format.tokenizer_names import is_tokenizer_name
 
@@ -63,13 +64,17 @@ def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
 
     folder_or_id: the path of a folder or of a GGUF file, or a name on the Hub.
 
-    Raises ModelError where there is none, or where transformers would split texts otherwise.
+    Raises ModelError where there is none, where transformers would split texts otherwise, or where
+    its rules could make far too much of a text.
     """
     source, options, file = folder_or_id, {}, gguf_file(folder_or_id)
     if file is not None and (Path(folder_or_id).is_file() or not holds_tokenizer(Path(source))):
         refuse_unreadable_gguf(file)
         refuse_lost_splitting(file)
         source, options = str(file.parent), {"gguf_file": file.name}
+    core = Path(source) / "tokenizer.json"
+    if file is None and core.is_file():
+        refuse_growth(core)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # a broken tokenizer.json raises a bare Exception
