@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tools.hostile_json import Kind
 from tools.reseal import read_json, shard_folder, write_json
@@ -164,6 +165,7 @@ def _tokenizers() -> Iterator[Kind]:
     yield kind("auto_map, nested", config(more={"auto_map": {"AutoTokenizer": "evil.Evil"}}))
     yield kind("a class of another name", config(tokenizer_class="EvilTokenizer"))
     yield kind("a context of 10^400", config(model_max_length=10**400))
+    yield from (kind(what, _rules(rules)) for what, rules in _growing().items())
     for name in ("evil.py", "eval.json", "pytorch_model.bin", "adapter_config.json", "config.json"):
         yield kind(f"{name} planted", text(name, "{}"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -176,6 +178,36 @@ def _tokenizers() -> Iterator[Kind]:
             "null": b"null",
         }.items():
             yield kind(f"{name} is {what}", text(name, data))
+
+
+def _growing() -> dict[str, dict[str, Any]]:
+    """Rules, by name, that make a very long text of a short one."""
+    longer = {"type": "Replace", "pattern": {"Regex": "."}, "content": "x" * 1000}
+    rules = {"type": "Sequence", "normalizers": [longer] * 4}
+    steps = {"type": "Sequence", "decoders": [longer] * 4}
+    again = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 1_000_000,
+        "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+        "special_tokens": {},
+    }
+    token = {"id": 7, "single_word": False, "lstrip": False, "rstrip": False, "special": False}
+    added = {**token, "content": "a" * 1_000_000, "normalized": True}
+    return {
+        "rules that multiply": {"normalizer": rules},
+        "rules that multiply added tokens": {"normalizer": rules, "added_tokens": [added]},
+        "rules that prepend": {"normalizer": {"type": "Prepend", "prepend": "x" * 10_000_000}},
+        "steps of decoding that multiply": {"decoder": steps},
+        "a template that repeats": {"post_processor": again},
+    }
+
+
+def _rules(changed: dict[str, Any]) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+    return change
 
 
 def _escaped_auto_map(folder: Path) -> None:

@@ -45,6 +45,7 @@ import torch
 import zarr  # noqa: F401
 
 import logitstore
+from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import LogitStoreError
 from logitstore.store.containers import load_container
 from logitstore.store.verify import verify
@@ -277,6 +278,17 @@ def _inspected(store: Path) -> str:
     return str(len(json.dumps(logitstore.inspect(store))))
 
 
+def _tokenized(store: Path) -> str:
+    """As an evaluation does with the tokenizer that a run has from its store."""
+    files = logitstore.open(store, allow_partial=True).tokenizer_files()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).write_bytes(data)
+        tokenizer = load_tokenizer(folder)
+        return f"{len(files)} files, {len(tokenizer('a b c')['input_ids'])} ids"
+
+
 def _batches(store: Path) -> str:
     opened = logitstore.open(store)
     batches = Batches(
@@ -301,7 +313,7 @@ _STEPS: dict[str, Callable[[Path], Any]] = {
     "read": partial(content, named=False),
     "verify": _verified,
     "inspect": _inspected,
-    "tokenizer": lambda store: len(logitstore.open(store, allow_partial=True).tokenizer_files()),
+    "tokenizer": _tokenized,
     "gc": _garbage,
     "batches": _batches,
 }

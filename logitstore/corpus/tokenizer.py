@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from logitstore.corpus.gguf import gguf_file, refuse_lost_splitting, refuse_unreadable_gguf
 from logitstore.corpus.temporary import temporary_folder
-from logitstore.corpus.tokenizer_growth import refuse_growth
+from logitstore.corpus.tokenizer_bounds import refuse_bombs
 from logitstore.errors import ModelError, StorageError
 from logitstore.format.tokenizer_names import is_tokenizer_name
 
@@ -72,9 +72,8 @@ def load_tokenizer(folder_or_id: str) -> PreTrainedTokenizerBase:
         refuse_unreadable_gguf(file)
         refuse_lost_splitting(file)
         source, options = str(file.parent), {"gguf_file": file.name}
-    core = Path(source) / "tokenizer.json"
-    if file is None and core.is_file():
-        refuse_growth(core)
+    if file is None and Path(source).is_dir():
+        refuse_bombs(Path(source))
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # a broken tokenizer.json raises a bare Exception

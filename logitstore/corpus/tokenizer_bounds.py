@@ -1,9 +1,9 @@
-"""How much longer a `tokenizer.json` may make a text, told before anything is tokenised.
+"""Tokenizers that would fill memory, refused before transformers loads them.
 
-Its rules for text may replace a character by many, one rule after another, so that a small file
-fills all memory as soon as it is loaded: the content of added tokens goes through them then. Here
-each rule is given the most characters that it may make of one, which is an upper bound: the rules
-of real tokenizers stay below 200, those of ALBERT, the most, below 2,000.
+The rules for text in a `tokenizer.json` may replace a character by many, one rule after another, so
+that a small file fills all memory as soon as it is loaded: the content of added tokens goes through
+them then. Here each rule is given the most characters that it may make of one, which is an upper
+bound; the rules of ALBERT, the most known, stay below 2,000.
 """
 
 from __future__ import annotations
@@ -14,32 +14,43 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import ModelError
+from logitstore.format.tokenizer_names import is_tokenizer_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["refuse_growth"]
+__all__ = ["refuse_bombs"]
 
 _MOST_OF_ONE = 4096  # characters
 _MOST_ADDED = 64 << 20  # characters, of all added tokens after the rules
-_MOST_PARTS = 4 << 20  # arrays and objects; Gemma 3's merges are 515,000
+# Gemma 3 has 515,000 merges, each an array, and 6,242 added tokens, each an object.
+_MOST_PARTS = {b"[": ("arrays", 2 << 20), b"{": ("objects", 1 << 18), b",": ("values", 16 << 20)}
 # The longest expansions of one character; under NFKC and NFKD it is U+FDFA.
 _OF_ONE = {"NFKC": 18, "NFKD": 18, "NFC": 3, "NFD": 4, "Lowercase": 2, "BertNormalizer": 4}
 _OF_ONE["ByteLevel"] = 4  # bytes of UTF-8
 _RULES = ("normalizer", "pre_tokenizer")  # those that an encoded text goes through, in this order
 
 
-def refuse_growth(path: Path) -> None:
-    """Refuse a `tokenizer.json` whose rules may make far too much of a text.
+def refuse_bombs(folder: Path) -> None:
+    """Refuse a tokenizer that would fill memory when it is loaded, or used on a short text.
 
-    path: the file; what is no JSON is left to who loads it.
+    folder: with its files; what is no JSON is left to who loads it.
 
-    Raises ModelError where its rules could make more than 4,096 characters of one, or more than
-    64 Mi characters of its added tokens, or where it has more than 4 Mi arrays and objects.
+    Raises ModelError where a file has more arrays or objects than any real one, or where the rules
+    of `tokenizer.json` could make more than 4,096 characters of one, or more than 64 Mi characters
+    of its added tokens.
     """
-    data = path.read_bytes()
-    if (parts := data.count(b"[") + data.count(b"{")) > _MOST_PARTS:
-        raise _too_much(path, "holds too many arrays and objects", parts, _MOST_PARTS)
+    for path in sorted(folder.glob("*.json")):
+        if is_tokenizer_name(path.name) and path.is_file():
+            data = path.read_bytes()
+            for mark, (what, most) in _MOST_PARTS.items():
+                if (found := data.count(mark)) > most:
+                    raise _too_much(path, f"holds too many {what}", found, most)
+            if path.name == "tokenizer.json":
+                _refuse_growth(data, path)
+
+
+def _refuse_growth(data: bytes, path: Path) -> None:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers
 
 from logitstore.corpus.tokenizer import load_tokenizer
-from logitstore.corpus.tokenizer_growth import refuse_growth
+from logitstore.corpus.tokenizer_bounds import refuse_bombs
 from logitstore.errors import ModelError
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "added_tokens": [{"content": "a" * (16 << 10)}, {"content": "b"}],
         },
     ),
-    "arrays": ({"x": [[]] * 100}, {"x": [[]] * ((4 << 20) + 1)}),
+    "arrays": ({"x": [[]] * 100}, {"x": [[]] * (2 << 20)}),
+    "objects": ({"x": [{}] * 100}, {"x": [{}] * (1 << 18)}),
     "no rules": ({"normalizer": [1, None, {"type": 3}], "model": [], "added_tokens": {}}, {}),
 }
 REFUSED = [name for name, (_, more) in RULES.items() if more]
@@ -125,20 +126,28 @@ REFUSED = [name for name, (_, more) in RULES.items() if more]
 @pytest.mark.parametrize("name", RULES)
 def test_what_is_within_the_bound_is_taken(tmp_path: Path, name: str) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(RULES[name][0]))
-    refuse_growth(tmp_path / "tokenizer.json")
+    refuse_bombs(tmp_path)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_makes_more_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(RULES[name][1]))
     with pytest.raises(ModelError, match=r"tokenizer\.json: .*too many.*allowed"):
-        refuse_growth(tmp_path / "tokenizer.json")
+        refuse_bombs(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "vocab.json"])
+@pytest.mark.parametrize("mark", ["[]", "{}", "0"])
+def test_no_file_may_have_more_parts_than_real_ones(tmp_path: Path, name: str, mark: str) -> None:
+    (tmp_path / name).write_text(f"[{','.join([mark] * ((16 << 20) + 2))}]")
+    with pytest.raises(ModelError, match=rf"{name}: the tokenizer holds too many"):
+        refuse_bombs(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 10_000, b"\xff", b"null"])
 def test_what_is_no_tokenizer_is_left_to_who_loads_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
-    refuse_growth(tmp_path / "tokenizer.json")
+    refuse_bombs(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +164,7 @@ def test_no_character_becomes_more_than_the_bound_says(tmp_path: Path, rule: str
         )
     )
     with pytest.raises(ModelError, match="too many characters of one"):
-        refuse_growth(tmp_path / "tokenizer.json")
+        refuse_bombs(tmp_path)
 
 
 def test_rules_that_are_in_use_are_taken(tmp_path: Path) -> None:
@@ -173,7 +182,7 @@ def test_rules_that_are_in_use_are_taken(tmp_path: Path) -> None:
     charsmap = {"type": "Precompiled", "precompiled_charsmap": _charsmap("a" * 18)}
     content["normalizer"]["normalizers"] += [charsmap, _replace("\u2581", Regex=" {2,}")]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    refuse_growth(tmp_path / "tokenizer.json")
+    refuse_bombs(tmp_path)
 
 
 def test_a_folder_with_such_a_tokenizer_is_not_loaded(
