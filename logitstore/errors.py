@@ -19,6 +19,7 @@ than 200 characters. Where a message is made, it names options as the command li
 `--batch-tokens`. `str(error)` names the argument of the Python function instead: `batch_tokens`.
 """
 
+import errno
 import re
 from collections.abc import Callable, Mapping
 
@@ -35,12 +36,30 @@ __all__ = [
     "StoreError",
     "TokenizerError",
     "WorkerError",
+    "no_room",
     "printable",
     "shown",
 ]
 
 _VALUE_CHARACTERS = 200
+_NO_ROOM = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "no space left: the disk quota is used up",
+    errno.EFBIG: "no file may be as large: see `ulimit -f`, and what the file system allows",
+}
+# As libraries tell it that raise errors of their own.
+_ERRNO = re.compile(r"(?:errno|os error) (\d+)", re.IGNORECASE)
 _PROBLEM_CHARACTERS = 2000  # it may quote another library, or list several values
+
+
+def no_room(error: BaseException) -> str | None:
+    """How the file system refused a write for lack of room; None if that was not the reason.
+
+    error: of Python, or of a library that tells the number in its text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    found = _ERRNO.search(str(error)) if number is None else None
+    return _NO_ROOM.get(number or (int(found.group(1)) if found else 0))
 
 
 def shown(value: object, *, most: int = _VALUE_CHARACTERS) -> str:

@@ -290,6 +290,14 @@ def test_no_number_of_blocks_is_refused(stores: dict[str, Path], value: Any) -> 
         fit(stores["zarr"], Path("no/where"), stores["teacher"], skip_damaged=value)
 
 
+@pytest.mark.parametrize("value", ["-1", "many", "-9.5"])
+def test_the_commands_tell_a_value_that_is_no_number_of_blocks(value: str) -> None:
+    places = ["--logits", "no", "--student", "no", "--out", "no"]
+    done = CliRunner().invoke(app, ["fit", "--skip-damaged", value, *places])
+    assert done.exit_code == 2
+    assert f"no number of blocks (found '{value}'; allowed: all, or 0 or more)" in done.stderr
+
+
 def test_other_stores_have_no_view(stores: dict[str, Path], tmp_path: Path) -> None:
     class Other:
         def __init__(self, store: Store) -> None:

@@ -270,7 +270,14 @@ def test_a_file_to_write_is_a_folder_and_a_name(tmp_path: Path) -> None:
 # --- what the file system refuses ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+FULL = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "no space left: the disk quota is used up",
+    errno.EFBIG: "no file may be as large: see `ulimit -f`",
+}
+
+
+@pytest.mark.parametrize("code", FULL)
 def test_a_full_disk_is_told_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -278,10 +285,10 @@ def test_a_full_disk_is_told_with_a_way_out(
     storage.put("one", b"old")
     monkeypatch.setattr(os, "fsync", failing(code))
     for put in (storage.put, storage.put_if_absent):
-        with pytest.raises(StorageError, match=r"two: no space left.*Make room.*resumes") as told:
+        with pytest.raises(StorageError, match=rf"two: {FULL[code]}.*Make room.*resumes") as told:
             put("two", b"new")
         assert told.value.allowed == "3 or more for this file"
-        assert (told.value.found is None) == (code == errno.EDQUOT)  # that is another limit
+        assert (told.value.found is None) == (code != errno.ENOSPC)  # those are other limits
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
 

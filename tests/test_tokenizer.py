@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import resource
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_fingerprint, vocab_size
-from logitstore.errors import ModelError
+from logitstore.corpus.tokenizer import (
+    load_tokenizer,
+    tokenizer_files,
+    tokenizer_fingerprint,
+    vocab_size,
+)
+from logitstore.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +52,17 @@ def test_saved_and_loaded_is_the_same(
     loaded = load_tokenizer(str(tokenizer_folder))
     assert tokenizer_fingerprint(loaded) == tokenizer_fingerprint(tokenizer)
     assert vocab_size(loaded) == vocab_size(tokenizer) == 300
+
+
+def test_a_tokenizer_for_which_there_is_no_room_is_told(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The library that writes it has errors of its own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot be saved: no file may be as large.*TMPDIR"):
+            tokenizer_files(tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -164,6 +164,24 @@ def test_with_json_wrong_usage_is_an_object_too() -> None:
     assert "--seconds" in json.loads(done.stdout)["error"]
 
 
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\nos.rmdir(os.getcwd())\nsys.argv = ['x', 'verify', '../store', '--json']\n"
+        "from logitstore.cli import main\nmain()"
+    )
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path / "gone",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: the working directory is gone. Go to another one.\n"
+    assert json.loads(done.stdout) == {"error": "the working directory is gone. Go to another one"}
+
+
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["dump", "--help"]])
 def test_help_and_version_load_nothing(words: list[str]) -> None:
     done = _run(words)

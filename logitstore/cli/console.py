@@ -6,7 +6,6 @@ Ctrl-C, 143 by SIGTERM.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from logitstore.cli.interruption import (
     leave_interrupted,
     say_how,
 )
-from logitstore.errors import LogitStoreError, WorkerError, printable
+from logitstore.errors import LogitStoreError, WorkerError, no_room, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +53,6 @@ _FILE_NAMES = (
     ".zst",
     ".bz2",
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -89,9 +87,9 @@ def _report(error: BaseException, *, as_json: bool, again: str) -> None:
         raise SystemExit(1)
     if isinstance(error, MemoryError):
         _fail(f"out of memory. Make room, or ask for less at once. {again}", as_json=as_json)
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and (full := no_room(error)) is not None:
         place = error.filename or "standard output or a file"
-        _fail(f"{place}: no space left. Make room. {again}", as_json=as_json)
+        _fail(f"{place}: {full}. Make room. {again}", as_json=as_json)
 
 
 def _flush_output() -> None:

@@ -14,6 +14,7 @@ SIGTERM.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from itertools import zip_longest
 from pathlib import Path
@@ -161,6 +162,7 @@ def _read(option: Option, given: Any) -> Any:
     return option.check(given)
 
 
+_OPTION = re.compile(r"-(?!\d)")  # a number below zero is a value, though no good one
 _BARE: dict[str, str] = {}  # flags that need no value -> the value they stand for without one
 
 
@@ -171,7 +173,7 @@ def _with_bare_values(words: list[str]) -> list[str]:
     """
     filled = []
     for word, following in zip_longest(words, words[1:]):
-        alone = following is None or following.startswith("-")
+        alone = following is None or _OPTION.match(following)
         filled.append(f"{word}={_BARE[word]}" if alone and word in _BARE else word)
     return filled
 
@@ -194,22 +196,38 @@ class _Program(TyperGroup):
         words = _with_bare_values(list(sys.argv[1:] if args is None else args))
         if not standalone_mode:
             return super().main(words, prog_name, standalone_mode=False, **extra)
+        if not _is_somewhere():
+            _tell("the working directory is gone. Go to another one", words)
+            sys.exit(1)
         try:
             code = super().main(words, prog_name, standalone_mode=False, **extra)
         except _UsageError as error:
             if not words:
                 error.show()  # the help
             else:
-                _show_usage_error(error, as_json=f"--{JSON.name}" in words)
+                _show_usage_error(error, words)
             sys.exit(error.exit_code)
         except typer.Abort:
             code = 1
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _show_usage_error(error: Any, *, as_json: bool) -> None:
-    message = error.format_message()
-    if as_json:
-        print_json({"error": message})
+def _show_usage_error(error: Any, words: Sequence[str]) -> None:
     path = "" if error.ctx is None else f" Try '{error.ctx.command_path} --help'."
-    print(f"error: {message.rstrip('.')}.{path}", file=sys.stderr)
+    _tell(error.format_message(), words, more=path)
+
+
+def _tell(problem: str, words: Sequence[str], *, more: str = "") -> None:
+    """An error on standard error, and with `--json` as an object on standard output too."""
+    if f"--{JSON.name}" in words:
+        print_json({"error": problem})
+    print(f"error: {problem.rstrip('.')}.{more}", file=sys.stderr)
+
+
+def _is_somewhere() -> bool:
+    """Whether there is a working directory; somebody may have removed it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True

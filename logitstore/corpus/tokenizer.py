@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from logitstore.corpus.gguf import gguf_file, refuse_lost_splitting, refuse_unreadable_gguf
 from logitstore.corpus.temporary import temporary_folder
 from logitstore.corpus.tokenizer_bounds import refuse_bombs
-from logitstore.errors import ModelError, StorageError
+from logitstore.errors import ModelError, StorageError, no_room
 from logitstore.format.tokenizer_names import is_tokenizer_name
 
 if TYPE_CHECKING:
@@ -95,9 +95,14 @@ def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
     with temporary_folder() as folder:
         try:
             tokenizer.save_pretrained(folder)
-        except OSError as error:
-            raise StorageError(f"the tokenizer cannot be saved: {error}", place=folder) from error
         except Exception as error:  # each kind of tokenizer raises errors of its own
+            full = no_room(error)
+            if full is not None or isinstance(error, OSError):
+                raise StorageError(
+                    f"the tokenizer cannot be saved: {full or error}",
+                    place=folder,
+                    remedy="Make room, or name another folder for temporary files with TMPDIR",
+                ) from error
             raise ModelError(f"the tokenizer cannot be saved: {error}") from error
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from logitstore.errors import LogitStoreError, StorageError
+from logitstore.errors import LogitStoreError, StorageError, no_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from logitstore.store.layout import StoreLayout
 
 __all__ = ["telling_what_is_kept"]
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -48,7 +45,7 @@ def telling_what_is_kept(layout: StoreLayout, plan: Plan) -> Iterator[None]:
 def _is_full(error: BaseException) -> bool:
     cause = error.__cause__
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
+        if no_room(cause) is not None:
             return True
         cause = cause.__cause__
     return False

@@ -10,7 +10,6 @@ any moment: what is there is whole, and goes into the same bytes.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from logitstore.errors import CorruptionError, LogitStoreError, SpecError, StorageError
+from logitstore.errors import CorruptionError, LogitStoreError, SpecError, StorageError, no_room
 from logitstore.format.answers import AnswersMetadata
 from logitstore.generation.answer_file import AnswerCounts, counts_of, write_tables
 from logitstore.store.durable import sync_folder
@@ -35,7 +34,6 @@ __all__ = ["AnswerParts"]
 _SETTINGS = "settings.parquet"
 _WHOLE = "whole.parquet"
 _LOCK = "lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PART = re.compile(r"[0-9]{6}\.parquet")
 _COUNTED = ["input_ids", "loss_mask", "finish"]
 _OPTIONS = re.compile(r"settings\.(\w+)")
@@ -190,9 +188,9 @@ class AnswerParts:
                 remedy="Remove it and run the same command again",
             ) from error
         except OSError as error:
-            full = error.errno in _FULL or f"[errno {errno.ENOSPC}]" in str(error)
+            full = no_room(error)
             raise StorageError(
-                "no space left" if full else f"the file system refused: {error.strerror or error}",
+                full or f"the file system refused: {error.strerror or error}",
                 place=error.filename or place,
                 remedy=f"{len(self._numbers())} parts are stored. Make room and run the same "
                 "command again: it goes on from them"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from logitstore.errors import ObjectMissing, SettingError, StorageError
+from logitstore.errors import ObjectMissing, SettingError, StorageError, no_room
 from logitstore.store.claims import LEFTOVER, MISSING, rename_if_absent, status
 from logitstore.store.durable import (
     discard,
@@ -49,7 +49,6 @@ _NO_LINKS = {
     errno.ENOSYS,
     errno.EMLINK,
 }
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _SWEPT = 100  # times that a write is begun again
 
 
@@ -226,19 +225,20 @@ class LocalStorage:
             place = self._shown(error.filename or path)
             if reading and isinstance(error, MISSING):
                 raise ObjectMissing("file is missing", place=place) from error
-            if error.errno in _FULL:
-                raise self._full(path, error, size=size) from error
+            if (full := no_room(error)) is not None:
+                raise self._full(path, error, full, size=size) from error
             reason = error.strerror or error
             raise StorageError(f"the file system refused: {reason}", place=place) from error
 
-    def _full(self, path: Path, error: OSError, *, size: int | None) -> StorageError:
+    def _full(self, path: Path, error: OSError, told: str, *, size: int | None) -> StorageError:
         """That there is no room: how much there is, and how much it would take."""
-        free, quota = None, error.errno == errno.EDQUOT
+        free = None
         with suppress(OSError, StopIteration):
             there = next(one for one in path.parents if one.is_dir())
-            free = None if quota else f"{shutil.disk_usage(there).free:,} bytes free"
+            if error.errno == errno.ENOSPC:
+                free = f"{shutil.disk_usage(there).free:,} bytes free"
         return StorageError(
-            "no space left" + (": the disk quota is used up" if quota else ""),
+            told,
             place=self._shown(error.filename or path),
             found=free,
             allowed=None if size is None else f"{size:,} or more for this file",
