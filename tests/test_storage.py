@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from logitstore.store.storage import (
     sha256_of,
 )
 from tools.dict_storage import DictStorage
+from tools.torture_calls import Call, calling
 
 NO_LINKS = [
     errno.EPERM,
@@ -447,6 +450,35 @@ def test_an_error_while_a_name_is_claimed_leaves_it_free(
     unlinked.put_if_absent("a/one", b"1")
     assert unlinked.read("a/one") == b"1"
     assert time.monotonic() - started < 5
+
+
+def _interrupting(number: int, *, made: bool) -> Callable[[Call], Any]:
+    calls = itertools.count()
+
+    def hook(call: Call) -> Any:
+        if next(calls) != number:
+            return call.made()
+        with suppress(OSError):
+            if made:
+                call.made()
+        raise KeyboardInterrupt
+
+    return hook
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_ctrl_c_at_any_call_leaves_the_lock_free(unlinked: LocalStorage, made: bool) -> None:
+    """The process may go on, as a notebook does, and would wait for a lock of its own."""
+    for number in itertools.count():
+        try:
+            with calling(unlinked.folder, _interrupting(number, made=made)):
+                unlinked.put_if_absent(str(number), b"1")
+            break
+        except KeyboardInterrupt:
+            for lock in unlinked.folder.glob(".*.lock"):
+                with lock.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert number > 20
 
 
 def test_a_claim_of_another_machine_is_waited_for_until_it_is_a_minute_old(

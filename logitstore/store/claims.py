@@ -89,14 +89,19 @@ class _Lock:
 
     def __enter__(self) -> _Lock:
         host = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())
-        with suppress(OSError):
-            self._descriptor = os.open(self.folder / f".{host}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            except OSError:
-                self.__exit__()
-        with suppress(OSError):
-            self._clear()
+        try:
+            with suppress(OSError):
+                name = self.folder / f".{host}.lock"
+                self._descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+                try:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                except OSError:
+                    self.__exit__()
+            with suppress(OSError):
+                self._clear()
+        except BaseException:  # Ctrl-C: this process may go on, and would wait for itself
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
