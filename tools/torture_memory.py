@@ -1,6 +1,7 @@
 """The memory of a long dump, a long training, and of verifying and reading round after round.
 
     python -m tools.torture_memory [--minutes 30] [--units 5000] [--seed 0] [--figure FILE]
+        [--only JOB]
 
 `logitstore dump` and `trainer fit` run side by side as processes of their own for `--minutes`, over
 a corpus of many small units and for epoch after epoch of a store; then, for a third of that time,
@@ -115,12 +116,13 @@ def main() -> int:
     parser.add_argument("--units", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, default=None)
+    parser.add_argument("--only", choices=[job for jobs, _ in _PAIRS for job in jobs])
     given = parser.parse_args()
     curves: list[Curve] = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare(work, minutes=given.minutes, units=given.units, seed=given.seed)
-        for jobs, share in _PAIRS:
+        for jobs, share in _PAIRS if given.only is None else [((given.only,), 1.0)]:
             curves += watch(work, jobs, minutes=share * given.minutes)
     if given.figure is not None:
         _draw(curves, given.figure)
