@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -11,7 +12,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.s3_server import ENVIRONMENT, make_bucket, s3_server
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Sums on a CPU depend on the number of threads, and results are compared bit by bit between this
@@ -83,3 +87,19 @@ def teacher_folder(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def _s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a path in a fresh bucket of a real S3 server; its credentials are in the environment."""
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": _s3}.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{secrets.token_hex(8)}"
+    make_bucket(_s3, name)
+    return f"s3://{name}/stores/one"

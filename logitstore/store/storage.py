@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from logitstore.errors import SettingError
 from logitstore.store.local import LocalStorage
+from logitstore.store.remote import open_remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +114,7 @@ StorageLike: TypeAlias = "str | os.PathLike[str] | Storage"  # a folder, a URI, 
 # Kind of URI -> what opens one.
 STORAGES: dict[str, Callable[[str], Storage]] = {
     "file": LocalStorage.of_uri,
+    **dict.fromkeys(("s3", "gs", "az", "http", "https"), open_remote),
 }
 
 _PIECE_BYTES = 4 << 20  # read at a time to hash
