@@ -702,6 +702,19 @@ def test_a_commit_of_another_store_is_refused(layout: StoreLayout) -> None:
     assert any("commits/000001.json" in str(fault) for fault in verify(storage))
 
 
+def test_counts_of_blocks_that_no_commit_says_are_refused(layout: StoreLayout) -> None:
+    """All hashes are right, and what the manifest says adds up."""
+    content = json.loads(layout.storage.read(MANIFEST))
+    del content["sha256"]
+    counts = content["blocks"]["tokens"]
+    counts[0], counts[1] = counts[0] + 1, counts[1] - 1
+    layout.storage.put(MANIFEST, with_check(content))
+    told = r"commits/000000\.json: the manifest says other counts of blocks"
+    with pytest.raises(CorruptionError, match=told):
+        list(logitstore.open(layout.storage))
+    assert re.search(told, "\n".join(map(str, verify(layout.storage))))
+
+
 def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:
     store = logitstore.open(layout.storage)
     wanted = [stored.targets.ids_RK for stored in store]
