@@ -250,7 +250,7 @@ def test_two_ranks_leave_out_the_same(
 def test_steps_before_damage_is_met_are_kept(stores: dict[str, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(stores["zarr"], tmp_path / "store"))
     flip_block(copy)
-    long: dict[str, Any] = {**QUICK, "steps": 40, "save_steps": 1000}
+    long: dict[str, Any] = {**QUICK, "batch_tokens": 256, "steps": 40, "save_steps": 1000}
     # Which step meets the damage is drawn from the seed and from what the store holds, whose last
     # bits are those of a machine.
     for seed in range(6):
