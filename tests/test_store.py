@@ -301,6 +301,7 @@ def test_verify_names_every_damage(layout: StoreLayout, damage: str) -> None:
     DAMAGE[damage](layout)
     faults = list(verify(layout.storage))
     assert faults
+    assert list(verify(layout.storage, hashes=True))
     assert len({(fault.place, fault.problem) for fault in faults}) == len(faults)
     for fault in faults:
         assert fault.problem
