@@ -129,7 +129,8 @@ def _faults(
     except LogitStoreError as error:
         first = Fault.of(error)
         yield first
-        yield from (fault for fault in _listed_faults(layout) if str(fault) != str(first))
+        told = (first.place, first.problem)  # the same without a way out is no other fault
+        yield from (one for one in _listed_faults(layout) if (one.place, one.problem) != told)
         return
     yield from map(Fault.of, seal_faults(store.layout, store.spec, store.commits, store.manifest))
     damaged = _damaged_commits(store)
