@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import logitstore
 import trainer
-from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError
+from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.store.local import LocalStorage
 from logitstore.store.reader import Store
 from tools.torture_store import CONTAINERS, make_scene
@@ -289,6 +289,25 @@ def test_the_commands_take_it_with_a_number_and_without(
     done = call(app, ["eval", run, *words, "--logits", str(damaged), "--device", "cpu"])
     assert done.exit_code == 0, done.stderr
     assert "blocks are damaged and left out, with " in done.stderr
+    measured = json.loads((tmp_path / "run" / "eval.json").read_text())
+    learnt = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert measured["damaged"] == learnt["damaged"] != []
+    done = call(app, ["report", run, "--out", str(tmp_path / "page.html"), "--json"])
+    for what in ("Learnt", "Measured"):
+        note = f"{what} without damaged blocks of the store: run ({len(learnt['damaged'])})."
+        assert note in json.loads(done.stdout)["notes"]
+
+
+def test_weights_of_a_run_that_have_changed_are_not_measured(
+    stores: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nor by any other name of their folder; what no run has written is measured as it is."""
+    fit(stores["zarr"], tmp_path / "run", stores["teacher"])
+    flip(tmp_path / "run" / "model.safetensors", place=0.7)
+    with pytest.raises(StoreError, match=r"model\.safetensors.*changed.*to a folder without run"):
+        trainer.evaluate(tmp_path / "run", logits=stores["zarr"], device="cpu", out=tmp_path)
+    (tmp_path / "run" / "run.json").unlink()
+    trainer.evaluate(tmp_path / "run", logits=stores["zarr"], device="cpu", out=tmp_path)
 
 
 @pytest.mark.parametrize("value", ["many", -1, 1.5, "9" * 40, False])
