@@ -163,6 +163,26 @@ def test_a_store_on_which_another_thread_works_is_not_begun_anew(storage: Storag
     assert not list(storage.list("leases/"))
 
 
+def test_one_process_at_a_time_may_begin_a_store_anew(storage: Storage) -> None:
+    layout = write_store(storage, [], spec=FIRST, seal=False)
+    one, two = lease_of(layout, OTHER), lease_of(layout, OTHER)
+    for lease in (one, two):
+        lease.take()
+    assert one.claim()
+    assert not two.claim()
+    one.release_claim()
+    assert two.claim()
+
+
+def test_whose_note_is_gone_is_not_alone(storage: Storage) -> None:
+    """Another process, which does not see it, may begin the store anew."""
+    lease = lease_of(write_store(storage, [], spec=FIRST, seal=False), OTHER)
+    lease.take()
+    assert lease.is_alone()
+    storage.delete(lease.name)
+    assert not lease.is_alone()
+
+
 def test_many_begin_one_store_anew(storage: Storage) -> None:
     layout = write_store(storage, [[], []], spec=FIRST, seal=False)
 

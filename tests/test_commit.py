@@ -113,6 +113,19 @@ def test_an_error_behind_the_commit_leaves_the_shard(
     _assert_sound(layout)
 
 
+@pytest.mark.parametrize("fault", [_fail_to_sync_commits, _fail_behind_the_link])
+def test_an_error_behind_the_commit_of_a_unit_without_rows_is_none(
+    layout: StoreLayout,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[pytest.MonkeyPatch, int], None],
+) -> None:
+    writer = UnitWriter.of(StoreWriter(layout), layout.read_spec())
+    with monkeypatch.context() as patch:
+        fault(patch, errno.EIO)
+        assert writer.write(UNIT, [], skipped=3) is True
+    assert StoreWriter(layout).seal(PLAN).skipped == 3
+
+
 def test_an_interrupt_behind_the_commit_leaves_the_shard(
     layout: StoreLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

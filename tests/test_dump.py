@@ -591,7 +591,7 @@ def test_the_command_line_tells_what_it_did(settings: dict[str, Any]) -> None:
     assert done.returncode == 0
     assert "targets/s" in done.stdout
     assert "fingerprint" in done.stdout
-    assert "left as it is" in _run(settings).stdout
+    assert "every unit was stored already" in _run(settings).stdout
     store = str(settings["out"])
     call = [sys.executable, "-m", "logitstore"]
     shown = subprocess.run([*call, "inspect", store, "--json"], capture_output=True, check=True)

@@ -303,6 +303,18 @@ def test_a_store_of_a_later_format_reads_as_before(number: int, container: str) 
         np.testing.assert_allclose(own, values, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"\n", lambda data: data.replace(b",", b" ,", 1)]
+)
+def test_a_manifest_of_an_older_format_has_one_form(store: Path, tmp_path: Path, change) -> None:
+    """It carries no hash of its own."""
+    copy = shutil.copytree(store, tmp_path / "store")
+    manifest = copy / "manifest.json"
+    manifest.write_bytes(change(manifest.read_bytes()))
+    with pytest.raises(CorruptionError, match="manifest has changed since it was written"):
+        logitstore.open(copy)
+
+
 def test_a_newer_format_is_refused_in_plain_words(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "format2" / "zarr", tmp_path / "store")
     spec = spec_of(tmp_path / "store") | {"format": "logitstore/99"}

@@ -20,7 +20,7 @@ import pytest
 
 import logitstore
 import trainer
-from logitstore.cli.progress import LogLines, bar_parts, duration, log_line
+from logitstore.cli.progress import LogLines, bar_parts, duration, log_line, show_progress
 from logitstore.dumping.progress import Tally
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.progress import Meter, Pace, Progress
@@ -185,6 +185,22 @@ def test_a_line_fits_and_keeps_share_and_time_left(width: int, detail: str) -> N
     if len(detail) < 20:
         assert "123,457 targets/s" in parts
         assert ("loss 2.3456" in parts) == (width > 60)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_worked_on_steers_no_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = "\x1b]0;title\x07\x9b31m\u202e"
+    if terminal:
+        shown = "  ".join(bar_parts(replace(DUMPING, detail=odd), width=200, seconds=1.0)[0])
+    else:
+        monkeypatch.setattr("logitstore.cli.progress._FIRST_SECONDS", 0.0)
+        with show_progress("starting") as tell:
+            tell(replace(DUMPING, stage=odd, detail="", fraction=1.0, seconds_left=0.0))
+        shown = capsys.readouterr().err
+    assert "title" in shown
+    assert not set(odd) & set(shown) - set("]0;title31m")
 
 
 def test_durations_in_words() -> None:

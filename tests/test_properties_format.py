@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from logitstore.errors import CorruptionError, LogitStoreError
-from logitstore.format.json import build, canonical_json, checked_content, parse_json, with_check
-from logitstore.format.manifest import Manifest
+from logitstore.format.blocks import BlockCounts
+from logitstore.format.json import (
+    MAX_JSON_BYTES,
+    build,
+    canonical_json,
+    checked_content,
+    parse_json,
+    with_check,
+)
+from logitstore.format.manifest import Manifest, StoredObject
 from logitstore.format.numbers import real, reals, whole
+from logitstore.format.plan import WorkUnit
 from logitstore.format.spec import FORMATS, SparsifierSpec, StoreSpec
 from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.layout import MANIFEST, PLAN, SPEC, StoreLayout, is_object_name
@@ -60,6 +69,15 @@ def test_bytes_are_json_of_one_form_or_refused(data: bytes) -> None:
         assert problem.startswith(PLACE)
 
 
+def test_json_of_more_than_its_bytes_or_levels_is_refused() -> None:
+    assert parse_json(b"[" * 16 + b"]" * 16, place=PLACE)
+    for data in (b"[" * 17 + b"]" * 17, b'{"a":' * 17 + b"1" + b"}" * 17):
+        with pytest.raises(CorruptionError, match=r"object\.json: JSON is nested too deep"):
+            parse_json(data, place=PLACE)
+    with pytest.raises(CorruptionError, match=r"object\.json: file is too large"):
+        parse_json(b"1".ljust(MAX_JSON_BYTES + 1), place=PLACE)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @given(st.data())
 def test_an_object_of_any_fields_comes_back_as_it_was(kind: Any, data: st.DataObject) -> None:
@@ -77,6 +95,27 @@ def test_an_object_with_a_fault_is_refused_or_comes_back(kind: Any, data: st.Dat
         assert _read(kind, _content(found)) == found
     else:
         assert PLACE in problem
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=5)
+@given(data=st.data(), odd=st.sampled_from([-1, 1 << 53, True, 1.0, "1", [1]]))
+def test_no_field_takes_a_number_that_is_no_count(kind: Any, data: st.DataObject, odd: Any) -> None:
+    content = _content(data.draw(KINDS[kind]))
+    counts = {
+        one.name
+        for made in (kind, BlockCounts, StoredObject, WorkUnit)
+        for one in fields(made)
+        if str(one.type) == "int"
+    }
+    parts = [content, *(part for one in content.values() if isinstance(one, list) for part in one)]
+    for part in parts:
+        for name in counts & set(part):
+            before, part[name] = part[name], odd
+            with pytest.raises(CorruptionError, match=name):
+                _read(kind, content)
+            part[name] = before
+    _read(kind, content)
 
 
 def _content(one: Any) -> Any:

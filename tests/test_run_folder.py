@@ -219,6 +219,19 @@ def mutations(content, path=()):
         yield from mutations(content, (*path, name)) if name in here else ()
 
 
+@pytest.mark.parametrize(
+    ("name", "read"), [("run.json", begin), (f"checkpoint-9/{MARKER}", newest)]
+)
+def test_a_state_file_that_lost_its_hash_is_refused(tmp_path, name, read):
+    begun(tmp_path)
+    checkpoint(tmp_path, 9)
+    content = json.loads((tmp_path / name).read_text())
+    del content["sha256"]
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="lacks the hash of its content"):
+        read(tmp_path)
+
+
 def test_every_field_of_a_record_is_checked(tmp_path):
     """Also of those of earlier versions, whose content carries no hash."""
     out = tmp_path / "run"

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import logitstore
 import trainer
-from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError
+from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.store.local import LocalStorage
 from logitstore.store.reader import Store
 from tools.torture_store import CONTAINERS, make_scene
@@ -224,6 +224,7 @@ def test_two_ranks_leave_out_the_same(
         "trainer.fit(logits=sys.argv[1], student=sys.argv[2], out=sys.argv[3],"
         " skip_damaged=True, **json.loads(sys.argv[4]))"
     )
+    remove_shard(damaged)  # of all its blocks, each rank finds some
     arguments = [str(damaged), str(stores["teacher"] / "config.json"), str(tmp_path / "two")]
     ranks = [
         subprocess.Popen(
@@ -249,18 +250,24 @@ def test_two_ranks_leave_out_the_same(
 def test_steps_before_damage_is_met_are_kept(stores: dict[str, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(stores["zarr"], tmp_path / "store"))
     flip_block(copy)
-    long = {**QUICK, "steps": 40, "save_steps": 1000, "seed": 2}  # not met at once
+    long: dict[str, Any] = {**QUICK, "batch_tokens": 256, "steps": 40, "save_steps": 1000}
+    # Which step meets the damage is drawn from the seed and from what the store holds, whose last
+    # bits are those of a machine.
+    for seed in range(6):
+        long["seed"], run = seed, tmp_path / f"run {seed}"
+        with pytest.raises(CorruptionError) as caught:
+            trainer.fit(logits=copy, student=stores["teacher"], out=run, **long)
+        if [*run.glob("checkpoint-*")]:
+            break
     kept = r"Put a copy of the file back.*checkpoint-\d+ is kept: resume goes on from it once"
-    with pytest.raises(CorruptionError, match=kept):
-        trainer.fit(logits=copy, student=stores["teacher"], out=tmp_path / "run", **long)
+    assert re.search(kept, str(caught.value))
     shutil.rmtree(copy)
     shutil.copytree(stores["zarr"], copy)
-    trainer.fit(logits=copy, student=stores["teacher"], out=tmp_path / "run", resume=True, **long)
+    trainer.fit(logits=copy, student=stores["teacher"], out=run, resume=True, **long)
     trainer.fit(logits=copy, student=stores["teacher"], out=tmp_path / "whole", **long)
-    resumed, whole = weights(tmp_path / "run"), weights(tmp_path / "whole")
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert same(run, tmp_path / "whole")
     histories = [
-        json.loads((tmp_path / one / "history.json").read_text()) for one in ("run", "whole")
+        json.loads((one / "history.json").read_text()) for one in (run, tmp_path / "whole")
     ]
     assert [one["loss"] for one in histories[0]] == [one["loss"] for one in histories[1]]
 
@@ -282,6 +289,25 @@ def test_the_commands_take_it_with_a_number_and_without(
     done = call(app, ["eval", run, *words, "--logits", str(damaged), "--device", "cpu"])
     assert done.exit_code == 0, done.stderr
     assert "blocks are damaged and left out, with " in done.stderr
+    measured = json.loads((tmp_path / "run" / "eval.json").read_text())
+    learnt = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert measured["damaged"] == learnt["damaged"] != []
+    done = call(app, ["report", run, "--out", str(tmp_path / "page.html"), "--json"])
+    for what in ("Learnt", "Measured"):
+        note = f"{what} without damaged blocks of the store: run ({len(learnt['damaged'])})."
+        assert note in json.loads(done.stdout)["notes"]
+
+
+def test_weights_of_a_run_that_have_changed_are_not_measured(
+    stores: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nor by any other name of their folder; what no run has written is measured as it is."""
+    fit(stores["zarr"], tmp_path / "run", stores["teacher"])
+    flip(tmp_path / "run" / "model.safetensors", place=0.7)
+    with pytest.raises(StoreError, match=r"model\.safetensors.*changed.*to a folder without run"):
+        trainer.evaluate(tmp_path / "run", logits=stores["zarr"], device="cpu", out=tmp_path)
+    (tmp_path / "run" / "run.json").unlink()
+    trainer.evaluate(tmp_path / "run", logits=stores["zarr"], device="cpu", out=tmp_path)
 
 
 @pytest.mark.parametrize("value", ["many", -1, 1.5, "9" * 40, False])

@@ -530,6 +530,31 @@ def test_the_claim_of_a_killed_process_of_this_machine_goes_at_once(
     assert lock.read_text() == ""
 
 
+_KILLED = """
+import errno, os, pathlib, signal, sys
+from logitstore.store.local import LocalStorage
+
+def refuse(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+os.link = refuse
+pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LocalStorage(sys.argv[1]).put_if_absent("a/one", b"theirs")
+"""
+
+
+def test_a_process_that_is_killed_while_it_holds_a_claim_keeps_nobody_waiting(
+    unlinked: LocalStorage,
+) -> None:
+    words = [sys.executable, "-c", _KILLED, str(unlinked.folder)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    assert (unlinked.folder / "a" / ".one.claim").exists()
+    started = time.monotonic()
+    assert unlinked.put_if_absent("a/one", b"ours")
+    assert time.monotonic() - started < 5
+    assert unlinked.read("a/one") == b"ours"
+
+
 def test_a_lock_file_of_a_stranger_removes_nothing_else(unlinked: LocalStorage) -> None:
     precious = unlinked.folder.parent / ".precious.claim"
     unlinked.put("thesis", b"mine")

@@ -5,6 +5,7 @@ Each container in each storage: files, files where there are no hard links, a di
 
 import errno
 import gc
+import hashlib
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +301,8 @@ def test_verify_names_every_damage(layout: StoreLayout, damage: str) -> None:
     DAMAGE[damage](layout)
     faults = list(verify(layout.storage))
     assert faults
-    assert len({str(fault) for fault in faults}) == len(faults)
+    assert list(verify(layout.storage, hashes=True))
+    assert len({(fault.place, fault.problem) for fault in faults}) == len(faults)
     for fault in faults:
         assert fault.problem
         assert layout.uri in str(fault.place) or "block" in str(fault.place)
@@ -381,9 +383,6 @@ def test_an_object_of_another_unit_is_refused(layout: StoreLayout) -> None:
 
 def test_the_manifest_lists_all_and_nothing_else(layout: StoreLayout) -> None:
     storage = layout.storage
-    storage.put("tokenizer/vocab.json", b"{}")
-    assert any("vocab.json" in str(fault) for fault in verify(storage))
-    storage.delete("tokenizer/vocab.json")
     content = json.loads(storage.read(MANIFEST))
     del content["sha256"]
     changes: dict[str, Any] = {"bytes": 1, "format": "other/9", "documents": 1, "skipped": 1}
@@ -391,6 +390,12 @@ def test_the_manifest_lists_all_and_nothing_else(layout: StoreLayout) -> None:
     for name, value in changes.items():
         storage.put(MANIFEST, with_check(content | {name: value}))
         assert list(verify(storage)), name
+    storage.put(MANIFEST, canonical_json(content))
+    assert [fault.problem for fault in verify(storage)] == ["manifest lacks its hash"]
+    readme = {README: hashlib.sha256(storage.read(README)).hexdigest()}
+    storage.put(MANIFEST, with_check(content | {"objects": content["objects"] | readme}))
+    with pytest.raises(CorruptionError, match=r"names a file too many .*README"):
+        logitstore.open(storage)
     del content["objects"]["plan.json"]
     storage.put(MANIFEST, with_check(content))
     assert any("plan.json" in str(fault) for fault in verify(storage))
@@ -426,6 +431,67 @@ def test_paths_that_leave_the_store_are_refused(layout: StoreLayout, path: str) 
     layout.storage.delete(MANIFEST)
     with pytest.raises(CorruptionError, match="files inside of it"):
         logitstore.open(layout.storage, allow_partial=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"unit": "000001"}, "name its own unit"),
+        ({"attempt": "../../x"}, "an attempt"),
+        ({"attempt": "0123abcde"}, "an attempt"),
+        ({"blocks": [{"documents": 0, "tokens": 1, "targets": 1}]}, "a block holds nothing"),
+        ({"objects": [{"path": "a", "size": 1, "sha256": "0", "chunks": "0x"}]}, "no checksums"),
+    ],
+)
+def test_a_commit_says_what_a_commit_can(
+    layout: StoreLayout, change: dict[str, Any], told: str
+) -> None:
+    """Its hash is right."""
+    name = "commits/000000.json"
+    content = json.loads(layout.storage.read(name))
+    del content["sha256"]
+    layout.storage.put(name, with_check(content | change))
+    layout.storage.delete(MANIFEST)
+    with pytest.raises(CorruptionError, match=f"{re.escape(name)}.*{told}"):
+        logitstore.open(layout.storage, allow_partial=True)
+
+
+@pytest.mark.parametrize("names", [["../../x"], ["000000", "000000"], ["0"], ["a00000"]])
+def test_a_plan_names_its_units_each_by_a_number_of_its_own(names: list[str]) -> None:
+    units = [vars_of(unit) for unit in plan_of(len(names)).units]
+    content = {"units": [unit | {"name": name} for unit, name in zip(units, names, strict=True)]}
+    with pytest.raises(CorruptionError, match="names of units"):
+        StoreLayout(DictStorage()).parse_plan(with_check(content))
+
+
+def vars_of(unit: Any) -> dict[str, Any]:
+    return {one.name: getattr(unit, one.name) for one in fields(unit)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one["units"]["name"].__setitem__(0, "../../x"),
+        lambda one: one["units"]["name"].__setitem__(0, one["units"]["name"][1]),
+        lambda one: one["units"]["blocks"].__setitem__(0, one["units"]["blocks"][0] + 1),
+        lambda one: one["objects"].__setitem__("../../x", "0" * 64),
+        lambda one: one.__setitem__("documents", one["documents"] + 1),
+        lambda one: one.__setitem__("tokens", one["tokens"] + 1),
+        lambda one: one.__setitem__("targets", one["targets"] - 1),
+        lambda one: one["sums"].__setitem__("entropy", 1e300),
+        lambda one: one["column_bytes"].__setitem__("id", "7"),
+    ],
+)
+def test_a_manifest_says_what_a_manifest_can(
+    layout: StoreLayout, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Its hash is right, and it is refused before a unit is read."""
+    content = json.loads(layout.storage.read(MANIFEST))
+    del content["sha256"]
+    change(content)
+    layout.storage.put(MANIFEST, with_check(content))
+    with pytest.raises(CorruptionError, match=r"manifest\.json"):
+        load_store(layout.storage)
 
 
 def test_a_changed_letter_of_a_small_file_is_refused_before_the_seal(storage: Storage) -> None:
@@ -558,13 +624,22 @@ def test_json_that_would_fill_memory_is_refused_before_it_is_parsed(
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["store.json", "plan.json", "manifest.json", "commits/000000.json", "tokenizer/tokenizer.json"],
+    ("name", "most"),
+    [
+        ("store.json", 64 << 20),
+        ("plan.json", 64 << 20),
+        ("manifest.json", 64 << 20),
+        ("commits/000000.json", 4 << 20),
+        ("tokenizer/tokenizer.json", 256 << 20),
+    ],
 )
-def test_a_huge_sparse_file_is_refused_by_its_size(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("huge", [False, True])
+def test_a_huge_sparse_file_is_refused_by_its_size(
+    tmp_path: Path, name: str, most: int, huge: bool
+) -> None:
     write_store(tmp_path, UNITS, spec=store_spec())
     with (tmp_path / name).open("ab") as file:
-        file.truncate(1 << 40)
+        file.truncate(1 << 40 if huge else most + 1)
     started = time.monotonic()
     with pytest.raises(CorruptionError, match=f"{re.escape(name)}: file is too large"):
         _read_all(LocalStorage(tmp_path))
@@ -629,11 +704,43 @@ def test_verify_goes_on_where_the_disk_refuses(
     sound = DictStorage()
     write_store(sound, UNITS, spec=store_spec(container=container))
     storage = _Flaky(sound.objects, refused=refused, often=often)
-    found = [fault for _ in range(60) for fault in verify(storage)]
+    lists = refused == "list"  # of files that the store does not name
+    found = [fault for _ in range(60) for fault in verify(storage, strict=lists)]
     gc.collect()
     assert all("refused" in str(fault) or "Zarr" in str(fault) for fault in found)
     assert found or often < 0.1
     assert not caplog.records  # asyncio logs errors that nobody has looked at
+
+
+def test_verify_reads_what_is_there_of_an_unfinished_store(storage: Storage) -> None:
+    write_store(storage, UNITS, spec=store_spec(), seal=False)
+    storage.delete("commits/000002.json")
+    (told,) = verify(storage)
+    assert "not finished" in told.problem
+    assert told.found == "2 of 3 units"
+    assert "the same `logitstore dump` again" in str(told)
+    (name,) = (one for one in storage.list("data/000001-") if "entries/c" in one)
+    data = bytearray(storage.read(name))
+    data[len(data) // 2] ^= 1
+    storage.put(name, bytes(data))
+    for how in ({}, {"hashes": True}):
+        assert [fault.place for fault in verify(storage, **how)] == [
+            told.place,
+            place_of(storage, name),
+        ]
+    assert list(verify(storage, fast=True)) == [told]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_verify_tells_a_changed_byte_once(layout: StoreLayout, seed: int) -> None:
+    """By its file, not by each block that cannot be read for it."""
+    storage = layout.storage
+    names = sorted(storage.list("data/"))
+    name = random.Random(seed).choice(names)
+    data = bytearray(storage.read(name))
+    data[random.Random(seed).randrange(len(data))] ^= 1
+    storage.put(name, bytes(data))
+    assert [fault.place for fault in verify(storage)] == [place_of(storage, name)]
 
 
 @pytest.mark.parametrize("how", [{"fast": "yes"}, {"hashes": 1}, {"fast": None}])
@@ -676,7 +783,7 @@ def test_opening_asks_for_as_much_however_many_units_there_are(units: int) -> No
     store = logitstore.open(storage)
     inspect(store)
     assert len(store.blocks) == units
-    assert len(storage.requests) == 14
+    assert len(storage.requests) == 13
     assert not any(name.startswith(("commits/", "data/")) for _, name in storage.requests)
 
 
@@ -700,6 +807,19 @@ def test_a_commit_of_another_store_is_refused(layout: StoreLayout) -> None:
     with pytest.raises(CorruptionError, match=r"commits/000001.*has changed since"):
         list(logitstore.open(storage))
     assert any("commits/000001.json" in str(fault) for fault in verify(storage))
+
+
+def test_counts_of_blocks_that_no_commit_says_are_refused(layout: StoreLayout) -> None:
+    """All hashes are right, and what the manifest says adds up."""
+    content = json.loads(layout.storage.read(MANIFEST))
+    del content["sha256"]
+    counts = content["blocks"]["tokens"]
+    counts[0], counts[1] = counts[0] + 1, counts[1] - 1
+    layout.storage.put(MANIFEST, with_check(content))
+    told = r"commits/000000\.json: the manifest says other counts of blocks"
+    with pytest.raises(CorruptionError, match=told):
+        list(logitstore.open(layout.storage))
+    assert re.search(told, "\n".join(map(str, verify(layout.storage))))
 
 
 def test_a_store_pickles_also_after_it_was_read(layout: StoreLayout) -> None:

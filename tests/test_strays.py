@@ -39,6 +39,27 @@ def test_verify_names_strays_and_takes_them_for_faults_only_if_asked(tmp_path: P
     assert {one.problem for one in faults} == {"the store does not name this file"}
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_somebody_puts_beside_a_tokenizer_is_no_part_of_it(
+    tmp_path: Path, sealed: bool
+) -> None:
+    """Its name may be that of a file of a tokenizer, before and after the store is sealed."""
+    plain = write_store(tmp_path / "plain", UNITS, spec=store_spec())
+    layout = write_store(tmp_path / "store", UNITS, spec=store_spec(), seal=False)
+    if sealed:
+        StoreWriter(layout).seal(layout.read_plan())
+    planted = ["tokenizer/added_tokens.json", "tokenizer/chat_template.jinja"]
+    for name in planted:
+        layout.storage.put(name, b"{}")
+    StoreWriter(layout).seal(layout.read_plan())
+    store = logitstore.open(tmp_path / "store")
+    assert store.tokenizer_files() == logitstore.open(plain.storage).tokenizer_files()
+    assert store.fingerprint == logitstore.open(plain.storage).fingerprint
+    assert not set(planted) & set(layout.read_manifest().objects)
+    assert sorted(logitstore.strays(store)) == planted
+    assert not list(logitstore.verify(store))
+
+
 def test_gc_removes_what_no_commit_names_and_nothing_else(tmp_path: Path) -> None:
     layout = write_store(tmp_path, UNITS, spec=store_spec())
     names = put_strays(layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,6 @@ from logitstore.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 MODELS: dict[str, Any] = {
     "WordPiece": (models.WordPiece, trainers.WordPieceTrainer),
@@ -158,6 +158,24 @@ def test_a_tokenizer_without_a_core(tmp_path: Path) -> None:
     assert tokenizer_fingerprint(loaded) == tokenizer_fingerprint(tokenizer)
     assert tokenizer_fingerprint(ByT5Tokenizer(extra_ids=3)) != tokenizer_fingerprint(tokenizer)
     assert vocab_size(tokenizer) == 3 + 256 + 125
+
+
+class WithCode(PreTrainedTokenizerFast):
+    """A tokenizer that brings code, and a file that no tokenizer has."""
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> Any:
+        (Path(save_directory) / "tokenization_own.py").write_text("print('run')")
+        (Path(save_directory) / "config.json").write_text("{}")
+        return super().save_pretrained(save_directory, **options)
+
+
+def test_no_code_of_a_tokenizer_comes_along(tokenizer: PreTrainedTokenizerFast) -> None:
+    code = {"AutoTokenizer": ["tokenization_own.Own", None]}
+    own = WithCode(tokenizer_object=copy.deepcopy(tokenizer.backend_tokenizer), auto_map=code)
+    files = tokenizer_files(own)
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(files)
+    assert not {"tokenization_own.py", "config.json"} & set(files)
+    assert b"auto_map" not in files["tokenizer_config.json"]
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ import pytest
 from logitstore.store import durable, local
 from logitstore.store.commit import StoreWriter
 from logitstore.store.local import LocalStorage
+from tests import run_files
 from tools.power_loss import Disk
 from tools.torture_calls import CHANGES, calling
 from tools.torture_power import broken, lose, recorded
 from tools.torture_store import make_scene
+from trainer.training.checkpoints import MARKER, complete_checkpoint, read_checkpoint
+
+STATE = "trainer_state.json"
 
 
 @contextmanager
@@ -73,6 +77,24 @@ def test_what_another_has_put_is_durable_once_we_were_told_of_it(tmp_path, disk)
         assert not storage.put_if_absent("x", b"ours")
     disk.after(len(disk.steps), tmp_path / "left", loss="none", generator=random.Random(0))
     assert (tmp_path / "left" / "store" / "x").read_bytes() == b"theirs"
+
+
+def test_a_checkpoint_that_is_called_whole_outlives_a_loss_of_power(tmp_path, disk):
+    folder = tmp_path / "disk" / "checkpoint-10"
+    with disk.recording():  # nothing but its marker is synced by itself
+        folder.mkdir()
+        for name, data in (("model.safetensors", b"x" * 10), (STATE, b'{"global_step": 10}')):
+            with (folder / name).open("xb", buffering=0) as file:
+                file.write(data)
+        complete_checkpoint(folder, run_files.state(10), run=None)
+    found = []
+    for count in range(len(disk.steps) + 1):
+        left = tmp_path / f"left after {count}"
+        disk.after(count, left, loss="none", generator=random.Random(0))
+        if (left / "checkpoint-10" / MARKER).exists():
+            found.append(read_checkpoint(left / "checkpoint-10").step)
+    assert found
+    assert {*found} == {10}
 
 
 def test_a_seal_makes_the_commits_of_others_durable(tmp_path):

@@ -142,7 +142,7 @@ def shard_bytes(where: Any) -> dict[str, str]:
     """
     layout = StoreLayout.at(where)
     store = logitstore.open(where)
-    small = ["plan.json", *layout.tokenizer_names()]
+    small = ["plan.json", *layout.tokenizer_names(layout.read_spec())]
     found = {name: layout.storage.read(name) for name in small}
     for commit in store.commits:
         prefix = layout.shard_prefix(commit) if commit.attempt is not None else ""

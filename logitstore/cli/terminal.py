@@ -34,7 +34,7 @@ def print_summary(summary: DumpSummary) -> None:
     """What a dump left behind."""
     per_target = summary.bytes / max(1, summary.targets)
     if summary.new_targets == 0:
-        say(f"{summary.uri}: finished already, left as it is")
+        say(f"{summary.uri}: every unit was stored already; `logitstore verify` reads them again")
     say(
         f"{summary.uri}: {summary.documents:,} documents, {summary.targets:,} targets, "
         f"{summary.bytes:,} bytes ({per_target:.1f} per target)"

@@ -257,7 +257,7 @@ class StoreWriter:
         return Manifest(
             format=spec.format,
             fingerprint=store_fingerprint(spec, (commit.data_identity() for commit in commits)),
-            objects={name: sha256_of(storage, name) for name in layout.small_names()},
+            objects={name: sha256_of(storage, name) for name in layout.small_names(spec)},
             documents=totals.documents,
             tokens=totals.tokens,
             targets=totals.targets,

@@ -88,9 +88,12 @@ class StoreLayout:
         """What the names of the attempt that `commit` names begin with."""
         return f"{DATA}{commit.folder}/"
 
-    def small_names(self) -> list[str]:
-        """Every object that a manifest hashes by its name: spec, plan and tokenizer, in order."""
-        return [SPEC, PLAN, *self.tokenizer_names()]
+    def small_names(self, spec: StoreSpec) -> list[str]:
+        """Every object that a manifest hashes by its name: spec, plan and tokenizer, in order.
+
+        spec: of the store.
+        """
+        return [SPEC, PLAN, *self.tokenizer_names(spec)]
 
     def stored_bytes(self, commits: Iterable[Commit]) -> int:
         """Bytes of a store with those commits: all objects but tokenizer, README and manifest.
@@ -148,8 +151,14 @@ class StoreLayout:
             )
         return hashes
 
-    def tokenizer_names(self) -> list[str]:
-        """The objects of the tokenizer, in order. A file of another name is none of them."""
+    def tokenizer_names(self, spec: StoreSpec) -> list[str]:
+        """The objects of the tokenizer, in order: those that the spec names by their hashes.
+
+        spec: of the store. Old ones name none: then each file that may have its name is one.
+        """
+        hashes = self.tokenizer_hashes(spec)
+        if hashes:
+            return sorted(f"{TOKENIZER}{name}" for name in hashes)
         names = self.storage.list(TOKENIZER)
         return sorted(name for name in names if is_tokenizer_name(name.removeprefix(TOKENIZER)))
 

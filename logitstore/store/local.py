@@ -237,6 +237,8 @@ class LocalStorage:
             there = next(one for one in path.parents if one.is_dir())
             if error.errno == errno.ENOSPC:
                 free = f"{shutil.disk_usage(there).free:,} bytes free"
+                if os.statvfs(there).f_files and not os.statvfs(there).f_favail:
+                    free = "no inode free, of which each file takes one"
         return StorageError(
             told,
             place=self._shown(error.filename or path),

@@ -89,7 +89,7 @@ def as_store(
     if not isinstance(source, Store):
         return open_store(source, allow_partial=allow_partial, max_memory=max_memory)
     if source.manifest is None and not allow_partial:
-        raise _unsealed(source.uri)
+        raise unsealed(source.uri)
     return source
 
 
@@ -122,7 +122,7 @@ def _load(layout: StoreLayout, *, allow_partial: bool, memory: int) -> Store:
             allowed=", ".join(CONTAINERS),
         )
     if not layout.sealed() and not allow_partial:
-        raise _unsealed(layout.uri)
+        raise unsealed(layout.uri)
     manifest = layout.read_manifest() if layout.sealed() else None
     commits = _commits(layout, manifest)
     shards = OpenShards(layout=layout, spec=spec, commits=commits, memory=memory)
@@ -139,7 +139,11 @@ def _commits(layout: StoreLayout, manifest: Manifest | None) -> Sequence[Commit]
     return tuple(commit for commit in commits if commit is not None)
 
 
-def _unsealed(uri: str) -> StoreError:
+def unsealed(uri: str) -> StoreError:
+    """What is said of a store that is not finished.
+
+    uri: where it lies.
+    """
     return StoreError(
         "the store is not finished: it has no manifest.json",
         place=uri,
@@ -213,7 +217,7 @@ class Store(Sequence[StoredDocument]):
 
         Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
         """
-        names = self.layout.tokenizer_names()
+        names = self.layout.tokenizer_names(self.spec)
         files = {name.removeprefix(TOKENIZER): self.layout.read_small(name) for name in names}
         for name, data in files.items():
             place = self.layout.place(f"{TOKENIZER}{name}")

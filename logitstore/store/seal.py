@@ -49,7 +49,7 @@ def seal_faults(
             for one in commit.objects
         }
     try:
-        listed.update(layout.small_names())
+        listed.update(layout.small_names(spec))
     except StorageError as error:
         yield error
     else:

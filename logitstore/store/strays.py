@@ -51,7 +51,7 @@ def strays(store: Store) -> Iterator[str]:
     Raises StorageError where they cannot be listed.
     """
     layout = store.layout
-    known = {SPEC, PLAN, MANIFEST, README, *layout.tokenizer_names()}
+    known = {SPEC, PLAN, MANIFEST, README, *layout.tokenizer_names(store.spec)}
     for commit in store.commits:
         known.add(layout.commit_name(commit.unit))
         known.update(f"{layout.shard_prefix(commit)}{one.path}" for one in commit.objects)

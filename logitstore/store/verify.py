@@ -16,7 +16,7 @@ from logitstore.progress import Meter, OnProgress
 from logitstore.store.commits import SealedCommits
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
-from logitstore.store.reader import Store, StoreLike, load_store
+from logitstore.store.reader import Store, StoreLike, load_store, unsealed
 from logitstore.store.seal import seal_faults, total_faults
 from logitstore.store.storage import sha256_of
 from logitstore.store.strays import strays
@@ -102,10 +102,16 @@ def verify(
 
 def _stray_faults(layout: StoreLayout) -> Iterator[Fault]:
     try:
-        for name in strays(load_store(layout.storage, allow_partial=True)):
-            yield Fault(place=layout.place(name), problem="the store does not name this file")
+        store = load_store(layout.storage, allow_partial=True)
     except LogitStoreError:
-        return  # told already, by what reads the store
+        return  # told already
+    try:
+        for name in strays(store):
+            yield Fault(place=layout.place(name), problem="the store does not name this file")
+    except CorruptionError:
+        return  # of a commit: told already
+    except LogitStoreError as error:
+        yield Fault.of(error)  # nothing else asks for a list
 
 
 def _is_there(layout: StoreLayout) -> bool:
@@ -125,20 +131,39 @@ def _faults(
     on_progress: OnProgress | None,
 ) -> Iterator[Fault]:
     try:
-        store = load_store(layout.storage, max_memory=max_memory)
+        store = load_store(layout.storage, allow_partial=True, max_memory=max_memory)
     except LogitStoreError as error:
         first = Fault.of(error)
         yield first
-        yield from (fault for fault in _listed_faults(layout) if str(fault) != str(first))
+        told = (first.place, first.problem)  # the same without a way out is no other fault
+        yield from (one for one in _listed_faults(layout) if (one.place, one.problem) != told)
         return
+    if store.manifest is None:
+        yield from _unfinished(store)
     yield from map(Fault.of, seal_faults(store.layout, store.spec, store.commits, store.manifest))
-    damaged = _damaged_commits(store)
-    yield from map(Fault.of, damaged.values())
-    yield from _total_faults(store, damaged.keys())
-    yield from _stored_faults(store, damaged.keys(), hashes=hashes, on_progress=on_progress)
+    commits = _damaged_commits(store)
+    yield from map(Fault.of, commits.values())
+    yield from _total_faults(store, commits.keys())
+    damaged = set(commits)
+    for unit, fault in _stored_faults(
+        store, commits.keys(), hashes=hashes, on_progress=on_progress
+    ):
+        damaged.add(unit)
+        yield fault
     if content:
         yield from _tokenizer_faults(store)
-        yield from _content_faults(store, damaged.keys(), on_progress)
+        yield from _content_faults(store, damaged, on_progress)
+
+
+def _unfinished(store: Store) -> Iterator[Fault]:
+    """That a store has no manifest, and how much of it is there."""
+    try:
+        units = f"{len(store.commits):,} of {len(store.layout.read_plan().units):,} units"
+    except LogitStoreError as error:
+        yield Fault.of(error)
+        return
+    missing = unsealed(store.uri)
+    yield Fault(place=store.uri, problem=missing.problem, found=units, remedy=missing.remedy)
 
 
 def _tokenizer_faults(store: Store) -> Iterator[Fault]:
@@ -173,7 +198,8 @@ def _total_faults(store: Store, damaged: Set[int]) -> Iterator[Fault]:
 
 def _stored_faults(
     store: Store, damaged: Set[int], *, hashes: bool, on_progress: OnProgress | None
-) -> Iterator[Fault]:
+) -> Iterator[tuple[int, Fault]]:
+    """Of the units whose commit can be read: their numbers, and what is wrong with their files."""
     meter = Meter(on_progress, stage="hashing" if hashes else "looking for files", unit="bytes")
     done = 0
     for number in range(len(store.commits)):
@@ -182,9 +208,10 @@ def _stored_faults(
         try:
             commit = store.commits[number]
             store.shards.check_sizes(commit)
-            yield from _shard_faults(store.layout, commit, hashes=hashes)
+            for fault in _shard_faults(store.layout, commit, hashes=hashes):
+                yield number, fault
         except LogitStoreError as error:
-            yield Fault.of(error)
+            yield number, Fault.of(error)
             continue
         done += sum(one.size for one in commit.objects)
         meter.tell(done, fraction=min(1.0, done / max(1, store.stored_bytes)))
@@ -246,7 +273,7 @@ def _object_faults(
 def _content_faults(
     store: Store, damaged: Set[int], on_progress: OnProgress | None
 ) -> Iterator[Fault]:
-    """The faults of what the blocks hold; not of units whose commit is `damaged`."""
+    """The faults of what the blocks hold; not of units whose commit or files are `damaged`."""
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
     closed = set(damaged)  # units whose shard cannot be opened: told once, not for each block

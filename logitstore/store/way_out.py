@@ -19,8 +19,8 @@ _AGAIN = "Delete it and run the same command again"
 LOST_SPEC = "Put a copy of it back, or dump into a new folder: nothing else says what the rows mean"
 # Of data and commits of a sealed store.
 DAMAGED = (
-    "Put a copy of the file back; `logitstore verify` lists all damage, and "
-    "`trainer fit --skip-damaged` begins a run without the damaged blocks"
+    "Put a copy of the file back; `logitstore verify` lists all damage, and --skip-damaged of "
+    "`trainer fit` and `trainer eval` leaves the damaged blocks out"
 )
 _RESTORE = "Put a copy of the file back"
 _SEAL_ANEW = f"{_RESTORE}, or delete it and run the same `logitstore dump`, which seals anew"

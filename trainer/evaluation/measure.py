@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -46,7 +46,7 @@ from trainer.evaluation.subject import Subject
 from trainer.losses import TargetTensors, draw_for
 from trainer.training import run_folder
 from trainer.training.damage import refuse_no_view, told
-from trainer.training.run_result import weight_hashes
+from trainer.training.run_result import refuse_changed_weights, weight_hashes
 from trainer.training.state_files import EVALUATION, warn, write_state
 
 if TYPE_CHECKING:
@@ -93,9 +93,10 @@ def evaluate(**values: Any) -> dict[str, Any]:
     A loaded model is left in the mode that it was in. The result is written to `eval.json` in
     `out`, or in `model` where that is a run and `logits` a store: text and answers must not take
     the place of a comparison with the teacher. There it also names the weights that were measured,
-    by their sha256. Raises
-    SettingError, StoreError, ModelError (also where a loss is no finite number); TokenizerError
-    where model and store do not match.
+    by their sha256. With `skip_damaged`, `damaged` holds number, place and problem of each block
+    that was left out. Raises SettingError, StoreError (also where weights of a finished run have
+    changed), ModelError (also where a loss is no finite number); TokenizerError where model and
+    store do not match.
     """
     options = EvalOptions(**values)
     # What the store cannot serve is refused before a model may have to be fetched.
@@ -103,6 +104,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if options.logits is not None:
         stored = _from_store(options)
     subject = Subject.of(options)
+    if subject.folder is not None:
+        refuse_changed_weights(subject.folder)
     out = options.out
     compared = stored is not None and stored.comparison is not None
     if out is None and compared and subject.folder is not None:
@@ -117,6 +120,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
             model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
         )
     result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
+    if source.damaged:
+        result["damaged"] = [list(astuple(one)) for one in source.damaged]
     if out is not None:
         weights = None if subject.folder is None else weight_hashes(subject.folder)
         write_state(out / "eval.json", {"format": EVALUATION, "weights": weights} | result)
@@ -133,6 +138,7 @@ class _EvalData:
     spec: StoreSpec | None
     comparison: Comparison | None
     fingerprint: str | None
+    damaged: tuple[Any, ...] = ()  # blocks of the store that were left out
 
 
 def _from_store(options: EvalOptions) -> _EvalData:
@@ -165,6 +171,7 @@ def _from_store(options: EvalOptions) -> _EvalData:
         spec=store.spec,
         comparison=comparison,
         fingerprint=store.fingerprint,
+        damaged=getattr(store, "damaged", ()),
     )
 
 

@@ -152,10 +152,15 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         notes.append(
             f"KL and acceptance are at different temperatures ({listed}): compare neither."
         )
-    damaged = {run.name: run.value("run.damaged") for run in runs}
-    left_out = [f"{name} ({len(blocks)})" for name, blocks in damaged.items() if blocks]
-    if left_out:
-        notes.append(f"Learnt without damaged blocks of the store: {', '.join(left_out)}.")
+    for done, source in {"Learnt": "run.damaged", "Measured": "eval.damaged"}.items():
+        damaged = {run.name: run.value(source) for run in runs}
+        left_out = [
+            f"{name} ({len(blocks)})"
+            for name, blocks in damaged.items()
+            if isinstance(blocks, list) and blocks
+        ]
+        if left_out:
+            notes.append(f"{done} without damaged blocks of the store: {', '.join(left_out)}.")
     unfinished = [run.name for run in runs if run.value("run.finished") is False]
     if unfinished:
         notes.append(f"Not finished: {', '.join(unfinished)}.")

@@ -6,12 +6,13 @@ taken for the result, and an evaluation of another model not for that of this on
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from logitstore import StoreError
+from logitstore import CorruptionError, StoreError
 from logitstore.plumbing import LocalStorage, is_tokenizer_name, sha256_of
 from trainer.training.checkpoints import find_checkpoints
-from trainer.training.run_record import run_fingerprint
+from trainer.training.run_record import RECORD, read_record, run_fingerprint
 from trainer.training.state_files import refuse_changed_file, warn
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "checked_result",
+    "refuse_changed_weights",
     "refuse_in_the_way",
     "result_hashes",
     "tokenizer_of",
@@ -87,6 +89,34 @@ def checked_result(out: Path, record: dict[str, Any], *, resume: bool) -> dict[s
     warn(f"{out / gone[0]}: file of a finished run is gone; written anew from {newest.folder.name}")
     rest = {name: value for name, value in record.items() if name not in _OF_A_RESULT}
     return rest | {"finished": False}
+
+
+def refuse_changed_weights(model: Path) -> None:
+    """Refuse the weights of a finished run that are not as the run wrote them.
+
+    Args:
+        model: The folder of a model, which may be that of a run.
+
+    Raises StoreError for such weights, CorruptionError for a run.json that has changed. One that is
+    of something else says nothing of them.
+    """
+    try:
+        record = read_record(model) or {}
+    except CorruptionError:
+        raise
+    except StoreError:
+        return
+    files = record["files"] if record.get("finished") is True and "files" in record else {}
+    for name, sha256 in sorted(files.items()):
+        if any(fnmatch(name, pattern) for pattern in _WEIGHTS) and (model / name).is_file():
+            try:
+                refuse_changed_file(model / name, sha256)
+            except StoreError as error:
+                error.remedy = (
+                    "Put a copy of it back; to evaluate other weights, move them to a folder "
+                    f"without {RECORD}"
+                )
+                raise
 
 
 def _gone_unnamed(out: Path) -> list[str]:
