@@ -97,7 +97,7 @@ def _s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a path in a fresh bucket of a real S3 server; its credentials are in the environment."""
+    """The URI of a path in a fresh bucket of a real S3 server, which the environment names."""
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": _s3}.items():
         monkeypatch.setenv(name, value)
     name = f"bucket-{secrets.token_hex(8)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from logitstore.errors import LogitStoreError, StorageError, no_room
+from logitstore.errors import CorruptionError, StorageError, no_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def telling_what_is_kept(layout: StoreLayout, plan: Plan) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        error.add_note(_kept(len(_stored(layout, plan)), plan))
+        error.add_note(_how_many(layout, plan))
         raise
     except StorageError as error:
         if not _is_full(error):
@@ -64,17 +64,24 @@ def _missing(layout: StoreLayout, plan: Plan) -> str:
     return f"{kept.capitalize()}; the others take about {round(size * rest / records):,} bytes"
 
 
+def _how_many(layout: StoreLayout, plan: Plan) -> str:
+    try:
+        return _kept(len(_stored(layout, plan)), plan)
+    except StorageError:
+        return "the storage does not tell how many units are stored"
+
+
 def _kept(stored: int, plan: Plan) -> str:
     return f"{stored} of {len(plan.units)} units are stored"
 
 
 def _stored(layout: StoreLayout, plan: Plan) -> list[tuple[WorkUnit, Commit]]:
-    """The units that are committed, as far as that can be read."""
+    """The units that are committed, and whose commits are sound."""
     found = []
     for unit in plan.units:
         try:
             commit = layout.read_commit(unit)
-        except LogitStoreError:
+        except CorruptionError:
             continue
         if commit is not None:
             found.append((unit, commit))

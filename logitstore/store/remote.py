@@ -7,6 +7,7 @@ service do. Nothing of them is kept.
 
 from __future__ import annotations
 
+import builtins
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from logitstore.errors import ObjectMissing, SettingError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["RemoteStorage", "ReadOnlyStorage", "open_remote", "spans_of"]
+__all__ = ["ReadOnlyStorage", "RemoteStorage", "open_remote", "spans_of"]
 
 # Bytes between two ranges that are fetched with them: less than what a request costs in time, and
 # at most a share of the bytes that are wanted.
@@ -56,7 +57,7 @@ class RemoteStorage:
         with self._explained(name):
             return self._got(name)
 
-    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         """See `Storage`. Neighbours are one request, and requests are made side by side."""
         found = [b""] * len(ranges)
         with self._explained(name):
@@ -129,7 +130,7 @@ class RemoteStorage:
 
     @property
     def _store(self) -> Any:
-        return _opened(self.uri)
+        return _opened(self.uri, os.getpid())
 
     def _got(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """The object's bytes from `start` to `stop`, or to its end: one request."""
@@ -155,15 +156,14 @@ class RemoteStorage:
             )
         return data
 
+    @staticmethod
     def _numbers(
-        self, ranges: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
-    ) -> Iterator[list[int]]:
+        ranges: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+    ) -> Iterator[Sequence[int]]:
         """Of each span the numbers of the ranges in it."""
         for start, stop in spans:
             yield [
-                number
-                for number, (low, high) in enumerate(ranges)
-                if start <= low < high <= stop
+                number for number, (low, high) in enumerate(ranges) if start <= low < high <= stop
             ]
 
     def _head(self, name: str) -> Any:
@@ -251,8 +251,8 @@ def spans_of(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=64)
-def _opened(uri: str) -> Any:
-    """What obstore opens of a URI, once in a process."""
+def _opened(uri: str, process: int) -> Any:  # noqa: ARG001
+    """What obstore opens of a URI, once in a process: a fork has no threads of its parent's."""
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
