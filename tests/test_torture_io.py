@@ -21,6 +21,6 @@ def test_reads_and_writes_may_do_a_part_of_what_they_are_asked_for(tmp_path):
 def test_the_tool_sees_an_error_that_is_not_told(tmp_path, monkeypatch):
     attacked = Attacked.of(make_scene(tmp_path), "parquet")
     at = attacked.calls("dump", links=True).index("write") + 1
-    monkeypatch.setattr("logitstore.store.local._FULL", None)  # so that telling it fails
+    monkeypatch.setattr("logitstore.store.local.no_room", None)  # so that telling it fails
     fault = Fault(number=at + 12, code="EIO", how="from then on", links=True)
     assert attacked.outcome("dump", fault)[0] == "wrong"
