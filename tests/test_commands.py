@@ -157,7 +157,7 @@ def test_an_empty_string_is_no_value(command: str, option: Option, empty: str) -
     assert f"{option.flag} is empty" in _refused(command, values)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/name", "https://host/name", "hf://name"])
+@pytest.mark.parametrize("uri", ["ftp://host/name", "s4://bucket/name", "hf://name"])
 @pytest.mark.parametrize(("command", "option"), list(_named(fields=False)), ids=_word)
 def test_a_uri_that_nothing_serves_is_refused(command: str, option: Option, uri: str) -> None:
     if option.name == "out" and command == "logitstore tune":
@@ -224,11 +224,11 @@ def test_what_is_refused_costs_no_torch() -> None:
     script = (
         "import sys\nfrom typer.testing import CliRunner\n"
         "from logitstore.cli.main import app\nfrom trainer.cli import app as other\n"
-        "for words in (['verify', 's3://b'], ['inspect', ''],"
-        " ['audit', 's3://b', '--teacher', 't'],"
+        "for words in (['verify', 'hf://b'], ['inspect', ''],"
+        " ['audit', 'hf://b', '--teacher', 't'],"
         " ['dump', '--teacher', '', '--data', 'd', '--out', 'o']):\n"
         "    assert CliRunner().invoke(app, words).exit_code == 2, words\n"
-        "for words in (['fit', '--logits', 's3://b', '--student', 's', '--out', 'o'],"
+        "for words in (['fit', '--logits', 'hf://b', '--student', 's', '--out', 'o'],"
         " ['eval', 'm', '--logits', 's', '--device', 'gpu'], ['report', '']):\n"
         "    assert CliRunner().invoke(other, words).exit_code == 2, words\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
