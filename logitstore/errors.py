@@ -45,7 +45,7 @@ _VALUE_CHARACTERS = 200
 _NO_ROOM = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "no space left: the disk quota is used up",
-    errno.EFBIG: "no file may be as large: see `ulimit -f`, and what the file system allows",
+    errno.EFBIG: "the file is larger than is allowed: see `ulimit -f`, or the file system",
 }
 # As libraries tell it that raise errors of their own.
 _ERRNO = re.compile(r"(?:errno|os error) (\d+)", re.IGNORECASE)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -203,7 +202,3 @@ def test_without_obstore_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(SettingError, match=r"obstore is not installed.*logitstore\[remote\]"):
         open_storage("s3://a-bucket-of-nobody/store")
-
-
-def test_requests_end_at_some_time() -> None:
-    assert timedelta(seconds=remote._RETRY_SECONDS) < timedelta(minutes=5)

@@ -290,6 +290,8 @@ def test_a_file_that_has_grown_is_told(tmp_path: Path, name: str, more: dict[str
     with pytest.raises(CorpusError, match=rf"{name}.*has grown since the plan was made"):
         open_corpus(tmp_path / name).compare(plan, limit=None)
     open_corpus(tmp_path / name).compare(plan, limit=len(ROWS))
+    with pytest.raises(CorpusError, match="has grown"):  # the plan has not reached the limit
+        open_corpus(tmp_path / name).compare(plan, limit=len(ROWS) + 1)
 
 
 def test_a_folder_that_has_grown_is_told(tmp_path: Path) -> None:

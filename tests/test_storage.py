@@ -278,7 +278,7 @@ def test_a_file_to_write_is_a_folder_and_a_name(tmp_path: Path) -> None:
 FULL = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "no space left: the disk quota is used up",
-    errno.EFBIG: "no file may be as large: see `ulimit -f`",
+    errno.EFBIG: "the file is larger than is allowed: see `ulimit -f`",
 }
 
 

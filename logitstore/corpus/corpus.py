@@ -229,7 +229,8 @@ class Corpus:
         before must be unpacked for it. All else is compared when it is read. Raises CorpusError.
         """
         last = {unit.source: unit for unit in plan.units}
-        if limit is not None:  # the last source may have more
+        if limit is not None and sum(unit.records for unit in plan.units) >= limit:
+            # The last source may have more, and so may there be more of them.
             last.pop(plan.units[-1].source)
         elif more := [name for name in self._sources if name not in last]:
             raise _grown(more[0])

@@ -58,7 +58,7 @@ class RemoteStorage:
             return self._got(name)
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
-        """See `Storage`. Neighbours are one request, and requests are made side by side."""
+        """See `Storage`. Neighbours are one request; requests follow one another."""
         found = [b""] * len(ranges)
         with self._explained(name):
             spans = spans_of(ranges)
@@ -145,13 +145,14 @@ class RemoteStorage:
                 return b""
             raise
         data = bytes(answer.bytes())
-        low, high = answer.range
-        if (low, high - low) != (start, len(data)):
+        size = answer.meta["size"]
+        wanted = (start, size if stop is None else min(stop, size))
+        if answer.range != wanted or len(data) != wanted[1] - wanted[0]:
             raise StorageError(
                 "the server answers with other bytes than were asked for",
                 place=self._place(name),
-                found=f"{len(data)} bytes from {low}",
-                allowed=f"from {start} to {stop or 'the end'}",
+                found=f"{len(data)} bytes from {answer.range[0]}",
+                allowed=f"{wanted[1] - wanted[0]} from {start}",
                 remedy=_WAY_OUT,
             )
         return data
@@ -189,7 +190,7 @@ class RemoteStorage:
             raise ObjectMissing("there is no such object", place=self._place(name)) from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StorageError(
-                "the service does not let us: no credentials that allow it",
+                "the service denies access",
                 place=self._place(name),
                 remedy="Set the credentials of the service in the environment",
             ) from error
