@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from logitstore.store import memory_limit as module
 from logitstore.store.containers.limits import check_sizes
 from logitstore.store.memory_limit import machine_bytes, memory_limit, parse_bytes
 from logitstore.store.verify import verify
+from tests.peak_memory import peak_memory
 from tests.synthetic import store_spec, stored_documents, write_store
 
 
@@ -73,20 +73,19 @@ def test_a_block_beyond_the_limit_is_refused_by_its_counts(folder: Path) -> None
 def test_counts_that_no_file_can_hold_are_refused_by_arithmetic(folder: Path) -> None:
     store = logitstore.open(folder)
     commit = store.commits[0]
-    tracemalloc.start()
-    for name in ("targets", "tokens", "documents"):
-        blocks = tuple(replace(one, **{name: 1 << 50}) for one in commit.blocks)
-        for memory in (None, 1 << 30):
-            with pytest.raises(CorruptionError, match="more than its files can"):
-                check_sizes(
-                    replace(store.shards.limits, memory=memory),
-                    blocks,
-                    commit.objects,
-                    columns=2,
-                    place="here",
-                )
-    assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    tracemalloc.stop()
+    with peak_memory() as peak:
+        for name in ("targets", "tokens", "documents"):
+            blocks = tuple(replace(one, **{name: 1 << 50}) for one in commit.blocks)
+            for memory in (None, 1 << 30):
+                with pytest.raises(CorruptionError, match="more than its files can"):
+                    check_sizes(
+                        replace(store.shards.limits, memory=memory),
+                        blocks,
+                        commit.objects,
+                        columns=2,
+                        place="here",
+                    )
+    assert peak.bytes < 10 << 20
 
 
 def test_an_object_larger_than_what_lies_in_it_is_refused(folder: Path) -> None:

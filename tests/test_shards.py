@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,6 +32,7 @@ from logitstore.store.containers.limits import ShardLimits
 from logitstore.store.containers.parquet_pages import Chunk, check_pages
 from logitstore.store.containers.zarr_objects import unpacked_size
 from logitstore.targets.documents import DocumentBlock
+from tests.peak_memory import peak_memory
 from tests.synthetic import store_spec, stored_documents
 from tools.dict_storage import DictStorage
 
@@ -553,11 +553,9 @@ def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused(size: int, told:
     index = np.column_stack([np.zeros(count), np.full(count, len(bomb))]).astype("<u8").tobytes()
     assert len(old) == count
     storage.objects[name] = bomb + index + google_crc32c.value(index).to_bytes(4, "little")
-    tracemalloc.start()
-    with pytest.raises(CorruptionError, match=told):
+    with peak_memory() as peak, pytest.raises(CorruptionError, match=told):
         _open("zarr", storage, _objects(storage)).block(0)
-    assert tracemalloc.get_traced_memory()[1] < 50 << 20
-    tracemalloc.stop()
+    assert peak.bytes < 50 << 20
 
 
 @pytest.mark.parametrize(
@@ -573,12 +571,11 @@ def test_an_array_larger_than_the_store_allows_is_refused(name: str, axis: int, 
     chunks[axis] = size
     content["codecs"][0]["configuration"]["chunk_shape"][axis] = size if axis else 1
     storage.objects[f"{name}/zarr.json"] = json.dumps(content).encode()
-    tracemalloc.start()
-    shard = _open("zarr", storage, _objects(storage))
-    with pytest.raises(CorruptionError, match=r"shape of an array|planes"):
-        shard.block(0)
-    assert tracemalloc.get_traced_memory()[1] < 50 << 20
-    tracemalloc.stop()
+    with peak_memory() as peak:
+        shard = _open("zarr", storage, _objects(storage))
+        with pytest.raises(CorruptionError, match=r"shape of an array|planes"):
+            shard.block(0)
+    assert peak.bytes < 50 << 20
 
 
 def test_a_parquet_file_larger_than_the_store_allows_is_refused() -> None:

@@ -12,7 +12,6 @@ import pickle
 import random
 import re
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -37,6 +36,7 @@ from logitstore.store.reader import as_store, load_store
 from logitstore.store.storage import Storage, place_of
 from logitstore.store.verify import Fault, verify
 from logitstore.store.writer import UnitWriter
+from tests.peak_memory import peak_memory
 from tests.synthetic import NO_TOKENIZER, plan_of, store_spec, stored_documents, write_store
 from tools.dict_storage import DictStorage
 
@@ -616,11 +616,12 @@ def test_json_that_would_fill_memory_is_refused_before_it_is_parsed(
 ) -> None:
     layout.storage.put("plan.json", content)
     layout.storage.delete(MANIFEST)
-    tracemalloc.start()
-    with pytest.raises(CorruptionError, match=r"plan\.json: JSON holds too much"):
+    with (
+        peak_memory() as peak,
+        pytest.raises(CorruptionError, match=r"plan\.json: JSON holds too much"),
+    ):
         logitstore.open(layout.storage, allow_partial=True)
-    assert tracemalloc.get_traced_memory()[1] < 60 << 20
-    tracemalloc.stop()
+    assert peak.bytes < 60 << 20
 
 
 @pytest.mark.parametrize(
