@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.answers import refuse_other_answers
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.fields import Fields
+    from logitstore.corpus.gguf import gguf_file, refuse_other_tokens
     from logitstore.corpus.text import tokenize
     from logitstore.corpus.text_rules import TextRules
     from logitstore.corpus.tokenizer import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         vocab_size,
     )
     from logitstore.errors import printable
+    from logitstore.fidelity.rereading import stored_tokenizer
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
@@ -108,6 +110,7 @@ __all__ = [
     "evaluating",
     "find_damaged",
     "fingerprint",
+    "gguf_file",
     "hidden_states",
     "holds_tokenizer",
     "is_alive",
@@ -129,6 +132,7 @@ __all__ = [
     "refuse_bad_store",
     "refuse_more_damaged",
     "refuse_other_answers",
+    "refuse_other_tokens",
     "refuse_uri",
     "reporting_errors",
     "rest_logmass",
@@ -138,6 +142,7 @@ __all__ = [
     "show_progress",
     "signature_of",
     "sparsifier_of",
+    "stored_tokenizer",
     "tail_logmass_at",
     "takes",
     "tell_stage",
@@ -212,6 +217,9 @@ __getattr__, __dir__ = lazy_names(
         "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "gguf_file": "logitstore.corpus.gguf",
+        "refuse_other_tokens": "logitstore.corpus.gguf",
+        "stored_tokenizer": "logitstore.fidelity.rereading",
         "refuse_bad_model": "logitstore.cli.early",
         "refuse_bad_store": "logitstore.cli.early",
         "refuse_uri": "logitstore.options",

@@ -11,11 +11,20 @@ import math
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import ModelError
+from logitstore.errors import ModelError, TokenizerError
 
-__all__ = ["gguf_file", "refuse_lost_settings", "refuse_lost_splitting", "refuse_unreadable_gguf"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "gguf_file",
+    "refuse_lost_settings",
+    "refuse_lost_splitting",
+    "refuse_other_tokens",
+    "refuse_unreadable_gguf",
+]
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 # What a file says, under its architecture's name, and what transformers calls it.
@@ -164,6 +173,31 @@ def refuse_lost_splitting(path: Path) -> None:
             found=f"tokenizer.ggml.pre {name}",
             remedy="Give the model's own tokenizer by --tokenizer",
         )
+
+
+def refuse_other_tokens(path: Path, vocabulary: Mapping[str, int]) -> None:
+    """Raise TokenizerError where an id stands for another token in a GGUF file.
+
+    That is enough where ids are read and no text: how texts are split does not matter then.
+
+    path: that of the file.
+    vocabulary: the ids of the tokens, by which the other side means them.
+    """
+    field = _reader(path).fields.get("tokenizer.ggml.tokens")
+    if field is None:
+        raise TokenizerError("the file names no tokens, so ids may mean others", place=path)
+    tokens = field.contents()
+    for token, number in sorted(vocabulary.items(), key=lambda one: one[1]):
+        found = tokens[number] if number < len(tokens) else None
+        # What writes such files spells the spaces of added tokens out.
+        if found is None or found.replace("▁", " ") != token.replace("▁", " "):
+            raise TokenizerError(
+                f"id {number} of the file is another token",
+                place=path,
+                found="none" if found is None else found,
+                allowed=token,
+                remedy="Measure a file that was made from the teacher, or with its tokenizer",
+            )
 
 
 def _known_splittings() -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from logitstore.plumbing import (
 )
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
+from trainer.evaluation.yardstick_lines import yardstick_lines
 from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
 from trainer.training.state_files import RunWarning
@@ -86,7 +87,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     else:
-        for line in lines(result):
+        for line in (*lines(result), *yardstick_lines(result)):
             say(line)
 
 

@@ -97,6 +97,8 @@ class Comparison:
     def rows(self, logits_RV: Tensor, targets: TargetTensors) -> dict[str, Tensor]:
         """What each row adds to the sums that the other methods take, each [R].
 
+        "least_kl" is over exact entries and bucket, whatever "kl" is.
+
         Args:
             logits_RV: The student's logits at T = 1, which are overwritten.
             targets: The stored targets of the same rows.
@@ -116,11 +118,13 @@ class Comparison:
         kl_R = self._estimated_kl(logits_RV, targets) if self._view is View.WEIGHTS else None
         student = _student(logits_RV, ids_RK, exact_RK)
         renyi = {} if kl_R is not None else _renyi_divergences(student, teacher)
-        kl_R = kl_terms(student, teacher)["kl"] if kl_R is None else kl_R
+        least_R = kl_terms(student, teacher)["kl"]
+        kl_R = least_R if kl_R is None else kl_R
         shared_R = torch.minimum(student.log_head_NK, teacher.log_head_NK).exp().sum(dim=-1)
         shared_R += torch.minimum(student.log_tail_N, teacher.log_tail_N).exp()
         return {
             "kl": kl_R.double(),
+            "least_kl": least_R.double(),
             "acceptance": shared_R.double(),
             "bucket": teacher.log_tail_N.exp().double(),
             "agreed": agreed_R,
@@ -164,6 +168,18 @@ class Comparison:
         if sums["tied"]:
             found["top1_agreement"] = "upper"
         return found
+
+    def row_bound(self, sums: Mapping[str, float]) -> str | None:
+        """What the "least_kl" of single rows is, as in `bounds`; None for exact values.
+
+        How far rounding may have moved one row, no codec states.
+
+        Args:
+            sums: The sums over all rows of what `rows` gives.
+        """
+        if sums["bucket"]:
+            return "lower"
+        return "estimate" if self.stated_kl else None
 
     def coding_errors(self, sums: Mapping[str, float], *, targets: int) -> dict[str, float]:
         """By how much the rounding of stored values may have moved the means that `bounds` names.

@@ -14,59 +14,52 @@ import time
 from collections import defaultdict
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore import ModelError, SettingError, StoreError
+from logitstore import ModelError, SettingError
 from logitstore.plumbing import (
-    Fields,
     LengthClasses,
     LMHead,
     Meter,
     OnProgress,
-    TextRules,
     evaluating,
-    most_damaged,
-    open_corpus,
     options_of,
     takes,
     tell_stage,
-    tokenize,
-    vocab_size,
 )
-from trainer.data.answer_files import labels_only
 from trainer.data.rows import RowLayout, choose_layout, lay_out
-from trainer.data.store import as_store
-from trainer.evaluation.comparison import Comparison
+from trainer.evaluation.material import from_store, from_text
 from trainer.evaluation.options import EvalOptions
-from trainer.evaluation.reading import Counted, without_skipping
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
-from trainer.losses import TargetTensors, draw_for
+from trainer.evaluation.yardstick import MOST_NATS, Yardstick
+from trainer.losses import TargetTensors
 from trainer.training import run_folder
-from trainer.training.damage import refuse_no_view, told
 from trainer.training.run_result import refuse_changed_weights, weight_hashes
-from trainer.training.state_files import EVALUATION, warn, write_state
+from trainer.training.state_files import EVALUATION, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from transformers import PreTrainedModel
 
-    from logitstore import Document, SparseTargets, StoreSpec
     from trainer.data.rows import Batch
-
-    _Pair: TypeAlias = tuple[Document, SparseTargets | None]
+    from trainer.evaluation.comparison import Comparison
+    from trainer.evaluation.material import EvalData, Pair
 
 __all__ = ["evaluate"]
 
 _CHUNK_BYTES = 256 << 20  # of one float32 [R, V]; three of them are alive at a time
 _BINS = 15  # of confidence, equal in width: Guo et al. 2017
-_UNIT_BYTES = 4 << 20
-_LONGEST = 1024
 _OF_A_TEACHER = ("kl", "top1_agreement", "acceptance", "teacher_loss", "teacher_entropy")
-_MOST_NATS = 700.0  # e^710 is more than a float holds
+_MEANS = {  # a figure -> the sums over each document whose ratio it is
+    "loss": ("loss", "targets"),
+    "kl": ("kl", "targets"),
+    "top1_agreement": ("agreed", "judged"),
+    "acceptance": ("acceptance", "targets"),
+}
 
 
 @takes(options_of(EvalOptions))
@@ -85,6 +78,13 @@ def evaluate(**values: Any) -> dict[str, Any]:
     A bound without a coding error is one at a temperature where the tail's mass is interpolated.
     `standard_errors` are those of means over targets, by the spread over the `documents`.
 
+    `yardstick` compares as quantised models are compared with their originals, where there is a
+    teacher: `teacher_perplexity`, `perplexity_ratio`, `log_perplexity_ratio`; `p_change`, the true
+    token's probability less that of the teacher, `p_change_rms` and `p_change_quantiles`; and
+    `kl_quantiles`, over exact entries and one bucket, None where there are no exact entries. It has
+    `bounds`, `coding_errors` and `standard_errors` of its own; without `quantiles_exact` they are
+    within 2^-12 of themselves (trainer/evaluation/yardstick.py, quantiles.py).
+
     A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
     at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
     are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
@@ -102,7 +102,7 @@ def evaluate(**values: Any) -> dict[str, Any]:
     # What the store cannot serve is refused before a model may have to be fetched.
     stored = None
     if options.logits is not None:
-        stored = _from_store(options)
+        stored = from_store(options)
     subject = Subject.of(options)
     if subject.folder is not None:
         refuse_changed_weights(subject.folder)
@@ -112,9 +112,9 @@ def evaluate(**values: Any) -> dict[str, Any]:
         out = subject.folder if (subject.folder / "run.json").is_file() else None
     if out is not None:
         run_folder.refuse_unwritable(out)
-    source = stored or _from_text(subject.open_tokenizer(), options)
+    source = stored or from_text(subject.open_tokenizer(), options)
     tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
-    model = subject.open_model(source.spec)
+    model = subject.open_model(source)
     with evaluating(model):
         result = _measure(
             model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
@@ -128,96 +128,6 @@ def evaluate(**values: Any) -> dict[str, Any]:
     return result
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _EvalData:
-    """Documents, with targets where there is a teacher."""
-
-    documents: Iterable[_Pair]
-    read: Counted[Any]  # what the documents are made from
-    vocab_size: int
-    spec: StoreSpec | None
-    comparison: Comparison | None
-    fingerprint: str | None
-    damaged: tuple[Any, ...] = ()  # blocks of the store that were left out
-
-
-def _from_store(options: EvalOptions) -> _EvalData:
-    named = str(options.model) if isinstance(options.model, str | Path) else None
-    tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
-    source: Any = options.logits
-    store = as_store(source, model=named, tokenizer=tokenizer, max_memory=options.max_memory)
-    if options.skip_damaged is not None:
-        refuse_no_view(store)
-        store = store.sound(most_damaged(options.skip_damaged), on_progress=options.on_progress)
-        if store.damaged:
-            warn(told(store, store.damaged))
-    if labels_only(store.spec):
-        return _from_answers(store, options)
-    temperature = options.temperature
-    sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
-    comparison = Comparison.of(store.spec, temperature=temperature)
-    if not sum(one.targets for one in store.blocks):
-        raise StoreError(
-            "the store holds no targets to measure on", place=f"store {store.fingerprint[:12]}"
-        )
-    draw = draw_for(sparsifier, temperature=temperature, epoch=0)
-    if draw != store.draw:
-        store = store.with_draw(draw)
-    read = Counted(store, total=len(store))
-    return _EvalData(
-        documents=((stored.document, stored.targets) for stored in read),
-        read=read,
-        vocab_size=size,
-        spec=store.spec,
-        comparison=comparison,
-        fingerprint=store.fingerprint,
-        damaged=getattr(store, "damaged", ()),
-    )
-
-
-def _from_answers(store: Any, options: EvalOptions) -> _EvalData:
-    """Answers have no teacher to compare with."""
-    if options.temperature != 1:
-        raise SettingError(
-            "these are answers without a teacher's distributions, so --temperature has no effect",
-            found=f"{options.temperature:g}",
-            remedy="Leave --temperature out",
-        )
-    read = Counted(store, total=len(store))
-    return _EvalData(
-        documents=((stored.document, None) for stored in read),
-        read=read,
-        vocab_size=store.spec.tokenizer.vocab_size,
-        spec=store.spec,
-        comparison=None,
-        fingerprint=store.fingerprint,
-    )
-
-
-def _from_text(tokenizer: Any, options: EvalOptions) -> _EvalData:
-    corpus = open_corpus(
-        str(options.data),
-        fields=Fields(text=options.text_field, messages=options.messages_field),
-    )
-    units = corpus.plan(unit_bytes=_UNIT_BYTES, limit=None).units
-    records = Counted(
-        (record for unit in units for record in corpus.read(unit, skip_bad=False)),
-        total=sum(unit.records for unit in units),
-    )
-    rules = TextRules(max_length=options.max_length or _LONGEST)
-    return _EvalData(
-        documents=(
-            (one, None)
-            for one in without_skipping(tokenize(records, tokenizer, rules=rules, skip_bad=False))
-        ),
-        read=records,
-        vocab_size=vocab_size(tokenizer),
-        spec=None,
-        comparison=None,
-        fingerprint=None,
-    )
-
-
 @dataclass(kw_only=True, slots=True)
 class _Totals:
     """What has been counted so far."""
@@ -226,7 +136,8 @@ class _Totals:
     bins_3B: torch.Tensor = field(
         default_factory=lambda: torch.zeros(3, _BINS, dtype=torch.float64)
     )  # confidence, correct, count of each bin
-    spread: Spread = field(default_factory=Spread)
+    spread: Spread = field(default_factory=lambda: Spread(figures=_MEANS))
+    yardstick: Yardstick = field(default_factory=Yardstick)
 
     def add(self, **sums: torch.Tensor | float) -> None:
         for name, value in sums.items():
@@ -235,7 +146,7 @@ class _Totals:
 
 def _measure(
     model: PreTrainedModel,
-    source: _EvalData,
+    source: EvalData,
     *,
     batch_tokens: int,
     on_progress: OnProgress | None,
@@ -266,16 +177,16 @@ def _measure(
 
 
 def _batches(
-    documents: Iterable[_Pair], *, lengths: LengthClasses, batch_tokens: int
-) -> Iterator[list[_Pair]]:
+    documents: Iterable[Pair], *, lengths: LengthClasses, batch_tokens: int
+) -> Iterator[list[Pair]]:
     """Documents for a forward pass each: as many as fit and may meet, at least one."""
     for pairs in _in_order(documents, batch_tokens=batch_tokens):
         for places in lengths.groups([len(document) for document, _ in pairs]):
             yield [pairs[place] for place in places]
 
 
-def _in_order(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list[_Pair]]:
-    waiting: list[_Pair] = []
+def _in_order(documents: Iterable[Pair], *, batch_tokens: int) -> Iterator[list[Pair]]:
+    waiting: list[Pair] = []
     tokens = 0
     for document, targets in documents:
         if waiting and tokens + len(document) > batch_tokens:
@@ -287,12 +198,12 @@ def _in_order(documents: Iterable[_Pair], *, batch_tokens: int) -> Iterator[list
         yield waiting
 
 
-def _targets(pairs: Iterable[_Pair]) -> torch.Tensor:
+def _targets(pairs: Iterable[Pair]) -> torch.Tensor:
     """int64 [D]: how many tokens of each document count."""
     return torch.tensor([int(document.counted_L.sum()) for document, _ in pairs])
 
 
-def _laid_out(pairs: list[_Pair], layout: RowLayout) -> Batch:
+def _laid_out(pairs: list[Pair], layout: RowLayout) -> Batch:
     return lay_out(
         [document for document, _ in pairs],
         layout=layout,
@@ -314,12 +225,14 @@ class _BatchMeasure:
         labels_R = batch.labels_R.to(hidden_RD.device)
         teacher = None if batch.targets is None else TargetTensors.of(batch.targets)
         if batch.targets is not None:
+            label_R = torch.from_numpy(batch.targets.label_logprob_R)
             sums.add(
                 teacher_loss=-batch.targets.label_logprob_R.sum(dtype="float64"),
                 teacher_entropy=batch.targets.entropy_R.sum(dtype="float64"),
             )
         document_R = torch.arange(len(self.lengths)).repeat_interleave(self.lengths)
         by_document: dict[str, torch.Tensor] = {"targets": self.lengths.double()}
+        kept = defaultdict(list)
         for start in range(0, len(labels_R), rows):
             chunk = slice(start, start + rows)
             logits_RV = self.head.logits(hidden_RD[chunk])
@@ -329,10 +242,20 @@ class _BatchMeasure:
                 compared = self.comparison.rows(logits_RV, targets)
                 sums.add(**{name: value_R.sum() for name, value_R in compared.items()})
                 found |= compared
+                found |= sums.yardstick.rows(found["loss"], label_R[chunk])
+                for name in ("least_kl", "p_change"):
+                    kept[name].append(found[name])
             for name, value_R in found.items():
                 sum_D = by_document.setdefault(name, torch.zeros_like(by_document["targets"]))
                 sum_D.index_add_(0, document_R[chunk], value_R.double().cpu())
         sums.spread.add(by_document)
+        if kept:
+            sums.yardstick.add(
+                by_document,
+                kl_R=torch.cat(kept["least_kl"]),
+                change_R=torch.cat(kept["p_change"]),
+                lengths_D=self.lengths,
+            )
 
     def _add_labels(
         self, logits_RV: torch.Tensor, labels_R: torch.Tensor, sums: _Totals
@@ -377,6 +300,10 @@ def _result(
         if comparison.knows_entropy:
             near["teacher_entropy"] = values["teacher_entropy"] / targets
     loss = values["loss"] / targets
+    perplexity = math.exp(loss) if loss < MOST_NATS else None
+    errors = sums.spread.standard_errors()
+    if perplexity is not None and "loss" in errors:
+        errors["perplexity"] = perplexity * errors["loss"]
     confidence_B, correct_B, count_B = sums.bins_3B
     return {
         "parameters": parameters,
@@ -384,7 +311,7 @@ def _result(
         "targets": targets,
         "temperature": None if comparison is None else comparison.temperature,
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < _MOST_NATS else None,
+        "perplexity": perplexity,
         "kl": near["kl"],
         "top1_agreement": near["top1_agreement"],
         "ece": float((confidence_B - correct_B).abs().sum()) / targets,
@@ -396,7 +323,8 @@ def _result(
         "coding_errors": (
             {} if comparison is None else comparison.coding_errors(values, targets=targets)
         ),
-        "standard_errors": sums.spread.standard_errors(),
+        "standard_errors": errors,
+        "yardstick": None if comparison is None else sums.yardstick.result(comparison, values),
         "reliability": [
             {
                 "confidence": float(confidence_B[place] / count_B[place]),

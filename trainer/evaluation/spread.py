@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Spread"]
 
-# A mean -> the sums over each document whose ratio it is.
-_RATIOS = {
-    "loss": ("loss", "targets"),
-    "kl": ("kl", "targets"),
-    "top1_agreement": ("agreed", "judged"),
-    "acceptance": ("acceptance", "targets"),
-}
-
 
 @dataclass(kw_only=True, slots=True)
 class _Ratio:
@@ -49,8 +41,11 @@ class _Ratio:
         self.above_below += float(above_D @ below_D)
         self.below_below += float(below_D @ below_D)
 
+    def mean(self) -> float:
+        return self.above / self.below
+
     def error(self) -> float:
-        mean = self.above / self.below
+        mean = self.mean()
         squares = self.above_above - 2 * mean * self.above_below + mean**2 * self.below_below
         corrected = max(0.0, squares) * self.documents / (self.documents - 1)
         return math.sqrt(corrected) / self.below
@@ -60,16 +55,19 @@ class _Ratio:
 class Spread:
     """How the documents differ that were added so far."""
 
-    ratios: dict[str, _Ratio] = field(default_factory=lambda: {name: _Ratio() for name in _RATIOS})
+    figures: Mapping[str, tuple[str, str]]  # a mean -> the sums over each document it is a ratio of
+    ratios: dict[str, _Ratio] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ratios = {name: _Ratio() for name in self.figures}
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
         """Count more documents.
 
         Args:
-            sums: Sums over each of them, float64 [D], by name: "targets" and "loss"; where there is
-                a teacher also "kl", "acceptance", "agreed" and "judged".
+            sums: Sums over each of them, float64 [D], by name. What they lack is not counted.
         """
-        for name, (above, below) in _RATIOS.items():
+        for name, (above, below) in self.figures.items():
             if above in sums:
                 self.ratios[name].add(sums[above], sums[below])
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import SettingError
-from logitstore.plumbing import choose_device, load_model, load_tokenizer, model_path
+from logitstore.plumbing import (
+    choose_device,
+    gguf_file,
+    load_model,
+    load_tokenizer,
+    model_path,
+    refuse_other_tokens,
+    stored_tokenizer,
+)
 from trainer.training.student import (
     refuse_misfits,
     refuse_other_tokenizer,
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import StoreSpec
+    from trainer.evaluation.material import EvalData
     from trainer.evaluation.options import EvalOptions
 
 __all__ = ["Subject"]
@@ -71,15 +80,32 @@ class Subject:
         """The tokenizer of the model: the one that was given, or that of the folder."""
         return self.tokenizer or load_tokenizer(str(self.folder))
 
-    def open_model(self, spec: StoreSpec | None) -> PreTrainedModel:
-        """The model on its device, checked that it fits the store of `spec`, if there is one."""
-        if spec is not None and self.tokenizer is not None:
-            refuse_tokenizer_of_other_ids(self.tokenizer, spec=spec, place="tokenizer")
-        elif spec is not None and self.folder is not None:
-            refuse_other_tokenizer(self.folder, spec=spec)
+    def open_model(self, source: EvalData) -> PreTrainedModel:
+        """The model on its device, checked that it fits the store of `source`, if there is one."""
+        spec = source.spec
+        if spec is not None:
+            self._refuse_other_ids(source, spec)
         model: Any = self.loaded
         if self.folder is not None:
             model = load_model(self.folder, dtype=torch.float32)
         if spec is not None:
             refuse_misfits(model, self.folder or Path(self.name), spec=spec)
         return model if self.folder is None else model.to(self.device)
+
+    def _refuse_other_ids(self, source: EvalData, spec: StoreSpec) -> None:
+        """Raise TokenizerError where the ids of a store mean other tokens to the model.
+
+        A .gguf file describes its tokenizer in words of its own, so the tokens are compared.
+        """
+        if self.tokenizer is not None:
+            refuse_tokenizer_of_other_ids(self.tokenizer, spec=spec, place="tokenizer")
+        if self.tokenizer is not None or self.folder is None:
+            return
+        file = gguf_file(self.folder)
+        files = {} if file is None else source.tokenizer_files()
+        if file is None or not files:
+            refuse_other_tokenizer(self.folder, spec=spec)
+            return
+        known = stored_tokenizer(files).get_vocab().items()
+        size = spec.tokenizer.vocab_size
+        refuse_other_tokens(file, {token: number for token, number in known if number < size})
