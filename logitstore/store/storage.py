@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from logitstore.errors import SettingError
 from logitstore.store.local import LocalStorage
-from logitstore.store.remote import open_remote
+from logitstore.store.remote.opening import open_remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
