@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import google_crc32c
@@ -30,6 +31,7 @@ from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS, ShardReader, load_container
 from logitstore.store.containers.limits import ShardLimits
 from logitstore.store.containers.parquet_pages import Chunk, check_pages
+from logitstore.store.containers.zarr_checks import CHUNKED
 from logitstore.store.containers.zarr_objects import unpacked_size
 from logitstore.targets.documents import DocumentBlock
 from tests.peak_memory import peak_memory
@@ -337,15 +339,41 @@ def test_another_order_of_axes_is_refused() -> None:
         _open("zarr", shard, _objects(shard), limits=limits).block(0)
 
 
-def test_a_zarr_block_reads_its_chunks_and_no_more() -> None:
-    shard = _written("zarr", *_columns())
-    opened = _open("zarr", shard, _objects(shard))
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_zarr_block_reads_its_chunks_which_lie_together_and_no_more(draws: int) -> None:
+    """One range of each array; what is hashed when a shard is opened is not read again."""
+    columns, tables = _columns() if draws == 1 else _drawn_columns()
+    shard = _written("zarr", columns, tables, draw_count=draws)
+    names = {one: next(n for n in shard.objects if n.startswith(f"{one}/c/")) for one in CHUNKED}
+    limits = _limits(columns, tables, draws=draws)
+    opened = _open("zarr", shard, _bound("zarr", shard), limits=limits)
+    for number, draw in [(0, 0), (1, 0), (1, draws - 1), (0, None)]:
+        shard.ranges.clear()
+        opened.block(number, draw=draw)
+        for name in names.values():
+            own = sorted((start, stop) for one, start, stop in shard.ranges if one == name)
+            assert own
+            assert all(one[1] == two[0] for one, two in pairwise(own))
+            assert own[-1][1] - own[0][0] < len(shard.objects[name]) - 20
+        assert {one for one, _, _ in shard.ranges} == {*names.values()}
+
+
+def test_what_is_fetched_beforehand_is_checked_and_is_all_that_is_read(container: str) -> None:
+    columns, tables = _columns()
+    shard = _written(container, columns, tables)
+    opened = _open(container, shard, _bound(container, shard))
+    parts = {number: opened.fetch(number) for number in range(2)}
     shard.ranges.clear()
-    opened.block(0)
-    for array in ("entries", "scalars", "tokens"):
-        (name,) = (name for name in shard.objects if name.startswith(f"{array}/c/"))
-        read = sum(stop - start for one, start, stop in shard.ranges if one == name)
-        assert 0 < read < len(shard.objects[name])
+    assert _same(opened.block(1, fetched=parts[1]), columns[1])
+    assert not shard.ranges
+    for path, own in parts[0].items():
+        for place, part in enumerate(own):
+            broken = bytearray(part)
+            broken[len(part) // 2] ^= 4
+            changed = {**parts[0], path: [*own[:place], bytes(broken), *own[place + 1 :]]}
+            with pytest.raises(CorruptionError, match=path):
+                opened.block(0, fetched=changed)
+    assert _same(opened.block(0, fetched=parts[0]), columns[0])
 
 
 def test_tables_and_entries_are_whatever_the_codec_makes(container: str) -> None:

@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from logitstore.errors import SettingError
 from logitstore.store.local import LocalStorage
-from logitstore.store.remote import open_remote
+from logitstore.store.remote.opening import open_remote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = [
     "STORAGES",
+    "FarStorage",
     "Storage",
     "StorageLike",
     "base_name",
     "open_storage",
     "place_of",
+    "read_together",
     "sha256_of",
 ]
 
@@ -109,6 +111,20 @@ class Storage(Protocol):
         ...
 
 
+@runtime_checkable
+class FarStorage(Protocol):
+    """What a storage offers besides, to which each request takes long: many of them at once."""
+
+    def read_together(
+        self, wanted: Mapping[str, Sequence[tuple[int, int]]]
+    ) -> dict[str, list[bytes]]:
+        """The result of `read_ranges` for each object.
+
+        wanted: object -> pairs of `start` and `stop`.
+        """
+        ...
+
+
 StorageLike: TypeAlias = "str | os.PathLike[str] | Storage"  # a folder, a URI, or the object itself
 
 # Kind of URI -> what opens one.
@@ -171,6 +187,21 @@ def base_name(storage: Storage) -> str:
     """
     path = storage.folder if isinstance(storage, LocalStorage) else storage.uri
     return os.path.basename(os.path.realpath(path))  # noqa: PTH119
+
+
+def read_together(
+    storage: Storage, wanted: Mapping[str, Sequence[tuple[int, int]]]
+) -> dict[str, list[bytes]]:
+    """Ranges of several objects: at the same time where the storage is far away.
+
+    storage: where the objects lie.
+    wanted: object -> pairs of `start` and `stop`.
+
+    Raises ObjectMissing where one of the objects is missing.
+    """
+    if isinstance(storage, FarStorage):
+        return storage.read_together(wanted)
+    return {name: storage.read_ranges(name, ranges) for name, ranges in wanted.items()}
 
 
 def sha256_of(storage: Storage, name: str) -> str:

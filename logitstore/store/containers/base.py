@@ -7,11 +7,12 @@ container, write a module with a class that has the methods of `Container`, and 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,18 +21,24 @@ from logitstore.format.blocks import BlockCounts
 from logitstore.format.columns import Columns
 from logitstore.format.manifest import StoredObject
 from logitstore.store.containers.limits import ShardLimits
-from logitstore.store.storage import Storage, place_of, sha256_of
+from logitstore.store.storage import Storage, place_of, read_together, sha256_of
 
 __all__ = [
     "Container",
+    "Fetched",
     "ShardReader",
     "add_container_bytes",
     "check_block",
     "check_names",
     "check_objects",
+    "fetch_parts",
     "fields_of",
     "missing_as_corruption",
+    "read_hashed",
 ]
+
+# Object of a shard -> the bytes of each range that is read of it.
+Fetched: TypeAlias = Mapping[str, Sequence[bytes]]
 
 
 class ShardReader(Protocol):
@@ -54,8 +61,17 @@ class ShardReader(Protocol):
         """The shard's tables by name, each uint32 of one axis."""
         ...
 
-    def block(self, number: int, *, draw: int | None = None) -> Columns:
-        """The columns of block `number`.
+    def fetch(self, number: int, *, draw: int | None = None) -> Fetched:
+        """What `block` reads of the storage, read at once; it may be asked for in advance.
+
+        Far away that takes one request for each object, where a container can have it so.
+        """
+        ...
+
+    def block(
+        self, number: int, *, draw: int | None = None, fetched: Fetched | None = None
+    ) -> Columns:
+        """The columns of block `number`; of `fetched`, where `fetch` gave it for the same block.
 
         With `draw`, a container may leave out the entries of the other draws. Raises a
         CorruptionError that names a column of entries that the shard lacks.
@@ -183,13 +199,73 @@ def check_objects(
             continue
         with missing_as_corruption(place_of(storage, name)):
             found = sha256_of(storage, name)
-        if found != one.sha256:
+        _refuse_other_hash(storage, prefix, one, found)
+
+
+def read_hashed(
+    storage: Storage,
+    prefix: str,
+    objects: Sequence[StoredObject],
+    *,
+    ends: Mapping[str, int],
+) -> dict[str, bytes]:
+    """Objects by their paths, all read at once, whose sizes and hashes are as the commit says.
+
+    Args:
+        storage: Where the objects are.
+        prefix: What their names begin with.
+        objects: Name, size and hash of each, as the commit records them.
+        ends: Of the objects that are not hashed, how many bytes of their end are read; that tells
+            their size too.
+
+    Raises CorruptionError as `check_objects` does.
+    """
+    # One byte more than there should be tells an object that is too long.
+    ranges = {
+        one.path: [(max(0, one.size - ends.get(one.path, one.size)), one.size + 1)]
+        for one in objects
+    }
+    found = {path: part for path, (part,) in fetch_parts(storage, prefix, ranges).items()}
+    for one in objects:
+        ((start, _),) = ranges[one.path]
+        if start + len(found[one.path]) != one.size:
+            check_objects(storage, prefix, [one], hashed=lambda _: False)
             raise CorruptionError(
-                "file has changed since it was written",
-                place=place_of(storage, name),
-                found=f"sha256 {found}",
-                allowed=one.sha256,
+                "file changes while it is read", place=place_of(storage, f"{prefix}{one.path}")
             )
+        if one.path not in ends:
+            _refuse_other_hash(storage, prefix, one, hashlib.sha256(found[one.path]).hexdigest())
+    return found
+
+
+def fetch_parts(
+    storage: Storage, prefix: str, ranges: Mapping[str, Sequence[tuple[int, int]]]
+) -> dict[str, list[bytes]]:
+    """Ranges of some objects of a shard, all at once: path -> the bytes of each.
+
+    Args:
+        storage: Where the objects are.
+        prefix: What their names begin with.
+        ranges: Path -> pairs of start and stop.
+
+    Raises CorruptionError for an object that is missing.
+    """
+    wanted = {f"{prefix}{path}": own for path, own in ranges.items()}
+    try:
+        found = read_together(storage, wanted)
+    except ObjectMissing as error:
+        raise CorruptionError("file is missing", place=error.place) from error
+    return {path: found[f"{prefix}{path}"] for path in ranges}
+
+
+def _refuse_other_hash(storage: Storage, prefix: str, one: StoredObject, sha256: str) -> None:
+    if sha256 != one.sha256:
+        raise CorruptionError(
+            "file has changed since it was written",
+            place=place_of(storage, f"{prefix}{one.path}"),
+            found=f"sha256 {sha256}",
+            allowed=one.sha256,
+        )
 
 
 @contextmanager

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
+    from logitstore.store.containers.base import Fetched
     from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.containers.parquet_footer import Column
     from logitstore.store.containers.parquet_pages import Chunk
@@ -148,9 +149,17 @@ class ParquetShard:
             found[name] = self._read_group(path, footer, 0, rows=rows)["id"].to_numpy()
         return found
 
-    def block(self, number: int, *, draw: int | None = None) -> Columns:
+    def fetch(self, number: int, *, draw: int | None = None) -> Fetched:
+        """See `ShardReader`: a row group, whose columns lie together, is one request."""
+        check_block(number, self.blocks)
+        spans = _spans(self._footer.chunks[number])
+        return {_DOCUMENTS: self._read_ranges(_DOCUMENTS, spans)}
+
+    def block(
+        self, number: int, *, draw: int | None = None, fetched: Fetched | None = None
+    ) -> Columns:
         """See `ShardReader`: the entries are those of all draws, whatever `draw` is."""
-        table = self._read(number)
+        table = self._read(number, parts=None if fetched is None else fetched[_DOCUMENTS])
         targets = self.blocks[number].targets
         lists = {name: _values(table[name]) for name in self._lists}
         entries = {name: lists.pop(f"{name}s") for name in self.names}
@@ -217,7 +226,9 @@ class ParquetShard:
             )
         return footer
 
-    def _read(self, number: int, *, columns: Sequence[str] = ()) -> pa.Table:
+    def _read(
+        self, number: int, *, columns: Sequence[str] = (), parts: Sequence[bytes] | None = None
+    ) -> pa.Table:
         """The documents of a block, checked to be lists as long as the table of documents says."""
         check_block(number, self.blocks)
         counts = self.blocks[number]
@@ -225,7 +236,13 @@ class ParquetShard:
         values |= dict.fromkeys(TOKEN_LISTS, counts.tokens)
         values |= {f"{name}s": counts.targets * self.limits.entries for name in self.names}
         table = self._read_group(
-            _DOCUMENTS, self._footer, number, rows=counts.documents, values=values, columns=columns
+            _DOCUMENTS,
+            self._footer,
+            number,
+            rows=counts.documents,
+            values=values,
+            columns=columns,
+            parts=parts,
         )
         if not columns:
             widths = dict.fromkeys(self._lists, 1)
@@ -242,6 +259,7 @@ class ParquetShard:
         rows: int,
         values: Mapping[str, int] | None = None,
         columns: Sequence[str] = (),
+        parts: Sequence[bytes] | None = None,
     ) -> pa.Table:
         """One row group, of which no page says to unpack to more than the commit allows.
 
@@ -250,7 +268,9 @@ class ParquetShard:
         place = f"{self._place(name)}, row group {group}"
         chunks = footer.check_group(group, rows=rows, values=values or {}, place=place)
         wanted = [one for one in chunks if not columns or one.name in columns]
-        source = self._held(name, wanted)
+        spans = _spans(wanted)
+        held = self._read_ranges(name, spans) if parts is None else parts
+        source = _HeldFile([start for start, _ in spans], held)
         for one in wanted:
             check_pages(source.held(one.start, one.stop), one, place=f"{place}, {one.name}")
         try:
@@ -264,16 +284,6 @@ class ParquetShard:
             raise CorruptionError(f"file is damaged: {error}", place=place) from error
         check_numbers(table, place=place)
         return table
-
-    def _held(self, name: str, chunks: Sequence[Chunk]) -> _HeldFile:
-        """Some columns in memory; neighbours are read together."""
-        spans: list[tuple[int, int]] = []
-        for start, stop in sorted((one.start, one.stop) for one in chunks):
-            if spans and start <= spans[-1][1] + _GAP_BYTES:
-                spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
-            else:
-                spans.append((start, stop))
-        return _HeldFile([start for start, _ in spans], self._read_ranges(name, spans))
 
     def _read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         with missing_as_corruption(self._place(name)):
@@ -326,6 +336,17 @@ class _HeldFile(io.RawIOBase):
         data = self.held(self._position, stop)
         self._position += len(data)
         return data
+
+
+def _spans(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
+    """Where some columns lie; neighbours are one span."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in sorted((one.start, one.stop) for one in chunks):
+        if spans and start <= spans[-1][1] + _GAP_BYTES:
+            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+        else:
+            spans.append((start, stop))
+    return spans
 
 
 def _table(block: Columns) -> pa.Table:

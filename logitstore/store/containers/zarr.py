@@ -35,9 +35,10 @@ from logitstore.store.containers.base import (
     add_container_bytes,
     check_block,
     check_names,
-    check_objects,
+    fetch_parts,
     fields_of,
     missing_as_corruption,
+    read_hashed,
 )
 from logitstore.store.containers.zarr_checks import (
     BY_ENTRY,
@@ -47,7 +48,14 @@ from logitstore.store.containers.zarr_checks import (
     check_metadata,
     object_names,
 )
-from logitstore.store.containers.zarr_objects import ObjectStore, chunk_sums
+from logitstore.store.containers.zarr_index import (
+    CRC_BYTES,
+    blocks_together,
+    chunk_sums,
+    index_bytes,
+    spans_in,
+)
+from logitstore.store.containers.zarr_objects import ObjectStore
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
 
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
+    from logitstore.store.containers.base import Fetched
     from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.storage import Storage
 
@@ -71,8 +80,6 @@ _ZSTD_LEVEL = 9
 # level 9 and 19.2 at level 17.
 _BY_ENTRY_ZSTD_LEVEL = 17
 _MOST_METADATA = 1 << 20  # bytes of a zarr.json; 193 columns of scalars are named in 8 KB
-_INDEX_ENTRY_BYTES = 16
-_CRC_BYTES = 4
 
 
 class ZarrContainer:
@@ -101,7 +108,9 @@ class ZarrContainer:
         for name, ids in tables.items():
             _write_planes(group, name, {"id": [ids]})
         _write_documents(group, [block.documents_DC for block in blocks])
-        return {name: data.to_bytes() for name, data in sorted(objects.items())}
+        return {
+            name: _laid_out(name, data.to_bytes(), group) for name, data in sorted(objects.items())
+        }
 
     def chunk_sums(self, objects: Mapping[str, bytes]) -> dict[str, str]:
         """See `Container`: of the arrays of entries, scalars and tokens."""
@@ -128,7 +137,8 @@ class ZarrContainer:
         check_names(objects, object_names(limits), place=place)
         # Zarr reads a missing file as zeros, without an error. Indexes and chunks have checksums,
         # but so has a file of another shard, so metadata, tables and documents are hashed.
-        check_objects(storage, prefix, objects, hashed=_gives_meaning)
+        ends = {one.path: _index_size(one) for one in objects if not _gives_meaning(one)}
+        kept = read_hashed(storage, prefix, objects, ends=ends)
         return ZarrShard(
             storage=storage,
             prefix=prefix,
@@ -136,6 +146,7 @@ class ZarrContainer:
             objects=tuple(objects),
             names=tuple(entries),
             limits=limits,
+            kept=kept,
         )
 
 
@@ -149,17 +160,38 @@ class ZarrShard:
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
     limits: ShardLimits
+    kept: dict[str, bytes]  # objects that were hashed, and the ends of the others
 
-    __getstate__ = fields_of
+    def __getstate__(self) -> dict[str, Any]:
+        return fields_of(self) | {"kept": {}}
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
         """See `ShardReader`: every array that is not divided into blocks."""
-        return {name: self._integers(name, slice(None))["id"] for name in self.limits.tables}
+        found = {name: self._integers(name, slice(None))["id"] for name in self.limits.tables}
+        for name in found:
+            self.kept.pop(self._file(name).path, None)  # it is not read again
+        return found
 
-    def block(self, number: int, *, draw: int | None = None) -> Columns:
+    def fetch(self, number: int, *, draw: int | None = None) -> Fetched:
+        """See `ShardReader`: one request for each array, for the planes of a block lie together."""
+        return fetch_parts(self.storage, self.prefix, self._ranges(number, draw))
+
+    def block(
+        self, number: int, *, draw: int | None = None, fetched: Fetched | None = None
+    ) -> Columns:
         """See `ShardReader`: without the padding; with `draw`, the entries of that draw only."""
         check_block(number, self.blocks)
+        parts = fetched or self.fetch(number, draw=draw)
+        held = {
+            (path, start, stop): data
+            for path, spans in self._ranges(number, draw).items()
+            for (start, stop), data in zip(spans, parts[path], strict=True)
+        }
+        with self._store.holding(held):
+            return self._columns(number, draw)
+
+    def _columns(self, number: int, draw: int | None) -> Columns:
         counts = self.blocks[number]
         rows = self._rows("entries", number, counts.targets)
         entries = self._integers("entries", rows, self._own(draw))
@@ -172,6 +204,18 @@ class ZarrShard:
             counted_N=tokens["counted"].astype(np.uint8, copy=False),
             documents_DC=self.documents(number),
         )
+
+    def _ranges(self, number: int, draw: int | None) -> dict[str, list[tuple[int, int]]]:
+        """Where the chunks of a block lie: path -> start and stop of each."""
+        check_block(number, self.blocks)
+        found = {}
+        for name in CHUNKED:
+            grid = _grid(self._arrays[name])
+            numbers_PBD = np.arange(math.prod(grid)).reshape(*grid[:2], -1)
+            one = slice(None) if draw is None or name != "entries" else slice(draw, draw + 1)
+            path, own_PD = self._file(name).path, numbers_PBD[:, number, one]
+            found[path] = self._store.ranges(path, own_PD.reshape(-1).tolist())
+        return found
 
     def documents(self, number: int) -> np.ndarray:
         """See `ShardReader`."""
@@ -192,12 +236,12 @@ class ZarrShard:
 
     def _plane_bytes(self, name: str, array: zarr.Array) -> list[int]:
         """Stored bytes of each plane, from the index at the end of the array's one object."""
-        one = self._file(name)
-        length = int(np.prod(array.shape) // np.prod(array.chunks)) * _INDEX_ENTRY_BYTES
-        stop = one.size - _CRC_BYTES
-        ranges = [(stop - length, stop)]
-        (data,) = self.storage.read_ranges(f"{self.prefix}{one.path}", ranges)
-        sizes = np.frombuffer(data, dtype="<u8").reshape(-1, 2)[:, 1]
+        one, length = self._file(name), index_bytes(math.prod(_grid(array)))
+        index = self.kept.get(one.path, b"")[-length:]
+        if len(index) < length:
+            ranges = {one.path: [(one.size - length, one.size)]}
+            ((index,),) = fetch_parts(self.storage, self.prefix, ranges).values()
+        sizes = np.array([stop - start for start, stop in spans_in(index)], dtype=np.int64)
         if name == "documents":
             return [int(sizes.sum())]
         return [int(size) for size in sizes.reshape(array.shape[0], -1).sum(axis=1)]
@@ -207,9 +251,17 @@ class ZarrShard:
         (file,) = (one for one in self.objects if one.path.startswith(f"{array}/c/"))
         return file
 
-    @cached_property
+    @property
     def _arrays(self) -> dict[str, zarr.Array]:
         """By name, in order; what Zarr makes of metadata that was found to be this format's."""
+        return self._opened[0]
+
+    @property
+    def _store(self) -> ObjectStore:
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[dict[str, zarr.Array], ObjectStore]:
         plans = array_plans(self.blocks, self.names, self.limits)
         check_group(self._metadata("zarr.json"), place=self._place("zarr.json"))
         for name, plan in plans.items():
@@ -219,7 +271,7 @@ class ZarrShard:
         sums = {one.path: one.chunks for one in self.objects if one.chunks is not None}
         try:
             with missing_as_corruption(self._place("")):
-                store = ObjectStore(self.storage, self.prefix, sizes, sums)
+                store = ObjectStore(self.storage, self.prefix, sizes, sums, self.kept)
                 group = zarr.open_group(store, mode="r")
                 # One by one: `group.arrays()` leaves errors of its other tasks behind, which
                 # asyncio prints when they are collected.
@@ -230,15 +282,16 @@ class ZarrShard:
             store.bound(
                 name,
                 math.prod(array.chunks) * array.dtype.itemsize,
-                chunks=math.prod(array.shape) // math.prod(array.chunks),
+                chunks=math.prod(_grid(array)),
             )
-        return members
+        return members, store
 
     def _metadata(self, path: str) -> Any:
-        place = self._place(path)
-        with missing_as_corruption(place):
-            (data,) = self.storage.read_ranges(f"{self.prefix}{path}", [(0, _MOST_METADATA)])
-        return parse_json(data, place=place)
+        data = self.kept.get(path)
+        if data is None:
+            ranges = {path: [(0, _MOST_METADATA)]}
+            ((data,),) = fetch_parts(self.storage, self.prefix, ranges).values()
+        return parse_json(data[:_MOST_METADATA], place=self._place(path))
 
     def _rows(self, name: str, number: int, count: int) -> slice:
         start = number * self._arrays[name].chunks[1]
@@ -276,6 +329,26 @@ def _chunks_in(metadata: Mapping[str, Any]) -> int:
     (sharding,) = metadata["codecs"]
     inner = sharding["configuration"]["chunk_shape"]
     return math.prod(size // chunk for size, chunk in zip(metadata["shape"], inner, strict=True))
+
+
+def _laid_out(name: str, data: bytes, group: zarr.Group) -> bytes:
+    """An object as it is stored: where it has chunks of several blocks, those of each together."""
+    array = name.split("/")[0]
+    if array not in CHUNKED or name.endswith("zarr.json"):
+        return data
+    return blocks_together(data, _grid(group[array]))
+
+
+def _grid(array: Any) -> tuple[int, ...]:
+    """How many chunks an array has along each axis."""
+    return tuple(size // chunk for size, chunk in zip(array.shape, array.chunks, strict=True))
+
+
+def _index_size(one: StoredObject) -> int:
+    """Bytes of an object's index, by the checksums of its chunks; of old objects, which have none,
+    what a few chunks take."""
+    sums = len(one.chunks or "") // (2 * CRC_BYTES)
+    return index_bytes(max(sums - 1, 1))
 
 
 def _gives_meaning(one: StoredObject) -> bool:

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 
 from logitstore.errors import CorruptionError
+from logitstore.store.containers.zarr_index import CRC_BYTES, ENTRY_BYTES, index_bytes, spans_in
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from logitstore.store.storage import Storage
 
-__all__ = ["ObjectStore", "chunk_sums", "unpacked_size"]
+__all__ = ["ObjectStore", "unpacked_size"]
 
-_INDEX_ENTRY_BYTES = 16
-_CRC_BYTES = 4
 _ZSTD_MAGIC, _LEAST_FRAME = b"\x28\xb5\x2f\xfd", 9
 _FRAME_SHARE, _FRAME_BYTES = 128, 1024  # zstd of what does not compress, and its checksum
 _NOT_THERE = (1 << 64) - 1  # the start of a chunk that an index leaves out
-
-
-def chunk_sums(data: bytes, *, count: int) -> str:
-    """What binds the chunks of an object to their places, as `StoredObject.chunks` says.
-
-    data: an object of `count` chunks, as the sharding codec of Zarr v3 lays it out: each chunk and
-        the index at the end close with their crc32c.
-    count: of the chunks.
-    """
-    index = data[-(count * _INDEX_ENTRY_BYTES + _CRC_BYTES) :]
-    entries_C2 = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
-    sums = [data[start + size - _CRC_BYTES : start + size] for start, size in entries_C2.tolist()]
-    return b"".join([*sums, index[-_CRC_BYTES:]]).hex()
 
 
 def unpacked_size(data: bytes) -> int | None:
@@ -59,20 +46,21 @@ def unpacked_size(data: bytes) -> int | None:
     return size + 256 if width == 2 else size
 
 
-def _spans(index: bytes) -> list[tuple[int, int]]:
-    """Where each chunk begins and ends, by an index."""
-    entries_C2 = np.frombuffer(index[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
-    return [(start, start + length) for start, length in entries_C2.tolist()]
+_Range = tuple[str, int, int]  # an object, and where in it
 
 
 class ObjectStore(Store):
     """A shard's objects as Zarr reads them: whole ones and ranges, in the thread pool of asyncio.
+
+    Zarr asks for one chunk after another. `ranges` says beforehand where chunks lie, so that they
+    can be read at once; `holding` gives their bytes to whoever asks for them meanwhile.
 
     Args:
         storage: Where the objects are.
         prefix: What their names begin with.
         sizes: Bytes of each object that the commit names; there are no others.
         sums: Of some of them, what binds each chunk to its place (`chunk_sums`).
+        kept: Objects that were read already, or the ends of them that hold their indexes.
 
     Raises CorruptionError for a chunk or an index that is another than the commit says, and for an
     index that leaves a chunk out, which Zarr would read as zeros.
@@ -89,10 +77,15 @@ class ObjectStore(Store):
         prefix: str,
         sizes: Mapping[str, int],
         sums: Mapping[str, str],
+        kept: Mapping[str, bytes],
     ) -> None:
         super().__init__(read_only=True)
         self.storage, self.prefix, self.sizes, self.sums = storage, prefix, sizes, sums
+        self._kept = kept
+        self._lock = Lock()
+        self._held: dict[_Range, tuple[bytes, int]] = {}  # with how many hold it
         self._indexes: dict[str, bytes] = {}
+        self._spans: dict[str, list[tuple[int, int]]] = {}  # as the index says
         self._chunks: dict[str, dict[int, bytes]] = {}  # object -> start of a chunk -> its crc32c
         self._bounds: dict[str, int] = {}  # array -> bytes of a chunk that is unpacked
         self._index_bytes: dict[str, int] = {}  # array -> bytes of the index of its chunks
@@ -105,7 +98,40 @@ class ObjectStore(Store):
         chunks: how many the one object of the array has.
         """
         self._bounds[array] = size
-        self._index_bytes[array] = chunks * _INDEX_ENTRY_BYTES + _CRC_BYTES
+        self._index_bytes[array] = index_bytes(chunks)
+
+    def ranges(self, key: str, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Where chunks of an object lie; the whole object where they are all that it has.
+
+        key: of the object, whose array has a bound.
+        numbers: of the chunks, in the order of the index.
+        """
+        size = self._index_bytes[key.split("/")[0]]
+        if index_bytes(len(numbers)) == size:
+            return [(0, self.sizes[key])]
+        self._index(key, size)
+        spans = [self._spans[key][number] for number in numbers]
+        for start, stop in spans:
+            self._check_length(key, start, stop)
+        return spans
+
+    @contextmanager
+    def holding(self, parts: Mapping[_Range, bytes]) -> Iterator[None]:
+        """Give these bytes meanwhile to whoever asks for exactly these ranges.
+
+        parts: object and range -> bytes.
+        """
+        with self._lock:
+            for one, data in parts.items():
+                self._held[one] = (data, self._held.get(one, (b"", 0))[1] + 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                for one in parts:
+                    data, users = self._held.pop(one)
+                    if users > 1:
+                        self._held[one] = (data, users - 1)
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -121,28 +147,61 @@ class ObjectStore(Store):
         """The object `key`, or a range of it; None where there is no such object."""
         if key not in self.sizes:
             return None
-        data = await asyncio.to_thread(self._read, key, byte_range)
+        held = self._held_bytes(key, byte_range)
+        if held is None:
+            data = await asyncio.to_thread(self._read, key, byte_range)
+        else:
+            data = self._checked(key, byte_range, held)
         return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
-    def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
-        name, size = f"{self.prefix}{key}", self.sizes[key]
-        if byte_range is None:
-            data = self.storage.read(name)
-            self._check_whole(key, data)
-            return data
-        if isinstance(byte_range, SuffixByteRequest):  # the index of a file's chunks, read often
-            if key not in self._indexes:
-                start = max(0, size - byte_range.suffix)
-                (index,) = self.storage.read_ranges(name, [(start, size)])
-                self._check_index(key, index)
-                self._indexes[key] = index
-            return self._indexes[key]
-        start = byte_range.start if isinstance(byte_range, RangeByteRequest) else byte_range.offset
-        stop = byte_range.end if isinstance(byte_range, RangeByteRequest) else size
-        self._check_length(key, start, stop)
-        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
-        self._check_chunk(key, data, start)
+    def _held_bytes(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
+        """What is in memory already; an index is read once."""
+        if isinstance(byte_range, SuffixByteRequest):
+            return self._indexes.get(key)
+        start, stop = self._bounds_of(key, byte_range)
+        data, _ = self._held.get((key, start, stop), (None, 0))
+        if data is None and len(self._kept.get(key, b"")) == self.sizes[key]:
+            return self._kept[key][start:stop]
         return data
+
+    def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
+        if isinstance(byte_range, SuffixByteRequest):
+            return self._index(key, byte_range.suffix)
+        name = f"{self.prefix}{key}"
+        if byte_range is None:
+            return self._checked(key, None, self.storage.read(name))
+        start, stop = self._bounds_of(key, byte_range)
+        self._check_length(key, start, stop)
+        size = self.sizes[key]
+        (data,) = self.storage.read_ranges(name, [(min(start, size), min(stop, size))])
+        return self._checked(key, byte_range, data)
+
+    def _checked(self, key: str, byte_range: ByteRequest | None, data: bytes) -> bytes:
+        """The same bytes, if they are chunks that were committed, or an index."""
+        if byte_range is None:
+            self._check_whole(key, data)
+        elif not isinstance(byte_range, SuffixByteRequest):
+            self._check_chunk(key, data, self._bounds_of(key, byte_range)[0])
+        return data
+
+    def _bounds_of(self, key: str, byte_range: ByteRequest | None) -> tuple[int, int]:
+        """Where a range begins and ends that is none at the end of the object."""
+        if isinstance(byte_range, RangeByteRequest):
+            return byte_range.start, byte_range.end
+        return (getattr(byte_range, "offset", 0), self.sizes[key])
+
+    def _index(self, key: str, size: int) -> bytes:
+        """The index of an object, of `size` bytes: read and checked once."""
+        if key not in self._indexes:
+            index = self._kept.get(key, b"")[-size:]
+            if len(index) < size:
+                start = max(0, self.sizes[key] - size)
+                name = f"{self.prefix}{key}"
+                (index,) = self.storage.read_ranges(name, [(start, self.sizes[key])])
+            self._check_index(key, index)
+            self._spans[key] = spans_in(index)
+            self._indexes[key] = index
+        return self._indexes[key]
 
     def _check_whole(self, key: str, data: bytes) -> None:
         """What is checked of each chunk, of all: Zarr reads a file whole if it wants them all."""
@@ -158,7 +217,7 @@ class ObjectStore(Store):
             )
         index = data[-self._index_bytes[array] :]
         self._check_index(key, index)
-        for start, stop in _spans(index):
+        for start, stop in spans_in(index):
             self._check_length(key, start, stop)
             self._check_chunk(key, data[start:stop], start)
 
@@ -180,7 +239,7 @@ class ObjectStore(Store):
                 found=unpacked_size(data),
                 allowed=bound,
             )
-        if key in self._chunks and data[-_CRC_BYTES:] != self._chunks[key].get(start):
+        if key in self._chunks and data[-CRC_BYTES:] != self._chunks[key].get(start):
             raise CorruptionError(
                 "a chunk is another than the one that was committed",
                 place=self._chunk_place(key, start, start + len(data)),
@@ -191,9 +250,9 @@ class ObjectStore(Store):
 
     def _check_index(self, key: str, index: bytes) -> None:
         place = place_of(self.storage, f"{self.prefix}{key}")
-        if len(index) % _INDEX_ENTRY_BYTES != _CRC_BYTES:
+        if len(index) % ENTRY_BYTES != CRC_BYTES:
             raise CorruptionError("the index of chunks is cut off", place=place)
-        spans = _spans(index)
+        spans = spans_in(index)
         starts = [start for start, _ in spans]
         if _NOT_THERE in starts:
             raise CorruptionError(
@@ -212,12 +271,12 @@ class ObjectStore(Store):
         if key not in self.sums:
             return
         sums = bytes.fromhex(self.sums[key])
-        if len(sums) != _CRC_BYTES * (len(starts) + 1) or sums[-_CRC_BYTES:] != index[-_CRC_BYTES:]:
+        if len(sums) != CRC_BYTES * (len(starts) + 1) or sums[-CRC_BYTES:] != index[-CRC_BYTES:]:
             raise CorruptionError(
                 "the index of chunks is another than the one that was committed", place=place
             )
         self._chunks[key] = {
-            start: sums[_CRC_BYTES * number : _CRC_BYTES * (number + 1)]
+            start: sums[CRC_BYTES * number : CRC_BYTES * (number + 1)]
             for number, start in enumerate(starts)
         }
 

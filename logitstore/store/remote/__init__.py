@@ -1,0 +1,1 @@
+"""Stores that are not in a folder: object storage, web servers, what reading them costs."""

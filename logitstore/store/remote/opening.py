@@ -1,0 +1,34 @@
+"""From a URI to its storage."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from logitstore.errors import SettingError
+from logitstore.store.remote.calls import check_uri
+from logitstore.store.remote.objects import ReadOnlyStorage, RemoteStorage
+
+__all__ = ["open_remote"]
+
+
+def open_remote(uri: str) -> RemoteStorage:
+    """The storage at a URI; nothing is asked of the server yet.
+
+    uri: `s3://bucket/path`, `gs://bucket/path`, `az://container/path` or `https://host/path`.
+
+    Raises SettingError for a URI that names no place or carries a secret, and where obstore is not
+    installed.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SettingError("the URI names no place for a store", found=uri) from error
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # What a URI says is shown in messages and written into run.json.
+        raise SettingError(
+            "the URI of a store holds no password, key or query",
+            found=f"{parts.scheme}://{parts.hostname or ''}{parts.path}, and more",
+            remedy="Set the credentials of the service in the environment",
+        )
+    check_uri(uri)
+    return (ReadOnlyStorage if uri.lower().startswith("http") else RemoteStorage)(uri)
