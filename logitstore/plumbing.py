@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.gguf import gguf_file, refuse_other_tokens
     from logitstore.corpus.text import tokenize
     from logitstore.corpus.text_rules import TextRules
+    from logitstore.corpus.token_bytes import TokenBytes, vocabulary_overlap
     from logitstore.corpus.tokenizer import (
         holds_tokenizer,
         load_tokenizer,
@@ -95,6 +96,7 @@ __all__ = [
     "StoreLike",
     "TargetKind",
     "TextRules",
+    "TokenBytes",
     "announce_hub",
     "as_store",
     "auto_class",
@@ -150,6 +152,7 @@ __all__ = [
     "tokenizer_files",
     "tokenizer_fingerprint",
     "vocab_size",
+    "vocabulary_overlap",
     "with_check",
 ]
 
@@ -188,6 +191,7 @@ __getattr__, __dir__ = lazy_names(
         "LocalStorage": "logitstore.store.local",
         "Option": "logitstore.options",
         "TextRules": "logitstore.corpus.text_rules",
+        "TokenBytes": "logitstore.corpus.token_bytes",
         "auto_class": "logitstore.teacher.models",
         "announce_hub": "logitstore.cli.console",
         "check_head": "logitstore.teacher.lm_head",
@@ -229,11 +233,13 @@ __getattr__, __dir__ = lazy_names(
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "rest_logmass": "logitstore.targets.tails",
+        "stored_tokenizer": "logitstore.fidelity.rereading",
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",
         "tokenizer_files": "logitstore.corpus.tokenizer",
         "tokenizer_fingerprint": "logitstore.corpus.tokenizer",
         "vocab_size": "logitstore.corpus.tokenizer",
+        "vocabulary_overlap": "logitstore.corpus.token_bytes",
     },
 )
