@@ -240,7 +240,7 @@ def test_a_frozen_head_gets_no_gradient():
 @pytest.mark.parametrize("how", ["bfloat16", "autocast"])
 def test_low_precision_comes_near(how, monkeypatch):
     # Outer products in several parts.
-    monkeypatch.setattr("trainer.losses.fused._CHUNK_BYTES", 4 * D * 7)
+    monkeypatch.setattr("trainer.losses.chunked._CHUNK_BYTES", 4 * D * 7)
     hidden, head, teacher, labels, counts = scene()
     targets = make_targets(teacher, counts=counts)
     settings = {"alpha": 0.5, "temperature": 2.0, "chunk_rows": 5}

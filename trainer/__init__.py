@@ -11,10 +11,11 @@ from logitstore.plumbing import lazy_names
 
 if TYPE_CHECKING:
     from trainer.data.batches import Batches
+    from trainer.data.retokenized import RetokenizedStore, retokenize
     from trainer.data.rows import Batch
     from trainer.data.store import StoreLike
     from trainer.evaluation.measure import evaluate
-    from trainer.losses import LOSSES, Loss
+    from trainer.losses import LOSSES, SPAN_LOSSES, Loss, SpanLoss
     from trainer.losses.distillation import distillation_loss
     from trainer.losses.fused import LossSums
     from trainer.reporting.page import report
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOSSES",
+    "SPAN_LOSSES",
     "Batch",
     "Batches",
     "DistillationTrainer",
     "Loss",
     "LossSums",
+    "RetokenizedStore",
+    "SpanLoss",
     "StoreLike",
     "distillation_loss",
     "evaluate",
     "fit",
     "load_student",
     "report",
+    "retokenize",
     "training_batches",
 ]
 
@@ -51,12 +56,16 @@ __getattr__, __dir__ = lazy_names(
         "LOSSES": "trainer.losses",
         "Loss": "trainer.losses",
         "LossSums": "trainer.losses.fused",
+        "RetokenizedStore": "trainer.data.retokenized",
+        "SPAN_LOSSES": "trainer.losses",
+        "SpanLoss": "trainer.losses",
         "StoreLike": "trainer.data.store",
         "distillation_loss": "trainer.losses.distillation",
         "evaluate": "trainer.evaluation.measure",
         "fit": "trainer.training.fit",
         "load_student": "trainer.training.student",
         "report": "trainer.reporting.page",
+        "retokenize": "trainer.data.retokenized",
         "training_batches": "trainer.training.batching",
     },
 )

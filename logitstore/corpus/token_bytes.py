@@ -1,9 +1,9 @@
 """The bytes that each id of a tokenizer stands for: where a token begins and ends in a text.
 
 Two families of tokenizers say it exactly. Byte-level BPE writes a byte as one of 256 letters.
-SentencePiece writes a space as a low line of its own (U+2581), and a byte that no token has as `<0x41>`; some put a space before
-each text, which is no part of it. Other tokenizers (WordPiece, for one) lose what was between two
-tokens, and are refused.
+SentencePiece writes a space as a line of its own (U+2581), and a byte that no token has as
+`<0x41>`; some put a space before each text, which is no part of it. Other tokenizers (WordPiece,
+for one) lose what was between two tokens, and are refused.
 
 Shapes: L tokens of a text, V vocabulary.
 """
@@ -116,7 +116,9 @@ def _reading(tokenizer: Any, core: dict[str, Any]) -> Callable[[str], bytes]:
         known, bytes_of = set(letters), str.maketrans({one: chr(b) for one, b in letters.items()})
         # A token of other letters, as an added one may be, is its own text.
         return lambda token: (
-            token.translate(bytes_of).encode("latin-1") if known.issuperset(token) else token.encode()
+            token.translate(bytes_of).encode("latin-1")
+            if known.issuperset(token)
+            else token.encode()
         )
     spaces = any(
         one["type"] == "Replace"

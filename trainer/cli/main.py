@@ -156,8 +156,11 @@ def _telling_warnings() -> Iterator[None]:
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:
-    if "kl" not in one:  # learnt from answers, without a teacher
-        return f"loss {one['loss']:.4f}"
+    if "kl" not in one:
+        words = f"loss {one['loss']:.4f}"
+        if "divergence" not in one:  # learnt from answers, without a teacher
+            return words
+        return f"{words}  ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
     terms = ""
     if "kl_head" in one and parts:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"

@@ -31,7 +31,7 @@ _LONGEST_LETTER = 4  # bytes
 _LOST = "\N{REPLACEMENT CHARACTER}"
 
 
-class LeftOut(Exception):  # noqa: N818  (no error: it says why a document is not crossed)
+class LeftOut(Exception):
     """Why a document is left out, as a message."""
 
 

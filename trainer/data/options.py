@@ -15,6 +15,7 @@ __all__ = [
     "MICRO_TOKENS",
     "RANKS",
     "SEED",
+    "SPAN_ENDS",
     "WINDOW",
     "rank_option",
 ]
@@ -67,6 +68,15 @@ RANKS = Option(
     help="The number of processes that share each optimiser step.",
     least=1,
     python_only=True,
+)
+
+SPAN_ENDS = Option(
+    name="span_ends",
+    kind=str,
+    default="any",
+    help="Where spans of text end, for a student of another tokenizer: at any boundary that both "
+    "tokenizers have, or only before white space.",
+    choices=lambda: ("any", "words"),
 )
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from logitstore import SettingError, StoreError, TokenizerError
+from logitstore import LogitStoreError, SettingError, StoreError, TokenizerError
 from logitstore.plumbing import (
     Meter,
-    Option,
     fingerprint,
     stored_tokenizer,
     tokenizer_files,
@@ -26,6 +25,7 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.crossing import CrossedDocument, Crossing
+from trainer.data.options import SPAN_ENDS
 from trainer.data.store import as_store
 
 if TYPE_CHECKING:
@@ -35,16 +35,8 @@ if TYPE_CHECKING:
     from logitstore.plumbing import OnProgress
     from trainer.data.store import BlockSize, StoreSource
 
-__all__ = ["SPAN_ENDS", "RetokenizedStore", "has_spans", "retokenize"]
+__all__ = ["RetokenizedStore", "retokenize"]
 
-SPAN_ENDS = Option(
-    name="span_ends",
-    kind=str,
-    default="any",
-    help="Where spans of text end, for a student of another tokenizer: at any boundary that both "
-    "tokenizers have, or only before white space.",
-    choices=lambda: ("any", "words"),
-)
 _WAY_OUT = (
     "Take a student with the store's tokenizer; or, where these are chats, dump their texts as "
     "plain text"
@@ -136,7 +128,7 @@ class RetokenizedStore:
     def __init__(
         self, store: Any, tokenizer: Any, *, words: bool = False, with_targets: bool = False
     ) -> None:
-        files = getattr(store, "tokenizer_files", dict)()
+        files: dict[str, bytes] = getattr(store, "tokenizer_files", dict)()
         if not files:
             raise TokenizerError(
                 "the store keeps no tokenizer, so its text is not known",
@@ -206,15 +198,17 @@ class RetokenizedStore:
             gather: Gives what all processes have found, of what each has.
             on_progress: Is told how far it is.
 
-        Raises StoreError where no document of the store can be crossed.
+        Raises what reading a block raises, on every rank; StoreError where no document of the store
+        can be crossed.
         """
         wanted = list(range(len(self.blocks)) if numbers is None else numbers)
-        meter = Meter(on_progress, stage="reading texts in the student's tokens", unit="tokens")
-        found = _Found()
-        for place, number in enumerate(wanted, start=1):
-            found.add(number, self.read_block(number).documents)
-            meter.tell(found.sums["tokens"], fraction=place / len(wanted))
+        try:
+            found: _Found | LogitStoreError = self._find(wanted, on_progress)
+        except LogitStoreError as error:
+            found = error  # every rank is told
         for one in gather([found]):
+            if isinstance(one, LogitStoreError):
+                raise one
             self._found.join(one)
         if not self._found.sums["targets"]:
             reasons = "; ".join(
@@ -226,6 +220,15 @@ class RetokenizedStore:
                 found=reasons or "no documents",
                 remedy=_WAY_OUT,
             )
+
+    def _find(self, numbers: Sequence[int], on_progress: OnProgress | None) -> _Found:
+        """What the blocks `numbers` hold."""
+        meter = Meter(on_progress, stage="reading texts in the student's tokens", unit="tokens")
+        found = _Found()
+        for place, number in enumerate(numbers, start=1):
+            found.add(number, self.read_block(number).documents)
+            meter.tell(found.sums["tokens"], fraction=place / len(numbers))
+        return found
 
     def with_draw(self, draw: int) -> RetokenizedStore:
         """The same, read at draw number `draw`."""
@@ -255,15 +258,6 @@ class RetokenizedStore:
         return files
 
 
-def has_spans(spec: object) -> bool:
-    """Whether targets are spans of text, by the spec of what is read.
-
-    Args:
-        spec: Of a store, or of one in other tokens.
-    """
-    return bool(getattr(spec, "spans", False))
-
-
 def retokenize(
     store: StoreSource,
     tokenizer: Any,
@@ -271,7 +265,7 @@ def retokenize(
     span_ends: Literal["any", "words"] = "any",
     on_progress: OnProgress | None = None,
 ) -> RetokenizedStore:
-    """A store in the tokens of another tokenizer, for `training_batches` and the losses alm and uld.
+    """A store in the tokens of another tokenizer, to be learnt from with the losses alm and uld.
 
     It reads the whole store once, to know how long each document becomes.
 

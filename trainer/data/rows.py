@@ -22,6 +22,7 @@ import torch
 
 from logitstore import ModelError, SettingError, SparseTargets
 from logitstore.plumbing import LengthClasses, evaluating, hidden_states, sparsifier_of
+from trainer.data.spans import SpanTargets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,8 @@ class Batch:
     position_ids_BW: torch.Tensor | None  # None where no two documents share a row
     at_R: torch.Tensor  # int64
     labels_R: torch.Tensor  # int64, the token that really follows
-    targets: SparseTargets | None  # R rows; None where nothing counts, or no teacher was asked
+    # R rows; None where nothing counts, or no teacher was asked. Spans where its tokens are others.
+    targets: SparseTargets | SpanTargets | None
     step_targets: int  # counted targets of the optimiser step, over all its batches and ranks
     tokens: int  # of its documents, without padding
     spec: StoreSpec | None = None  # of the store that the targets come from
@@ -146,7 +148,7 @@ def _refuse_other_store(batch: Batch, spec: StoreSpec) -> None:
                 allowed=f"0 to {size - 1}",
             )
     targets = batch.targets
-    if targets is None:
+    if targets is None or isinstance(targets, SpanTargets):
         return
     declared = sparsifier_of(spec.sparsifier).targets
     if targets.kind != declared:
@@ -172,7 +174,7 @@ def lay_out(
     documents: Sequence[Document],
     *,
     layout: RowLayout,
-    targets: Sequence[SparseTargets] = (),
+    targets: Sequence[SparseTargets] | Sequence[SpanTargets] = (),
     step_targets: int | None = None,
     border: int | None = None,
 ) -> Batch:
@@ -217,7 +219,7 @@ def lay_out(
         position_ids_BW=None if layout is RowLayout.PADDED else torch.from_numpy(position_ids_BW),
         at_R=torch.from_numpy(at_R),
         labels_R=torch.from_numpy(labels_R),
-        targets=SparseTargets.concatenate(targets) if targets and len(at_R) else None,
+        targets=_joined(targets) if len(at_R) else None,
         step_targets=len(at_R) if step_targets is None else step_targets,
         tokens=sum(lengths),
         passes=()
@@ -252,6 +254,16 @@ def _rows(lengths: list[int], numbers: list[int], layout: RowLayout) -> list[lis
         rows[place].append(number)
         room[place] -= lengths[number]
     return rows
+
+
+def _joined(
+    targets: Sequence[SparseTargets] | Sequence[SpanTargets],
+) -> SparseTargets | SpanTargets | None:
+    """The targets of all documents; None where there is no teacher."""
+    if not targets:
+        return None
+    joined: SparseTargets | SpanTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
+    return joined
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:

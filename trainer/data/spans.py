@@ -20,7 +20,7 @@ from logitstore import SettingError, SparseTargets
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Side", "SpanTargets", "common_bounds", "spans_between"]
+__all__ = ["Side", "SpanTargets", "common_bounds", "has_spans", "spans_between"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -142,3 +142,12 @@ def spans_between(
         np.diff(student_B)[used_S],
         np.diff(sums_R[teacher_B])[used_S].astype(np.float32),
     )
+
+
+def has_spans(spec: object) -> bool:
+    """Whether targets are spans of text, by the spec of what is read.
+
+    Args:
+        spec: Of a store, or of one in other tokens.
+    """
+    return bool(getattr(spec, "spans", False))

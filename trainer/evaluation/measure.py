@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore import ModelError, SettingError
+from logitstore import ModelError, SettingError, SparseTargets
 from logitstore.plumbing import (
     LengthClasses,
     LMHead,
@@ -223,8 +223,9 @@ class _BatchMeasure:
         """Count every target of a batch, a chunk of rows at a time."""
         rows = max(1, _CHUNK_BYTES // (4 * self.head.vocab_size))
         labels_R = batch.labels_R.to(hidden_RD.device)
-        teacher = None if batch.targets is None else TargetTensors.of(batch.targets)
-        if batch.targets is not None:
+        teacher = None
+        if isinstance(batch.targets, SparseTargets):
+            teacher = TargetTensors.of(batch.targets)
             label_R = torch.from_numpy(batch.targets.label_logprob_R)
             sums.add(
                 teacher_loss=-batch.targets.label_logprob_R.sum(dtype="float64"),

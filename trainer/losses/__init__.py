@@ -3,11 +3,14 @@
 from typing import TYPE_CHECKING
 
 from logitstore.plumbing import lazy_names
+from trainer.losses.alm import alm
 from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
+from trainer.losses.span_loss import SpanLoss
+from trainer.losses.uld import uld
 
 if TYPE_CHECKING:
     from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
@@ -19,11 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "LOSSES",
     "MASKED_LOGIT",
+    "SPAN_LOSSES",
     "DenseRows",
     "HeadTail",
     "Loss",
     "LossInputs",
     "RowLoss",
+    "SpanLoss",
     "TargetTensors",
     "View",
     "bucketed",
@@ -45,6 +50,9 @@ LOSSES: dict[str, Loss] = {
         residual_to_label,
     )
 }
+
+# Over spans of text, for a student of another tokenizer than the store's.
+SPAN_LOSSES: dict[str, SpanLoss] = {one.name: one for one in (alm, uld)}
 
 __getattr__, __dir__ = lazy_names(
     __name__,

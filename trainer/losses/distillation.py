@@ -20,18 +20,28 @@ from logitstore import ModelError, SettingError
 from logitstore.plumbing import LMHead, sparsifier_of
 from trainer.data.answer_files import labels_only, refuse_teacher
 from trainer.data.rows import Batch
-from trainer.losses import LOSSES
+from trainer.data.spans import SpanTargets, has_spans
+from trainer.losses import LOSSES, SPAN_LOSSES, SpanLoss, choose_view
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
+from trainer.losses.span_objective import SpanTensors, span_distillation_loss
 from trainer.losses.tensors import TargetTensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel
 
-__all__ = ["distillation_loss", "loss_from_forward", "loss_inside_forward", "named_loss"]
+    from logitstore import SparseTargets
+
+__all__ = [
+    "distillation_loss",
+    "loss_from_forward",
+    "loss_inside_forward",
+    "named_loss",
+    "refuse_unserved",
+]
 
 
 def distillation_loss(
@@ -40,7 +50,7 @@ def distillation_loss(
     *,
     alpha: float = 0.9,
     temperature: float | None = None,
-    loss: str | Loss = "forward_kl",
+    loss: str | Loss | SpanLoss = "forward_kl",
 ) -> LossSums:
     """The loss of a batch summed over its counted targets, differentiable; no [tokens, V] exists.
 
@@ -106,7 +116,7 @@ def loss_from_forward(
     *,
     alpha: float,
     temperature: float | None,
-    loss: str | Loss,
+    loss: str | Loss | SpanLoss,
 ) -> LossSums:
     """`distillation_loss` of a model that is inside the context of `loss_inside_forward`.
 
@@ -138,44 +148,72 @@ class _LossRequest:
         *,
         alpha: float,
         temperature: float | None,
-        loss: Loss,
+        loss: Loss | SpanLoss,
         device: torch.device,
     ) -> None:
         self._hidden = batch.hidden
         self._at_R = batch.at_R.to(device)
         self._labels_R = batch.labels_R.to(device)
-        self._targets = None
-        if batch.targets is not None:
-            self._targets = TargetTensors.of(batch.targets).to(device)
         self._spec = _spec_of(batch)
         if labels_only(self._spec):
             refuse_teacher(self._spec.teacher.name, alpha=alpha)
-        self._objective = {
-            "alpha": alpha,
-            "temperature": _temperature(batch, temperature),
-            "loss": loss,
-            "sparsifier": self._spec.sparsifier,
-        }
+        temperature = _temperature(batch, temperature, loss=loss)
+        self._sums_of = None
+        if batch.targets is not None:
+            self._sums_of = _sums_of(
+                batch.targets,
+                self._spec,
+                device=device,
+                objective={"alpha": alpha, "temperature": temperature, "loss": loss},
+            )
 
     def answer(
         self, model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
     ) -> dict[str, Any]:
         """The fields of `LossSums`; a dict, for the sake of what wraps the model."""
         hidden_ND = self._hidden(model, {"input_ids": input_ids, **inputs})
-        if self._targets is None:
+        if self._sums_of is None:
             # Nothing counts, yet every rank must take part in the exchange of gradients.
             return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
-        result = sparse_distillation_loss(
+        result = self._sums_of(
             hidden_ND[self._at_R],
             LMHead.of(model, vocab_size=self._spec.tokenizer.vocab_size),
-            self._targets,
-            self._labels_R,
-            **self._objective,
+            label_ids_N=self._labels_R,
         )
         sums = result.sums
         if labels_only(self._spec):  # what the rest compares with is no teacher
             sums = {name: sums[name] for name in ("loss", "ce")}
         return {"loss": result.loss, "sums": sums, "count": result.count}
+
+
+def _sums_of(
+    targets: SparseTargets | SpanTargets,
+    spec: Any,
+    *,
+    device: torch.device,
+    objective: dict[str, Any],
+) -> Callable[..., LossSums]:
+    """The loss of rows with these targets, which are moved to `device`.
+
+    Raises SettingError where it cannot be had from them.
+    """
+    spans = isinstance(objective["loss"], SpanLoss)
+    if spans != isinstance(targets, SpanTargets):
+        refuse_unserved(spec, loss=objective["loss"], temperature=objective["temperature"])
+    if isinstance(targets, SpanTargets):
+        return functools.partial(
+            span_distillation_loss,
+            targets=SpanTensors.of(targets).to(device),
+            nodes=spec.sparsifier.tail_nodes,
+            teacher_vocab_size=spec.teacher_vocab_size,
+            **objective,
+        )
+    return functools.partial(
+        sparse_distillation_loss,
+        targets=TargetTensors.of(targets).to(device),
+        sparsifier=spec.sparsifier,
+        **objective,
+    )
 
 
 def _spec_of(batch: Batch) -> Any:
@@ -184,10 +222,12 @@ def _spec_of(batch: Batch) -> Any:
     return batch.spec
 
 
-def _temperature(batch: Batch, temperature: float | None) -> float:
+def _temperature(batch: Batch, temperature: float | None, *, loss: Loss | SpanLoss) -> float:
     """The temperature of the loss. Drawn targets know one alone, which nothing else would check."""
     if temperature is None or temperature == batch.temperature:
         return batch.temperature
+    if isinstance(loss, SpanLoss):
+        return temperature
     if not sparsifier_of(_spec_of(batch).sparsifier).targets.keeps_tail:
         raise SettingError(
             "the batch holds targets that were drawn for another temperature",
@@ -198,9 +238,37 @@ def _temperature(batch: Batch, temperature: float | None) -> float:
     return temperature
 
 
-def named_loss(loss: str | Loss) -> Loss:
+def named_loss(loss: str | Loss | SpanLoss) -> Loss | SpanLoss:
     """The loss of that name, or the one that is given. Raises SettingError for an unknown name."""
-    return loss if isinstance(loss, Loss) else LOSSES[LOSS.check(loss)]
+    if isinstance(loss, Loss | SpanLoss):
+        return loss
+    name = LOSS.check(loss)
+    return SPAN_LOSSES[name] if name in SPAN_LOSSES else LOSSES[name]
+
+
+def refuse_unserved(spec: Any, *, loss: Loss | SpanLoss, temperature: float) -> None:
+    """Raise SettingError where the targets of a store cannot serve a loss at a temperature.
+
+    Args:
+        spec: Of the store that is read, or of one in other tokens.
+        loss: The loss.
+        temperature: T.
+    """
+    if isinstance(loss, SpanLoss) != has_spans(spec):
+        raise SettingError(
+            "the loss compares spans of text, and the store is in tokens of its own"
+            if isinstance(loss, SpanLoss)
+            else "the store is in the tokens of another tokenizer, where targets are spans of text",
+            place="--loss",
+            found=loss.name,
+            allowed=", ".join(LOSSES if isinstance(loss, SpanLoss) else SPAN_LOSSES),
+            remedy="Take `trainer.retokenize(store, tokenizer)` for the losses "
+            f"{' and '.join(SPAN_LOSSES)}, the store itself for others",
+        )
+    if isinstance(loss, SpanLoss):
+        loss.refuse_unserved(spec.sparsifier, temperature=temperature)
+    else:
+        choose_view(spec.sparsifier, loss=loss, temperature=temperature)
 
 
 def _refuse_misfits(model: torch.nn.Module, batch: Batch) -> None:

@@ -6,7 +6,7 @@ Importing this costs no torch, so that a command line can refuse a value at once
 from __future__ import annotations
 
 from logitstore.plumbing import Option
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, SPAN_LOSSES
 
 __all__ = ["ALPHA", "LOSS", "TEMPERATURE"]
 
@@ -33,7 +33,8 @@ LOSS = Option(
         [
             "The divergence from the teacher's distribution.",
             *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
+            *(f"{one.name}: {one.summary}" for one in SPAN_LOSSES.values()),
         ]
     ),
-    choices=lambda: LOSSES,
+    choices=lambda: (*LOSSES, *SPAN_LOSSES),
 )

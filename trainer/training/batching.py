@@ -22,6 +22,7 @@ from trainer.data.options import (
 )
 from trainer.data.packing import Lengths, Packing, choose_packing
 from trainer.data.rows import choose_border, choose_layout
+from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.losses import choose_view, draw_for, forward_kl
 from trainer.losses.options import TEMPERATURE
@@ -54,7 +55,8 @@ def training_batches(
     """The documents of `store` as batches for `model`: shuffled, packed, prefetched by a thread.
 
     Args:
-        store: The store to read: an open one, or what `logitstore.open` takes.
+        store: The store to read: an open one, or what `logitstore.open` takes; or what
+            `trainer.retokenize` gives, for a model of another tokenizer.
         model: The student, before it is wrapped for several processes. A short forward pass finds
             out whether documents may share a row; the model is not kept.
         batch_tokens: The number of tokens in an optimiser step, over all ranks.
@@ -90,7 +92,8 @@ def training_batches(
     _refuse_no_model(model)
     opened = as_store(store)
     # A loss that is linear in the teacher is served wherever any loss is.
-    choose_view(opened.spec.sparsifier, loss=forward_kl, temperature=numbers["temperature"])
+    if not has_spans(opened.spec):
+        choose_view(opened.spec.sparsifier, loss=forward_kl, temperature=numbers["temperature"])
     packing = plan_packing(
         opened,
         seed=numbers["seed"],
@@ -145,7 +148,9 @@ def batches_of(
         packing=packing,
         lengths=lengths,
         layout=choose_layout(model, vocab_size=spec.tokenizer.vocab_size),
-        draw_of_epoch=partial(draw_of_epoch, spec.sparsifier, temperature),
+        draw_of_epoch=_first_draw
+        if has_spans(spec)
+        else partial(draw_of_epoch, spec.sparsifier, temperature),
         border=choose_border(model, max_length=spec.text.max_length),
         temperature=temperature,
         epochs=epochs,
@@ -183,6 +188,11 @@ def plan_packing(
         batch_tokens=batch_tokens,
         micro_tokens=micro_tokens,
     )
+
+
+def _first_draw(_epoch: int) -> int:
+    """The draw whose spans are read: what they are made of is the same in each."""
+    return 0
 
 
 def draw_of_epoch(sparsifier: SparsifierSpec, temperature: float, epoch: int) -> int:

@@ -22,8 +22,10 @@ from logitstore import CorruptionError, LogitStoreError, ModelError, StorageErro
 from logitstore.plumbing import LocalStorage, choose_device, options_of, takes, tell_stage
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
+from trainer.data.spans import has_spans
 from trainer.data.store import as_store
-from trainer.losses import LOSSES, choose_view
+from trainer.losses import SpanLoss
+from trainer.losses.distillation import named_loss, refuse_unserved
 from trainer.training import run_folder
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
@@ -33,6 +35,7 @@ from trainer.training.loop import DistillationTrainer
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
 from trainer.training.ranks import Ranks
+from trainer.training.retokenizing import in_students_tokens, prepare
 from trainer.training.run_record import FORMAT, run_fingerprint, write_record
 from trainer.training.run_result import (
     refuse_in_the_way,
@@ -62,10 +65,12 @@ def fit(**values: Any) -> dict[str, Any]:
     """Distil a student from a store into the folder of a run; returns the content of run.json.
 
     The loss is `(1 - alpha)` cross-entropy plus `alpha T^2` divergence from the teacher at
-    temperature T, both in nats and averaged over the counted targets of a step. If the store holds
-    several draws of a target at T, each epoch reads the next one, and after the last the first. The
-    optimiser is AdamW (0.9, 0.95); gradients are clipped at norm 1; the learning rate has a linear
-    warm-up from 0, where that is longer than one step, and then falls to 0 along a cosine.
+    temperature T, both in nats and averaged over the counted targets of a step. With the losses alm
+    and uld the student may have another tokenizer than the store (docs/cross-tokenizer.md). If the
+    store holds several draws of a target at T, each epoch reads the next one, and after the last
+    the first. The optimiser is AdamW (0.9, 0.95); gradients are clipped at norm 1; the learning
+    rate has a linear warm-up from 0, where that is longer than one step, and then falls to 0 along
+    a cosine.
 
     With `resume` an unfinished run goes on from its newest whole checkpoint and gives the same
     weights as a run without a stop; a checkpoint that has changed since it was written is passed
@@ -76,10 +81,16 @@ def fit(**values: Any) -> dict[str, Any]:
     """
     options = FitOptions(**values)
     store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
-    choose_view(store.spec.sparsifier, loss=LOSSES[options.loss], temperature=options.temperature)
+    loss = named_loss(options.loss)
+    if isinstance(loss, SpanLoss):
+        loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
+    else:
+        refuse_unserved(store.spec, loss=loss, temperature=options.temperature)
     device = choose_device(options.device)
     args = _arguments(options, dtype=_dtype(options.dtype, device), device=device)
     store = sound_store(store, options, args)
+    if isinstance(loss, SpanLoss):
+        store = in_students_tokens(store, options)
     wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
@@ -123,6 +134,7 @@ class _Fit:
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and write the result."""
+        prepare(self.store, args=self.args, on_progress=self.options.on_progress)
         tell_stage(self.options.on_progress, f"loading {Path(self.options.student).name}")
         student = load_student(
             self.options.student,
@@ -186,13 +198,16 @@ class _Fit:
             "parameters": _parameters(student),
             "configuration": configuration_hash(str(self.options.student)),
             "finished": False,
-        } | self._damaged()
+        } | self._left_out()
 
-    def _damaged(self) -> dict[str, Any]:
-        """What run.json says of blocks that are left out, where that is wanted."""
-        if self.options.skip_damaged is None:
-            return {}
-        return {"damaged": [list(astuple(one)) for one in self.store.damaged]}
+    def _left_out(self) -> dict[str, Any]:
+        """What run.json says of blocks and of texts that are left out, where any may be."""
+        said: dict[str, Any] = {}
+        if self.options.skip_damaged is not None:
+            said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
+        if has_spans(self.store.spec):
+            said["crossed"] = self.store.counts
+        return said
 
     def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
         """Train from the newest whole checkpoint, if there is one, to the last step."""

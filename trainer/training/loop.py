@@ -22,8 +22,12 @@ from transformers.trainer_utils import SaveStrategy
 
 from logitstore import LogitStoreError, SettingError, StoreError
 from trainer.data.batches import Batches
-from trainer.losses import choose_view
-from trainer.losses.distillation import loss_from_forward, loss_inside_forward, named_loss
+from trainer.losses.distillation import (
+    loss_from_forward,
+    loss_inside_forward,
+    named_loss,
+    refuse_unserved,
+)
 from trainer.losses.options import ALPHA
 from trainer.training import run_folder
 from trainer.training.callbacks import StopBeforeNonFinite
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
     from trainer.data.rows import Batch
-    from trainer.losses import Loss
+    from trainer.losses import Loss, SpanLoss
 
 __all__ = ["DistillationTrainer"]
 
@@ -87,7 +91,7 @@ class DistillationTrainer(Trainer):
         args: TrainingArguments,
         train_dataset: Batches,
         alpha: float = 0.9,
-        loss: str | Loss = "forward_kl",
+        loss: str | Loss | SpanLoss = "forward_kl",
         eval_dataset: Any = None,
         data_collator: Any = None,
         processing_class: Any = None,
@@ -101,7 +105,7 @@ class DistillationTrainer(Trainer):
                 "train_dataset must be what `trainer.training_batches` gives",
                 found=type(train_dataset).__name__,
             )
-        choose_view(train_dataset.spec.sparsifier, loss=loss, temperature=train_dataset.temperature)
+        refuse_unserved(train_dataset.spec, loss=loss, temperature=train_dataset.temperature)
         batches = train_dataset.of_rank(args.process_index, args.world_size)
         use_cache = model.config.use_cache if hasattr(model.config, "use_cache") else None
         super().__init__(

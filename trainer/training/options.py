@@ -21,7 +21,8 @@ from logitstore.plumbing import (
     refuse_uri,
 )
 from trainer.data.answer_files import is_answers, refuse_teacher
-from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, WINDOW
+from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, SPAN_ENDS, WINDOW
+from trainer.losses import SPAN_LOSSES
 from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
@@ -36,6 +37,7 @@ _NOT_OF_THE_RESULT = (
     "resume",
     "max_memory",
     "device",
+    "student_tokenizer",  # by its fingerprint it is part of the store's
     "report",
     "on_progress",
 )
@@ -69,6 +71,14 @@ class FitOptions:
     alpha: float = option(like=ALPHA)
     temperature: float = option(like=TEMPERATURE)
     loss: str = option(like=LOSS)
+    student_tokenizer: Any = option(
+        None,
+        refuse=refuse_uri,
+        help="The folder or Hub id of the student's tokenizer, where that is another than the "
+        "store's; for the losses alm and uld.",
+        unset="that of the student's folder, else the store's",
+    )
+    span_ends: str = option(like=SPAN_ENDS)
     epochs: int | None = option(
         like=EPOCHS, unset="1, where --steps is not given", excludes=("steps",)
     )
@@ -130,8 +140,24 @@ class FitOptions:
             )
         if is_answers(self.logits):
             refuse_teacher(self.logits, alpha=self.alpha)
+        self._check_spans()
         if self.report is not None and not callable(self.report):
             raise SettingError("report must be a function", found=repr(self.report)[:80])
+
+    def _check_spans(self) -> None:
+        """Raise SettingError for options of another tokenizer that the loss does not look at."""
+        given = {
+            "--student-tokenizer": self.student_tokenizer,
+            "--span-ends": None if self.span_ends == SPAN_ENDS.default else self.span_ends,
+        }
+        for name, value in given.items():
+            if value is not None and self.loss not in SPAN_LOSSES:
+                raise SettingError(
+                    f"{name} has no effect with a loss over tokens",
+                    place="--loss",
+                    found=self.loss,
+                    allowed=", ".join(SPAN_LOSSES),
+                )
 
     def wanted(self, *, store: str, dtype: str) -> dict[str, Any]:
         """The settings that decide the weights of the result, as run.json holds them.
@@ -145,6 +171,8 @@ class FitOptions:
             del content[name]
         if self.epochs is None and self.steps is None:
             content["epochs"] = 1
+        if self.loss not in SPAN_LOSSES:
+            del content["span_ends"]
         if self.skip_damaged is not None:
             content["skip_damaged"] = "all"  # which are left out, run.json says
         return content | {"student": str(self.student), "dtype": dtype, "store": store}

@@ -47,6 +47,8 @@ _FINISHED = {"seconds": SECONDS, "metrics": NUMBERS}
 _SINCE_HASHES, _OF_A_RESULT = {"configuration": TEXT}, {"files": HASHES}
 # Of a run with --skip-damaged: number, place and problem of each block that is left out.
 _DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(value))}
+# Of a run whose student has another tokenizer than the store: what was found in its texts.
+_CROSSED = {"crossed": _OBJECT}
 _PACKING = {"shuffle": _OBJECT, "bins": count(1), "bin_tokens": count(1)}
 # 64 lanes are the most that a shuffle is made with.
 _SHUFFLE = {
@@ -80,6 +82,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
     wanted = found.get("wanted")
     if "damaged" in found or (isinstance(wanted, dict) and wanted.get("skip_damaged")):
         fields |= _DAMAGED
+    if "crossed" in found:
+        fields |= _CROSSED
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)

@@ -204,7 +204,7 @@ def refuse_tokenizer_of_other_ids(tokenizer: Any, *, spec: StoreSpec, place: obj
             found=found[:12],
             allowed=spec.tokenizer.fingerprint[:12],
             remedy="Take a student with the teacher's tokenizer, or its config.json to start from "
-            "nothing",
+            "nothing; or learn from spans of text with `trainer fit --loss alm`",
         )
 
 
