@@ -233,7 +233,6 @@ __getattr__, __dir__ = lazy_names(
         "sha256_of": "logitstore.store.storage",
         "signature_of": "logitstore.options",
         "rest_logmass": "logitstore.targets.tails",
-        "stored_tokenizer": "logitstore.fidelity.rereading",
         "tail_logmass_at": "logitstore.targets.tails",
         "takes": "logitstore.options",
         "tokenize": "logitstore.corpus.text",

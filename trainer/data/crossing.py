@@ -198,18 +198,19 @@ class Crossing:
         inner = slice(text.first_row, text.first_row + int(text.side.counted_L.sum()))
         rows = int(student.counted_L.sum())
         bounds_B = common_bounds(text.side, student, text=text.data, words=self._words)
-        starts_S, lengths_S, teacher_S = spans_between(
+        starts_S, lengths_S, bytes_S, teacher_S = spans_between(
             bounds_B, teacher=text.side, student=student, logprob_R=logprob_R[inner]
         )
         aligned_A, of_A = _aligned(text, student)
         if end:
             starts_S, lengths_S = np.append(starts_S, rows), np.append(lengths_S, 1)
-            teacher_S = np.append(teacher_S, logprob_R[-1:])
+            bytes_S, teacher_S = np.append(bytes_S, 0), np.append(teacher_S, logprob_R[-1:])
             aligned_A, of_A = np.append(aligned_A, rows), np.append(of_A, len(logprob_R) - 1)
         return SpanTargets(
             rows=rows + end,
             starts_S=starts_S,
             lengths_S=lengths_S,
+            bytes_S=bytes_S,
             teacher_S=teacher_S.astype(np.float32),
             aligned_A=aligned_A,
             targets=stored.targets.rows(of_A) if self._with_targets else None,
@@ -287,6 +288,7 @@ def _empty(stored: StoredDocument, reason: str) -> CrossedDocument:
             rows=0,
             starts_S=nothing,
             lengths_S=nothing,
+            bytes_S=nothing,
             teacher_S=nothing.astype(np.float32),
             aligned_A=nothing,
             targets=None,

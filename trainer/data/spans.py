@@ -35,6 +35,7 @@ class SpanTargets:
     rows: int  # R
     starts_S: np.ndarray  # int64, rising
     lengths_S: np.ndarray  # int64, 1 or more
+    bytes_S: np.ndarray  # int64, of text; the end of text has none
     teacher_S: np.ndarray  # float32, nats: the teacher's log-probability of each span
     aligned_A: np.ndarray  # int64, rising
     targets: SparseTargets | None  # A rows
@@ -64,6 +65,7 @@ class SpanTargets:
             rows=int(first_P[-1]),
             starts_S=np.concatenate([part.starts_S + first for part, first in shifted]),
             lengths_S=np.concatenate([part.lengths_S for part in parts]),
+            bytes_S=np.concatenate([part.bytes_S for part in parts]),
             teacher_S=np.concatenate([part.teacher_S for part in parts]),
             aligned_A=np.concatenate([part.aligned_A + first for part, first in shifted]),
             targets=SparseTargets.concatenate(targets) if targets else None,
@@ -116,7 +118,7 @@ def common_bounds(teacher: Side, student: Side, *, text: bytes, words: bool) -> 
 
 def spans_between(
     bounds_B: np.ndarray, *, teacher: Side, student: Side, logprob_R: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The spans between neighbours of `bounds_B` in which each token of both sides counts.
 
     Args:
@@ -126,7 +128,7 @@ def spans_between(
         logprob_R: Nats: the teacher's log-probability of each of its counted tokens.
 
     Returns for each span the first of its rows among the student's counted tokens, the number of
-    them, and the teacher's log-probability of it.
+    them, its bytes, and the teacher's log-probability of it.
     """
     sums_R = np.concatenate([[0.0], np.cumsum(logprob_R, dtype=np.float64)])
     told = []
@@ -140,6 +142,7 @@ def spans_between(
     return (
         student_B[:-1][used_S],
         np.diff(student_B)[used_S],
+        np.diff(bounds_B)[used_S],
         np.diff(sums_R[teacher_B])[used_S].astype(np.float32),
     )
 

@@ -16,6 +16,7 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.answer_files import labels_only
+from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.reading import Counted, without_skipping
@@ -49,6 +50,7 @@ class EvalData:
     fingerprint: str | None
     damaged: tuple[Any, ...] = ()  # blocks of the store that were left out
     tokenizer_files: Callable[[], Mapping[str, bytes]] = dict  # none where a store offers none
+    store: Any = None  # what `documents` are read from, where there is a teacher
 
 
 def from_store(options: EvalOptions) -> EvalData:
@@ -70,6 +72,13 @@ def from_store(options: EvalOptions) -> EvalData:
             warn(told(store, store.damaged))
     if labels_only(store.spec):
         return _from_answers(store, options)
+    if has_spans(store.spec):
+        raise SettingError(
+            "an evaluation reads the store in its own tokens",
+            place="--logits",
+            found=type(store).__name__,
+            remedy="Give the store itself: a model of another tokenizer is measured over spans",
+        )
     temperature = options.temperature
     sparsifier, size = store.spec.sparsifier, store.spec.tokenizer.vocab_size
     comparison = Comparison.of(store.spec, temperature=temperature)
@@ -90,6 +99,7 @@ def from_store(options: EvalOptions) -> EvalData:
         fingerprint=store.fingerprint,
         tokenizer_files=getattr(store, "tokenizer_files", dict),
         damaged=getattr(store, "damaged", ()),
+        store=store,
     )
 
 

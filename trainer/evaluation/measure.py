@@ -30,6 +30,7 @@ from logitstore.plumbing import (
     tell_stage,
 )
 from trainer.data.rows import RowLayout, choose_layout, lay_out
+from trainer.evaluation.across import measure_spans
 from trainer.evaluation.material import from_store, from_text
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.spread import Spread
@@ -94,9 +95,11 @@ def evaluate(**values: Any) -> dict[str, Any]:
     `out`, or in `model` where that is a run and `logits` a store: text and answers must not take
     the place of a comparison with the teacher. There it also names the weights that were measured,
     by their sha256. With `skip_damaged`, `damaged` holds number, place and problem of each block
-    that was left out. Raises SettingError, StoreError (also where weights of a finished run have
-    changed), ModelError (also where a loss is no finite number); TokenizerError where model and
-    store do not match.
+    that was left out. A model of another tokenizer than the store's is measured over spans of text:
+    `bits_per_byte` beside `teacher_bits_per_byte` of the same bytes, and `span_kl`
+    (docs/cross-tokenizer.md). Raises SettingError, StoreError (also where weights of a finished run
+    have changed), ModelError (also where a loss is no finite number); TokenizerError where model
+    and store do not match.
     """
     options = EvalOptions(**values)
     # What the store cannot serve is refused before a model may have to be fetched.
@@ -113,13 +116,20 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if out is not None:
         run_folder.refuse_unwritable(out)
     source = stored or from_text(subject.open_tokenizer(), options)
-    tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
-    model = subject.open_model(source)
-    with evaluating(model):
-        result = _measure(
-            model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
-        )
-    result |= {"model": subject.name, "store": source.fingerprint, "data": options.data}
+    other = None
+    if compared and source.spec is not None:
+        other = subject.other_tokenizer(source.spec)
+    if other is not None:
+        result = measure_spans(subject, source, other, options)
+    else:
+        tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
+        model = subject.open_model(source)
+        with evaluating(model):
+            result = _measure(
+                model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
+            )
+    result |= {"model": subject.name, "data": options.data}
+    result.setdefault("store", source.fingerprint)
     if source.damaged:
         result["damaged"] = [list(astuple(one)) for one in source.damaged]
     if out is not None:

@@ -12,11 +12,13 @@ from logitstore import SettingError
 from logitstore.plumbing import (
     choose_device,
     gguf_file,
+    holds_tokenizer,
     load_model,
     load_tokenizer,
     model_path,
     refuse_other_tokens,
     stored_tokenizer,
+    tokenizer_fingerprint,
 )
 from trainer.training.student import (
     refuse_misfits,
@@ -79,6 +81,22 @@ class Subject:
     def open_tokenizer(self) -> Any:
         """The tokenizer of the model: the one that was given, or that of the folder."""
         return self.tokenizer or load_tokenizer(str(self.folder))
+
+    def other_tokenizer(self, spec: StoreSpec) -> Any | None:
+        """The tokenizer of the model where that is not the store's; None where it is, or has none.
+
+        Args:
+            spec: That of the store.
+
+        A .gguf file describes its tokenizer in words of its own: whether it is another is told when
+        the model is opened.
+        """
+        found = self.tokenizer
+        if found is None and self.folder is not None and gguf_file(self.folder) is None:
+            found = load_tokenizer(str(self.folder)) if holds_tokenizer(self.folder) else None
+        if found is None or tokenizer_fingerprint(found) == spec.tokenizer.fingerprint:
+            return None
+        return found
 
     def open_model(self, source: EvalData) -> PreTrainedModel:
         """The model on its device, checked that it fits the store of `source`, if there is one."""
