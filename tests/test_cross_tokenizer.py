@@ -168,9 +168,9 @@ def _fit(chained, out, **changes):
         "out": out,
         "loss": "alm",
         "temperature": 100.0,
-        "steps": 6,
+        "steps": 4,
         "batch_tokens": 128,
-        "save_steps": 2,
+        "save_steps": 1,
         "lr": 1e-2,
     }
     return trainer.fit(**given | changes)
@@ -184,7 +184,7 @@ def test_a_run_of_another_tokenizer_resumes_bit_by_bit(chained, tmp_path):
     assert "kl" not in reports[-1]
 
     def stop(one):
-        if one["step"] >= 3:
+        if one["step"] >= 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -236,6 +236,8 @@ def test_what_cannot_be_is_refused_with_the_way_out(chained, crossed, tmp_path):
     with pytest.raises(ModelError, match="vocab_size is smaller"):
         _fit(chained, tmp_path / "run", student=str(small))
     assert not Path(tmp_path / "run").exists()
+    with pytest.raises(SettingError, match="in its own tokens"):
+        trainer.evaluate(str(chained.folder / "width3"), logits=crossed)
     model = _student(chained, crossed)
     batch = next(iter(trainer.training_batches(crossed, model=model, batch_tokens=256)))
     with pytest.raises(SettingError, match="in the tokens of another tokenizer"):

@@ -13,7 +13,7 @@ from logitstore.format.spec import CodecSpec
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.sparsifier import Sparsifier
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, SPAN_LOSSES
 
 __all__ = ["PAGE", "render"]
 
@@ -111,7 +111,22 @@ def _losses() -> str:
         "from drawn entries",
         "times T²",
     )
-    return f"## Losses\n\n{_table(heads, rows)}"
+    return f"## Losses\n\n{_table(heads, rows)}\n{_span_losses()}"
+
+
+def _span_losses() -> str:
+    rows = (
+        (
+            f"`{one.name}`",
+            one.summary,
+            "spans of text" if one.of_spans is not None else "the K largest probabilities",
+            "any" if one.of_spans is not None else "that keeps a tail",
+        )
+        for one in SPAN_LOSSES.values()
+    )
+    heads = ("`--loss`", "what it is", "compares", "sparsifier")
+    note = "For a student of another tokenizer: [cross-tokenizer](cross-tokenizer.md)."
+    return f"{note}\n\n{_table(heads, rows)}"
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -206,10 +206,12 @@ class RetokenizedStore:
             found: _Found | LogitStoreError = self._find(wanted, on_progress)
         except LogitStoreError as error:
             found = error  # every rank is told
+        whole = _Found()
         for one in gather([found]):
             if isinstance(one, LogitStoreError):
                 raise one
-            self._found.join(one)
+            whole.join(one)
+        self._found = whole
         if not self._found.sums["targets"]:
             reasons = "; ".join(
                 f"{times}: {reason}" for reason, times in self._found.left_out.most_common(3)

@@ -24,12 +24,14 @@ def in_students_tokens(store: Any, options: FitOptions) -> RetokenizedStore:
     """The store in the tokens of the student; nothing of it is read yet.
 
     Args:
-        store: What is learnt from.
+        store: What is learnt from; one that is in a student's tokens already stays as it is.
         options: Those of the run, with a loss over spans.
 
     Raises TokenizerError where a tokenizer does not say which bytes its tokens stand for, or the
     store keeps none; ModelError where the student's cannot be loaded.
     """
+    if isinstance(store, RetokenizedStore):
+        return store
     return RetokenizedStore(
         store,
         _tokenizer(store, options),
