@@ -11,6 +11,7 @@ from logitstore import Document, StoredDocument
 from logitstore.errors import SettingError, TokenizerError
 from logitstore.plumbing import TokenBytes
 from tests.synthetic import sparse_targets
+from tools.tokenizers_across import main
 from trainer.data.crossing import Crossing
 from trainer.data.spans import SpanTargets
 
@@ -221,3 +222,16 @@ def test_spans_that_do_not_lie_in_the_rows_are_refused():
             teacher_S=np.zeros(2, dtype=np.float32),
             **given,
         )
+
+
+def test_the_tool_tells_overlap_and_spans_of_a_pair(tokenizers, tmp_path, monkeypatch, capsys):
+    for name in ("store", "pieces"):
+        tokenizers[name].save_pretrained(tmp_path / name)
+    (tmp_path / "text").write_text(" ".join(TEXTS), encoding="utf-8")
+    folders = [str(tmp_path / name) for name in ("store", "pieces")]
+    monkeypatch.setattr("sys.argv", ["across", *folders, "--text", str(tmp_path / "text")])
+    main()
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("store and pieces: overlap 0.")
+    assert "0 of 1 documents left out" in told[1]
+    assert "tokens in one" in told[2]

@@ -140,12 +140,19 @@ class RetokenizedStore:
             stored_tokenizer(files), tokenizer, words=words, with_targets=with_targets
         )
         self._found = _Found()
+        # It is asked for with every batch, and a fingerprint takes seconds.
+        self._tokenizer_spec = _Tokenizer(
+            fingerprint=tokenizer_fingerprint(tokenizer),
+            vocab_size=vocab_size(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
         self.draw = store.draw
         self.uri = getattr(store, "uri", store.fingerprint[:12])
         self.fingerprint = fingerprint(
             {
                 "store": store.fingerprint,
-                "tokenizer": tokenizer_fingerprint(tokenizer),
+                "tokenizer": self._tokenizer_spec.fingerprint,
                 "words": words,
             }
         )
@@ -153,15 +160,10 @@ class RetokenizedStore:
     @property
     def spec(self) -> Any:
         """The store's, with the student's tokenizer and lengths."""
-        own, tokenizer = self._store.spec, self._tokenizer
+        own = self._store.spec
         return _Spec(
             teacher=own.teacher,
-            tokenizer=_Tokenizer(
-                fingerprint=tokenizer_fingerprint(tokenizer),
-                vocab_size=vocab_size(tokenizer),
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            ),
+            tokenizer=self._tokenizer_spec,
             text=_Text(max_length=max(2, self._found.longest)),
             sparsifier=own.sparsifier,
             teacher_vocab_size=own.tokenizer.vocab_size,
