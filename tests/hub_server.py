@@ -27,6 +27,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,7 +36,7 @@ __all__ = ["READER", "WRITER", "HubServer", "hub_server"]
 
 WRITER, READER = "hf_writer", "hf_reader"
 _PAGE = 7  # entries of a list
-_PART_BYTES = 20_000  # of a large file in parts, from twice that on
+_PART_BYTES = 2_000  # of a large file in parts, from twice that on
 _REPOSITORY = r"(?P<repo>[^/]+/[^/]+)"
 
 
@@ -173,6 +175,15 @@ def _create(handler: _Handler, body: bytes, *, fault: Any) -> None:
     private = content.get("private") or content.get("visibility") == "private"
     _STATE.repositories[repo] = _Repository(bool(private))
     return handler._json({"url": url, "name": repo})
+
+
+def _validate(handler: _Handler, body: bytes, *, fault: Any) -> None:
+    """What the Hub says of a card: its front matter must be an object of YAML."""
+    content = json.loads(body)["content"]
+    front = yaml.safe_load(content.split("---\n")[1])
+    if isinstance(front, dict) and all(isinstance(one, str) for one in front["tags"]):
+        return handler._json({"errors": [], "warnings": []})
+    return handler._json({"errors": [{"message": "no front matter"}], "warnings": []}, status=400)
 
 
 def _info(
@@ -344,6 +355,7 @@ def _ranged(handler: _Handler, data: bytes) -> None:
 
 _ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/api/repos/create", _create),
+    ("POST", "/api/validate-yaml", _validate),
     ("GET", rf"/api/datasets/{_REPOSITORY}(?:/revision/(?P<revision>[^/]+))?", _info),
     ("GET", rf"/api/datasets/{_REPOSITORY}/tree/(?P<revision>[^/]+)", _tree),
     ("POST", rf"/api/datasets/{_REPOSITORY}/preupload/(?P<revision>[^/]+)", _preupload),

@@ -269,10 +269,19 @@ def _refusal(error: Exception, place: str) -> HubError:
         denial = HubError(problem, place=place, remedy=_LOGIN)
         denial.may_pass = False
         return denial
-    words = " ".join(str(error).split())[:300] or type(error).__name__
+    words = _words(error)
     if status in _CONFLICTS:
         words = f"somebody else has changed the repository meanwhile (HTTP {status})"
     return HubError(f"the Hub or the network refused: {words}", place=place, remedy=_AGAIN)
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, and what the first one says that led to it."""
+    told = " ".join(str(error).split())[:300] or type(error).__name__
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return told if first is error else f"{told.rstrip('.')}: {str(first)[:200]}"
 
 
 def _status(error: BaseException | None) -> int | None:
