@@ -254,7 +254,7 @@ def explained(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except LogitStoreError:
+    except (LogitStoreError, MemoryError):
         raise
     except ImportError as error:
         raise SettingError(f"huggingface_hub cannot be used: {error}", place=place) from error

@@ -76,6 +76,8 @@ def _source(remote: Any, target: Storage) -> tuple[Storage, str | None]:
     record = _begun(target)
     if address is None:
         source = open_storage(remote)
+        if _named(source) == _named(target):
+            raise StoreError("a store cannot be pulled into itself", place=target.uri)
         _refuse_strangers(target, record)
         _refuse_other_source(target, record, _named(source))
         return source, None
