@@ -29,8 +29,6 @@ def row(card: DatasetCard, name: str) -> str:
 def test_snippets_of_a_parquet_store_run_as_they_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("duckdb")
-    pytest.importorskip("polars")
     units = [stored_documents([20, 30]), stored_documents([12], seed=5)]
     write_store(tmp_path / "store", units, spec=store_spec(container="parquet"))
     text = (tmp_path / "store" / "README.md").read_text()
