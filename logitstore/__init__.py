@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec, StoreSpec, TeacherSpec
     from logitstore.generation.run import generate
     from logitstore.progress import Progress
+    from logitstore.sharing.pull import pull
+    from logitstore.sharing.push import push
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
@@ -71,6 +73,8 @@ __all__ = [
     "generate",
     "inspect",
     "open",
+    "pull",
+    "push",
     "strays",
     "tune",
     "verify",
@@ -100,6 +104,8 @@ __getattr__, __dir__ = lazy_names(
         "generate": "logitstore.generation.run",
         "inspect": "logitstore.store.inspect",
         "open": "logitstore.store.reader:open_store",
+        "pull": "logitstore.sharing.pull",
+        "push": "logitstore.sharing.push",
         "strays": "logitstore.store.strays",
         "tune": "logitstore.forecast.tune",
         "verify": "logitstore.store.verify",

@@ -31,6 +31,7 @@ RANKS = [
     "logitstore.codec",
     "logitstore.store",
     "logitstore.dumping",
+    "logitstore.sharing",
     "logitstore.generation",
     "logitstore.fidelity",
     "logitstore.forecast",

@@ -94,6 +94,7 @@ def audit(**values: Any) -> dict[str, Any]:
             meter.tell(done, fraction=done / len(chosen))
     result = {
         "store": store.uri,
+        "fingerprint": store.fingerprint,
         "teacher": teacher_name(options.teacher) or teacher.spec.name,
         "teacher_matches": is_stores_teacher(teacher, store.spec),
         "device": teacher.spec.device,

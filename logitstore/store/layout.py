@@ -1,7 +1,7 @@
 """The names of a store's objects, and how the small ones are read.
 
 store.json  plan.json  commits/<unit>.json  manifest.json  README.md
-tokenizer/  data/<unit>-<attempt>/
+tokenizer/  data/<unit>-<attempt>/           pulled.json: from where it was pulled
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "LEASES",
     "MANIFEST",
     "PLAN",
+    "PULLED",
     "README",
     "SPEC",
     "TOKENIZER",
@@ -39,6 +40,7 @@ SPEC = "store.json"
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 README = "README.md"
+PULLED = "pulled.json"  # from where a store was pulled; no part of it
 COMMITS = "commits/"
 TOKENIZER = "tokenizer/"
 TOKENIZER_HASHES = "tokenizer_sha256"  # in the provenance of a spec

@@ -98,6 +98,13 @@ class LocalStorage:
             )
         return LocalStorage(Path(path).parent), absolute.name
 
+    def path_of(self, name: str) -> Path:
+        """Where the file of an object lies, for what reads it by its path.
+
+        name: of the object.
+        """
+        return self._path(name)
+
     def read(self, name: str) -> bytes:
         """See `Storage`."""
         path = self._path(name)

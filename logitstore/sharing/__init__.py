@@ -1,0 +1,1 @@
+"""Sealed stores on their way between a folder, object storage, web servers and the Hub."""

@@ -1,0 +1,137 @@
+"""What a sealed store is made of, by the hashes of its seal, and how an object of it is carried.
+
+Nothing is believed that a hash does not cover: a name must be one that a store has, an object is
+bounded before it is read, hashed in memory, and only then written, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from logitstore.errors import CorruptionError, ObjectMissing
+from logitstore.format.tokenizer_names import is_tokenizer_name
+from logitstore.store.commits import SealedCommits
+from logitstore.store.layout import COMMITS, DATA, PLAN, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.storage import place_of, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from logitstore.format.manifest import Manifest
+    from logitstore.store.storage import Storage
+
+__all__ = ["SealedObject", "carry", "holds", "read_object", "sealed_objects"]
+
+_PIECE_BYTES = 32 << 20  # of one request
+# Names that old manifests list: those of commits and shards.
+_LISTED = re.compile(rf"{COMMITS}[0-9]{{6,12}}\.json|{DATA}[0-9]{{6,12}}-[0-9a-f]{{8}}/.+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SealedObject:
+    """One object of a store, as its seal knows it."""
+
+    name: str
+    sha256: str
+    size: int | None  # bytes; None where no commit says it
+    most: int  # bytes that it may have
+
+
+def sealed_objects(layout: StoreLayout, manifest: Manifest) -> Iterator[SealedObject]:
+    """Every object of a sealed store but its manifest and its card; a commit behind its shard.
+
+    layout: where the store lies. Commits are read from there, and compared with the manifest.
+    manifest: the store's.
+
+    Raises CorruptionError for a name that no store has, and for a commit that has changed.
+    """
+    for name, sha256 in manifest.objects.items():
+        own = name in (SPEC, PLAN) or (
+            name.startswith(TOKENIZER) and is_tokenizer_name(name.removeprefix(TOKENIZER))
+        )
+        if not own and (manifest.units is not None or not _LISTED.fullmatch(name)):
+            raise CorruptionError(
+                "the manifest names a file that no store has", place=layout.uri, found=name
+            )
+        most = layout.most_bytes(name, otherwise=manifest.bytes)
+        yield SealedObject(name=name, sha256=sha256, size=None, most=most)
+    if manifest.units is None:
+        return
+    commits = SealedCommits(layout=layout, manifest=manifest)
+    for commit, sha256 in zip(commits, manifest.units.commit_sha256, strict=True):
+        for one in commit.objects:
+            yield SealedObject(
+                name=f"{layout.shard_prefix(commit)}{one.path}",
+                sha256=one.sha256,
+                size=one.size,
+                most=one.size,
+            )
+        name = layout.commit_name(commit.unit)
+        most = layout.most_bytes(name, otherwise=0)
+        yield SealedObject(name=name, sha256=sha256, size=None, most=most)
+
+
+def read_object(storage: Storage, one: SealedObject) -> bytes:
+    """The bytes of an object, which are those that were sealed.
+
+    storage: where it lies.
+    one: which it is.
+
+    Raises CorruptionError where it is missing, of another size, or has changed.
+    """
+    place = place_of(storage, one.name)
+    size = storage.size(one.name)
+    if size is None:
+        raise CorruptionError("file is missing", place=place)
+    if size > one.most or one.size not in (None, size):
+        raise CorruptionError(
+            "size in bytes is not as written",
+            place=place,
+            found=size,
+            allowed=one.size if one.size is not None else f"up to {one.most:,}",
+        )
+    pieces = [(start, start + _PIECE_BYTES) for start in range(0, size, _PIECE_BYTES)]
+    data = b"".join(part for piece in pieces for part in storage.read_ranges(one.name, [piece]))
+    found = hashlib.sha256(data).hexdigest()
+    if found != one.sha256:
+        raise CorruptionError(
+            "file has changed since the store was sealed",
+            place=place,
+            found=f"sha256 {found}",
+            allowed=one.sha256,
+        )
+    return data
+
+
+def holds(storage: Storage, one: SealedObject) -> bool:
+    """Whether an object lies in a storage already, by its hash.
+
+    storage: where it may lie.
+    one: which it is.
+    """
+    size = storage.size(one.name)
+    if size is None or size > one.most or one.size not in (None, size):
+        return False
+    try:
+        return sha256_of(storage, one.name) == one.sha256
+    except ObjectMissing:
+        return False
+
+
+def carry(source: Storage, target: Storage, one: SealedObject) -> int | None:
+    """Copy an object, unless it is there.
+
+    source: where it lies.
+    target: where it shall lie.
+    one: which it is.
+
+    Gives the bytes that were written, None where it was there.
+    """
+    if holds(target, one):
+        return None
+    data = read_object(source, one)
+    target.put(one.name, data)
+    return len(data)

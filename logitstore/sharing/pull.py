@@ -1,0 +1,175 @@
+"""`pull`: a sealed store from the Hub, a web server or any storage, each file checked.
+
+The revision is fixed when the pull begins and written down beside the store, so that a pull that
+was killed goes on at the same one. Objects are hashed in memory and written whole; the manifest is
+the last, so that a folder is a store once everything is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from logitstore.errors import CorruptionError, StorageError, StoreError
+from logitstore.format.json import parse_json, with_check
+from logitstore.options import takes
+from logitstore.progress import Meter, OnProgress, tell_stage
+from logitstore.sharing.addresses import HubAddress
+from logitstore.sharing.hub import HubRepository, HubRevision
+from logitstore.sharing.objects import carry, sealed_objects
+from logitstore.sharing.options import PULL_OPTIONS
+from logitstore.sharing.push import Shared, refuse_other_store
+from logitstore.store.layout import MANIFEST, PULLED, README, StoreLayout
+from logitstore.store.local import LocalStorage
+from logitstore.store.reader import open_store
+from logitstore.store.storage import Storage, open_storage, place_of
+
+if TYPE_CHECKING:
+    from logitstore.format.manifest import Manifest
+
+__all__ = ["pull"]
+
+_MOST_RECORD, _MOST_CARD = 64 << 10, 4 << 20  # bytes
+
+
+@takes(PULL_OPTIONS)
+def pull(remote: Any, out: Any, *, on_progress: OnProgress | None) -> Shared:
+    """Fetch a sealed store into `out`, and check each object by the hashes of its seal.
+
+    Raises StoreError where there is no sealed store at `remote`, and where `out` holds anything but
+    a part of the same one; CorruptionError where an object is not what was sealed, which is then
+    not written; StorageError where a server or the network refuses.
+    """
+    target = open_storage(out)
+    tell_stage(on_progress, "asking for the store")
+    source, commit = _source(remote, target)
+    layout = StoreLayout(source)
+    if source.size(MANIFEST) is None:
+        raise StoreError(
+            "no finished store here: it has no manifest.json",
+            place=source.uri,
+            remedy="Name a store that `logitstore push` or `logitstore dump` has finished",
+        )
+    seal, manifest = layout.read_small(MANIFEST), layout.read_manifest()
+    refuse_other_store(target, seal)
+    _record(target, _named(source))
+    sent = _carry_all(layout, target, manifest, on_progress)
+    _carry_card(source, target)
+    if not target.put_if_absent(MANIFEST, seal):
+        refuse_other_store(target, seal)
+    store = open_store(target)
+    return Shared(
+        uri=target.uri,
+        pinned=source.uri if commit is not None else None,
+        commit=commit,
+        fingerprint=store.fingerprint,
+        objects=sent[0] + 1,
+        bytes=manifest.bytes,
+        sent_objects=sent[1],
+        sent_bytes=sent[2],
+    )
+
+
+def _source(remote: Any, target: Storage) -> tuple[Storage, str | None]:
+    """What is read, at one revision: that of a pull which has begun, where none is asked for."""
+    address = HubAddress.of(remote)
+    record = _begun(target)
+    if address is None:
+        source = open_storage(remote)
+        if _named(source) == _named(target):
+            raise StoreError("a store cannot be pulled into itself", place=target.uri)
+        _refuse_strangers(target, record)
+        _refuse_other_source(target, record, _named(source))
+        return source, None
+    repository = HubRepository(address=address)
+    before = None if record is None else HubAddress.of(record)
+    same = before is not None and before.repository == address.repository
+    if address.revision is None and before is not None and same:
+        commit = str(before.revision)
+    else:
+        commit = repository.commit_of(address.revision)
+    _refuse_strangers(target, record)
+    _refuse_other_source(target, record, address.uri(commit))
+    return HubRevision.of(repository, commit), commit
+
+
+def _named(source: Storage) -> str:
+    """A source as it is written down: a path from the root, and no password of a URI."""
+    if isinstance(source, LocalStorage):
+        return str(source.folder)
+    return re.sub(r"//[^/@]*@", "//", source.uri)
+
+
+def _begun(target: Storage) -> str | None:
+    """From where a pull into this place has begun; None where none has."""
+    size = target.size(PULLED)
+    if size is None:
+        return None
+    place = place_of(target, PULLED)
+    if size > _MOST_RECORD:
+        raise CorruptionError("file is too large", place=place, found=size, allowed=_MOST_RECORD)
+    content = parse_json(target.read(PULLED), place=place)
+    found = content.get("source") if isinstance(content, dict) else None
+    if not isinstance(found, str):
+        raise CorruptionError(
+            "the record of a pull names no source", place=place, remedy="Remove it, and pull again"
+        )
+    return found
+
+
+def _record(target: Storage, source: str) -> None:
+    if target.size(PULLED) is None:
+        target.put(PULLED, with_check({"source": source}))
+
+
+def _refuse_strangers(target: Storage, record: str | None) -> None:
+    """Raise StoreError where a pull would write among files of somebody else."""
+    if record is not None or target.size(MANIFEST) is not None:
+        return
+    try:
+        found = next(iter(target.list("")), None)
+    except StorageError as error:
+        raise StoreError(
+            "a store cannot be pulled there", place=target.uri, remedy="Name a folder"
+        ) from error
+    if found is not None:
+        raise StoreError(
+            "the folder holds something else than a store that was pulled",
+            place=target.uri,
+            found=found,
+            remedy="Name an empty folder",
+        )
+
+
+def _refuse_other_source(target: Storage, record: str | None, source: str) -> None:
+    if record is not None and record != source:
+        raise StoreError(
+            "the folder holds a pull from elsewhere",
+            place=target.uri,
+            found=record,
+            allowed=source,
+            remedy="Name an empty folder, or pull that one again",
+        )
+
+
+def _carry_all(
+    layout: StoreLayout, target: Storage, manifest: Manifest, on_progress: OnProgress | None
+) -> tuple[int, int, int]:
+    """Every object but manifest and card: how many, how many were written, and their bytes."""
+    meter = Meter(on_progress, stage="fetching", unit="bytes")
+    objects = sent = written_bytes = done = 0
+    for one in sealed_objects(layout, manifest):
+        written = carry(layout.storage, target, one)
+        objects += 1
+        sent += written is not None
+        written_bytes += written or 0
+        done += written or one.size or 0
+        meter.tell(done, fraction=min(1.0, done / max(1, manifest.bytes)), detail=one.name)
+    return objects, sent, written_bytes
+
+
+def _carry_card(source: Storage, target: Storage) -> None:
+    """The card, which no hash covers: it is read by people alone."""
+    size = source.size(README)
+    if size is not None and size <= _MOST_CARD and target.size(README) is None:
+        target.put(README, source.read(README))

@@ -1,0 +1,186 @@
+"""`push`: a sealed store to the Hub, or to any other storage; the manifest last.
+
+A reader opens a store by its manifest, so it never sees half of one. What is there by its hash is
+not sent again, so the same command goes on after a kill at any moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitstore.errors import CorruptionError, StoreError
+from logitstore.format.manifest import Totals
+from logitstore.options import takes
+from logitstore.progress import Meter, OnProgress
+from logitstore.sharing.addresses import HubAddress
+from logitstore.sharing.hub import HubRepository
+from logitstore.sharing.hub_push import HubPush
+from logitstore.sharing.objects import SealedObject, carry, sealed_objects
+from logitstore.sharing.options import PUSH_OPTIONS
+from logitstore.store.card import CardFacts, store_card
+from logitstore.store.layout import DATA, MANIFEST, README
+from logitstore.store.reader import Store, StoreLike, as_store
+from logitstore.store.storage import Storage, base_name, open_storage
+from logitstore.store.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Shared", "push", "refuse_other_store"]
+
+_MOST_IN_A_FOLDER = 10_000  # entries, as the Hub advises
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """A store that was carried, and what of it had to be."""
+
+    uri: str  # where it lies now
+    pinned: str | None  # the same at its commit, on the Hub
+    commit: str | None  # of the Hub
+    fingerprint: str
+    objects: int
+    bytes: int
+    sent_objects: int
+    sent_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+@takes(PUSH_OPTIONS)
+def push(
+    store: StoreLike,
+    remote: Any,
+    *,
+    public: bool,
+    license: str | None,  # noqa: A002 - as the command line has it
+    teacher_license: str | None,
+    corpus_license: str | None,
+    audit: Path | None,
+    on_progress: OnProgress | None,
+) -> Shared:
+    """Send a sealed store to the Hub or to a storage, and compare what lies there by its hashes.
+
+    The store's own hashes are compared first. Raises StoreError where it is not sealed, where
+    another store lies at `remote`, and where that is public without `public`; CorruptionError where
+    the store has changed; StorageError where the Hub, the service or the network refuses.
+    """
+    opened = as_store(store)
+    for fault in verify(opened, hashes=True, on_progress=on_progress):
+        raise CorruptionError(
+            f"the store is not sound: {fault}",
+            place=opened.uri,
+            remedy="`logitstore verify` lists all faults",
+        )
+    address = HubAddress.of(remote)
+    facts = CardFacts.of(
+        opened.fingerprint,
+        license=license,
+        teacher_license=teacher_license,
+        corpus_license=corpus_license,
+        audit=audit,
+    )
+    if address is not None:
+        card = _card(opened, address.repository.split("/")[1], facts, address.uri(None))
+        return _push_to_hub(opened, address, card, public=public, on_progress=on_progress)
+    storage = open_storage(remote)
+    card = _card(opened, base_name(storage), facts, storage.uri)
+    return _push_to_storage(opened, storage, card, on_progress)
+
+
+def _card(store: Store, name: str, facts: CardFacts, uri: str) -> bytes:
+    totals = Totals.of(store.commits)
+    return store_card(
+        store.spec, _manifest(store), totals, name=name, facts=facts, uri=uri
+    ).encode()
+
+
+def _manifest(store: Store) -> Any:
+    if store.manifest is None:
+        raise StoreError("the store is not sealed", place=store.uri)
+    return store.manifest
+
+
+def _push_to_hub(
+    store: Store,
+    address: HubAddress,
+    card: bytes,
+    *,
+    public: bool,
+    on_progress: OnProgress | None,
+) -> Shared:
+    objects = {one.name: one for one in sealed_objects(store.layout, _manifest(store))}
+    repository = HubRepository(address=address)
+    repository.make(public=public)
+    sending = HubPush(
+        storage=store.layout.storage,
+        objects=objects,
+        seal={README: card, MANIFEST: store.layout.read_small(MANIFEST)},
+        repository=repository,
+        title=store.fingerprint[:12],
+        on_progress=on_progress,
+    )
+    commit = sending.run()
+    return Shared(
+        uri=address.uri(None),
+        pinned=address.uri(commit),
+        commit=commit,
+        fingerprint=store.fingerprint,
+        objects=len(objects) + 2,
+        bytes=_manifest(store).bytes,
+        sent_objects=sending.sent_objects,
+        sent_bytes=sending.sent_bytes,
+        warnings=tuple(_warnings(objects)),
+    )
+
+
+def _push_to_storage(
+    store: Store, storage: Storage, card: bytes, on_progress: OnProgress | None
+) -> Shared:
+    manifest, seal = _manifest(store), store.layout.read_small(MANIFEST)
+    refuse_other_store(storage, seal)
+    meter = Meter(on_progress, stage="sending", unit="bytes")
+    objects, done, sent = 0, 0, []
+    for one in sealed_objects(store.layout, manifest):
+        written = carry(store.layout.storage, storage, one)
+        sent += [] if written is None else [written]
+        objects, done = objects + 1, done + (written or one.size or 0)
+        meter.tell(done, fraction=min(1.0, done / max(1, manifest.bytes)), detail=one.name)
+    storage.put(README, card)
+    if not storage.put_if_absent(MANIFEST, seal):
+        refuse_other_store(storage, seal)
+    return Shared(
+        uri=storage.uri,
+        pinned=None,
+        commit=None,
+        fingerprint=store.fingerprint,
+        objects=objects + 2,
+        bytes=manifest.bytes,
+        sent_objects=len(sent),
+        sent_bytes=sum(sent),
+    )
+
+
+def refuse_other_store(storage: Storage, seal: bytes) -> None:
+    """Raise StoreError where a storage holds the manifest of another store.
+
+    storage: where a store shall lie.
+    seal: its manifest.
+    """
+    size = storage.size(MANIFEST)
+    if size is not None and (size != len(seal) or storage.read(MANIFEST) != seal):
+        raise StoreError(
+            "another store lies here",
+            place=storage.uri,
+            remedy="Name another place, or remove that store first",
+        )
+
+
+def _warnings(objects: Mapping[str, SealedObject]) -> Iterator[str]:
+    units = len({name.split("/")[1] for name in objects if name.startswith(DATA)})
+    if units >= _MOST_IN_A_FOLDER:
+        yield (
+            f"{units:,} units are more than the {_MOST_IN_A_FOLDER:,} entries of a folder that the "
+            "Hub advises: dump with a larger --unit-tokens"
+        )
