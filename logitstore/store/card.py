@@ -6,7 +6,9 @@ import html
 from typing import TYPE_CHECKING
 
 from logitstore.errors import printable
+from logitstore.format.edits import edits_of
 from logitstore.sparsify import sparsifier_of
+from logitstore.store.layout import SPEC
 
 if TYPE_CHECKING:
     from logitstore.format.manifest import Manifest, Totals
@@ -40,6 +42,8 @@ def store_card(spec: StoreSpec, manifest: Manifest, totals: Totals, *, name: str
         "container": spec.container,
         "fingerprint": f"`{manifest.fingerprint}`",
     }
+    for number, one in enumerate(edits_of(spec, place=SPEC), start=1):
+        rows[f"edit {number}"] = str(one)
     table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows.items())
     return f"""---
 tags:
