@@ -46,7 +46,7 @@ def merge(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*SUBSET_OPTIONS, JSON), check=check_choice)
 def subset(*, json: bool, **options: Any) -> None:
-    """Cut documents out of a store; --rest gets the others, to hold them out, for one."""
+    """Cut documents out of a store. --rest writes the others to a second one."""
     with show_progress("starting") as on_progress:
         from logitstore.editing.subset import subset as run
 

@@ -15,7 +15,7 @@ from logitstore.editing.blocks import EncodedBlock, decoded, some_documents
 from logitstore.editing.heads import lowered
 from logitstore.editing.options import CONVERT_OPTIONS
 from logitstore.editing.planning import numbered, plan_of, refuse_nothing, whole_units
-from logitstore.editing.sources import all_edits, open_source, out_layout
+from logitstore.editing.sources import all_edits, open_source, out_layout, telling_of_sources
 from logitstore.editing.work import Edited, NewStore
 from logitstore.errors import SettingError
 from logitstore.format.json import fingerprint
@@ -36,6 +36,7 @@ __all__ = ["convert", "fidelity_of"]
 
 
 @takes(CONVERT_OPTIONS)
+@telling_of_sources()
 def convert(
     store: StoreLike,
     out: StorageLike,

@@ -16,6 +16,7 @@ from logitstore.store.containers import load_container
 from logitstore.store.containers.base import missing_as_corruption
 from logitstore.store.layout import DATA
 from logitstore.store.storage import place_of
+from logitstore.store.way_out import DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +27,8 @@ if TYPE_CHECKING:
     from logitstore.store.storage import Storage
     from logitstore.store.writer import UnitWriter
 
-__all__ = ["DAMAGED_SOURCE", "copy_unit"]
+__all__ = ["copy_unit"]
 
-DAMAGED_SOURCE = (
-    "Put a copy of the file back; `logitstore verify` lists all damage, and --skip-damaged leaves "
-    "the damaged blocks out"
-)
 _PIECE_BYTES = 4 << 20  # read at a time
 
 
@@ -124,7 +121,7 @@ def _checked(source: Storage, name: str, one: StoredObject) -> Iterator[bytes]:
             place=place,
             found=f"{start} bytes, sha256 {found}",
             allowed=f"{one.size} bytes, sha256 {one.sha256}",
-            remedy=DAMAGED_SOURCE,
+            remedy=DAMAGED,
         )
 
 

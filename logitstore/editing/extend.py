@@ -19,7 +19,13 @@ from logitstore.editing.compatible import joined_answers
 from logitstore.editing.convert import fidelity_of
 from logitstore.editing.options import EXTEND_OPTIONS
 from logitstore.editing.planning import numbered, whole_units
-from logitstore.editing.sources import all_edits, is_made, open_source, out_layout
+from logitstore.editing.sources import (
+    all_edits,
+    is_made,
+    open_source,
+    out_layout,
+    telling_of_sources,
+)
 from logitstore.editing.work import Begun, Dumping, Edited, NewStore, as_they_are
 from logitstore.errors import CorpusError, SpecError, TokenizerError
 from logitstore.fidelity.identity import refuse_other_tokenizer
@@ -47,6 +53,7 @@ _RECORDED = ("limit", "skip_bad")  # of the options, in the provenance
 
 
 @takes(EXTEND_OPTIONS)
+@telling_of_sources()
 def extend(
     store: StoreLike, out: StorageLike, *, on_progress: OnProgress | None, **options: Any
 ) -> Edited:

@@ -12,7 +12,7 @@ from logitstore.editing.compatible import merged_spec
 from logitstore.editing.duplicates import find_duplicates
 from logitstore.editing.options import MERGE_OPTIONS
 from logitstore.editing.planning import chosen_units, numbered, refuse_nothing, whole_units
-from logitstore.editing.sources import all_edits, open_source, out_layout
+from logitstore.editing.sources import all_edits, open_source, out_layout, telling_of_sources
 from logitstore.editing.work import Edited, NewStore, as_they_are
 from logitstore.errors import SettingError, StoreError
 from logitstore.format.json import fingerprint
@@ -31,6 +31,7 @@ __all__ = ["merge"]
 
 
 @takes(MERGE_OPTIONS)
+@telling_of_sources()
 def merge(
     out: StorageLike,
     stores: Sequence[StoreLike],

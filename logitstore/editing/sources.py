@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from logitstore.errors import SettingError, SpecError, StoreError
+from logitstore.errors import CorruptionError, SettingError, SpecError, StoreError
 from logitstore.format.edits import Edit, EditSource, edits_of, with_edit
 from logitstore.store.begin import holds_rows
 from logitstore.store.commit import refuse_foreign_storage
@@ -13,16 +14,39 @@ from logitstore.store.local import LocalStorage
 from logitstore.store.reader import Store, as_store
 from logitstore.store.sound import most_damaged
 from logitstore.store.storage import Storage, base_name
+from logitstore.store.way_out import DAMAGED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from logitstore.format.spec import StoreSpec
     from logitstore.progress import OnProgress
     from logitstore.store.reader import StoreLike
 
-__all__ = ["all_edits", "is_made", "open_source", "out_layout", "refuse_other_edit"]
+__all__ = [
+    "all_edits",
+    "is_made",
+    "open_source",
+    "out_layout",
+    "refuse_other_edit",
+    "telling_of_sources",
+]
+
+_DAMAGED_SOURCE = (
+    "Put a copy of the file back; `logitstore verify` lists all damage, and --skip-damaged of "
+    "`convert`, `merge` and `subset` leaves the damaged blocks out"
+)
+
+
+@contextmanager
+def telling_of_sources() -> Iterator[None]:
+    """Of a damaged source, what a command that edits can do about it."""
+    try:
+        yield
+    except CorruptionError as error:
+        error.remedy = _DAMAGED_SOURCE if error.remedy == DAMAGED else error.remedy
+        raise
 
 
 def open_source(

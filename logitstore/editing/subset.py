@@ -15,7 +15,7 @@ from logitstore.codec import codec_for
 from logitstore.editing.options import SUBSET_OPTIONS, check_choice
 from logitstore.editing.planning import chosen_units, numbered, refuse_nothing
 from logitstore.editing.selection import Choice, parse_span, parse_where
-from logitstore.editing.sources import all_edits, open_source, out_layout
+from logitstore.editing.sources import all_edits, open_source, out_layout, telling_of_sources
 from logitstore.editing.work import Edited, NewStore, as_they_are
 from logitstore.errors import StoreError
 from logitstore.format.json import fingerprint
@@ -34,6 +34,7 @@ __all__ = ["subset"]
 
 
 @takes(SUBSET_OPTIONS, check=check_choice)
+@telling_of_sources()
 def subset(
     store: StoreLike,
     out: StorageLike,

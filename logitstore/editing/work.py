@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +22,7 @@ from logitstore.editing.blocks import (
     packed,
     some_documents,
 )
-from logitstore.editing.copying import DAMAGED_SOURCE, copy_unit
+from logitstore.editing.copying import copy_unit
 from logitstore.editing.planning import Planned, plan_of
 from logitstore.editing.sources import is_made, refuse_other_edit
 from logitstore.errors import CorruptionError, StoreError
@@ -34,11 +34,11 @@ from logitstore.store.begin import lease_of
 from logitstore.store.commit import StoreWriter
 from logitstore.store.commits import refuse_lost_files
 from logitstore.store.lease import Lease
-from logitstore.store.way_out import DAMAGED, telling_the_way_out
+from logitstore.store.way_out import telling_the_way_out
 from logitstore.store.writer import UnitWriter, sums_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from logitstore.codec import Codec
     from logitstore.format.columns import Columns
@@ -174,7 +174,7 @@ class NewStore:
         plan = Plan(units=(*plan_of(self.planned).units, *self.dumping.units))
         spec = replace(self.spec, provenance=_provenance(self.edits))
         counts: Counter[str] = Counter()
-        with _telling_of_sources(), telling_the_way_out(layout):
+        with telling_the_way_out(layout):
             if is_made(layout, spec, self.edits):
                 refuse_lost_files(layout, layout.read_plan())
             lease = lease_of(layout, spec)
@@ -203,16 +203,6 @@ class NewStore:
             new_targets=new_targets,
             seconds=time.monotonic() - started,
         )
-
-
-@contextmanager
-def _telling_of_sources() -> Iterator[None]:
-    """Of a damaged source, what this command can do about it."""
-    try:
-        yield
-    except CorruptionError as error:
-        error.remedy = DAMAGED_SOURCE if error.remedy == DAMAGED else error.remedy
-        raise
 
 
 @dataclass(frozen=True, slots=True)
