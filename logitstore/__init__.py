@@ -20,6 +20,10 @@ from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from logitstore.dumping.run import dump
+    from logitstore.editing.convert import convert
+    from logitstore.editing.extend import extend
+    from logitstore.editing.merge import merge
+    from logitstore.editing.subset import subset
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
@@ -67,15 +71,19 @@ __all__ = [
     "TokenizerError",
     "WorkerError",
     "audit",
+    "convert",
     "dump",
     "estimate",
+    "extend",
     "gc",
     "generate",
     "inspect",
+    "merge",
     "open",
     "pull",
     "push",
     "strays",
+    "subset",
     "tune",
     "verify",
 ]
@@ -98,15 +106,19 @@ __getattr__, __dir__ = lazy_names(
         "Teacher": "logitstore.teacher.base",
         "TeacherSpec": "logitstore.format.spec",
         "audit": "logitstore.fidelity.audit",
+        "convert": "logitstore.editing.convert",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",
+        "extend": "logitstore.editing.extend",
         "gc": "logitstore.store.strays",
         "generate": "logitstore.generation.run",
         "inspect": "logitstore.store.inspect",
+        "merge": "logitstore.editing.merge",
         "open": "logitstore.store.reader:open_store",
         "pull": "logitstore.sharing.pull",
         "push": "logitstore.sharing.push",
         "strays": "logitstore.store.strays",
+        "subset": "logitstore.editing.subset",
         "tune": "logitstore.forecast.tune",
         "verify": "logitstore.store.verify",
     },

@@ -81,6 +81,7 @@ class Option:
     python_only: bool = False  # the command line has no such option
     bare: str | None = None  # what the command line takes it for where no value follows
     repeated: bool = False  # an object that the command line takes several times: paths, then
+    places: bool = False  # a list of what stores lie in: URIs too, and in Python any object
 
     @property
     def flag(self) -> str:
@@ -189,12 +190,12 @@ class Option:
 
     def _refuse_no_name(self, value: Any) -> None:
         """Refuse an empty string; of paths, what would become a folder called "s3:"."""
-        if self.kind is list and not isinstance(value, str | Path):
+        if self.kind is list and not self.places and not isinstance(value, str | Path):
             raise SettingError(f"{self.flag} must be a string or a path", found=repr(value)[:80])
         if isinstance(value, str) and (not value.strip() or "\0" in value):
             problem = "holds a zero byte" if value.strip() else "is empty"
             raise SettingError(f"{self.flag} {problem}", found=repr(value)[:80])
-        if self.kind in (Path, list):
+        if self.kind in (Path, list) and not self.places:
             refuse_uri(value, flag=self.flag)
 
     def _within(self, number: float) -> bool:

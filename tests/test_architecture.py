@@ -35,6 +35,7 @@ RANKS = [
     "logitstore.generation",
     "logitstore.fidelity",
     "logitstore.forecast",
+    "logitstore.editing",
     "logitstore.cli",
     "logitstore.plumbing",
     "logitstore",

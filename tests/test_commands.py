@@ -16,6 +16,12 @@ import logitstore
 import trainer
 from logitstore.cli.main import app as logitstore_app
 from logitstore.dumping.options import DUMP_OPTIONS
+from logitstore.editing.options import (
+    CONVERT_OPTIONS,
+    EXTEND_OPTIONS,
+    MERGE_OPTIONS,
+    SUBSET_OPTIONS,
+)
 from logitstore.errors import SettingError
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
@@ -33,6 +39,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore generate": (logitstore.generate, GENERATE_OPTIONS),
     "logitstore estimate": (logitstore.estimate, ESTIMATE_OPTIONS),
     "logitstore tune": (logitstore.tune, TUNE_OPTIONS),
+    "logitstore convert": (logitstore.convert, CONVERT_OPTIONS),
+    "logitstore merge": (logitstore.merge, MERGE_OPTIONS),
+    "logitstore subset": (logitstore.subset, SUBSET_OPTIONS),
+    "logitstore extend": (logitstore.extend, EXTEND_OPTIONS),
     "logitstore verify": (logitstore.verify, VERIFY_OPTIONS),
     "logitstore gc": (logitstore.gc, GC_OPTIONS),
     "logitstore audit": (logitstore.audit, AUDIT_OPTIONS),
@@ -93,6 +103,8 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
         for one in FUNCTIONS[command][1]
         if one.default is inspect.Parameter.empty
     }
+    if command == "logitstore subset":
+        values["documents"] = "0:5"
     if command == "trainer eval" and not given & {"data", "logits"}:
         values["logits"] = "name"
     if command == "logitstore generate":

@@ -202,3 +202,20 @@ def test_without_obstore_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(SettingError, match=r"obstore is not installed.*logitstore\[remote\]"):
         open_storage("s3://a-bucket-of-nobody/store")
+
+
+def test_stores_are_edited_from_the_web_into_a_bucket(
+    web: str, bucket: str, tmp_path: Path
+) -> None:
+    write_store(tmp_path / "store", UNITS, spec=store_spec(container="parquet"))
+    source, out = f"{web}/store", bucket
+    first, _ = logitstore.subset(source, f"{out}-some", rest=f"{out}-rest", documents="1:4")
+    assert (first.copied_units, first.recoded_units) == (0, 2)
+    whole = logitstore.merge(f"{out}-all", [f"{out}-some", f"{out}-rest"])
+    assert (whole.documents, whole.copied_units) == (5, 4)
+    assert list(logitstore.verify(f"{out}-all")) == []
+    assert logitstore.subset(source, f"{out}-some", documents="1:4")[0].found_finished
+    with pytest.raises(SettingError, match="cannot lie within another one"):
+        logitstore.convert(f"{out}-all", f"{out}-all/inside")
+    with pytest.raises(StorageError, match="a web server"):
+        logitstore.convert(source, f"{web}/new", format="zarr")

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "tools.bench_memory": False,
     "tools.bench_repeats": True,
     "tools.bench_fidelity": True,
+    "tools.bench_edit": True,
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.kinds import TargetKind
 
-__all__ = ["FIDELITIES", "NAME", "RESERVED_NAMES", "BuildCodec", "Codec", "CodecKind"]
+__all__ = [
+    "FIDELITIES",
+    "NAME",
+    "RESERVED_NAMES",
+    "BuildCodec",
+    "Codec",
+    "CodecKind",
+    "JoinsShards",
+]
 
 FIDELITIES = ("compact", "balanced", "exact")  # as `--fidelity` takes them
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # of a column or a table
@@ -77,7 +85,9 @@ class Codec(Protocol):
         ...
 
     def scalar_names(self, *, sampler_logprobs: bool) -> tuple[str, ...]:
-        """The names of all its scalars, of all draws: a shard with others is refused.
+        """The names of all its scalars, of all draws, as `encode` orders them.
+
+        A shard with others is refused.
 
         sampler_logprobs: whether the documents say how they were drawn.
         """
@@ -132,6 +142,22 @@ class Codec(Protocol):
             columns: The columns of a block. Their entries may be those of that draw only.
             tables: The tables of its shard, which `check_tables` has accepted.
             draw: Number of the draw, from 0.
+        """
+        ...
+
+
+@runtime_checkable
+class JoinsShards(Protocol):
+    """A codec that makes blocks of several shards blocks of one, without decoding a value."""
+
+    def join(
+        self, blocks: Sequence[tuple[Columns, Mapping[str, np.ndarray]]]
+    ) -> tuple[list[Columns], dict[str, np.ndarray]]:
+        """The columns of each block, and the tables that they share from now on.
+
+        blocks: of each its columns, and the tables of its shard, which `check_tables` has accepted.
+
+        What is decoded of them is, but for the order of a row's entries, what was decoded before.
         """
         ...
 

@@ -30,6 +30,7 @@ from logitstore.codec.integers import (
     scalar,
     whole_steps,
 )
+from logitstore.codec.reranking import RankedBlock, ranking_of, reranked
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.columns import Columns
 from logitstore.targets.documents import DocumentBlock
@@ -117,12 +118,15 @@ class RankDeltaCodec:
     def scalar_names(self, *, sampler_logprobs: bool) -> tuple[str, ...]:
         """See `Codec`: those of every draw, but what repeats share is of the first of them."""
         own = [
-            _name(name, draw)
+            [
+                _name(name, draw)
+                for name in self._names
+                if draw == self._first(draw) or name not in self._shared
+            ]
             for draw in range(self.sparsifier.draw_count)
-            for name in self._names
-            if draw == self._first(draw) or name not in self._shared
         ]
-        return (*own, _OF_TARGETS, *([_SAMPLER] if sampler_logprobs else []))
+        others = [name for names in own[1:] for name in names]
+        return (*own[0], _OF_TARGETS, *others, *([_SAMPLER] if sampler_logprobs else []))
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
         """The ranking, uint32 [V]: ids by how often they are entries of `blocks`, ties by id."""
@@ -204,6 +208,24 @@ class RankDeltaCodec:
                 -self._nats(columns.scalars, _SAMPLER) if _SAMPLER in columns.scalars else None
             ),
         )
+
+    def join(
+        self, blocks: Sequence[tuple[Columns, Mapping[str, np.ndarray]]]
+    ) -> tuple[list[Columns], dict[str, np.ndarray]]:
+        """See `JoinsShards`: ids are ranked by how often they are entries of all the blocks."""
+        names = [_name("count", draw) for draw in range(self.sparsifier.draw_count)]
+        ranked = []
+        for columns, tables in blocks:
+            _check_lengths(columns)
+            counts = [
+                _checked_counts(scalar(columns.scalars, name), self.sparsifier.k) for name in names
+            ]
+            for draw in range(len(names)):
+                deltas_RK, _ = self._entries_of(columns, draw)
+                self._checked_ranks(deltas_RK)
+            ranked.append(RankedBlock(columns, tables[_RANKING], counts))
+        ranking_V = ranking_of(ranked)
+        return [reranked(one, ranking_V) for one in ranked], {_RANKING: ranking_V}
 
     # --- a draw -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import Tally
 from logitstore.dumping.work import read_documents, stored_documents
 from logitstore.dumping.writing import WritingThread
-from logitstore.errors import CorpusError, CorruptionError, SpecError
+from logitstore.errors import CorpusError, CorruptionError
 from logitstore.format.manifest import Commit
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
@@ -40,7 +40,7 @@ from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument
 from logitstore.teacher.opening import is_teacher
 
-__all__ = ["DumpSummary", "dump"]
+__all__ = ["DumpSummary", "Work", "dump"]
 
 _POLL_SECONDS = 0.5
 
@@ -96,7 +96,7 @@ def _dump(
     lease = lease_of(layout, spec)
     try:
         lease.take()
-        work = _Work.begin(layout, job, plan, spec, lease)
+        work = Work.begin(layout, job, plan, spec, lease)
         tally = Tally(layout=layout, plan=plan, on_progress=on_progress)
         with telling_what_is_kept(layout, plan):
             work.run(tally)
@@ -159,7 +159,7 @@ def _stored_plan(layout: StoreLayout) -> Plan | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Work:
+class Work:
     """One process's share of a dump."""
 
     store: StoreWriter
@@ -172,12 +172,12 @@ class _Work:
     @staticmethod
     def begin(
         layout: StoreLayout, job: Job, plan: Plan, spec: StoreSpec, lease: StoreLease
-    ) -> _Work:
+    ) -> Work:
         """The work on a store that now has its spec, its tokenizer and its plan."""
         store = StoreWriter(layout)
         store.begin(spec, plan, tokenizer_files(job.tokenizer), lease=lease)
         writer = UnitWriter.of(store, spec)
-        return _Work(store=store, writer=writer, job=job, plan=plan, spec=spec, lease=lease)
+        return Work(store=store, writer=writer, job=job, plan=plan, spec=spec, lease=lease)
 
     def run(self, tally: Tally) -> None:
         """Dump every unit that nobody else dumps, until all are committed."""
@@ -256,14 +256,9 @@ class _Work:
         tally: Tally,
     ) -> None:
         with _released_on_error(lease):
-            self.store.refuse_other_settings(self.spec)
-            won = self.writer.write(unit, stored, skipped=skipped)
-            try:
-                self.store.refuse_other_settings(self.spec)
-            except SpecError:
-                if won:
-                    self.store.withdraw(unit)
-                raise
+            self.store.write_by(
+                self.spec, unit, lambda: self.writer.write(unit, stored, skipped=skipped)
+            )
         lease.release()
         tally.unit_done()
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import SettingError, StorageError, printable
+from logitstore.format.edits import edits_of
 from logitstore.format.json import parse_json
 from logitstore.sparsify import sparsifier_of
+from logitstore.store.layout import SPEC
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,6 +159,10 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
         "container": spec.container,
         "codec": spec.codec.id,
         "fingerprint": f"`{manifest.fingerprint}`",
+        **{
+            f"edit {number}": str(one)
+            for number, one in enumerate(edits_of(spec, place=SPEC), start=1)
+        },
     }
 
 

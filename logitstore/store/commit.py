@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from logitstore.errors import CorruptionError, StorageError, StoreError
+from logitstore.errors import CorruptionError, SpecError, StorageError, StoreError
 from logitstore.format.blocks import BlockTable
 from logitstore.format.json import fingerprint, with_check
 from logitstore.format.manifest import Commit, Manifest, SealedUnits, Totals, store_fingerprint
@@ -40,7 +40,7 @@ from logitstore.store.storage import Storage, base_name, place_of, sha256_of
 from logitstore.store.way_out import LOST_SPEC
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from logitstore.format.plan import Plan, WorkUnit
     from logitstore.store.lease import StoreLease
@@ -120,6 +120,26 @@ class StoreWriter:
     def withdraw(self, unit: WorkUnit) -> None:
         """Take back our own commit of `unit`, which belongs to a store that is no more."""
         self.layout.storage.delete(self.layout.commit_name(unit.name))
+
+    def write_by(self, spec: StoreSpec, unit: WorkUnit, write: Callable[[], bool]) -> bool:
+        """`write()`, which commits `unit`, unless the store is begun anew with another spec.
+
+        spec: the one that we work by.
+        unit: one of its plan.
+        write: whether the unit's commit is ours.
+
+        Raises SpecError where another spec stands there, before or after; then nothing of ours
+        stays.
+        """
+        self.refuse_other_settings(spec)
+        won = write()
+        try:
+            self.refuse_other_settings(spec)
+        except SpecError:
+            if won:
+                self.withdraw(unit)
+            raise
+        return won
 
     def new_attempt(self) -> str:
         """The name of a fresh attempt at a unit."""

@@ -11,8 +11,12 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from logitstore.store.claims import status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["discard", "make_folder", "remove_empty", "sync_folder", "write_temporary"]
 
@@ -22,20 +26,21 @@ _DURABLE: dict[Path, int] = {}  # folders that this process knows to be on the d
 _MOST_DURABLE = 4096  # of them
 
 
-def write_temporary(path: Path, data: bytes) -> Path:
-    """A new file beside `path` that holds `data`, synced: to be renamed or linked.
+def write_temporary(path: Path, pieces: Iterable[bytes]) -> Path:
+    """A new file beside `path` that holds `pieces`, synced: to be renamed or linked.
 
     path: of the file to be.
-    data: its bytes.
+    pieces: its bytes; after an error of theirs there is no file.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
-    except OSError:
+    except BaseException:
         discard(temporary)
         raise
     return temporary

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from logitstore.format.edits import edits_of
 from logitstore.format.spec import SparsifierSpec, StoreSpec
 from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
+from logitstore.store.layout import SPEC
 from logitstore.store.options import INSPECT_OPTIONS
 from logitstore.store.reader import Store, StoreLike, as_store
 
@@ -66,6 +68,7 @@ def _content(store: Store) -> dict[str, Any]:
         "blocks": len(store.blocks),
         "sealed": store.manifest is not None,
         "created": spec.provenance.get("created"),
+        "edits": [one.to_json() for one in edits_of(spec, place=store.layout.place(SPEC))],
     }
 
 

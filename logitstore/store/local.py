@@ -35,7 +35,7 @@ from logitstore.store.durable import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["LocalStorage"]
 
@@ -150,10 +150,20 @@ class LocalStorage:
 
     def put(self, name: str, data: bytes) -> None:
         """See `Storage`."""
+        self.put_pieces(name, lambda: [data], size=len(data))
+
+    def put_pieces(self, name: str, pieces: Callable[[], Iterable[bytes]], *, size: int) -> None:
+        """As `put`, from pieces that are never in memory together.
+
+        name: of the object.
+        pieces: gives its bytes, from the first on each time that it is called. What that raises is
+            raised, and nothing is stored.
+        size: how many bytes there are, for what a full disk says.
+        """
         path = self._path(name)
 
         def replace() -> bool:
-            temporary = write_temporary(path, data)
+            temporary = write_temporary(path, pieces())
             try:
                 temporary.replace(path)
             except OSError:
@@ -162,7 +172,7 @@ class LocalStorage:
             sync_folder(path.parent)
             return True
 
-        self._write(path, replace, size=len(data))
+        self._write(path, replace, size=size)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Storage`."""
@@ -330,7 +340,7 @@ class LocalStorage:
 
     def _create(self, path: Path, data: bytes) -> bool:
         """Give a new file its name, unless that is taken."""
-        temporary = write_temporary(path, data)
+        temporary = write_temporary(path, [data])
         try:
             return self._link(temporary, path)
         finally:

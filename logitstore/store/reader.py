@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
@@ -15,6 +15,7 @@ import numpy as np
 from logitstore.codec import codec_for
 from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.blocks import BlockTable
+from logitstore.format.columns import Columns
 from logitstore.format.json import fingerprint, parse_json
 from logitstore.format.manifest import Commit, Manifest, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
@@ -336,16 +337,35 @@ class Store(Sequence[StoredDocument]):
             for draw in range(self.spec.sparsifier.draw_count):
                 yield self.shards.codec.decode(columns, shard.tables, draw=draw)
 
+    def read_columns(self, number: int) -> tuple[Columns, Mapping[str, np.ndarray]]:
+        """Block `number` as the integers that its codec made, and the tables of its shard.
+
+        number: of the block, from 0.
+
+        Raises what `read_block` raises.
+        """
+        unit, within = self._place(number)
+        shard, place = self.shards.of_unit(unit)
+        with _naming(place, within):
+            return shard.block(within), shard.tables
+
     def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets (int64) of each document of block `number`; entries are not read.
+
+        number: of the block, from 0.
+        """
+        documents_DC = self.read_documents(number)
+        return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
+
+    def read_documents(self, number: int) -> np.ndarray:
+        """uint64 [D, C]: the table of documents of block `number`; see `DOCUMENT_COLUMNS`.
 
         number: of the block, from 0.
         """
         unit, within = self._place(number)
         shard, place = self.shards.of_unit(unit)
         with _naming(place, within):
-            documents_DC = shard.documents(within)
-            return documents_DC[:, 4].astype(np.int64), documents_DC[:, 5].astype(np.int64)
+            return shard.documents(within)
 
     def unit_of(self, number: int) -> int:
         """The number of the work unit that block `number` belongs to: its place in `commits`."""

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "verify"]
 
-# A row's head and tail may add up to more than 1 by the steps of both: half of 1/1024 each.
+# A row's head and tail may add up to more than 1 by the steps of both, half of each; and where a
+# codec names no such steps, by this.
 _MASS_SLACK = 2e-3
+_MASS_STEPS = ("floor_steps", "odds_steps", "tail_steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,12 +301,19 @@ def _block_faults(store: Store, number: int, counts: BlockCounts) -> Iterator[Fa
             found = (len(block), len(block.input_ids_N), len(block.targets))
             if found != (counts.documents, counts.tokens, counts.targets):
                 yield _fault(f"block {number}", "documents, tokens, targets", found, counts)
-            yield from _row_faults(block, place=f"{store.uri}, block {number}")
+            place = f"{store.uri}, block {number}"
+            yield from _row_faults(block, place=place, slack=_mass_slack(store))
     except LogitStoreError as error:
         yield Fault.of(error)
 
 
-def _row_faults(block: DocumentBlock, *, place: str) -> Iterator[Fault]:
+def _mass_slack(store: Store) -> float:
+    """By how much the mass of a row may differ from 1."""
+    steps = [store.spec.codec.parameters.get(name) for name in _MASS_STEPS]
+    return max(_MASS_SLACK, sum(0.5 / one for one in steps if one is not None))
+
+
+def _row_faults(block: DocumentBlock, *, place: str, slack: float) -> Iterator[Fault]:
     targets = block.targets
     used_RK = targets.used_RK()
     sorted_RK = np.sort(np.where(used_RK, targets.ids_RK.astype(np.int64), -1), axis=1)
@@ -314,9 +323,9 @@ def _row_faults(block: DocumentBlock, *, place: str) -> Iterator[Fault]:
         ("a row holds an id twice", twice_R, sorted_RK[:, -1], "each id once"),
         (
             "a row's mass is not 1",
-            ~(np.abs(mass_R - 1) <= _MASS_SLACK),
+            ~(np.abs(mass_R - 1) <= slack),
             mass_R,
-            f"1 +- {_MASS_SLACK}",
+            f"1 +- {slack:.2g}",
         ),
         ("entropy is negative", ~(targets.entropy_R >= 0), targets.entropy_R, "0 or more"),
     ):

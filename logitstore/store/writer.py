@@ -1,7 +1,7 @@
 """Documents in, committed work units out.
 
 A unit's documents are cut into blocks, encoded, laid out in a fresh attempt, hashed, read back and
-compared, and only then committed.
+compared, and only then committed. So are blocks that are integers already.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from logitstore.store.commit import StoreWriter
     from logitstore.store.containers import Container
 
-__all__ = ["UnitWriter"]
+__all__ = ["UnitWriter", "sums_of"]
 
 _Written: TypeAlias = tuple[tuple[StoredObject, ...], dict[str, int]]  # and bytes of each column
 
@@ -78,20 +78,49 @@ class UnitWriter:
         Raises StorageError when the disk is full; nothing of the attempt is left then.
         """
         if not documents:
-            return self.store.commit(_empty(unit, skipped, settings=self.settings))
+            return self.write_nothing(unit, skipped=skipped)
         blocks = [DocumentBlock.join(part) for part in self._cut(documents)]
+        tables = self.codec.tables(blocks)
+        columns = [self.codec.encode(block, tables) for block in blocks]
+        return self.write_columns(unit, columns, tables, sums=sums_of(blocks), skipped=skipped)
+
+    def write_nothing(self, unit: WorkUnit, *, skipped: int) -> bool:
+        """Commit a unit that holds no document; False if another attempt was first.
+
+        unit: one of the plan.
+        skipped: how many records were left out.
+        """
+        return self.store.commit(_empty(unit, skipped, settings=self.settings))
+
+    def write_columns(
+        self,
+        unit: WorkUnit,
+        columns: Sequence[Columns],
+        tables: Mapping[str, np.ndarray],
+        *,
+        sums: Mapping[str, float],
+        skipped: int,
+    ) -> bool:
+        """As `write`, for blocks that the codec of the store has encoded.
+
+        unit: one of the plan.
+        columns: of each block, each with a target at least.
+        tables: of the shard.
+        sums: as `sums_of` gives them.
+        skipped: how many records were left out.
+        """
         attempt = self.store.new_attempt()
         try:
-            objects, column_bytes = self._lay_out(f"{DATA}{unit.name}-{attempt}/", blocks)
+            objects, column_bytes = self._lay_out(f"{DATA}{unit.name}-{attempt}/", columns, tables)
             return self.store.commit(
                 Commit(
                     unit=unit.name,
                     attempt=attempt,
                     objects=objects,
-                    blocks=tuple(_counts(block) for block in blocks),
+                    blocks=tuple(map(_counts, columns)),
                     skipped=skipped,
                     column_bytes=column_bytes,
-                    sums=_sums(blocks),
+                    sums=dict(sums),
                     settings=self.settings,
                 )
             )
@@ -107,11 +136,11 @@ class UnitWriter:
                 self.store.discard(unit, attempt)
             raise
 
-    def _lay_out(self, prefix: str, blocks: list[DocumentBlock]) -> _Written:
+    def _lay_out(
+        self, prefix: str, columns: Sequence[Columns], tables: Mapping[str, np.ndarray]
+    ) -> _Written:
         """Put the shard's objects under `prefix` and read them back."""
         storage, entries = self.store.layout.storage, self.codec.entries
-        tables = self.codec.tables(blocks)
-        columns = [self.codec.encode(block, tables) for block in blocks]
         written = self.container.write(
             columns,
             tables,
@@ -125,15 +154,15 @@ class UnitWriter:
             objects.append(
                 StoredObject(path=name, size=len(data), sha256=digest, chunks=sums.get(name))
             )
-        counts = [_counts(block) for block in blocks]
+        sampled = self.codec.scalar_names(sampler_logprobs=True)
         shard = self.container.open(
             storage,
             prefix,
-            blocks=counts,
+            blocks=[_counts(one) for one in columns],
             objects=objects,
             entries=entries,
             limits=shard_limits(
-                self.codec, sampler_logprobs=blocks[0].sampler_logprobs_R is not None
+                self.codec, sampler_logprobs=set(sampled) == set(columns[0].scalars)
             ),
         )
         same = [_equal(shard.block(number), one) for number, one in enumerate(columns)]
@@ -160,14 +189,15 @@ class UnitWriter:
         yield run
 
 
-def _counts(block: DocumentBlock) -> BlockCounts:
+def _counts(block: Columns) -> BlockCounts:
+    targets = len(next(iter(block.entries.values())))
     return BlockCounts(
-        documents=len(block), tokens=len(block.input_ids_N), targets=len(block.targets)
+        documents=len(block.documents_DC), tokens=len(block.tokens_N), targets=targets
     )
 
 
-def _sums(blocks: list[DocumentBlock]) -> dict[str, float]:
-    """What `inspect` divides by the number of targets."""
+def sums_of(blocks: Sequence[DocumentBlock]) -> dict[str, float]:
+    """What `inspect` divides by the number of targets: of a commit, over its blocks."""
     parts = [block.targets for block in blocks]
     head = [np.exp(part.logprobs_RK).sum(where=part.exact_RK(), dtype=np.float64) for part in parts]
     sampler = [one.sampler_logprobs_R for one in blocks if one.sampler_logprobs_R is not None]

@@ -44,7 +44,7 @@ from logitstore.store.containers.parquet_pages import check_pages
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
@@ -77,7 +77,7 @@ class ParquetContainer:
         by_entry: bool = False,
     ) -> dict[str, bytes]:
         """See `Container`: one row group per block, so a block takes one request per column."""
-        parts = [_table(block) for block in blocks]
+        parts = map(_table, blocks)  # one at a time
         entries = [f"{name}s" for name in blocks[0].entries]
         lists = [*TOKEN_LISTS, *entries, *blocks[0].scalars]
         objects = {_DOCUMENTS: _file(parts, split=[f"{name}.list.element" for name in lists])}
@@ -389,11 +389,12 @@ def _documents(table: pa.Table) -> np.ndarray:
     return np.column_stack([halves_D2, *rest])
 
 
-def _file(tables: Sequence[pa.Table], *, split: list[str]) -> bytes:
+def _file(tables: Iterable[pa.Table], *, split: list[str]) -> bytes:
     """A Parquet file with a row group for each table; the columns `split` are byte streams."""
-    buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(buffer, tables[0].schema, **_options(split)) as writer:
-        for table in tables:
+    buffer, rest = pa.BufferOutputStream(), iter(tables)
+    first = next(rest)
+    with pq.ParquetWriter(buffer, first.schema, **_options(split)) as writer:
+        for table in chain([first], rest):
             writer.write_table(table, row_group_size=max(1, len(table)))
     return bytes(buffer.getvalue())
 

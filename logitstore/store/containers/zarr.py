@@ -370,17 +370,24 @@ def _write_planes(
     """
     blocks = next(iter(columns.values()))
     rows, rest = max(len(block) for block in blocks), blocks[0].shape[1:]
-    planes: list[str] = []
-    data: list[np.ndarray] = []
+    widths = {
+        column: planes_needed(max(int(part.max(initial=0)) for part in parts))
+        for column, parts in columns.items()
+    }
+    planes = [
+        column if column == "counted" else f"{column}.{byte}"
+        for column, width in widths.items()
+        for byte in range(width)
+    ]
+    # Plane by plane and block by block: no column is held in more bytes than it needs.
+    stacked = np.zeros((len(planes), len(blocks) * rows, *rest), dtype=np.uint8)
+    plane = iter(stacked)
     for column, parts in columns.items():
-        padded = np.zeros((len(parts), rows, *rest), dtype="<u4")
-        for part, row in zip(parts, padded, strict=True):
-            row[: len(part)] = part
-        wide = padded.reshape(-1, *rest).view(np.uint8).reshape(-1, *rest, 4)
-        for byte in range(planes_needed(int(padded.max(initial=0)))):
-            planes.append(column if column == "counted" else f"{column}.{byte}")
-            data.append(wide[..., byte])
-    stacked = np.ascontiguousarray(np.stack(data))
+        for byte in range(widths[column]):
+            own = next(plane)
+            for number, part in enumerate(parts):
+                bits = part.dtype.type(8 * byte)
+                own[number * rows : number * rows + len(part)] = part >> bits if byte else part
     chunk = (1, rows, *(size // draw_count for size in rest))
     _write(group, name, stacked, chunks=chunk, attributes={"planes": planes}, by_entry=by_entry)
 
