@@ -24,17 +24,16 @@ def store_card(spec: StoreSpec, manifest: Manifest, totals: Totals, *, name: str
     name: of the store, as its title.
     """
     targets = max(1, manifest.targets)
-    mass = totals.sums.get("head_mass", 0.0) / targets
+    mass = totals.sums.get("head_mass")
+    held = "" if mass is None else f"; exact ones hold {mass / targets:.3f} of the mass"
     rows = {
-        "teacher": f"{spec.teacher.name} ({spec.teacher.architecture}, "
-        f"{spec.teacher.parameters:,} parameters, {spec.teacher.dtype})",
+        "teacher": spec.teacher.in_words,
         "corpus": spec.corpus.name,
         "documents": f"{manifest.documents:,}",
         "targets": f"{manifest.targets:,}",
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
         "sparsifier": f"{spec.sparsifier.name}, "
-        f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target; "
-        f"exact ones hold {mass:.3f} of the mass",
+        f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target{held}",
         "temperatures": sparsifier_of(spec.sparsifier).served(spec.sparsifier),
         "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",
         "container": spec.container,
