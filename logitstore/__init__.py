@@ -20,6 +20,8 @@ from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from logitstore.dumping.run import dump
+    from logitstore.exchange.exporting import export_store
+    from logitstore.exchange.importing import import_store
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
@@ -67,8 +69,10 @@ __all__ = [
     "audit",
     "dump",
     "estimate",
+    "export_store",
     "gc",
     "generate",
+    "import_store",
     "inspect",
     "open",
     "strays",
@@ -96,8 +100,10 @@ __getattr__, __dir__ = lazy_names(
         "audit": "logitstore.fidelity.audit",
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",
+        "export_store": "logitstore.exchange.exporting",
         "gc": "logitstore.store.strays",
         "generate": "logitstore.generation.run",
+        "import_store": "logitstore.exchange.importing",
         "inspect": "logitstore.store.inspect",
         "open": "logitstore.store.reader:open_store",
         "strays": "logitstore.store.strays",

@@ -34,6 +34,7 @@ RANKS = [
     "logitstore.generation",
     "logitstore.fidelity",
     "logitstore.forecast",
+    "logitstore.exchange",
     "logitstore.cli",
     "logitstore.plumbing",
     "logitstore",

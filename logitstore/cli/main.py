@@ -4,6 +4,7 @@
 # Each module adds its commands, which the help lists in this order.
 from logitstore.cli import making
 from logitstore.cli import checking
+from logitstore.cli import exchange
 
 from logitstore.cli.app import app
 
