@@ -7,6 +7,7 @@ another store. At the end the store is sealed, and every row of it read and chec
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -249,11 +250,8 @@ class _Import:
 
     def _spec(self, plan: Plan) -> StoreSpec:
         options = self.options
-        told = {
-            "from": options["from_"],
-            "values": self.values.value,
-            **self.foreign.settings,
-        }
+        given = {"from": options["from_"], "values": self.values.value, **self.foreign.settings}
+        told = json.loads(json.dumps(given))  # lists for tuples, as it will be read
         shown = ", ".join(f"{name} {told[name]}" for name in ("alignment", "bos") if name in told)
         kind = options["from_"] + (f", {shown}" if shown else "")
         codec = new_codec(self.sparsifier, vocab_size=self.vocab_size, fidelity=options["fidelity"])
