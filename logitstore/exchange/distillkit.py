@@ -96,7 +96,7 @@ def _plain(row: dict[str, Any], place: str) -> SparseRows:
             allowed=ids_RK.shape,
         )
     # Our own export pads so: DistillKit's reader knows no padding, and such a token weighs nothing.
-    return SparseRows(ids_RK=ids_RK, values_RK=values_RK, used_RK=values_RK > EMPTY_TAIL / 2)
+    return SparseRows(ids_RK=ids_RK, values_RK=values_RK, used_RK=~(values_RK <= EMPTY_TAIL / 2))
 
 
 def _documents(

@@ -127,6 +127,18 @@ def _save_to_disk(folder: Path) -> None:
     """Replace the Arrow files by what `datasets` saves of them."""
     import datasets
 
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        _saved(folder)
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _saved(folder: Path) -> None:
+    import datasets
+
     written = sorted(folder.glob("*.arrow"))
     data = datasets.concatenate_datasets(
         [datasets.Dataset.from_file(str(path)) for path in written]

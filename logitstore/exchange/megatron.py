@@ -210,6 +210,15 @@ def _steps(paths: Sequence[Path]) -> Iterator[_Step]:
                 raise CorpusError("iterations do not rise", place=place, found=iteration)
             last = iteration
             yield _step(data, iteration=iteration, place=place)
+        named = _NAME.fullmatch(path.name)
+        if named is not None and last != int(named[3]):
+            raise CorpusError(
+                "the file does not end with the iteration that its name says",
+                place=str(path),
+                found="none" if last < 0 else last,
+                allowed=named[3],
+                remedy="It was cut off, or is still being written",
+            )
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
