@@ -3,8 +3,8 @@
 Values are raw logits of the top k without a normaliser: only the distribution given the top k can
 be had. Row t is the distribution of `targets[t]`, which is `inputs[t + 1]`; rows of padding, and
 rows whose target belongs to another document than their input, are left out. What was written by
-pickle is refused. In batches of safetensors `targets` is not looked at: in a file of MaxText's own
-writer it was unshifted for every sequence of a batch but the first, while tokens and rows were right.
+pickle is refused. In batches of safetensors `targets` is not read: in a file of MaxText's own
+writer it was unshifted in all sequences of a batch but the first; tokens and rows were right.
 
 Described by MaxText at e591f30c. Shapes: L tokens of a sequence, T rows, K entries, B batch.
 """
