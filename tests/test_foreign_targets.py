@@ -112,7 +112,9 @@ def test_shares_at_a_temperature_are_those_of_the_teacher_at_it() -> None:
     view = exact_teacher(TargetTensors.of(targets), nodes=(), temperature=2.5, vocab_size=VOCAB)
     scaled_RV = (logp_RV / 2.5).log_softmax(-1)
     wanted_RK = scaled_RV.gather(1, torch.from_numpy(targets.ids_RK.astype(np.int64)))
-    torch.testing.assert_close(view.log_head_NK, wanted_RK.log_softmax(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        view.log_head_NK.double(), wanted_RK.log_softmax(-1), atol=1e-5, rtol=0
+    )
     assert (view.log_tail_N == EMPTY_TAIL).all()
 
 

@@ -17,7 +17,7 @@ import pytest
 import logitstore
 from logitstore import CorpusError, LogitStoreError, SettingError, SpecError, import_store, verify
 from logitstore.exchange import survey
-from logitstore.exchange.distillkit_codec import Packed, ResidualBin
+from logitstore.exchange.imports.distillkit_codec import Packed, ResidualBin
 from tests import foreign_writers as writers
 from tests.foreign_writers import VOCAB, WRITERS, Case
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitstore.errors import SettingError, StorageError, no_room
-from logitstore.exchange.exports import EXPORTS
+from logitstore.exchange.exports import load_exporter
 from logitstore.exchange.options import EXPORT_OPTIONS
 from logitstore.options import takes
 from logitstore.progress import Meter
@@ -27,7 +27,7 @@ from logitstore.store.reader import as_store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from logitstore.exchange.exports import ExportFormat
+    from logitstore.exchange.exports import Exporter
     from logitstore.progress import OnProgress
     from logitstore.store.reader import Store, StoreLike
 
@@ -66,7 +66,7 @@ def export_store(
     StoreError or CorruptionError for a store that is not there or damaged; StorageError.
     """
     started = time.monotonic()
-    kind, opened = EXPORTS[to], as_store(store, max_memory=max_memory)
+    kind, opened = load_exporter(to), as_store(store, max_memory=max_memory)
     kind.refuse(opened.spec)
     if out.exists():
         raise SettingError(
@@ -95,8 +95,8 @@ def export_store(
     )
 
 
-def _write(store: Store, kind: ExportFormat, folder: Path, on_progress: OnProgress | None) -> None:
-    meter = Meter(on_progress, stage=f"writing {kind.name}", unit="targets")
+def _write(store: Store, kind: Exporter, folder: Path, on_progress: OnProgress | None) -> None:
+    meter = Meter(on_progress, stage="writing", unit="targets")
     done = 0
     writers: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def _write(store: Store, kind: ExportFormat, folder: Path, on_progress: OnProgre
             meter.tell(done, fraction=done / max(1, store.targets))
 
 
-def _writer(path: Path, schema: pa.Schema, kind: ExportFormat) -> Any:
+def _writer(path: Path, schema: pa.Schema, kind: Exporter) -> Any:
     if kind.on_disk:
         return pa.ipc.new_stream(str(path), schema)
     return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
@@ -152,7 +152,7 @@ def _saved(folder: Path) -> None:
     (folder / "saved").rmdir()
 
 
-def _refuse_missing_library(kind: ExportFormat) -> None:
+def _refuse_missing_library(kind: Exporter) -> None:
     if not kind.on_disk:
         return
     try:
@@ -160,7 +160,7 @@ def _refuse_missing_library(kind: ExportFormat) -> None:
     except ImportError as error:
         raise SettingError(
             "writing a data set to disk needs the package datasets",
-            place=f"--to {kind.name}",
+            place="--to datasets",
             remedy="Install it: pip install 'logitstore[hub]'",
         ) from error
 

@@ -22,9 +22,9 @@ from logitstore.dumping.description import BLOCK_TARGETS, provenance, tokenizer_
 from logitstore.dumping.ending import telling_what_is_kept
 from logitstore.dumping.options import TARGET_OPTIONS, target_spec
 from logitstore.errors import CorpusError, CorruptionError, SettingError
-from logitstore.exchange.documents import Values, checked_document, targets_of
-from logitstore.exchange.files import Request
-from logitstore.exchange.formats import IMPORTS
+from logitstore.exchange.foreign_documents import Values, checked_document, targets_of
+from logitstore.exchange.foreign_files import Request
+from logitstore.exchange.imports import open_foreign
 from logitstore.exchange.options import IMPORT_OPTIONS
 from logitstore.exchange.survey import decided_values, refuse_other_alignment, surveyed
 from logitstore.exchange.whole import whole_targets
@@ -52,8 +52,8 @@ from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from logitstore.exchange.documents import ForeignDocument
-    from logitstore.exchange.files import Foreign, ForeignFile
+    from logitstore.exchange.foreign_documents import ForeignDocument
+    from logitstore.exchange.foreign_files import Foreign, ForeignFile
     from logitstore.exchange.survey import Survey
     from logitstore.format.manifest import Manifest
     from logitstore.format.plan import Plan
@@ -144,7 +144,7 @@ class _Import:
         size = vocab_size(tokenizer)
         names = ("source", "config", "tokens", "alignment", "bos")
         request = Request(**{name: options[name] for name in names}, tokenizer=tokenizer)
-        foreign = IMPORTS[options["from_"]].open(request)
+        foreign = open_foreign(options["from_"], request)
         size = min(size, foreign.columns or size)
         whole = foreign.values is Values.WHOLE
         chosen = _chosen(options, whole=whole)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS
-from logitstore.exchange.axolotl import ALIGNMENTS
 from logitstore.exchange.exports import EXPORTS
-from logitstore.exchange.formats import IMPORTS
+from logitstore.exchange.foreign_files import ALIGNMENTS
+from logitstore.exchange.imports import IMPORTS
 from logitstore.options import Option
 from logitstore.progress import ON_PROGRESS
 from logitstore.store.options import MAX_MEMORY, STORE

@@ -18,13 +18,13 @@ import numpy as np
 
 from logitstore.corpus.sources import reading
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.documents import SparseRows, Values, checked_document, checked_rows
+from logitstore.exchange.foreign_documents import SparseRows, Values, checked_document, checked_rows
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.progress import Meter
 
 if TYPE_CHECKING:
-    from logitstore.exchange.documents import ForeignDocument
-    from logitstore.exchange.files import Foreign, ForeignFile
+    from logitstore.exchange.foreign_documents import ForeignDocument
+    from logitstore.exchange.foreign_files import Foreign, ForeignFile
     from logitstore.progress import OnProgress
 
 __all__ = ["Survey", "decided_values", "refuse_other_alignment", "surveyed"]

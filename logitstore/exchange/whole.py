@@ -14,7 +14,7 @@ from logitstore.targets.draws import row_keys
 from logitstore.targets.targets import SparseTargets
 
 if TYPE_CHECKING:
-    from logitstore.exchange.documents import ForeignDocument
+    from logitstore.exchange.foreign_documents import ForeignDocument
     from logitstore.format.spec import SparsifierSpec
     from logitstore.targets.documents import Document
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from logitstore.corpus.sources import reading
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.tables import numbers, open_table, rows_of
+from logitstore.exchange.arrow_rows import numbers, open_table, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from logitstore.errors import CorpusError, SettingError
 
 if TYPE_CHECKING:
-    from logitstore.exchange.documents import ForeignDocument, Values
+    from logitstore.exchange.foreign_documents import ForeignDocument, Values
 
-__all__ = ["Foreign", "ForeignFile", "Request", "files_of", "refuse_given"]
+__all__ = ["ALIGNMENTS", "Foreign", "ForeignFile", "Request", "files_of", "refuse_given"]
+
+# `--alignment` -> the token, counted from t, that row t belongs to.
+ALIGNMENTS = {"same": 0, "next": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.documents import ForeignDocument, SparseRows, Values
-from logitstore.exchange.files import Foreign, ForeignFile, files_of, refuse_given
-from logitstore.exchange.tf_example import example_features
+from logitstore.exchange.foreign_documents import ForeignDocument, SparseRows, Values
+from logitstore.exchange.foreign_files import Foreign, ForeignFile, files_of, refuse_given
+from logitstore.exchange.imports.tf_example import example_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
 __all__ = ["open_maxtext"]
 

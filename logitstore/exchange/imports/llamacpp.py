@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.documents import ForeignDocument, Values, WholeRows
-from logitstore.exchange.files import Foreign, ForeignFile, files_of, refuse_given
+from logitstore.exchange.foreign_documents import ForeignDocument, Values, WholeRows
+from logitstore.exchange.foreign_files import Foreign, ForeignFile, files_of, refuse_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
 __all__ = ["open_llamacpp"]
 

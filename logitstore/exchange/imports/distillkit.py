@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.errors import CorpusError
-from logitstore.exchange.distillkit_codec import Legacy, Packed
-from logitstore.exchange.distillkit_config import read_config
-from logitstore.exchange.documents import ForeignDocument, SparseRows, Values
-from logitstore.exchange.files import Foreign, ForeignFile, refuse_given
-from logitstore.exchange.tables import matrix, numbers, open_table, rows_of, table_files
+from logitstore.exchange.arrow_rows import matrix, numbers, open_table, rows_of, table_files
+from logitstore.exchange.foreign_documents import ForeignDocument, SparseRows, Values
+from logitstore.exchange.foreign_files import Foreign, ForeignFile, refuse_given
+from logitstore.exchange.imports.distillkit_codec import Legacy, Packed
+from logitstore.exchange.imports.distillkit_config import read_config
 from logitstore.targets.targets import EMPTY_TAIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
 __all__ = ["open_distillkit"]
 

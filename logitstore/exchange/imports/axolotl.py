@@ -19,22 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.documents import ForeignDocument, SparseRows, Values
-from logitstore.exchange.files import Foreign, ForeignFile, refuse_given
-from logitstore.exchange.tables import matrix, numbers, open_table, rows_of, table_files
+from logitstore.exchange.arrow_rows import matrix, numbers, open_table, rows_of, table_files
+from logitstore.exchange.foreign_documents import ForeignDocument, SparseRows, Values
+from logitstore.exchange.foreign_files import ALIGNMENTS, Foreign, ForeignFile, refuse_given
+from logitstore.exchange.token_files import TokenRecord, next_tokens, token_records
 from logitstore.exchange.token_names import id_of
-from logitstore.exchange.tokens import TokenRecord, next_tokens, token_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
-__all__ = ["ALIGNMENTS", "open_axolotl"]
+__all__ = ["open_axolotl"]
 
-# The token, counted from t, that row t belongs to.
-ALIGNMENTS = {"same": 0, "next": 1}
 _PREPARED = ("input_ids", "target_token_ids", "target_logprobs", "target_mask")
 _RAW = ("target_token_ids", "logprobs")
 _LEGACY = "llm_text_generation_vllm_logprobs"

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.documents import ForeignDocument, SparseRows, Values
-from logitstore.exchange.files import Foreign, ForeignFile, files_of, refuse_given
+from logitstore.exchange.foreign_documents import ForeignDocument, SparseRows, Values
+from logitstore.exchange.foreign_files import Foreign, ForeignFile, files_of, refuse_given
+from logitstore.exchange.token_files import TokenRecord, lines_of, next_tokens, token_records
 from logitstore.exchange.token_names import BytesOfTokens, id_of
-from logitstore.exchange.tokens import TokenRecord, lines_of, next_tokens, token_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
 __all__ = ["open_responses"]
 

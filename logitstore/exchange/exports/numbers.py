@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from logitstore.exchange.lists import by_length, ragged, sorted_entries
+from logitstore.exchange.arrow_lists import by_length, ragged, sorted_entries
+from logitstore.exchange.exports import Exporter
 from logitstore.sparsify import sparsifier_of
 from logitstore.targets.kinds import Entries
 
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
     from logitstore.targets.documents import DocumentBlock
     from logitstore.targets.targets import SparseTargets
 
-__all__ = ["by_document", "by_target", "lacks", "refuse"]
+__all__ = ["BY_DOCUMENT", "BY_TARGET"]
 
 
-def refuse(spec: StoreSpec) -> None:
+def _refuse(spec: StoreSpec) -> None:
     """Every store can be written so: `spec` is of any."""
     del spec
 
 
-def lacks(spec: StoreSpec) -> tuple[str, ...]:
+def _lacks(spec: StoreSpec) -> tuple[str, ...]:
     """What is left out. spec: of the store."""
     count = spec.sparsifier.draw_count
     return (f"draws 1 to {count - 1} of each target",) if count > 1 else ()
 
 
-def by_target(block: DocumentBlock, spec: StoreSpec) -> dict[str, pa.Table]:
+def _by_target(block: DocumentBlock, spec: StoreSpec) -> dict[str, pa.Table]:
     """`targets.parquet`, a row a target, and `documents.parquet`, a row a document.
 
     block: of a store.
@@ -54,7 +55,7 @@ def by_target(block: DocumentBlock, spec: StoreSpec) -> dict[str, pa.Table]:
     return {"targets.parquet": pa.table(targets), "documents.parquet": pa.table(_documents(block))}
 
 
-def by_document(block: DocumentBlock, spec: StoreSpec) -> dict[str, pa.Table]:
+def _by_document(block: DocumentBlock, spec: StoreSpec) -> dict[str, pa.Table]:
     """`data.arrow`, a row a document, in which each column of a target is a list.
 
     block: of a store.
@@ -108,3 +109,7 @@ def _places(block: DocumentBlock) -> tuple[np.ndarray, np.ndarray]:
     document_N = np.repeat(np.arange(len(block)), block.token_lengths_D)
     position_N = np.arange(len(document_N)) - starts_D[document_N]
     return position_N[block.counted_N], document_N[block.counted_N]
+
+
+BY_TARGET = Exporter(refuse=_refuse, lacks=_lacks, tables=_by_target)
+BY_DOCUMENT = Exporter(refuse=_refuse, lacks=_lacks, tables=_by_document, on_disk=True)

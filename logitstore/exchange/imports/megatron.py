@@ -27,14 +27,14 @@ import pyarrow as pa
 
 from logitstore.corpus.sources import reading
 from logitstore.errors import CorpusError
-from logitstore.exchange.documents import ForeignDocument, SparseRows, Values
-from logitstore.exchange.files import Foreign, ForeignFile, files_of, refuse_given
-from logitstore.exchange.tokens import next_tokens, token_records
+from logitstore.exchange.foreign_documents import ForeignDocument, SparseRows, Values
+from logitstore.exchange.foreign_files import Foreign, ForeignFile, files_of, refuse_given
+from logitstore.exchange.token_files import next_tokens, token_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
 __all__ = ["open_megatron"]
 

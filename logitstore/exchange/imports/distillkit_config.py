@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from logitstore.corpus.sources import reading
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.distillkit_codec import Legacy, Packed, ResidualBin
+from logitstore.exchange.imports.distillkit_codec import Legacy, Packed, ResidualBin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitstore.exchange.files import Request
+    from logitstore.exchange.foreign_files import Request
 
 __all__ = ["read_config"]
 

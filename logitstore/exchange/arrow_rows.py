@@ -10,7 +10,7 @@ import pyarrow as pa
 from logitstore.corpus.sources import reading
 from logitstore.corpus.tables import ArrowTable, ParquetTable
 from logitstore.errors import CorpusError
-from logitstore.exchange.files import files_of
+from logitstore.exchange.foreign_files import files_of
 from logitstore.format.json import parse_json
 
 if TYPE_CHECKING:

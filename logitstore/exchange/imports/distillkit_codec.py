@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from logitstore.errors import CorpusError, SettingError
-from logitstore.exchange.documents import SparseRows
-from logitstore.exchange.tables import matrix
+from logitstore.exchange.arrow_rows import matrix
+from logitstore.exchange.foreign_documents import SparseRows
 
 __all__ = ["Legacy", "Packed", "ResidualBin"]
 
