@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from logitstore.editing.extend import extend
     from logitstore.editing.merge import merge
     from logitstore.editing.subset import subset
+    from logitstore.exchange.exporting import export_store
+    from logitstore.exchange.importing import import_store
     from logitstore.fidelity.audit import audit
     from logitstore.forecast.estimate import estimate
     from logitstore.forecast.tune import tune
@@ -74,9 +76,11 @@ __all__ = [
     "convert",
     "dump",
     "estimate",
+    "export_store",
     "extend",
     "gc",
     "generate",
+    "import_store",
     "inspect",
     "merge",
     "open",
@@ -110,8 +114,10 @@ __getattr__, __dir__ = lazy_names(
         "dump": "logitstore.dumping.run",
         "estimate": "logitstore.forecast.estimate",
         "extend": "logitstore.editing.extend",
+        "export_store": "logitstore.exchange.exporting",
         "gc": "logitstore.store.strays",
         "generate": "logitstore.generation.run",
+        "import_store": "logitstore.exchange.importing",
         "inspect": "logitstore.store.inspect",
         "merge": "logitstore.editing.merge",
         "open": "logitstore.store.reader:open_store",

@@ -12,7 +12,7 @@ from logitstore.codec import new_codec
 from logitstore.errors import StoreError
 from logitstore.format.blocks import BlockCounts
 from logitstore.format.spec import SparsifierSpec
-from logitstore.sparsify import SPARSIFIERS
+from logitstore.sparsify import SPARSIFIERS, sparsifier_of
 from logitstore.targets.documents import Document, DocumentBlock, StoredDocument
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
 
@@ -177,7 +177,7 @@ def _draws(logprobs_RV, labels_R, sparsifier, *, number):
     """Each draw of the targets; the top k in float64, all others as a dump makes them."""
     if sparsifier.name == "topk":
         return (targets_of(logprobs_RV, labels_R, k=sparsifier.k),)
-    return SPARSIFIERS[sparsifier.name].draw(
+    return sparsifier_of(sparsifier).draw(
         torch.from_numpy(logprobs_RV.astype(np.float32)),
         torch.from_numpy(labels_R.astype(np.int64)),
         1000 * np.uint64(number) + np.arange(len(labels_R), dtype=np.uint64),

@@ -36,6 +36,7 @@ RANKS = [
     "logitstore.fidelity",
     "logitstore.forecast",
     "logitstore.editing",
+    "logitstore.exchange",
     "logitstore.cli",
     "logitstore.plumbing",
     "logitstore",

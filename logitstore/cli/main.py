@@ -6,6 +6,7 @@ from logitstore.cli import making
 from logitstore.cli import checking
 from logitstore.cli import sharing
 from logitstore.cli import editing
+from logitstore.cli import exchange
 
 from logitstore.cli.app import app
 

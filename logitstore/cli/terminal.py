@@ -96,7 +96,9 @@ def print_audit(result: dict[str, Any]) -> None:
     from logitstore.cli.audit_lines import audit_lines
 
     say(*audit_lines(result))
-    if not result["teacher_matches"]:
+    if result["teacher_matches"] is None:
+        say("note: the store does not tell whether this is its teacher", err=True)
+    elif not result["teacher_matches"]:
         say("note: the store was dumped from another teacher", err=True)
 
 

@@ -96,7 +96,10 @@ class RankDeltaCodec:
         self.by_entry = not kind.rows_alike
         self._values = values
         self._check_names()
-        self._names = (*values.names, *_OF_DRAWS)
+        # What only the whole distribution tells is no column where nobody has seen it.
+        of_draws = _OF_DRAWS if kind.knows_whole else ("count",)
+        self._of_targets = (_OF_TARGETS,) if kind.knows_whole else ()
+        self._names = (*values.names, *of_draws)
         # The entropy is that of the whole distribution, which is the same for all repeats.
         self._shared = {*values.shared, "entropy"}
 
@@ -126,7 +129,12 @@ class RankDeltaCodec:
             for draw in range(self.sparsifier.draw_count)
         ]
         others = [name for names in own[1:] for name in names]
-        return (*own[0], _OF_TARGETS, *others, *([_SAMPLER] if sampler_logprobs else []))
+        return (
+            *own[0],
+            *self._of_targets,
+            *others,
+            *([_SAMPLER] if sampler_logprobs else []),
+        )
 
     def tables(self, blocks: Sequence[DocumentBlock]) -> dict[str, np.ndarray]:
         """The ranking, uint32 [V]: ids by how often they are entries of `blocks`, ties by id."""
@@ -171,7 +179,7 @@ class RankDeltaCodec:
             parts.append((deltas_RK, codes_RK))
             if number != self._first(number):
                 own = self._without_shared(own, scalars, number)
-            if number == 0:
+            if number == 0 and self.kind.knows_whole:
                 own[_OF_TARGETS] = whole_steps(
                     -targets.label_logprob_R, self.parameters["scalar_steps"], what=_OF_TARGETS
                 )
@@ -239,9 +247,10 @@ class RankDeltaCodec:
         ]
         deltas, codes, parts = zip(*slabs, strict=True)
         scalars = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        scalars["entropy"] = whole_steps(
-            targets.entropy_R, self.parameters["scalar_steps"], what="entropy"
-        )
+        if self.kind.knows_whole:
+            scalars["entropy"] = whole_steps(
+                targets.entropy_R, self.parameters["scalar_steps"], what="entropy"
+            )
         scalars["count"] = targets.count_R.astype(np.uint32)
         return np.concatenate(deltas), np.concatenate(codes), scalars
 
@@ -307,8 +316,8 @@ class RankDeltaCodec:
             sampled_RK=sampled_RK,
             count_R=count_R,
             tail_logmass_RB=np.concatenate(tails),
-            label_logprob_R=-self._nats(columns.scalars, _OF_TARGETS),
-            entropy_R=self._nats(own, "entropy"),
+            label_logprob_R=-self._whole(columns.scalars, _OF_TARGETS, rows=rows),
+            entropy_R=self._whole(own, "entropy", rows=rows),
         )
         if (count_R != k).any():
             padding_RK = ~targets.used_RK()
@@ -374,6 +383,12 @@ class RankDeltaCodec:
             )
         own = slice(draw * k, (draw + 1) * k)
         return deltas_RK[:, own], codes_RK[:, own]
+
+    def _whole(self, scalars: Mapping[str, np.ndarray], name: str, *, rows: int) -> np.ndarray:
+        """float32 [R], nats: what the whole distribution tells; NaN where nobody has seen it."""
+        if not self.kind.knows_whole:
+            return np.full(rows, np.nan, dtype=np.float32)
+        return self._nats(scalars, name)
 
     def _nats(self, scalars: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         return from_steps(scalar(scalars, name), self.parameters["scalar_steps"])

@@ -123,7 +123,7 @@ def _presets(
 
 
 def _is_head(kind: TargetKind) -> bool:
-    return kind.entries is Entries.EXACT
+    return kind.entries in (Entries.EXACT, Entries.SHARES)
 
 
 def _is_weighted(kind: TargetKind) -> bool:

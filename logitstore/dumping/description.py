@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from logitstore.format.plan import Plan
     from logitstore.format.spec import TeacherSpec
 
-__all__ = ["store_spec"]
+__all__ = ["BLOCK_TARGETS", "provenance", "store_spec", "tokenizer_spec"]
 
 # 65,536 rows of K = 64 are 4 MB a byte plane: few enough chunks, each worth a request.
-_BLOCK_TARGETS = 65_536
+BLOCK_TARGETS = 65_536
 
 
 def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> StoreSpec:
@@ -37,7 +37,7 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
     return StoreSpec(
         format=FORMAT,
         teacher=job.teacher.spec if teacher is None else teacher,
-        tokenizer=_tokenizer_spec(job.tokenizer, vocab_size=job.vocab_size),
+        tokenizer=tokenizer_spec(job.tokenizer, vocab_size=job.vocab_size),
         corpus=CorpusSpec(
             name=job.corpus.name,
             fingerprint=fingerprint(plan.to_json()),
@@ -67,12 +67,17 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
         codec=job.codec.spec,
         container=job.options.format,
         batch_tokens=job.options.batch_tokens,
-        block_targets=_BLOCK_TARGETS,
-        provenance=_provenance(),
+        block_targets=BLOCK_TARGETS,
+        provenance=provenance(),
     )
 
 
-def _tokenizer_spec(tokenizer: Any, *, vocab_size: int) -> TokenizerSpec:
+def tokenizer_spec(tokenizer: Any, *, vocab_size: int) -> TokenizerSpec:
+    """Which ids a store speaks of.
+
+    tokenizer: of transformers.
+    vocab_size: V.
+    """
     return TokenizerSpec(
         fingerprint=tokenizer_fingerprint(tokenizer),
         vocab_size=vocab_size,
@@ -81,7 +86,8 @@ def _tokenizer_spec(tokenizer: Any, *, vocab_size: int) -> TokenizerSpec:
     )
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
+    """When a store was begun, where, and by which versions; it changes no bits."""
     packages = ("logitstore", "torch", "transformers", "zarr", "pyarrow", "numcodecs")
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -32,6 +32,7 @@ from logitstore.progress import Meter, tell_stage
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.reader import Store, as_store
 from logitstore.targets.documents import StoredDocument
+from logitstore.targets.kinds import Entries
 from logitstore.targets.tails import tail_logmass_at
 from logitstore.targets.targets import SparseTargets
 from logitstore.teacher.base import Teacher, batches
@@ -73,6 +74,7 @@ def audit(**values: Any) -> dict[str, Any]:
     """
     options = AuditOptions(**values)
     store = as_store(options.store, max_memory=options.max_memory)
+    _refuse_shares(store)
     reading = Rereading.of(store, data=options.data, teacher_system=options.teacher_system)
     chosen = reading.as_read(_spread(store, options.documents, seed=options.seed))
     refuse_other_tokenizer(options.teacher, store.spec, place=store.uri)
@@ -107,6 +109,16 @@ def audit(**values: Any) -> dict[str, Any]:
         **sums.results([stored.document for stored in chosen]),
     }
     return result | {"ok": not result["faults"]}
+
+
+def _refuse_shares(store: Store) -> None:
+    """Raise SettingError for a store that does not know the mass of its entries."""
+    if sparsifier_of(store.spec.sparsifier).targets.entries is Entries.SHARES:
+        raise SettingError(
+            "the store was imported without the mass of its entries, so nothing that an audit "
+            "measures can be compared with a teacher",
+            place=store.uri,
+        )
 
 
 def _open_model(source: object, options: AuditOptions, store: Store) -> Teacher:

@@ -29,8 +29,11 @@ def is_stores_teacher(teacher: Teacher, spec: StoreSpec) -> bool | None:
     spec: of the store.
 
     A folder is known by its files and by the weights that they hold. A loaded model is known by its
-    weights alone, so that of a store that was made from a folder it cannot be told: None.
+    weights alone, so that of a store that was made from a folder it cannot be told: None. Nor of an
+    imported store, which has a name alone.
     """
+    if not spec.teacher.seen:
+        return None
     stored = spec.teacher.fingerprint
     if teacher.spec.fingerprint == stored:
         return True

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "FORMATS",
+    "UNKNOWN",
     "CodecSpec",
     "CorpusSpec",
     "SparsifierSpec",
@@ -29,6 +30,7 @@ __all__ = [
 
 FORMAT = "logitstore/4"  # what is written
 FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT)  # what is read
+UNKNOWN = "unknown"  # of a teacher that another system has run
 _MOST_TOKENS = 1 << 22  # of a vocabulary: four times that of the largest tokenizers
 
 
@@ -42,6 +44,30 @@ class TeacherSpec:
     parameters: int
     dtype: str  # in which it ran: "float32", "bfloat16"
     device: str  # kind of device on which it ran: "cpu", "cuda"
+
+    @staticmethod
+    def unseen(name: str) -> TeacherSpec:
+        """A teacher of which only a name is known, for another system has run it."""
+        return TeacherSpec(
+            name=name,
+            fingerprint=UNKNOWN,
+            architecture=UNKNOWN,
+            parameters=0,
+            dtype=UNKNOWN,
+            device=UNKNOWN,
+        )
+
+    @property
+    def seen(self) -> bool:
+        """Whether it was loaded, so that more than its name is known."""
+        return self.fingerprint != UNKNOWN
+
+    @property
+    def in_words(self) -> str:
+        """Its name, and what is known of it."""
+        if not self.seen:
+            return f"{self.name} (nothing else is known)"
+        return f"{self.name} ({self.architecture}, {self.parameters:,} parameters, {self.dtype})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Dense distribution -> SparseTargets: the sparsifiers by name.
+"""Dense distribution -> SparseTargets: the sparsifiers by name, and what imports store in place.
 
 To add a sparsifier, write a module of this folder that declares it, and add it to `SPARSIFIERS`.
 Declarations do not import torch; the code that draws is imported when it is first used.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logitstore.errors import CorruptionError, SettingError
+from logitstore.sparsify.foreign import FOREIGN
 from logitstore.sparsify.hybrid import HYBRID
 from logitstore.sparsify.options import check_temperatures
 from logitstore.sparsify.sample import SAMPLE
@@ -39,7 +40,7 @@ DEFAULT_SPARSIFIER = "hybrid"
 
 
 def sparsifier_of(spec: SparsifierSpec, *, place: str = "store.json: sparsifier") -> Sparsifier:
-    """The sparsifier that `spec` was made by.
+    """The sparsifier that `spec` was made by, or what stands for it where a store was imported.
 
     Args:
         spec: The spec of a store.
@@ -48,15 +49,15 @@ def sparsifier_of(spec: SparsifierSpec, *, place: str = "store.json: sparsifier"
     Raises CorruptionError for a name that this version does not know, and for options that the
     sparsifier of that name cannot have.
     """
-    if spec.name not in SPARSIFIERS:
+    found = SPARSIFIERS.get(spec.name) or FOREIGN.get(spec.name)
+    if found is None:
         raise CorruptionError(
             "the store was written with a sparsifier this version does not know",
             place=place,
             found=spec.name,
-            allowed=", ".join(SPARSIFIERS),
+            allowed=", ".join((*SPARSIFIERS, *FOREIGN)),
             remedy="Install a newer version of logitstore",
         )
-    found = SPARSIFIERS[spec.name]
     found.check_spec(spec, place=place)
     try:
         check_temperatures(spec)

@@ -137,11 +137,13 @@ print(store[0].targets.ids_RK, store[0].targets.logprobs_RK)
 
 def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts) -> dict[str, str]:
     targets = max(1, manifest.targets)
-    mass = totals.sums.get("head_mass", 0.0) / targets
+    mass = totals.sums.get("head_mass")
+    held = "" if mass is None else f"; exact ones hold {mass / targets:.3f} of the mass"
     return {
-        "teacher": f"{spec.teacher.name} ({spec.teacher.architecture}, "
-        f"{spec.teacher.parameters:,} parameters, {spec.teacher.dtype})",
-        "teacher's files": f"sha256 {spec.teacher.fingerprint}",
+        "teacher": spec.teacher.in_words,
+        "teacher's files": f"sha256 {spec.teacher.fingerprint}"
+        if spec.teacher.seen
+        else "unknown: another system has run it",
         "terms of the teacher": facts.teacher_license or _NOT_STATED,
         "corpus": spec.corpus.name,
         "corpus, as it was read": f"sha256 {spec.corpus.fingerprint}",
@@ -151,8 +153,7 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
         "targets": f"{manifest.targets:,}",
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
         "sparsifier": f"{spec.sparsifier.name}, "
-        f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target; "
-        f"exact ones hold {mass:.3f} of the mass",
+        f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target{held}",
         "temperatures": sparsifier_of(spec.sparsifier).served(spec.sparsifier),
         "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",
         "tokenizer": f"sha256 {spec.tokenizer.fingerprint}; its files lie in tokenizer/",

@@ -20,8 +20,8 @@ def inspect(store: StoreLike) -> dict[str, Any]:
     """A store, sealed or not, as one JSON object. Losses and entropies in nats.
 
     `bytes` are those of every object but the tokenizer, the README and the manifest. What is told
-    per target is None where there are no targets yet. Raises StoreError where there is no store,
-    CorruptionError where it is damaged.
+    per target is None where there are no targets yet, or the store does not know it. Raises
+    StoreError where there is no store, CorruptionError where it is damaged.
     """
     return _content(as_store(store, allow_partial=True))
 
@@ -32,6 +32,9 @@ def _content(store: Store) -> dict[str, Any]:
 
     def per_target(total: float) -> float | None:
         return total / targets if targets else None
+
+    def of_sum(name: str, sign: int) -> float | None:
+        return per_target(sign * sums[name]) if name in sums else None
 
     size = store.stored_bytes
     sums, columns = store.totals.sums, dict(store.totals.column_bytes)
@@ -53,20 +56,19 @@ def _content(store: Store) -> dict[str, Any]:
         "format": spec.container,
         "codec": {"id": spec.codec.id, **spec.codec.parameters},
         "fingerprint": store.fingerprint,
-        "teacher": _told(spec.teacher, "name fingerprint architecture parameters dtype"),
+        "teacher": _teacher(spec),
         "tokenizer": _told(spec.tokenizer, "fingerprint bos_token_id eos_token_id"),
         "corpus": _corpus(spec) | {"skipped": store.totals.skipped},
         "answers": [_answers(one) for one in spec.corpus.answers],
-        "retained_mass": per_target(sums.get("head_mass", 0.0)),
-        "teacher_loss": per_target(-sums.get("label_logprob", 0.0)),
-        "teacher_entropy": per_target(sums.get("entropy", 0.0)),
-        "sampler_loss": (
-            per_target(-sums["sampler_logprob"]) if "sampler_logprob" in sums else None
-        ),
+        "retained_mass": of_sum("head_mass", 1),
+        "teacher_loss": of_sum("label_logprob", -1),
+        "teacher_entropy": of_sum("entropy", 1),
+        "sampler_loss": of_sum("sampler_logprob", -1),
         "units": _units(store),
         "units_done": len(store.commits),
         "blocks": len(store.blocks),
         "sealed": store.manifest is not None,
+        "imported": spec.provenance.get("import"),
         "created": spec.provenance.get("created"),
         "edits": [one.to_json() for one in edits_of(spec, place=store.layout.place(SPEC))],
     }
@@ -82,6 +84,13 @@ def _units(store: Store) -> int:
 def _told(part: object, names: str) -> dict[str, Any]:
     """Some fields of a part of the spec."""
     return {name: getattr(part, name) for name in names.split()}
+
+
+def _teacher(spec: StoreSpec) -> dict[str, Any]:
+    """Who gave the distributions; all but the name is None where another system has run it."""
+    names = "name fingerprint architecture parameters dtype"
+    told = _told(spec.teacher, names)
+    return told if spec.teacher.seen else dict.fromkeys(told) | {"name": spec.teacher.name}
 
 
 def _corpus(spec: StoreSpec) -> dict[str, Any]:

@@ -327,7 +327,12 @@ def _row_faults(block: DocumentBlock, *, place: str, slack: float) -> Iterator[F
             mass_R,
             f"1 +- {slack:.2g}",
         ),
-        ("entropy is negative", ~(targets.entropy_R >= 0), targets.entropy_R, "0 or more"),
+        (
+            "entropy is negative",
+            ~(targets.entropy_R >= 0) & targets.kind.knows_whole,
+            targets.entropy_R,
+            "0 or more",
+        ),
     ):
         if bad_R.any():
             row = int(np.argmax(bad_R))

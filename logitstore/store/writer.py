@@ -24,6 +24,7 @@ from logitstore.store.containers import load_container
 from logitstore.store.containers.limits import shard_limits
 from logitstore.store.layout import DATA
 from logitstore.targets.documents import DocumentBlock, StoredDocument
+from logitstore.targets.kinds import Entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -202,12 +203,16 @@ def sums_of(blocks: Sequence[DocumentBlock]) -> dict[str, float]:
     head = [np.exp(part.logprobs_RK).sum(where=part.exact_RK(), dtype=np.float64) for part in parts]
     sampler = [one.sampler_logprobs_R for one in blocks if one.sampler_logprobs_R is not None]
     known = {"sampler_logprob": float(sum(one.sum(dtype=np.float64) for one in sampler))}
-    return {
-        **(known if sampler else {}),
-        "entropy": float(sum(part.entropy_R.sum(dtype=np.float64) for part in parts)),
-        "head_mass": float(sum(head)),
-        "label_logprob": float(sum(part.label_logprob_R.sum(dtype=np.float64) for part in parts)),
-    }
+    kind = parts[0].kind
+    sums = {"head_mass": float(sum(head))} if kind.entries is not Entries.SHARES else {}
+    if kind.knows_whole:
+        sums |= {
+            "entropy": float(sum(part.entropy_R.sum(dtype=np.float64) for part in parts)),
+            "label_logprob": float(
+                sum(part.label_logprob_R.sum(dtype=np.float64) for part in parts)
+            ),
+        }
+    return dict(sorted((sums | (known if sampler else {})).items()))
 
 
 def _empty(unit: WorkUnit, skipped: int, *, settings: str) -> Commit:

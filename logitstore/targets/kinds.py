@@ -18,6 +18,7 @@ class Entries(Enum):
     EXACT = "exact"  # each has the teacher's probability
     WEIGHTED = "weighted"  # some have; the others were drawn, and their weights are unbiased
     COUNTED = "counted"  # all were drawn, with replacement; the weight is the share of the draws
+    SHARES = "shares"  # each has its share of what they have together, which is not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,30 +30,43 @@ class TargetKind:
     tokens that are not exact entries are pooled in one bucket, whose mass is known at several
     temperatures, so any loss can be bounded.
 
-    Raises TypeError where neither holds, because no loss could be computed from such targets.
+    Shares say how the teacher divides the mass of the entries among them, and nothing else: they
+    serve losses that renormalise.
+
+    Raises TypeError where none of these holds, because no loss could be computed from such targets.
     """
 
     entries: Entries
     keeps_tail: bool  # the log-mass of all tokens that are not exact entries is stored
     weights_sum_to_one: bool  # the weights of each row's entries sum to 1
+    # The entropy and the true token's log-probability are stored, which only somebody knows who has
+    # seen the whole distribution. Otherwise both are NaN.
+    knows_whole: bool = True
 
     def __post_init__(self) -> None:
-        if not (self.drawn or self.keeps_tail):
+        if self.entries is Entries.SHARES:
+            if self.keeps_tail or not self.weights_sum_to_one:
+                raise TypeError("shares have no tail, and sum to 1")
+        elif not (self.drawn or self.keeps_tail):
             raise TypeError("targets of exact entries must keep their tail's mass")
+        if self.drawn and not self.knows_whole:
+            raise TypeError("drawn targets must have the entropy, which a KL from weights needs")
 
     @property
     def drawn(self) -> bool:
         """Whether some entries were drawn, so that the weights of all are an unbiased target."""
-        return self.entries is not Entries.EXACT
+        return self.entries in (Entries.WEIGHTED, Entries.COUNTED)
 
     @property
     def has_exact(self) -> bool:
         """Whether some entries have the teacher's own probability."""
-        return self.entries is not Entries.COUNTED
+        return self.entries in (Entries.EXACT, Entries.WEIGHTED)
 
     @property
     def serves(self) -> str:
         """Which losses at which temperatures, in words."""
+        if self.entries is Entries.SHARES:
+            return "losses that renormalise the entries, at any T"
         linear = "losses that are linear in the teacher, without bias"
         if not self.keeps_tail:
             return f"{linear}, at the temperatures drawn"

@@ -101,8 +101,12 @@ class Sparsifier:
 
     def served(self, spec: SparsifierSpec) -> str:
         """The temperatures at which targets of `spec` can be used, in words."""
+        if self.targets.entries is Entries.SHARES:
+            return "any, for the entries alone"
         if not self.targets.keeps_tail:
             return ", ".join(f"{one:g}" for one in spec.temperatures)
+        if len(spec.tail_nodes) == 1:
+            return "1"
         highest = max(10.0, *(1 / node for node in spec.tail_nodes))
         return "1 to 10" if highest == 10.0 else f"1 to 10, {highest:g}"
 
@@ -137,13 +141,15 @@ class Sparsifier:
                 found=", ".join(sorted(spec.options)) or "none",
                 allowed=", ".join(sorted(self.stored_options)) or "none",
             )
+        draws_anew = self.targets.drawn and not self.targets.keeps_tail
         if self.targets.keeps_tail != bool(spec.tail_nodes) or (
-            self.targets.keeps_tail == bool(spec.temperatures)
+            draws_anew != bool(spec.temperatures)
         ):
+            needed = "draws at some temperatures" if draws_anew else "keeps no draws"
             raise CorruptionError(
                 f"sparsifier {self.name} keeps the tail's mass at some nodes"
                 if self.targets.keeps_tail
-                else f"sparsifier {self.name} draws at some temperatures",
+                else f"sparsifier {self.name} {needed}",
                 place=place,
                 found=f"tail_nodes {spec.tail_nodes}, temperatures {spec.temperatures}",
             )

@@ -54,7 +54,8 @@ def tail_logmass_at(
         vocab_size: The number of tokens, V.
         count_R: How many entries of each row do not belong to the tail.
 
-    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10.
+    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10; of a
+    single node, which says nothing of others, for any temperature but its own.
     """
     b = 1.0 / temperature
     for column, node in enumerate(nodes):
@@ -109,6 +110,13 @@ def rest_logmass(
 
 def _check_range(nodes: tuple[float, ...], b: float) -> None:
     lowest, highest = TAIL_TEMPERATURES
+    if len(nodes) == 1:
+        raise SettingError(
+            "this store cannot serve the temperature: it knows the tail's mass at one alone",
+            place="--temperature",
+            found=f"{1 / b:g}",
+            allowed=f"{1 / nodes[0]:g}",
+        )
     highest_b = min(1 / lowest, max(nodes, default=1 / lowest))
     if not nodes or not 1 / highest - _SAME_NODE <= b <= highest_b + _SAME_NODE:
         least = 1 / highest_b

@@ -37,7 +37,8 @@ class SparseTargets:
 
     The weight of an entry is its contribution to the target: its probability where it was kept
     exactly, the weight of its draw where it was sampled. The teacher's probability of a sampled
-    entry is not stored; `logprobs_RK` holds the logarithm of its weight instead.
+    entry is not stored; `logprobs_RK` holds the logarithm of its weight instead. The weight of a
+    share is the entry's probability, given that the token is one of the entries.
 
     Raises CorruptionError where the columns have different numbers of rows or entries, or where
     there is a tail although the kind keeps none.
@@ -49,6 +50,7 @@ class SparseTargets:
     sampled_RK: np.ndarray  # bool, which entries were sampled; see `none_sampled`
     count_R: np.ndarray  # int32, entries in use, 1..K
     tail_logmass_RB: np.ndarray  # float32, log of the sum over the tail of p^b; EMPTY_TAIL if none
+    # NaN where the kind does not know the whole distribution:
     label_logprob_R: np.ndarray  # float32, nats, of the token that really follows
     entropy_R: np.ndarray  # float32, nats, of the full distribution
 
@@ -109,12 +111,12 @@ class SparseTargets:
         """float64 [R]: the probability of a token that is not an entry, at T = 1.
 
         The tail's mass is divided equally among these tokens. It is 0 where entries were drawn,
-        because their weights already represent the tail.
+        because their weights already represent the tail, and for shares, which know no others.
 
         Args:
             vocab_size: The number of tokens, V.
         """
-        if self.kind.drawn:
+        if not self.kind.keeps_tail or self.kind.drawn:
             return np.zeros(len(self))
         mass_R = np.exp(self.tail_logmass_RB[:, 0].astype(np.float64))
         return mass_R / np.maximum(vocab_size - self.count_R, 1)

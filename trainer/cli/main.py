@@ -156,17 +156,17 @@ def _telling_warnings() -> Iterator[None]:
 
 
 def _words(one: dict[str, float], *, parts: bool = True) -> str:
-    if "kl" not in one:
-        words = f"loss {one['loss']:.4f}"
-        if "divergence" not in one:  # learnt from answers, without a teacher
-            return words
-        return f"{words}  ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
+    if "divergence" not in one:  # learnt from answers, without a teacher
+        return f"loss {one['loss']:.4f}"
     terms = ""
+    top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
+    if "kl" not in one:  # of a store that does not know the mass of its entries
+        terms = f"ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
+        return f"loss {one['loss']:.4f}  {terms}{top}"
     if "kl_head" in one and parts:
         terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
-    if abs(one.get("divergence", one["kl"]) - one["kl"]) > _SAME:  # another loss than forward KL
+    if abs(one["divergence"] - one["kl"]) > _SAME:  # another loss than forward KL
         terms += f"  divergence {one['divergence']:.4f}"
-    top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
     return f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}{top}"
 
 

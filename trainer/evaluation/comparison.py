@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitstore import EMPTY_TAIL
-from logitstore.plumbing import codec_for
+from logitstore.plumbing import codec_for, sparsifier_of
 from trainer.losses import (
     MASKED_LOGIT,
     View,
@@ -34,6 +34,8 @@ from trainer.losses import (
     exact_teacher,
     forward_kl,
     kl_terms,
+    renormalised,
+    serves,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ _SAME_NODE = 1e-6
 class Comparison:
     """Student beside teacher at `temperature`, as targets of `sparsifier` know the teacher.
 
+    Entries whose mass is not known tell which token is the likeliest, and no KL or acceptance.
+
     Raises SettingError where these targets do not serve the temperature.
     """
 
@@ -67,7 +71,8 @@ class Comparison:
     _view: View = field(init=False)
 
     def __post_init__(self) -> None:
-        view = choose_view(self.sparsifier, loss=forward_kl, temperature=self.temperature)
+        loss = forward_kl if serves(self.sparsifier, loss=forward_kl) else renormalised
+        view = choose_view(self.sparsifier, loss=loss, temperature=self.temperature)
         object.__setattr__(self, "_view", view)
 
     @staticmethod
@@ -91,8 +96,13 @@ class Comparison:
 
     @property
     def knows_entropy(self) -> bool:
-        """Whether the stored entropies are those at `temperature`: else they are those at 1."""
-        return self._view is View.WEIGHTS or self.temperature == 1
+        """Whether entropies are stored, and are those at `temperature` and not only at 1."""
+        return self.knows_whole and (self._view is View.WEIGHTS or self.temperature == 1)
+
+    @property
+    def knows_whole(self) -> bool:
+        """Whether the store knows what only the whole distribution tells."""
+        return sparsifier_of(self.sparsifier).targets.knows_whole
 
     def rows(self, logits_RV: Tensor, targets: TargetTensors) -> dict[str, Tensor]:
         """What each row adds to the sums that the other methods take, each [R].
@@ -108,6 +118,13 @@ class Comparison:
         stored_RK = targets.logprobs_NK.masked_fill(~exact_RK, EMPTY_TAIL)
         best_RK = exact_RK & (stored_RK == stored_RK.amax(dim=-1, keepdim=True))
         agreed_R = ((ids_RK == logits_RV.argmax(dim=-1, keepdim=True)) & best_RK).any(dim=-1)
+        agreement = {
+            "agreed": agreed_R,
+            "tied": agreed_R & (best_RK.sum(dim=-1) > 1),
+            "judged": exact_RK.any(dim=-1),
+        }
+        if self._view is View.SHARES:
+            return agreement
         teacher = exact_teacher(
             targets,
             nodes=self.sparsifier.tail_nodes,
@@ -127,9 +144,7 @@ class Comparison:
             "least_kl": least_R.double(),
             "acceptance": shared_R.double(),
             "bucket": teacher.log_tail_N.exp().double(),
-            "agreed": agreed_R,
-            "tied": agreed_R & (best_RK.sum(dim=-1) > 1),
-            "judged": exact_RK.any(dim=-1),
+            **agreement,
             **renyi,
         }
 
@@ -137,16 +152,20 @@ class Comparison:
         """Per target: kl in nats, acceptance, and top-1 agreement over rows with exact entries.
 
         A row without one says nothing of the teacher's likeliest token; where no row has one,
-        agreement and acceptance are None.
+        agreement and acceptance are None. So are kl and acceptance where the mass of the entries is
+        not known.
 
         Args:
             sums: The sums over all rows of what `rows` gives.
             targets: How many rows these are.
         """
         judged = sums["judged"]
+        agreement = sums["agreed"] / judged if judged else None
+        if self._view is View.SHARES:
+            return {"kl": None, "top1_agreement": agreement, "acceptance": None}
         return {
             "kl": sums["kl"] / targets,
-            "top1_agreement": sums["agreed"] / judged if judged else None,
+            "top1_agreement": agreement,
             "acceptance": sums["acceptance"] / targets if judged else None,
         }
 
@@ -158,6 +177,8 @@ class Comparison:
         Args:
             sums: The sums over all rows of what `rows` gives.
         """
+        if self._view is View.SHARES:
+            return {"top1_agreement": "upper"} if sums["tied"] else {}
         estimated, whole = self._view is View.WEIGHTS, not sums["bucket"]
         stated = self.stated_drawn_kl if estimated else self.stated_kl
         found = {}
@@ -192,7 +213,7 @@ class Comparison:
             targets: How many rows these are.
         """
         errors = {"top1_agreement": 0.0}  # of all that may be the likeliest, every one is counted
-        if not self._interpolates:
+        if not self._interpolates and self._view is not View.SHARES:
             errors["kl"] = self._kl_error(sums, targets)
             errors["acceptance"] = math.sqrt(self.stated_kl / 2)
         return {name: errors[name] for name in self.bounds(sums) if name in errors}

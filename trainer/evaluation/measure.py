@@ -89,7 +89,9 @@ def evaluate(**values: Any) -> dict[str, Any]:
     A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
     at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
     are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
-    `acceptance` are None; so is a `perplexity` that is too large for a float.
+    `acceptance` are None; so is a `perplexity` that is too large for a float. Of an imported store
+    `teacher_loss` and `teacher_entropy` are None, and without the mass of its entries `kl` and
+    `acceptance`.
 
     A loaded model is left in the mode that it was in. The result is written to `eval.json` in
     `out`, or in `model` where that is a run and `logits` a store: text and answers must not take
@@ -307,7 +309,8 @@ def _result(
     near: dict[str, float | None] = dict.fromkeys(_OF_A_TEACHER)
     if comparison is not None:
         near |= comparison.means(values, targets=targets)
-        near["teacher_loss"] = values["teacher_loss"] / targets
+        if comparison.knows_whole:
+            near["teacher_loss"] = values["teacher_loss"] / targets
         if comparison.knows_entropy:
             near["teacher_entropy"] = values["teacher_entropy"] / targets
     loss = values["loss"] / targets

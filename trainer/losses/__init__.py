@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainer.losses.row_loss import RowLoss
     from trainer.losses.teacher import exact_teacher, teacher_head_tail, weighted_teacher
     from trainer.losses.tensors import TargetTensors
-    from trainer.losses.views import View, choose_view, draw_for
+    from trainer.losses.views import View, choose_view, draw_for, serves
 
 __all__ = [
     "LOSSES",
@@ -37,6 +37,8 @@ __all__ = [
     "exact_teacher",
     "forward_kl",
     "kl_terms",
+    "renormalised",
+    "serves",
     "teacher_head_tail",
     "weighted_teacher",
 ]
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_names(
         "draw_for": "trainer.losses.views",
         "exact_teacher": "trainer.losses.teacher",
         "kl_terms": "trainer.losses.head_tail",
+        "serves": "trainer.losses.views",
         "teacher_head_tail": "trainer.losses.teacher",
         "weighted_teacher": "trainer.losses.teacher",
     },

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import ModelError, SettingError
-from logitstore.plumbing import LMHead, sparsifier_of
+from logitstore.plumbing import LMHead
 from trainer.data.answer_files import labels_only, refuse_teacher
 from trainer.data.rows import Batch
 from trainer.data.spans import SpanTargets, has_spans
@@ -228,7 +228,7 @@ def _temperature(batch: Batch, temperature: float | None, *, loss: Loss | SpanLo
         return batch.temperature
     if isinstance(loss, SpanLoss):
         return temperature
-    if not sparsifier_of(_spec_of(batch).sparsifier).targets.keeps_tail:
+    if _spec_of(batch).sparsifier.temperatures:
         raise SettingError(
             "the batch holds targets that were drawn for another temperature",
             found=f"{temperature:g}",

@@ -17,7 +17,7 @@ from trainer.losses.base import LossInputs
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
 from trainer.losses.teacher import exact_teacher, weighted_teacher
-from trainer.losses.views import View, choose_view
+from trainer.losses.views import View, choose_view, serves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +43,16 @@ class RowLoss:
     vocab_size: int
     view: View = field(init=False)
     # How forward KL sees the targets: "kl" is taken so whatever the loss is, or runs with different
-    # losses could not be compared.
-    kl_view: View = field(init=False)
+    # losses could not be compared. None where the targets do not tell it.
+    kl_view: View | None = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, loss in (("view", self.loss), ("kl_view", forward_kl)):
-            view = choose_view(self.sparsifier, loss=loss, temperature=self.temperature)
-            object.__setattr__(self, name, view)
+        view = choose_view(self.sparsifier, loss=self.loss, temperature=self.temperature)
+        kl_view = None
+        if serves(self.sparsifier, loss=forward_kl):
+            kl_view = choose_view(self.sparsifier, loss=forward_kl, temperature=self.temperature)
+        object.__setattr__(self, "view", view)
+        object.__setattr__(self, "kl_view", kl_view)
 
     @property
     def factor(self) -> float:
@@ -59,12 +62,12 @@ class RowLoss:
     @property
     def names(self) -> tuple[str, ...]:
         """What is summed; the parts of kl only where that is taken over head and bucket."""
-        parts = ("kl_binary", "kl_head") if self.kl_view is View.BUCKET else ()
-        return ("loss", "ce", "divergence", "kl", *parts, "agreement", "judged")
+        parts = {View.BUCKET: ("kl", "kl_binary", "kl_head"), None: ()}.get(self.kl_view, ("kl",))
+        return ("loss", "ce", "divergence", *parts, "agreement", "judged")
 
     def entries(self, targets: TargetTensors) -> Tensor:
         """bool [C, K]: which entries of `targets` stand for themselves, outside the bucket."""
-        return targets.exact_NK if self.view is View.BUCKET else targets.used_NK
+        return targets.used_NK if self.view is View.WEIGHTS else targets.exact_NK
 
     @property
     def needs_drawn(self) -> bool:
@@ -72,7 +75,7 @@ class RowLoss:
 
         So it is where the loss is taken over head and bucket, and kl from the weights.
         """
-        return self.view is not self.kl_view
+        return self.kl_view is View.WEIGHTS and self.view is not View.WEIGHTS
 
     def metrics(
         self,
@@ -113,7 +116,9 @@ class RowLoss:
         )
         divergence_C = self.loss.divergence(inputs) + constant_C
         with torch.no_grad():
-            if used_CK is None:
+            if self.kl_view is None:
+                parts = {}
+            elif used_CK is None:
                 parts = kl_terms(student, teacher)
                 parts["kl"] += constant_C
             else:

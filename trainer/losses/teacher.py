@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitstore import EMPTY_TAIL
-from logitstore.plumbing import rest_logmass, tail_logmass_at
+from logitstore.plumbing import Entries, rest_logmass, tail_logmass_at
 from trainer.losses.base import HeadTail
-from trainer.losses.head_tail import bucketed
+from trainer.losses.head_tail import MASKED_LOGIT, bucketed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,8 @@ def exact_teacher(
 ) -> HeadTail:
     """The teacher over its exact entries and one bucket, which holds the drawn ones too.
 
+    The bucket is empty for shares, of whose mass nothing is known.
+
     Args:
         targets: What is stored of N rows.
         nodes: The b = 1/T at which `targets.tail_logmass_NB` is stored; empty where no tail is.
@@ -44,6 +46,9 @@ def exact_teacher(
     Raises SettingError where the tail's mass cannot be had at `temperature`.
     """
     exact_NK = targets.exact_NK
+    if targets.kind.entries is Entries.SHARES:
+        no_tail_N = torch.full_like(targets.logprobs_NK[:, 0], MASKED_LOGIT)
+        return bucketed(targets.logprobs_NK / temperature, no_tail_N, exact_NK)
     if targets.kind.keeps_tail:
         return teacher_head_tail(
             logprobs_NK=targets.logprobs_NK,

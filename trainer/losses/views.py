@@ -5,6 +5,7 @@ What a target is, its kind says; no sparsifier is asked for by name.
     keeps a tail, no draws    exact entries and a bucket: any loss at any temperature of its tail
     keeps a tail, and draws   the same; at T = 1 its weights, where the loss is unbiased from them
     no tail                   weights alone: such losses, at the temperatures that were drawn
+    shares                    the entries alone: losses that renormalise them, at any temperature
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from logitstore import SettingError
 from logitstore.plumbing import (
     SPARSIFIERS,
     TAIL_TEMPERATURES,
+    Entries,
     sparsifier_of,
     tail_logmass_at,
 )
 from trainer.losses.forward_kl import forward_kl
+from trainer.losses.renormalised import renormalised
 
 if TYPE_CHECKING:
     from logitstore import SparsifierSpec
     from trainer.losses.base import Loss
 
-__all__ = ["View", "choose_view", "draw_for"]
+__all__ = ["View", "choose_view", "draw_for", "serves"]
 
 
 class View(Enum):
@@ -35,6 +38,7 @@ class View(Enum):
 
     BUCKET = "bucket"  # its exact entries, and one bucket of everything else
     WEIGHTS = "weights"  # all its entries by their weights, in the mean the teacher's probabilities
+    SHARES = "shares"  # its entries as if there were no other token
 
 
 def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -> View:
@@ -48,6 +52,9 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
     Raises SettingError, with the reason and what to do instead, where they cannot serve it.
     """
     kind = sparsifier_of(sparsifier).targets
+    if kind.entries is Entries.SHARES:
+        _check_renormalises(loss)
+        return View.SHARES
     if not kind.keeps_tail:
         _check_drawn(sparsifier.temperatures, loss=loss, temperature=temperature)
         return View.WEIGHTS
@@ -74,6 +81,29 @@ def draw_for(sparsifier: SparsifierSpec, *, temperature: float, epoch: int) -> i
         epoch: The number of the epoch, from 0.
     """
     return sparsifier.draw_number(temperature=temperature, repeat=epoch)
+
+
+def serves(sparsifier: SparsifierSpec, *, loss: Loss) -> bool:
+    """Whether targets that serve some loss serve this one too, at the same temperature.
+
+    Args:
+        sparsifier: The spec of what made the targets.
+        loss: The other loss.
+    """
+    shares = sparsifier_of(sparsifier).targets.entries is Entries.SHARES
+    return loss.tail == "dropped" or not shares
+
+
+def _check_renormalises(loss: Loss) -> None:
+    if loss.tail != "dropped":
+        raise SettingError(
+            f"--loss {loss.name} needs the mass of the kept tokens, which was not kept where the "
+            "store was imported from",
+            place="--loss",
+            found=loss.name,
+            allowed=renormalised.name,
+            remedy=f"Take --loss {renormalised.name}",
+        )
 
 
 def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) -> None:

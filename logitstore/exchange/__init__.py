@@ -1,0 +1,1 @@
+"""Other systems' files of distributions: read into a store, and written from one."""
