@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
 
 import logitstore
-from logitstore import EMPTY_TAIL, CorruptionError, SettingError
+from logitstore import EMPTY_TAIL, CorruptionError, SettingError, StoreError
 from logitstore.codec import new_codec
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS, sparsifier_of
@@ -22,7 +24,7 @@ from logitstore.targets.kinds import Entries, TargetKind
 from tests.memory_store import VOCAB, MemoryStore
 from tests.synthetic import store_spec, stored_documents, write_store
 from tests.test_trainer_cli import call, fit, folder  # noqa: F401
-from trainer import evaluate
+from trainer import evaluate, retokenize
 from trainer.losses import LOSSES, TargetTensors, View, choose_view, exact_teacher
 
 HEAD = SparsifierSpec(name="head", k=6, tail_nodes=(1.0,))
@@ -80,6 +82,16 @@ def test_what_is_not_known_is_no_column(spec: SparsifierSpec, tmp_path: Path) ->
     assert (told["retained_mass"] is None) == (spec is SHARES)
     card = layout.storage.read("README.md").decode()
     assert ("of the mass" in card) == (spec is HEAD)
+    for unknown in ("entropy", "loss", *(["retained_mass"] if spec is SHARES else [])):
+        with pytest.raises(SettingError, match="has no such column"):
+            logitstore.subset(tmp_path / "store", tmp_path / "part", where=f"{unknown} > 0")
+
+
+def test_spans_are_not_made_of_what_is_not_known() -> None:
+    other = ByteLevelBPETokenizer()
+    other.train_from_iterator(["some other words"], vocab_size=260)
+    with pytest.raises(StoreError, match="log-probabilities of the true tokens"):
+        retokenize(MemoryStore(sparsifier=HEAD), PreTrainedTokenizerFast(tokenizer_object=other))
 
 
 def test_a_kind_says_whether_it_can_be_used_at_all() -> None:

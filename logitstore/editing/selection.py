@@ -17,6 +17,7 @@ from logitstore.editing.expression import Condition, parse_condition
 from logitstore.errors import SettingError, StoreError
 from logitstore.format.columns import DOCUMENT_COLUMNS
 from logitstore.progress import Meter
+from logitstore.sparsify import sparsifier_of
 from logitstore.targets.draws import uniforms
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from logitstore.progress import OnProgress
     from logitstore.store.reader import Store
     from logitstore.targets.documents import DocumentBlock
+    from logitstore.targets.kinds import TargetKind
 
 __all__ = ["COLUMNS", "Choice", "parse_span", "parse_where"]
 
@@ -204,6 +206,14 @@ def _where(store: Store, condition: Condition, on_progress: OnProgress | None) -
             found="sampler_loss",
             remedy="Leave it out",
         )
+    unknown = condition.names & _unknown(sparsifier_of(store.spec.sparsifier).targets)
+    if unknown:
+        raise SettingError(
+            "the targets of the store do not know the whole distribution, so it has no such column",
+            place="--where",
+            found=", ".join(sorted(unknown)),
+            remedy="Leave it out",
+        )
     meter = Meter(on_progress, stage="looking for documents", unit="documents")
     found, done = [], 0
     for number in range(len(store.blocks)):
@@ -218,6 +228,13 @@ def _where(store: Store, condition: Condition, on_progress: OnProgress | None) -
         done += len(documents_DC)
         meter.tell(done, fraction=done / max(1, len(store)))
     return np.concatenate(found)
+
+
+def _unknown(kind: TargetKind) -> set[str]:
+    """The columns that targets of a kind do not have."""
+    if kind.knows_whole:
+        return set()
+    return {"entropy", "loss"} | (set() if kind.has_exact else {"retained_mass"})
 
 
 def _means(block: DocumentBlock) -> Mapping[str, np.ndarray]:

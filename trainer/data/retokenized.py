@@ -19,6 +19,7 @@ from logitstore import LogitStoreError, SettingError, StoreError, TokenizerError
 from logitstore.plumbing import (
     Meter,
     fingerprint,
+    sparsifier_of,
     stored_tokenizer,
     tokenizer_files,
     tokenizer_fingerprint,
@@ -122,12 +123,19 @@ class RetokenizedStore:
         with_targets: Whether the teacher's distributions are kept, as ULD needs.
 
     Raises TokenizerError where a tokenizer does not say which bytes its tokens stand for, or the
-    store keeps none.
+    store keeps none; StoreError where the store does not know the log-probabilities of true tokens.
     """
 
     def __init__(
         self, store: Any, tokenizer: Any, *, words: bool = False, with_targets: bool = False
     ) -> None:
+        if not sparsifier_of(store.spec.sparsifier).targets.knows_whole:
+            raise StoreError(
+                "the store does not know the teacher's log-probabilities of the true tokens, of "
+                "which spans are made",
+                place=getattr(store, "uri", store.fingerprint[:12]),
+                remedy="Take a student with the store's tokenizer",
+            )
         files: dict[str, bytes] = getattr(store, "tokenizer_files", dict)()
         if not files:
             raise TokenizerError(

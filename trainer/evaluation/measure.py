@@ -90,8 +90,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
     at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
     are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
     `acceptance` are None; so is a `perplexity` that is too large for a float. Of an imported store
-    `teacher_loss` and `teacher_entropy` are None, and without the mass of its entries `kl` and
-    `acceptance`.
+    `teacher_loss`, `teacher_entropy` and `yardstick` are None, and without the mass of its
+    entries `kl` and `acceptance`.
 
     A loaded model is left in the mode that it was in. The result is written to `eval.json` in
     `out`, or in `model` where that is a run and `logits` a store: text and answers must not take
@@ -255,9 +255,10 @@ class _BatchMeasure:
                 compared = self.comparison.rows(logits_RV, targets)
                 sums.add(**{name: value_R.sum() for name, value_R in compared.items()})
                 found |= compared
-                found |= sums.yardstick.rows(found["loss"], label_R[chunk])
-                for name in ("least_kl", "p_change"):
-                    kept[name].append(found[name])
+                if self.comparison.knows_whole:
+                    found |= sums.yardstick.rows(found["loss"], label_R[chunk])
+                    for name in ("least_kl", "p_change"):
+                        kept[name].append(found[name])
             for name, value_R in found.items():
                 sum_D = by_document.setdefault(name, torch.zeros_like(by_document["targets"]))
                 sum_D.index_add_(0, document_R[chunk], value_R.double().cpu())
@@ -313,6 +314,7 @@ def _result(
             near["teacher_loss"] = values["teacher_loss"] / targets
         if comparison.knows_entropy:
             near["teacher_entropy"] = values["teacher_entropy"] / targets
+    measured = comparison if comparison is not None and comparison.knows_whole else None
     loss = values["loss"] / targets
     perplexity = math.exp(loss) if loss < MOST_NATS else None
     errors = sums.spread.standard_errors()
@@ -338,7 +340,7 @@ def _result(
             {} if comparison is None else comparison.coding_errors(values, targets=targets)
         ),
         "standard_errors": errors,
-        "yardstick": None if comparison is None else sums.yardstick.result(comparison, values),
+        "yardstick": None if measured is None else sums.yardstick.result(measured, values),
         "reliability": [
             {
                 "confidence": float(confidence_B[place] / count_B[place]),
