@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.s3_server import ENVIRONMENT, make_bucket, s3_server
 
 if TYPE_CHECKING:
@@ -103,3 +104,17 @@ def bucket(_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{secrets.token_hex(8)}"
     make_bucket(_s3, name)
     return f"s3://{name}/stores/one"
+
+
+@pytest.fixture(scope="session")
+def _proxy(_s3: str) -> Iterator[FaultProxy]:
+    with fault_proxy(_s3) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(_proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
+    """A proxy without rules yet, through which `bucket` is reached."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _proxy.url)
+    _proxy.rules()
+    return _proxy

@@ -30,7 +30,7 @@ UNITS = [stored_documents([9, 5, 7, 20], seed=seed) for seed in range(4)]
 
 @dataclass
 class FarDict(DictStorage):
-    """A storage in memory whose answers take a while, and which counts how many are on their way."""
+    """A storage in memory whose answers take a while, and which counts those on their way."""
 
     seconds: float = 0.0
     waiting: int = 0

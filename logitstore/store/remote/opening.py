@@ -5,13 +5,14 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from logitstore.errors import SettingError
+from logitstore.store.remote.cached import CachedStorage, with_cache
 from logitstore.store.remote.calls import check_uri
 from logitstore.store.remote.objects import ReadOnlyStorage, RemoteStorage
 
 __all__ = ["open_remote"]
 
 
-def open_remote(uri: str) -> RemoteStorage:
+def open_remote(uri: str) -> RemoteStorage | CachedStorage:
     """The storage at a URI; nothing is asked of the server yet.
 
     uri: `s3://bucket/path`, `gs://bucket/path`, `az://container/path` or `https://host/path`.
@@ -31,4 +32,5 @@ def open_remote(uri: str) -> RemoteStorage:
             remedy="Set the credentials of the service in the environment",
         )
     check_uri(uri)
-    return (ReadOnlyStorage if uri.lower().startswith("http") else RemoteStorage)(uri)
+    kind = ReadOnlyStorage if uri.lower().startswith("http") else RemoteStorage
+    return with_cache(kind(uri))
