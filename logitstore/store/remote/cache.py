@@ -1,9 +1,10 @@
 """A cache on the disk of ranges that were read of remote objects: `LOGITSTORE_CACHE=folder`.
 
 Processes share it. An entry is one file: a line that says what it is of, its sha256 and its bytes.
-It is written under another name and then renamed, and compared with its sha256 when it is read, so a
-process may be killed and a disk may rot: an entry is sound or it is dropped. Its name is a hash of
-the object's URI, its version and the range, so neither an older version nor a secret is in it.
+It is written under another name and then renamed, and compared with its sha256 when it is read, so
+a process may be killed and a disk may rot: an entry is sound or it is dropped. Its name is a hash
+of the object's URI, its version and the range, so no other version is taken for it, and no URI is
+written.
 
     <folder>/<2 hex>/<62 hex>    an entry
     <folder>/ledger              bytes in the cache, as far as is known; whoever changes it locks it
@@ -80,8 +81,8 @@ class RangeCache:
                 return
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._locked() as ledger:
-                # Before it is written: who is killed in between leaves too much in the ledger, which
-                # the next count of all files puts right, and never too little.
+                # Before it is written: who is killed in between leaves too much in the ledger,
+                # which the next count of all files puts right, and never too little.
                 total = _number(ledger) + size
                 if total > self.most:
                     total = self._make_room(size) + size

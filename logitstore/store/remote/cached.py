@@ -13,19 +13,20 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from logitstore.errors import ObjectMissing, SettingError
 from logitstore.store.memory_limit import parse_bytes
 from logitstore.store.remote.cache import RangeCache
-from logitstore.store.remote.calls import ENDPOINTS, Refused
+from logitstore.store.remote.calls import ENDPOINTS, Got, Refused
 from logitstore.store.remote.requests import together
-from logitstore.store.remote.spans import cut_out, spans_of
+from logitstore.store.remote.spans import read_spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from logitstore.store.remote.calls import Head
+    from logitstore.store.remote.hub import HubStorage
     from logitstore.store.remote.objects import RemoteStorage
 
 __all__ = ["CachedStorage", "with_cache"]
@@ -33,10 +34,11 @@ __all__ = ["CachedStorage", "with_cache"]
 _FOLDER, _SIZE = "LOGITSTORE_CACHE", "LOGITSTORE_CACHE_SIZE"
 _DEFAULT_SIZE = "10G"
 _KEPT = "data/"
+Versioned: TypeAlias = "RemoteStorage | HubStorage"
 _MOST_VERSIONS = 10_000  # of objects, in memory
 
 
-def with_cache(storage: RemoteStorage) -> RemoteStorage | CachedStorage:
+def with_cache(storage: Versioned) -> Versioned | CachedStorage:
     """The storage, behind the cache that the environment names, if it does.
 
     storage: of a URI.
@@ -62,7 +64,7 @@ class CachedStorage:
     cache: where their ranges are kept.
     """
 
-    storage: RemoteStorage
+    storage: Versioned
     cache: RangeCache
     _versions: OrderedDict[str, Head] = field(default_factory=OrderedDict)
 
@@ -74,7 +76,7 @@ class CachedStorage:
     def read(self, name: str) -> bytes:
         """See `Storage`."""
         head = self._version(name) if name.startswith(_KEPT) else None
-        return self.storage.read(name) if head is None else self._part(name, (0, head.size))
+        return self.storage.read(name) if head is None else self._part(name, 0, head.size).data
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> builtins.list[bytes]:
         """See `Storage`."""
@@ -89,12 +91,8 @@ class CachedStorage:
         found = self.storage.read_together(rest) if rest else {}
         unknown = [name for name in kept if name not in self._versions]
         together([partial(self._version, name) for name in unknown])
-        spans = [(name, span) for name, ranges in kept.items() for span in spans_of(ranges)]
-        parts = together([partial(self._part, name, span) for name, span in spans])
-        read: dict[str, dict[tuple[int, int], bytes]] = {name: {} for name in kept}
-        for (name, span), data in zip(spans, parts, strict=True):
-            read[name][span] = data
-        return found | {name: [*cut_out(kept[name], read[name])] for name in kept}
+        parts = read_spans(self._part, self.storage.size, kept)
+        return found | parts
 
     def size(self, name: str) -> int | None:
         """See `Storage`. It is asked for anew."""
@@ -145,18 +143,18 @@ class CachedStorage:
                 self._versions.popitem(last=False)
         return head
 
-    def _part(self, name: str, span: tuple[int, int]) -> bytes:
+    def _part(self, name: str, start: int, stop: int) -> Got:
         """A range of an object, of one version of it: from the cache, or kept there now."""
         head = self._version(name)
-        start, stop = span[0], min(span[1], head.size)
+        stop = min(stop, head.size)
         if start >= stop:
-            return b""
+            return Got(b"", *head)
         if head.etag is None:
-            return self.storage.got(name, start, stop).data
+            return self.storage.got(name, start, stop)
         key = (*self._place, name, head.etag, head.size, head.modified, start, stop)
         data = self.cache.get(*key)
         if data is not None and len(data) == stop - start:
-            return data
+            return Got(data, *head)
         try:
             strong = None if head.etag.startswith("W/") else head.etag
             got = self.storage.got(name, start, stop, etag=strong)
@@ -166,7 +164,7 @@ class CachedStorage:
             self.cache.put(got.data, *key)
         else:
             self._versions.pop(name, None)
-        return got.data
+        return got
 
     @property
     def _place(self) -> tuple[str, ...]:
