@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.fault_proxy import FaultProxy, fault_proxy
-from tests.s3_server import ENVIRONMENT, make_bucket, s3_server
+from tools.fault_proxy import FaultProxy, fault_proxy
+from tools.s3_server import ENVIRONMENT, make_bucket, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

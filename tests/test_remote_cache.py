@@ -21,7 +21,7 @@ from tests.synthetic import store_spec, stored_documents, write_store
 from tools.torture_store import CONTAINERS, content
 
 if TYPE_CHECKING:
-    from tests.fault_proxy import FaultProxy
+    from tools.fault_proxy import FaultProxy
 
 UNITS = [stored_documents([9, 5, 7, 20], seed=seed) for seed in range(2)]
 

@@ -19,7 +19,7 @@ from tools.torture_store import CONTAINERS, content, shard_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.fault_proxy import FaultProxy
+    from tools.fault_proxy import FaultProxy
 
 UNITS = [stored_documents([9, 5, 7, 20], seed=seed) for seed in range(2)]
 
@@ -90,11 +90,9 @@ def test_what_does_not_pass_is_one_error_that_names_the_object(
 def test_wrong_bytes_are_told_whatever_the_server_says(
     bucket: str, proxy: FaultProxy, container: str
 ) -> None:
-    write_store(open_storage(bucket), UNITS, spec=store_spec(container=container))
-    names = list(open_storage(bucket).list(""))
+    write_store(open_storage(bucket), UNITS[:1], spec=store_spec(container=container))
+    names = [name for name in open_storage(bucket).list("") if name != "README.md"]
     for name in names:
-        if name == "README.md":
-            continue
         proxy.rules({"on": f"GET .*/{name}", "fault": "wrong bytes"})
         with pytest.raises(LogitStoreError):
             content(bucket)
@@ -109,6 +107,7 @@ def test_an_answer_of_yesterday_is_told(bucket: str, proxy: FaultProxy) -> None:
     names = ["store.json", "manifest.json", "commits/000000.json"]
     proxy.rules(*({"on": f"GET .*/{name}", "fault": "stale"} for name in names))
     content(bucket)
+    proxy.rules()
     for name in list(storage.list("")):
         storage.delete(name)
     other = [stored_documents([8, 6, 7, 20], seed=seed) for seed in range(5, 7)]
