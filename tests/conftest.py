@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.azurite_server import azurite_server, make_container
 from tools.fault_proxy import FaultProxy, fault_proxy
 from tools.s3_server import ENVIRONMENT, make_bucket, s3_server
 
@@ -104,6 +105,22 @@ def bucket(_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{secrets.token_hex(8)}"
     make_bucket(_s3, name)
     return f"s3://{name}/stores/one"
+
+
+@pytest.fixture(scope="session")
+def _azurite() -> Iterator[dict[str, str]]:
+    with azurite_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def azure(_azurite: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a path in a fresh container of a real server of Azure's protocol."""
+    for name, value in _azurite.items():
+        monkeypatch.setenv(name, value)
+    name = f"container-{secrets.token_hex(8)}"
+    make_container(_azurite["AZURE_STORAGE_ENDPOINT"], name)
+    return f"az://{name}/stores/one"
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,9 @@ _WRONG_ANSWERS, _WRONG_SECONDS = 3, 0.2  # how often one is asked for again, and
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 # What a server answers that lost the range on the way: asked again, it may know better.
 _WRONG_ANSWER = re.compile(r"Requested \d+\.\.\d+, got|Content-Range header not present")
-_BEHIND_THE_END = re.compile(r"\b416\b|Requested range not satisfiable")
+_BEHIND_THE_END = re.compile(
+    r"\b416\b|Requested range not satisfiable|Wanted range starting at \d+, but object was only"
+)
 _QUERY = re.compile(r"\?\S*")  # of a URL in an error; it may be signed
 
 
