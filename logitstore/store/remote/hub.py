@@ -190,7 +190,7 @@ class HubStorage:
         raise StorageError(
             "a data set of the Hub is only read from",
             place=self.place(name),
-            remedy="Dump into a folder, and upload that as a data set",
+            remedy="Dump into a folder, and share that with `logitstore push`",
         )
 
     @property
