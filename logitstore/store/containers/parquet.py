@@ -156,6 +156,7 @@ class ParquetShard:
                     allowed=f"up to {self.limits.table}",
                 )
             found[name] = self._read_group(path, footer, 0, rows=rows)["id"].to_numpy()
+            self.kept.pop(path, None)  # it is not read again
         return found
 
     def fetch(self, number: int, *, draw: int | None = None) -> Fetched:
@@ -199,6 +200,7 @@ class ParquetShard:
     def check(self) -> None:
         """Raise CorruptionError where the footer of the documents is not of this format."""
         _ = self._footer
+        self.kept.pop(_DOCUMENTS, None)
 
     @property
     def _lists(self) -> list[str]:
