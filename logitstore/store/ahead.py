@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from logitstore.store.storage import FarStorage
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from logitstore.format.blocks import BlockTable
     from logitstore.store.containers.base import Fetched
-    from logitstore.store.reader import Store
+    from logitstore.store.layout import StoreLayout
     from logitstore.targets.documents import DocumentBlock
 
 __all__ = ["ReadAhead"]
@@ -34,6 +35,41 @@ _IN_TURN = 8  # blocks ahead of one that reads them in order
 _MOST_LENGTHS = 256
 
 
+class Blocks(Protocol):
+    """What is asked of a store here; a `Store` has it."""
+
+    @property
+    def layout(self) -> StoreLayout:
+        """Where it lies."""
+        ...
+
+    @property
+    def blocks(self) -> BlockTable:
+        """The counts of each block."""
+        ...
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all blocks, about."""
+        ...
+
+    def fetch_block(self, number: int, *, all_draws: bool = False) -> Fetched:
+        """The bytes that reading a block takes."""
+        ...
+
+    def read_block(self, number: int, *, fetched: Fetched | None = None) -> DocumentBlock:
+        """A block, of what was fetched."""
+        ...
+
+    def read_draws(self, number: int, *, fetched: Fetched | None = None) -> Iterator[DocumentBlock]:
+        """A block at each draw in turn, of what was fetched."""
+        ...
+
+    def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets of each document of a block."""
+        ...
+
+
 class ReadAhead:
     """The blocks of one store, for one reader. Where the storage is near, nothing is done ahead.
 
@@ -43,7 +79,7 @@ class ReadAhead:
         all_draws: Whether blocks are read with all their draws.
     """
 
-    def __init__(self, store: Store, *, most: int = _MOST_BYTES, all_draws: bool = False) -> None:
+    def __init__(self, store: Blocks, *, most: int = _MOST_BYTES, all_draws: bool = False) -> None:
         self._store, self._most, self._all_draws = store, most, all_draws
         self.far = isinstance(store.layout.storage, FarStorage)
         self._begin()
@@ -55,10 +91,10 @@ class ReadAhead:
         self._fetching: dict[int, Future[Fetched]] = {}
         self._lengths: dict[int, Future[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def __getstate__(self) -> tuple[Store, int, bool]:
+    def __getstate__(self) -> tuple[Blocks, int, bool]:
         return self._store, self._most, self._all_draws
 
-    def __setstate__(self, state: tuple[Store, int, bool]) -> None:
+    def __setstate__(self, state: tuple[Blocks, int, bool]) -> None:
         store, most, all_draws = state
         self.__init__(store, most=most, all_draws=all_draws)  # type: ignore[misc]
 
