@@ -12,7 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.s3_server import ENVIRONMENT, make_bucket, s3_server
+from tests.azurite_server import azurite_server, make_container
+from tools.fault_proxy import FaultProxy, fault_proxy
+from tools.s3_server import ENVIRONMENT, make_bucket, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,3 +105,33 @@ def bucket(_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{secrets.token_hex(8)}"
     make_bucket(_s3, name)
     return f"s3://{name}/stores/one"
+
+
+@pytest.fixture(scope="session")
+def _azurite() -> Iterator[dict[str, str]]:
+    with azurite_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def azure(_azurite: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a path in a fresh container of a real server of Azure's protocol."""
+    for name, value in _azurite.items():
+        monkeypatch.setenv(name, value)
+    name = f"container-{secrets.token_hex(8)}"
+    make_container(_azurite["AZURE_STORAGE_ENDPOINT"], name)
+    return f"az://{name}/stores/one"
+
+
+@pytest.fixture(scope="session")
+def _proxy(_s3: str) -> Iterator[FaultProxy]:
+    with fault_proxy(_s3) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(_proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
+    """A proxy without rules yet, through which `bucket` is reached."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _proxy.url)
+    _proxy.rules()
+    return _proxy

@@ -26,7 +26,7 @@ from logitstore.store.remote.spans import spans_of
 from logitstore.store.storage import open_storage
 from tests.synthetic import plan_of, store_spec, stored_documents, write_store
 from tests.test_teacher import TEXTS, Lines
-from tools.torture_store import CONTAINERS, content, make_scene, shard_bytes
+from tools.torture_store import content, make_scene, shard_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,10 +85,17 @@ def web(tmp_path: Path) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(
+    ("service", "container"), [("bucket", "zarr"), ("bucket", "parquet"), ("azure", "zarr")]
+)
 def test_a_dump_into_a_bucket_is_the_one_into_a_folder(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, bucket: str, container: str
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    service: str,
+    container: str,
 ) -> None:
+    bucket = request.getfixturevalue(service)
     job: dict[str, Any] = {"teacher": Lines(), "tokenizer": tokenizer, "data": TEXTS}
     job |= {"format": container, "unit_tokens": 20}
     here = logitstore.dump(**job, out=tmp_path / "store")
@@ -152,6 +159,27 @@ def test_a_store_on_a_web_server_is_read_and_nothing_else(tmp_path: Path, web: s
     with pytest.raises(ObjectMissing, match=rf"^{re.escape(url)}/none: "):
         storage.read("none")
     assert not [one for one in _Ranges.asked if "PROPFIND" in one]
+
+
+def test_a_server_without_ranges_is_refused_in_plain_words(tmp_path: Path) -> None:
+    """Python's own: it answers with the whole file, whatever is asked for."""
+    write_store(tmp_path / "store", UNITS, spec=store_spec())
+    whole = partial(_Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), whole) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/store"
+            with pytest.raises(StorageError, match=r"gives whole files alone.*server that knows"):
+                logitstore.open(url)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
 
 
 def test_neighbours_are_one_request(tmp_path: Path, web: str) -> None:

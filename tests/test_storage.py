@@ -45,13 +45,15 @@ NO_LINKS = [
 
 
 @pytest.fixture(
-    params=["files", "files without links", "files without links or locks", "memory", "s3"]
+    params=["files", "files without links", "files without links or locks", "memory", "s3", "az"]
 )
 def storage(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Storage:
     if request.param == "s3":
         return open_storage(request.getfixturevalue("bucket"))
+    if request.param == "az":
+        return open_storage(request.getfixturevalue("azure"))
     if "links" in request.param:
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
     if "locks" in request.param:

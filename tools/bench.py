@@ -20,6 +20,7 @@ BENCHMARKS = {
     "tools.bench_repeats": True,
     "tools.bench_fidelity": True,
     "tools.bench_edit": True,
+    "tools.bench_remote": False,
 }
 
 

@@ -99,7 +99,7 @@ def small_blocks(targets: int = BLOCK_TARGETS) -> Iterator[None]:
 
     targets: instead of 65,536.
     """
-    with patch.object(description, "_BLOCK_TARGETS", targets):
+    with patch.object(description, "BLOCK_TARGETS", targets):
         yield
 
 

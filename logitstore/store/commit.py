@@ -213,7 +213,11 @@ class StoreWriter:
             if isinstance(layout.storage, Named):
                 layout.storage.sync_names(COMMITS)  # of others, who may not have come to it yet
             manifest = self._manifest(spec, commits)
-            layout.storage.put_if_absent(MANIFEST, manifest.encoded())
+            try:
+                layout.storage.put_if_absent(MANIFEST, manifest.encoded())
+            except StorageError:
+                if not self._holds(MANIFEST, manifest.encoded()):  # the reply alone was lost
+                    raise
         manifest = layout.read_manifest()
         if layout.storage.size(README) is None:
             card = store_card(spec, manifest, Totals.of(commits), name=base_name(layout.storage))

@@ -16,7 +16,7 @@ from logitstore.format.manifest import Commit, Manifest
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.format.tokenizer_names import is_tokenizer_name
-from logitstore.store.storage import Storage, StorageLike, open_storage, place_of
+from logitstore.store.storage import FarStorage, Storage, StorageLike, open_storage, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -184,6 +184,10 @@ class StoreLayout:
         Raises ObjectMissing, and CorruptionError for one that is too large: before it is read.
         """
         most = self.most_bytes(name, otherwise=MAX_JSON_BYTES)
+        if isinstance(self.storage, FarStorage):  # one request is half the time of two
+            (data,) = self.storage.read_ranges(name, [(0, most + 1)])
+            if len(data) <= most:
+                return data
         size = self.storage.size(name)
         if size is not None and size > most:
             raise CorruptionError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import NamedTuple
 
 from logitstore.codec import Codec, codec_for
@@ -21,6 +23,7 @@ __all__ = ["MALFORMED", "OpenShard", "OpenShards"]
 
 # Each holds its table of V ids and some 100 KB of indexes and metadata.
 _SHARDS_BYTES, _SHARD_BYTES, _LEAST_SHARDS = 256 << 20, 100 << 10, 16
+_LOCKS = 64
 # What content that nobody wrote on purpose has been seen to raise below the explicit checks.
 MALFORMED = (
     ValueError,
@@ -92,7 +95,15 @@ class OpenShards:
 
         Raises CorruptionError that names the commit or the object that is not as it was written.
         """
-        return self._cached(number)
+        # Threads that ask for one shard at the same time open it once.
+        own = self._locks.setdefault(os.getpid(), [Lock() for _ in range(_LOCKS)])
+        with own[number % _LOCKS]:
+            return self._cached(number)
+
+    @cached_property
+    def _locks(self) -> dict[int, list[Lock]]:
+        """Of each process: a fork has no threads that would ever give back a lock of before."""
+        return {}
 
     @cached_property
     def _cached(self) -> Callable[[int], OpenShard]:

@@ -22,7 +22,7 @@ STORE = Option(
     name="store",
     kind=object,
     positional=True,
-    help="The store: its folder, or a file:// URI.",
+    help="The store: its folder or its URI, as in s3://bucket/store.",
     in_python="Or an open `Store`, or an object with the methods of logitstore.Storage.",
     refuse=_refuse_name,
 )

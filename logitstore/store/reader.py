@@ -16,14 +16,15 @@ from logitstore.codec import codec_for
 from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.blocks import BlockTable
 from logitstore.format.columns import Columns
-from logitstore.format.json import fingerprint, parse_json
+from logitstore.format.json import fingerprint
 from logitstore.format.manifest import Commit, Manifest, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
 from logitstore.progress import OnProgress
+from logitstore.store.ahead import ReadAhead
 from logitstore.store.commits import SealedCommits
 from logitstore.store.containers import CONTAINERS
-from logitstore.store.containers.base import fields_of
-from logitstore.store.layout import COMMITS, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.containers.base import Fetched, fields_of
+from logitstore.store.layout import COMMITS, SPEC, StoreLayout
 from logitstore.store.memory_limit import memory_limit
 from logitstore.store.open_shards import MALFORMED, OpenShards
 from logitstore.store.seal import seal_faults
@@ -35,14 +36,13 @@ from logitstore.store.sound import (
     refuse_other_blocks,
 )
 from logitstore.store.storage import StorageLike
+from logitstore.store.tokenizer_files import read_tokenizer
 from logitstore.store.way_out import DAMAGED, name_damage, no_memory, telling_the_way_out
 from logitstore.targets.documents import DocumentBlock, StoredDocument
 
 __all__ = ["Store", "StoreLike", "as_store", "load_store", "open_store"]
 
 StoreLike: TypeAlias = "Store | StorageLike"  # an open store, or what one is opened from
-
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # Decoded blocks kept for access by index: a block of 65,536 rows at K = 64 is 34 MB.
 _CACHED_BLOCKS = 4
@@ -153,14 +153,6 @@ def unsealed(uri: str) -> StoreError:
     )
 
 
-def _asks_for_code(config: bytes, *, place: str) -> bool:
-    """Whether a configuration has a field `auto_map`; CorruptionError where that cannot be told."""
-    if b"auto_map" not in config and b"\\u" not in config:  # it may be written in escapes
-        return False
-    content = parse_json(config, place=place)
-    return isinstance(content, dict) and "auto_map" in content
-
-
 @contextmanager
 def _naming(place: str, within: int) -> Iterator[None]:
     """What reading a block raises, with the block as its place."""
@@ -218,18 +210,7 @@ class Store(Sequence[StoredDocument]):
 
         Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
         """
-        names = self.layout.tokenizer_names(self.spec)
-        files = {name.removeprefix(TOKENIZER): self.layout.read_small(name) for name in names}
-        for name, data in files.items():
-            place = self.layout.place(f"{TOKENIZER}{name}")
-            if name == _TOKENIZER_CONFIG and _asks_for_code(data, place=place):
-                raise CorruptionError(
-                    "the tokenizer asks for code of its own to be run",
-                    place=place,
-                    found="auto_map",
-                    remedy="Dump with a tokenizer that transformers knows",
-                )
-        return files
+        return read_tokenizer(self.layout, self.spec)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -310,30 +291,49 @@ class Store(Sequence[StoredDocument]):
         left_out = [one.number for one in self.damaged]
         return np.delete(np.arange(len(self._whole.blocks)), left_out)
 
-    def read_block(self, number: int) -> DocumentBlock:
+    def read_block(self, number: int, *, fetched: Fetched | None = None) -> DocumentBlock:
         """Block `number`, decoded. Raises CorruptionError that names the file.
 
         number: of the block, from 0.
+        fetched: what `fetch_block` gave for it, if that was done.
 
         Raises StoreError where it takes more memory than reading may.
         """
         unit, within = self._place(number)
         shard, place = self.shards.of_unit(unit)
         with _naming(place, within):
-            columns = shard.block(within, draw=self.draw)
+            columns = shard.block(within, draw=self.draw, fetched=fetched)
             return self.shards.codec.decode(columns, shard.tables, draw=self.draw)
 
-    def read_draws(self, number: int) -> Iterator[DocumentBlock]:
-        """Block `number` at each draw in turn, whatever `draw` is; its files are read once.
+    def fetch_block(self, number: int, *, all_draws: bool = False) -> Fetched:
+        """The bytes that reading block `number` takes: far away that is most of the time.
 
         number: of the block, from 0.
+        all_draws: whether `read_draws` is to read it, rather than `read_block`.
 
         Raises what `read_block` raises.
         """
         unit, within = self._place(number)
         shard, place = self.shards.of_unit(unit)
         with _naming(place, within):
-            columns = shard.block(within)
+            return shard.fetch(within, draw=None if all_draws else self.draw)
+
+    def ahead(self) -> ReadAhead:
+        """What reads blocks of this store while it fetches those that it is told to expect."""
+        return ReadAhead(self)
+
+    def read_draws(self, number: int, *, fetched: Fetched | None = None) -> Iterator[DocumentBlock]:
+        """Block `number` at each draw in turn, whatever `draw` is; its files are read once.
+
+        number: of the block, from 0.
+        fetched: what `fetch_block` gave for it with all draws, if that was done.
+
+        Raises what `read_block` raises.
+        """
+        unit, within = self._place(number)
+        shard, place = self.shards.of_unit(unit)
+        with _naming(place, within):
+            columns = shard.block(within, fetched=fetched)
             for draw in range(self.spec.sparsifier.draw_count):
                 yield self.shards.codec.decode(columns, shard.tables, draw=draw)
 
@@ -395,8 +395,9 @@ class Store(Sequence[StoredDocument]):
         return self._read_cached(number).document(place - start)
 
     def __iter__(self) -> Iterator[StoredDocument]:
-        for number in range(len(self.blocks)):
-            yield from self.read_block(number).split()
+        ahead = self.ahead()
+        for number in ahead.in_turn(range(len(self.blocks))):
+            yield from ahead.read_block(number).split()
 
     @cached_property
     def _document_stops(self) -> list[int]:

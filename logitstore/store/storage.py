@@ -130,7 +130,7 @@ StorageLike: TypeAlias = "str | os.PathLike[str] | Storage"  # a folder, a URI, 
 # Kind of URI -> what opens one.
 STORAGES: dict[str, Callable[[str], Storage]] = {
     "file": LocalStorage.of_uri,
-    **dict.fromkeys(("s3", "gs", "az", "http", "https"), open_remote),
+    **dict.fromkeys(("s3", "gs", "az", "http", "https", "hf"), open_remote),
 }
 
 _PIECE_BYTES = 4 << 20  # read at a time to hash

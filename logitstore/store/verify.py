@@ -13,6 +13,7 @@ import numpy as np
 from logitstore.errors import CorruptionError, LogitStoreError, StorageError, shown
 from logitstore.options import takes
 from logitstore.progress import Meter, OnProgress
+from logitstore.store.ahead import ReadAhead
 from logitstore.store.commits import SealedCommits
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
@@ -279,12 +280,13 @@ def _content_faults(
     meter = Meter(on_progress, stage="reading every row", unit="targets")
     done = 0
     closed = set(damaged)  # units whose shard cannot be opened: told once, not for each block
-    for number, counts in enumerate(store.blocks):
-        unit = store.unit_of(number)
+    ahead = ReadAhead(store, all_draws=True)
+    for number in ahead.in_turn(range(len(store.blocks))):
+        unit, counts = store.unit_of(number), store.blocks[number]
         if unit not in closed:
             try:
                 store.shards.of_unit(unit)
-                yield from _block_faults(store, number, counts)
+                yield from _block_faults(store, ahead, number, counts)
             except LogitStoreError as error:
                 yield Fault.of(error)
                 closed |= {unit} if isinstance(error, CorruptionError) else set()
@@ -292,10 +294,12 @@ def _content_faults(
         meter.tell(done, fraction=done / max(1, store.targets))
 
 
-def _block_faults(store: Store, number: int, counts: BlockCounts) -> Iterator[Fault]:
+def _block_faults(
+    store: Store, ahead: ReadAhead, number: int, counts: BlockCounts
+) -> Iterator[Fault]:
     """The faults of a block, draw by draw, all of which are read at once."""
     try:
-        for block in store.read_draws(number):
+        for block in ahead.read_draws(number):
             for stored in block.split():
                 del stored  # building it checks that tokens, mask and targets belong together
             found = (len(block), len(block.input_ids_N), len(block.targets))

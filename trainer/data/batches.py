@@ -6,6 +6,7 @@ use there.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -18,6 +19,7 @@ from trainer.data.ahead import in_worker, made_ahead
 from trainer.data.options import EPOCHS, RANKS, rank_option
 from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
 from trainer.data.rows import Batch, RowLayout, lay_out
+from trainer.data.store import reading_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +33,9 @@ __all__ = ["Batches", "count_steps"]
 # Bins that are made in advance. With 4,096 targets and K = 64 one takes 2 MiB; 8 of them hide the
 # time in which a block is decoded.
 _BINS_AHEAD = 8
+# Bins behind these whose blocks a store that is far away is told of. They cost a few integers for
+# each document; what is fetched for them is bounded in bytes.
+_BINS_EXPECTED = 32
 
 
 def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
@@ -192,7 +197,8 @@ class Batches(IterableDataset[Batch]):
         """Batches from `start` on, and with the last one of each step its end."""
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for windows, step, one in islice(self._bins(start), first, None, stride):
+        bins = islice(self._bins(start), first, None, stride)
+        for windows, step, one in _expected(bins):
             after = step.after if one is step.bins[self._slots][-1] else None
             yield self._lay_out(windows, one, step=step, after=after), after
 
@@ -229,12 +235,43 @@ class Batches(IterableDataset[Batch]):
         return self._store if draw == self._store.draw else self._store.with_draw(draw)
 
 
+def _expected(
+    bins: Iterator[tuple[_Windows, Step, Bin]],
+) -> Iterator[tuple[_Windows, Step, Bin]]:
+    """The same bins; a store that is far away hears of the blocks of those to come."""
+    coming: deque[tuple[_Windows, Step, Bin]] = deque()
+    for windows, step, one in bins:
+        coming.append((windows, step, one))
+        if windows.far:
+            windows.expect(one)
+        if len(coming) > (_BINS_EXPECTED if windows.far else 0):
+            yield coming.popleft()
+    yield from coming
+
+
 class _Windows:
     """The decoded blocks of the current window of each lane, for one epoch."""
 
     def __init__(self, store: StoreLike) -> None:
-        self._store = store
+        self._ahead = reading_ahead(store)
+        self._coming: dict[int, tuple[int, set[int]]] = {}  # lane -> window, its blocks
         self._held: dict[int, tuple[int, dict[int, list[StoredDocument]]]] = {}
+
+    @property
+    def far(self) -> bool:
+        """Whether it helps to say which bins come."""
+        return self._ahead.far
+
+    def expect(self, one: Bin) -> None:
+        """Have the blocks fetched that a bin is the first to need."""
+        for place in one.places:
+            window, blocks = self._coming.get(place.lane, (-1, set()))
+            if window != place.window:
+                blocks = set()
+                self._coming[place.lane] = (place.window, blocks)
+            if place.block not in blocks:
+                blocks.add(place.block)
+                self._ahead.expect(place.block)
 
     def document(self, place: order.Place) -> StoredDocument:
         """The document at `place`; a block of a new window is decoded."""
@@ -243,6 +280,6 @@ class _Windows:
             blocks = {}
         if place.block not in blocks:
             self._held.pop(place.lane, None)  # free the last window before the next is read
-            blocks[place.block] = list(self._store.read_block(place.block).split())
+            blocks[place.block] = list(self._ahead.read_block(place.block).split())
             self._held[place.lane] = (place.window, blocks)
         return blocks[place.block][place.document]

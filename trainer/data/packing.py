@@ -19,9 +19,10 @@ import numpy as np
 from logitstore import SettingError
 from trainer.data import order
 from trainer.data.options import BATCH_TOKENS
+from trainer.data.store import reading_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from trainer.data.store import StoreLike
 
@@ -35,20 +36,47 @@ _MICRO_TOKENS = 4096
 class Lengths:
     """Tokens and targets of every document, read block by block when they are first asked for.
 
-    They take 8 bytes per document.
+    They take 8 bytes per document. A store that is far away reads those of the next blocks of a
+    lane meanwhile.
     """
 
     def __init__(self, store: StoreLike) -> None:
-        self._store = store
+        self._ahead = reading_ahead(store)
+        self._next_B: np.ndarray | None = None  # the block behind each in its lane; -1: none
+        self._depth = 0
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.documents_B = np.array([one.documents for one in store.blocks], dtype=np.int64)
 
     def of(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """int32 tokens_D and targets_D of the block of number `block`."""
         if block not in self._blocks:
-            tokens_D, targets_D = self._store.document_lengths(block)
+            self._expect_behind(block)
+            tokens_D, targets_D = self._ahead.document_lengths(block)
             self._blocks[block] = (tokens_D.astype(np.int32), targets_D.astype(np.int32))
         return self._blocks[block]
+
+    def follow(self, lanes: Iterable[np.ndarray], *, depth: int) -> None:
+        """Say in which order the blocks of some lanes are asked for.
+
+        Args:
+            lanes: The blocks of each lane.
+            depth: How many blocks of a lane are read before they are asked for.
+        """
+        if not self._ahead.far:
+            return
+        if self._next_B is None:
+            self._next_B = np.full(len(self.documents_B), -1, dtype=np.int64)
+        for own in lanes:
+            self._next_B[own[:-1]], self._next_B[own[-1:]] = own[1:], -1
+        self._depth = depth
+
+    def _expect_behind(self, block: int) -> None:
+        for _ in range(self._depth if self._next_B is not None else 0):
+            block = int(self._next_B[block])  # type: ignore[index]
+            if block < 0:
+                return
+            if block not in self._blocks:
+                self._ahead.expect_lengths(block)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,6 +308,9 @@ class _Stream:
         self.consumed = consumed
         self._room = packing.bin_tokens
         self._lengths = lengths
+        dealt = order.deal(packing.shuffle, epoch=epoch, blocks=len(lengths.documents_B))
+        # All blocks of a window are asked for when it begins: those of the next one are read then.
+        lengths.follow((dealt[lane] for lane in lanes), depth=2 * packing.shuffle.window)
         self._places = order.interleave(
             packing.shuffle,
             epoch=epoch,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import logitstore
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from logitstore import DocumentBlock, StoredDocument, StoreSpec
 
-__all__ = ["BlockSize", "StoreLike", "StoreSource", "as_store"]
+__all__ = ["Ahead", "BlockSize", "StoreLike", "StoreSource", "as_store", "reading_ahead"]
 
 
 class BlockSize(Protocol):
@@ -87,6 +88,63 @@ class StoreLike(Protocol):
     def __iter__(self) -> Iterator[StoredDocument]:
         """Every document, in store order."""
         ...
+
+
+class Ahead(Protocol):
+    """What a store may offer besides: it fetches the blocks that it is told to expect."""
+
+    @property
+    def far(self) -> bool:
+        """Whether it does anything ahead; otherwise nobody needs to tell it what comes."""
+        ...
+
+    def expect(self, number: int) -> None:
+        """Block `number` is read soon, and once."""
+        ...
+
+    def expect_lengths(self, number: int) -> None:
+        """The lengths of block `number` are asked for soon."""
+        ...
+
+    def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """As the store gives them."""
+        ...
+
+    def read_block(self, number: int) -> DocumentBlock:
+        """As the store gives it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """A store that does nothing ahead."""
+
+    store: StoreLike
+    far: bool = False
+
+    def expect(self, number: int) -> None:
+        """Nothing is done."""
+
+    def expect_lengths(self, number: int) -> None:
+        """Nothing is done."""
+
+    def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """As the store gives them."""
+        return self.store.document_lengths(number)
+
+    def read_block(self, number: int) -> DocumentBlock:
+        """As the store gives it."""
+        return self.store.read_block(number)
+
+
+def reading_ahead(store: StoreLike) -> Ahead:
+    """What reads the blocks of a store: its own `ahead()`, where it has one.
+
+    Args:
+        store: That is read.
+    """
+    own = getattr(store, "ahead", None)
+    return _Near(store) if own is None else own()
 
 
 # A store that is open, or what `logitstore.open` takes: a path, a URI, a `logitstore.Storage`.

@@ -11,8 +11,6 @@ with zstd. Every page has a checksum: without them 591 of 600 flipped bits were 
 
 from __future__ import annotations
 
-import io
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -31,6 +29,7 @@ from logitstore.store.containers.base import (
     check_objects,
     fields_of,
     missing_as_corruption,
+    read_hashed,
 )
 from logitstore.store.containers.parquet_checks import TOKEN_LISTS, check_lists, check_numbers
 from logitstore.store.containers.parquet_footer import (
@@ -40,7 +39,14 @@ from logitstore.store.containers.parquet_footer import (
     most_footer,
     table_columns,
 )
+from logitstore.store.containers.parquet_held import HeldFile, spans_of_columns
 from logitstore.store.containers.parquet_pages import check_pages
+from logitstore.store.containers.parquet_sums import (
+    END_BYTES,
+    check_sum,
+    column_sums,
+    end_guess,
+)
 from logitstore.store.storage import place_of
 
 if TYPE_CHECKING:
@@ -51,7 +57,6 @@ if TYPE_CHECKING:
     from logitstore.store.containers.base import Fetched
     from logitstore.store.containers.limits import ShardLimits
     from logitstore.store.containers.parquet_footer import Column
-    from logitstore.store.containers.parquet_pages import Chunk
     from logitstore.store.storage import Storage
 
 __all__ = ["ParquetContainer"]
@@ -61,8 +66,6 @@ _SUFFIX = ".parquet"
 _ZSTD_LEVEL = 9
 # Readers fetch about a megabyte at least; larger pages do not compress better here.
 _PAGE_BYTES = 1 << 20
-_GAP_BYTES = 1 << 16  # between columns, which is read rather than asked for apart
-_END_BYTES = 8  # the length of the footer and the name of the format
 
 
 class ParquetContainer:
@@ -87,8 +90,8 @@ class ParquetContainer:
         return objects
 
     def chunk_sums(self, objects: Mapping[str, bytes]) -> dict[str, str]:
-        """See `Container`: none, for every object is hashed when it is opened."""
-        return {}
+        """See `Container`: of the documents; tables are hashed when they are opened."""
+        return {_DOCUMENTS: column_sums(objects[_DOCUMENTS])}
 
     def open(
         self,
@@ -100,12 +103,15 @@ class ParquetContainer:
         entries: Sequence[str],
         limits: ShardLimits,
     ) -> ParquetShard:
-        """See `Container`. Every object is hashed."""
+        """See `Container`. Tables are hashed; documents too, where an old commit has no sums."""
         wanted = {_DOCUMENTS, *(f"{name}{_SUFFIX}" for name in limits.tables)}
         check_names(objects, wanted, place=place_of(storage, prefix.rstrip("/")))
-        # Page checksums do not cover the footer, which says where the pages are. So whole objects
-        # are hashed, at 1 GB/s and more.
-        check_objects(storage, prefix, objects, hashed=lambda _: True)
+        bound = {one.path: one.chunks for one in objects if one.path == _DOCUMENTS and one.chunks}
+        unbound = [one for one in objects if one.path == _DOCUMENTS and not one.chunks]
+        check_objects(storage, prefix, unbound, hashed=lambda _: True)
+        rest = [one for one in objects if one not in unbound]
+        ends = {path: end_guess(sums) for path, sums in bound.items()}
+        kept = read_hashed(storage, prefix, rest, ends=ends)
         shard = ParquetShard(
             storage=storage,
             prefix=prefix,
@@ -113,6 +119,7 @@ class ParquetContainer:
             objects=tuple(objects),
             names=tuple(entries),
             limits=limits,
+            kept=kept,
         )
         shard.check()
         return shard
@@ -128,8 +135,10 @@ class ParquetShard:
     objects: tuple[StoredObject, ...]
     names: tuple[str, ...]  # of the columns of entries
     limits: ShardLimits
+    kept: dict[str, bytes]  # tables that were hashed, and the end of the documents
 
-    __getstate__ = fields_of
+    def __getstate__(self) -> dict[str, Any]:
+        return fields_of(self) | {"kept": {}}
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
@@ -147,12 +156,13 @@ class ParquetShard:
                     allowed=f"up to {self.limits.table}",
                 )
             found[name] = self._read_group(path, footer, 0, rows=rows)["id"].to_numpy()
+            self.kept.pop(path, None)  # it is not read again
         return found
 
     def fetch(self, number: int, *, draw: int | None = None) -> Fetched:
         """See `ShardReader`: a row group, whose columns lie together, is one request."""
         check_block(number, self.blocks)
-        spans = _spans(self._footer.chunks[number])
+        spans = spans_of_columns(self._footer.chunks[number])
         return {_DOCUMENTS: self._read_ranges(_DOCUMENTS, spans)}
 
     def block(
@@ -190,6 +200,7 @@ class ParquetShard:
     def check(self) -> None:
         """Raise CorruptionError where the footer of the documents is not of this format."""
         _ = self._footer
+        self.kept.pop(_DOCUMENTS, None)
 
     @property
     def _lists(self) -> list[str]:
@@ -204,8 +215,8 @@ class ParquetShard:
         """The footer of a file, no larger than such a file needs, and of this format."""
         place, most = self._place(name), most_footer(len(columns), groups)
         (size,) = (one.size for one in self.objects if one.path == name)
-        stop = max(0, size - _END_BYTES)
-        (data,) = self._read_ranges(name, [(stop, size)])
+        stop = max(0, size - END_BYTES)
+        data = self._end_of(name, size, END_BYTES)
         found = int.from_bytes(data[:4], "little")
         if data[4:] != b"PAR1" or found > min(most, stop):
             raise CorruptionError(
@@ -215,8 +226,10 @@ class ParquetShard:
                 allowed=f"up to {most:,} bytes",
             )
         self.limits.refuse_room(FOOTER_GROWS * found, place=place, what="the footer")
-        (data,) = self._read_ranges(name, [(stop - found, stop)])
-        footer = Footer.parse(data, columns, end=stop - found, place=place)
+        data = self._end_of(name, size, found + END_BYTES)
+        if name in self._sums:
+            check_sum(data, self._sums[name], -1, place=f"{place}, footer")
+        footer = Footer.parse(data[:found], columns, end=stop - found, place=place)
         if len(footer.rows) != groups:
             raise CorruptionError(
                 "file has another number of row groups than its commit has blocks",
@@ -225,6 +238,19 @@ class ParquetShard:
                 allowed=groups,
             )
         return footer
+
+    def _end_of(self, name: str, size: int, length: int) -> bytes:
+        """The last bytes of a file, of what was kept or else of the storage."""
+        kept = self.kept.get(name, b"")[-length:]
+        if len(kept) == length:
+            return kept
+        (data,) = self._read_ranges(name, [(max(0, size - length), size)])
+        return data
+
+    @cached_property
+    def _sums(self) -> dict[str, str]:
+        """Of the files whose columns are bound to their places: what binds them."""
+        return {one.path: one.chunks for one in self.objects if one.chunks is not None}
 
     def _read(
         self, number: int, *, columns: Sequence[str] = (), parts: Sequence[bytes] | None = None
@@ -268,11 +294,15 @@ class ParquetShard:
         place = f"{self._place(name)}, row group {group}"
         chunks = footer.check_group(group, rows=rows, values=values or {}, place=place)
         wanted = [one for one in chunks if not columns or one.name in columns]
-        spans = _spans(wanted)
-        held = self._read_ranges(name, spans) if parts is None else parts
-        source = _HeldFile([start for start, _ in spans], held)
+        spans = spans_of_columns(wanted)
+        held = self._parts(name, spans) if parts is None else parts
+        source = HeldFile([start for start, _ in spans], held)
         for one in wanted:
-            check_pages(source.held(one.start, one.stop), one, place=f"{place}, {one.name}")
+            held_bytes, where = source.held(one.start, one.stop), f"{place}, {one.name}"
+            if name in self._sums:
+                at = group * len(chunks) + chunks.index(one)
+                check_sum(held_bytes, self._sums[name], at, place=where)
+            check_pages(held_bytes, one, place=where)
         try:
             own = pq.read_metadata(pa.BufferReader(footer.our_own(wanted, rows=rows)))
             # With pre_buffer Arrow takes neighbouring columns together.
@@ -285,68 +315,17 @@ class ParquetShard:
         check_numbers(table, place=place)
         return table
 
+    def _parts(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Ranges of a file, of a table's as it was hashed."""
+        whole = self.kept.get(name, b"") if name != _DOCUMENTS else b""
+        return [whole[one:two] for one, two in spans] if whole else self._read_ranges(name, spans)
+
     def _read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         with missing_as_corruption(self._place(name)):
             return self.storage.read_ranges(f"{self.prefix}{name}", ranges)
 
     def _place(self, name: str) -> str:
         return place_of(self.storage, f"{self.prefix}{name}")
-
-
-class _HeldFile(io.RawIOBase):
-    """Ranges of a file that are in memory, as a file for Arrow: it reads nothing else of it."""
-
-    def __init__(self, starts: Sequence[int], parts: Sequence[bytes]) -> None:
-        super().__init__()
-        self._starts, self._parts = starts, [memoryview(part) for part in parts]
-        self._size = max(
-            (start + len(part) for start, part in zip(starts, parts, strict=True)), default=0
-        )
-        self._position = 0
-
-    def held(self, start: int, stop: int) -> memoryview:
-        """The bytes from `start` to `stop`; fewer where they are not all in one part."""
-        number = bisect_right(self._starts, start) - 1
-        if number < 0:
-            return memoryview(b"")
-        first = self._starts[number]
-        return self._parts[number][start - first : stop - first]
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The position at which the next `read` begins."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to `offset` from the start, the present position or the end; the new position."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def read(self, size: int | None = -1) -> Any:
-        """The next `size` bytes without a copy; all that are left where it is None or negative."""
-        stop = self._size if size is None or size < 0 else self._position + size
-        data = self.held(self._position, stop)
-        self._position += len(data)
-        return data
-
-
-def _spans(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
-    """Where some columns lie; neighbours are one span."""
-    spans: list[tuple[int, int]] = []
-    for start, stop in sorted((one.start, one.stop) for one in chunks):
-        if spans and start <= spans[-1][1] + _GAP_BYTES:
-            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
-        else:
-            spans.append((start, stop))
-    return spans
 
 
 def _table(block: Columns) -> pa.Table:

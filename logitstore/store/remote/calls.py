@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 
 from logitstore.errors import SettingError
 
-__all__ = ["CALLS", "Got", "Head", "Refused", "check_uri"]
+__all__ = ["CALLS", "ENDPOINTS", "Got", "Head", "Refused", "check_uri", "direct_call"]
 
 _REQUEST_SECONDS, _RETRY_SECONDS, _RETRIES = 60, 120, 8
 _WRONG_ANSWERS, _WRONG_SECONDS = 3, 0.2  # how often one is asked for again, and after how long
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 # What a server answers that lost the range on the way: asked again, it may know better.
 _WRONG_ANSWER = re.compile(r"Requested \d+\.\.\d+, got|Content-Range header not present")
-_BEHIND_THE_END = re.compile(r"\b416\b|Requested range not satisfiable")
+_BEHIND_THE_END = re.compile(
+    r"\b416\b|Requested range not satisfiable|Wanted range starting at \d+, but object was only"
+)
 _QUERY = re.compile(r"\?\S*")  # of a URL in an error; it may be signed
 
 
@@ -192,7 +194,7 @@ def _opened(uri: str, process: int) -> Any:  # noqa: ARG001
             remedy="pip install 'logitstore[remote]'",
         ) from error
     options: Any = {"timeout": timedelta(seconds=_REQUEST_SECONDS)}
-    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS]
+    endpoints = [os.environ.get(name, "") for name in ENDPOINTS]
     if any(one.lower().startswith("http://") for one in (uri, *endpoints)):
         options["allow_http"] = True  # asked for by name; obstore wants to be told so
     try:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import builtins
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import ObjectMissing, StorageError
 from logitstore.store.remote.calls import Refused
-from logitstore.store.remote.requests import call, together
-from logitstore.store.remote.spans import cut_out, spans_of
+from logitstore.store.remote.requests import call
+from logitstore.store.remote.spans import read_spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,15 +43,7 @@ class RemoteStorage:
         self, wanted: Mapping[str, Sequence[tuple[int, int]]]
     ) -> dict[str, builtins.list[bytes]]:
         """See `FarStorage`."""
-        for name, ranges in wanted.items():
-            if ranges and not spans_of(ranges) and self.size(name) is None:
-                raise ObjectMissing("there is no such object", place=self.place(name))
-        spans = [(name, span) for name, ranges in wanted.items() for span in spans_of(ranges)]
-        answers = together([partial(self.got, name, *span) for name, span in spans])
-        read: dict[str, dict[tuple[int, int], bytes]] = {name: {} for name in wanted}
-        for (name, span), answer in zip(spans, answers, strict=True):
-            read[name][span] = answer.data
-        return {name: [*cut_out(ranges, read[name])] for name, ranges in wanted.items()}
+        return read_spans(self.got, self.size, wanted)
 
     def got(
         self, name: str, start: int = 0, stop: int | None = None, *, etag: str | None = None

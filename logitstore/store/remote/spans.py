@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+from logitstore.store.remote.requests import together
 
-__all__ = ["cut_out", "spans_of"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from logitstore.store.remote.calls import Got
+
+__all__ = ["cut_out", "read_spans", "spans_of"]
 
 # Bytes between two ranges that are fetched with them: less than what a request costs in time, and
 # at most a share of the bytes that are wanted.
@@ -51,3 +56,28 @@ def cut_out(
             yield read[span]
         else:
             yield read[span][start - span[0] : stop - span[0]]
+
+
+def read_spans(
+    got: Callable[[str, int, int], Got],
+    size: Callable[[str], int | None],
+    wanted: Mapping[str, Sequence[tuple[int, int]]],
+) -> dict[str, list[bytes]]:
+    """Ranges of several objects: one request for each span, all at the same time.
+
+    got: reads a range of an object.
+    size: tells its bytes; None where there is none.
+    wanted: object -> pairs of `start` and `stop`.
+
+    Raises what `got` raises for an object that is missing.
+    """
+    spans = [(name, span) for name, ranges in wanted.items() for span in spans_of(ranges)]
+    asked = {name for name, _ in spans}
+    for name, ranges in wanted.items():
+        if ranges and name not in asked and size(name) is None:
+            got(name, 0, 1)  # says so
+    answers = together([partial(got, name, *span) for name, span in spans])
+    read: dict[str, dict[tuple[int, int], bytes]] = {name: {} for name in wanted}
+    for (name, span), answer in zip(spans, answers, strict=True):
+        read[name][span] = answer.data
+    return {name: [*cut_out(ranges, read[name])] for name, ranges in wanted.items()}

@@ -1,6 +1,6 @@
 """A web proxy in a process of its own that passes requests on, late, wrongly or not at all.
 
-    python -m tests.fault_proxy http://127.0.0.1:PORT
+    python -m tools.fault_proxy http://127.0.0.1:PORT
 
 It stands between a client and a real server, prints its port, takes rules at `/__rules__` and
 tells what was asked at `/__asked__`. A rule matches the method and the path by a regular expression
@@ -52,17 +52,25 @@ class FaultProxy:
 
     def asked(self, pattern: str = "") -> list[str]:
         """The requests since then that match: method, path, and range if there is one."""
+        return [one for one, _ in self._log() if re.search(pattern, one)]
+
+    def bytes(self, pattern: str = "") -> int:
+        """Bytes of the answers to the requests since then that match."""
+        return sum(size for one, size in self._log() if re.search(pattern, one))
+
+    def _log(self) -> list[tuple[str, int]]:
         with urllib.request.urlopen(f"{self.url}/__asked__", timeout=10) as answer:
-            return [one for one in json.load(answer) if re.search(pattern, one)]
+            return json.load(answer)
 
 
 class _Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     upstream = ""
     wanted: list[dict[str, Any]] = []  # noqa: RUF012 - of the one server of a process
-    log: list[str] = []  # noqa: RUF012
+    log: list[tuple[str, int]] = []  # noqa: RUF012 - what was asked, bytes that came back
     old: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}  # noqa: RUF012
     lock = threading.Lock()
+    number: int | None = None
 
     def log_message(self, *_: Any) -> None:
         """Nothing is printed."""
@@ -74,7 +82,8 @@ class _Proxy(BaseHTTPRequestHandler):
             return
         asked = f"{self.command} {self.path} {self.headers.get('Range', '')}".strip()
         with self.lock:
-            self.log.append(asked)
+            self.number = len(self.log)
+            self.log.append((asked, 0))
             rule = next(
                 (
                     r
@@ -92,6 +101,7 @@ class _Proxy(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle
 
     def _own(self, body: bytes) -> None:
+        self.number = None
         if self.path == "/__rules__":
             self.wanted[:] = json.loads(body)
             self.log.clear()
@@ -148,6 +158,8 @@ class _Proxy(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
+            if self.number is not None:
+                self.log[self.number] = (self.log[self.number][0], len(data))
             self.wfile.write(data[: len(data) // 2] if cut else data)
         if cut:
             self.wfile.flush()
@@ -166,7 +178,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
 
     upstream: the URL of the server, without a path.
     """
-    command = [sys.executable, "-m", "tests.fault_proxy", upstream]
+    command = [sys.executable, "-m", "tools.fault_proxy", upstream]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         if process.stdout is None:

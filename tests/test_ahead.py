@@ -1,0 +1,177 @@
+"""Reading ahead: the same blocks, fetched before they are asked for, in bounded memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from torch.utils.data import DataLoader
+
+import logitstore
+from logitstore.errors import CorruptionError
+from logitstore.store.ahead import ReadAhead
+from logitstore.store.storage import open_storage, read_together
+from tests.synthetic import store_spec, stored_documents, write_store
+from tools.dict_storage import DictStorage
+from tools.torture_store import CONTAINERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from logitstore.store.reader import Store
+
+UNITS = [stored_documents([9, 5, 7, 20], seed=seed) for seed in range(4)]
+
+
+@dataclass
+class FarDict(DictStorage):
+    """A storage in memory whose answers take a while, and which counts those on their way."""
+
+    seconds: float = 0.0
+    waiting: int = 0
+    most: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def read_together(
+        self, wanted: Mapping[str, Sequence[tuple[int, int]]]
+    ) -> dict[str, list[bytes]]:
+        self.calls.append(threading.current_thread().name)
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        time.sleep(self.seconds)
+        self.waiting -= 1
+        return {name: self.read_ranges(name, ranges) for name, ranges in wanted.items()}
+
+
+def _far(container: str, *, seconds: float = 0.0) -> tuple[FarDict, Store]:
+    storage = FarDict(seconds=seconds)
+    write_store(storage, UNITS, spec=store_spec(container=container, block_targets=20))
+    storage.calls.clear()
+    return storage, logitstore.open(storage)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_what_is_expected_is_read_once_and_is_the_same(container: str) -> None:
+    storage, store = _far(container)
+    plain = [store.read_block(number) for number in range(len(store.blocks))]
+    ahead = store.ahead()
+    for number in (3, 1, 3):
+        ahead.expect(number)
+    for fetching in list(ahead._fetching.values()):
+        fetching.result(timeout=60)
+    storage.ranges.clear()
+    for number in (1, 3):
+        found, wanted = ahead.read_block(number).split(), plain[number].split()
+        assert [one.document.id for one in found] == [one.document.id for one in wanted]
+    big = [one for one in storage.ranges if "documents/" not in one[0]]
+    assert not big
+    storage.ranges.clear()
+    ahead.read_block(2)  # nobody said so
+    assert storage.ranges
+
+
+def test_several_blocks_are_on_their_way_at_the_same_time() -> None:
+    storage, store = _far("zarr", seconds=0.05)
+    ahead = ReadAhead(store, all_draws=True)
+    for number in ahead.in_turn(range(len(store.blocks))):
+        list(ahead.read_draws(number))
+    assert storage.most > 2
+
+
+def test_blocks_that_wait_take_no_more_than_their_bound() -> None:
+    _, store = _far("zarr")
+    each = store.stored_bytes // len(store.blocks)
+    ahead = ReadAhead(store, most=2 * each + 1)
+    for number in range(len(store.blocks)):
+        ahead.expect(number)
+    assert 1 <= len(ahead._fetching) <= 3
+    for number in reversed(range(len(store.blocks))):  # those that wait last come first
+        assert len(ahead.read_block(number)) == store.blocks[number].documents
+    assert not ahead._fetching
+    assert not ahead._queue
+
+
+def test_what_fails_ahead_is_told_when_it_is_read() -> None:
+    storage, store = _far("zarr")
+    name = next(one for one in storage.objects if "entries/c/" in one)
+    whole, storage.objects[name] = storage.objects[name], b""
+    ahead = store.ahead()
+    ahead.expect(0)
+    with pytest.raises(CorruptionError, match=name):
+        ahead.read_block(0)
+    storage.objects[name] = whole
+    ahead.expect(0)
+    assert len(ahead.read_block(0)) == store.blocks[0].documents
+
+
+def test_a_near_store_is_told_nothing(tmp_path) -> None:
+    store = logitstore.open(write_store(tmp_path, UNITS, spec=store_spec()).uri)
+    ahead = store.ahead()
+    ahead.expect(0)
+    ahead.expect_lengths(0)
+    assert not ahead.far
+    assert not ahead._queue
+    assert not ahead._fetching
+    assert not ahead._lengths
+
+
+def test_a_copy_begins_anew_and_so_does_a_fork() -> None:
+    _, store = _far("zarr")
+    ahead = store.ahead()
+    ahead.expect(0)
+    ahead.expect_lengths(1)
+    again = pickle.loads(pickle.dumps(ahead))
+    assert not again._fetching
+    assert len(again.read_block(0)) == store.blocks[0].documents
+    context = multiprocessing.get_context("fork")
+    lengths = context.Queue()
+    ahead.expect_lengths(2)
+    child = context.Process(
+        target=lambda: lengths.put(
+            (len(ahead.read_block(0)), len(ahead.document_lengths(2)[0])),
+        )
+    )
+    child.start()
+    assert lengths.get(timeout=60) == (store.blocks[0].documents, store.blocks[2].documents)
+    child.join()
+
+
+def test_a_bucket_is_read_by_forked_workers(bucket: str) -> None:
+    """obstore was used before the fork, and its threads are not in the children."""
+    write_store(open_storage(bucket), UNITS, spec=store_spec(block_targets=20))
+    store = logitstore.open(bucket)
+    wanted = [int(store.read_block(0).input_ids_N.sum())]
+    loader = DataLoader(
+        _Blocks(store), batch_size=None, num_workers=1, multiprocessing_context="fork"
+    )
+    assert [int(one) for one in loader][:1] == wanted
+
+
+class _Blocks:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.store.blocks)
+
+    def __getitem__(self, number: int) -> int:
+        if number >= len(self):
+            raise IndexError(number)
+        return int(self.store.read_block(number).input_ids_N.sum())
+
+
+def test_a_near_storage_is_asked_for_one_object_after_another() -> None:
+    storage = DictStorage()
+    storage.objects = {"a": b"12345", "b": b"67890"}
+    assert read_together(storage, {"b": [(0, 2), (3, 9)], "a": []}) == {
+        "b": [b"67", b"90"],
+        "a": [],
+    }
