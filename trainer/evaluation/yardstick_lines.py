@@ -16,7 +16,7 @@ __all__ = ["yardstick_lines"]
 
 _PERCENT = 100.0
 _TITLES = {
-    "perplexity": "perplexity",
+    "perplexity": "model's perplexity",
     "teacher_perplexity": "teacher's perplexity",
     "perplexity_ratio": "ratio",
     "log_perplexity_ratio": "ln ratio",
@@ -35,7 +35,6 @@ def yardstick_lines(result: dict[str, Any]) -> Iterator[str]:
     found = result["yardstick"]
     if found is None:
         return
-    yield ""
     yield f"{'beside the teacher':22}{'value':>13}{'standard error':>17}{'rounding':>12}"
     values = {"perplexity": result["perplexity"]} | found
     errors = result["standard_errors"] | found["standard_errors"]
@@ -45,7 +44,6 @@ def yardstick_lines(result: dict[str, Any]) -> Iterator[str]:
     if result["top1_agreement"] is not None:
         row = [result["top1_agreement"], errors.get("top1_agreement"), None]
         yield _row("same top token", row, percent=True)
-    yield ""
     yield from _quantiles(found)
     yield "p: the probability of the true token. rounding: the most that the store's steps may do."
 
