@@ -11,6 +11,7 @@ with zstd. Every page has a checksum: without them 591 of 600 flipped bits were 
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
