@@ -58,7 +58,7 @@ def convert(
     spec = _converted(source.spec, sparsifier, wanted["format"], wanted["fidelity"])
     values_stay = (spec.codec, spec.sparsifier) == (source.spec.codec, source.spec.sparsifier)
     copies = values_stay and spec.container == source.spec.container
-    planned = numbered(list(whole_units(source, 0, copies=copies)))
+    planned = numbered(list(whole_units(source, 0, copies=copies, encoded=not values_stay)))
     refuse_nothing(planned, place=source.uri, problem="the store holds nothing")
     arguments = {name: value for name, value in wanted.items() if value is not None}
     edits = all_edits("convert", arguments, [source])

@@ -125,6 +125,7 @@ def _compare(
 ) -> None:
     """Count and mark what has the tokens of an earlier document of its group."""
     places = [_Place(*one) for one in places_D3.tolist()]
+    starts = [one.blocks.documents_B.cumsum() - one.blocks.documents_B for one in stores]
     hashes = _token_hashes(stores, sorted(places))
     seen: set[bytes] = set()
     group = None
@@ -134,18 +135,17 @@ def _compare(
         own = hashes[place]
         if own in seen:
             found.documents += 1
-            _note(stores, place, found)
+            number = int(starts[place.store][place.block]) + place.document
+            _note(stores[place.store], place.store, number, found)
         elif seen:
             found.others += 1
         seen.add(own)
 
 
-def _note(stores: Sequence[Store], place: _Place, found: Duplicates) -> None:
-    store = stores[place.store]
+def _note(store: Store, number: int, document: int, found: Duplicates) -> None:
+    """Mark a document of the store of that number."""
     found.first = found.first or store.uri
-    flags_D = found.repeated.setdefault(place.store, np.zeros(len(store), dtype=bool))
-    start = int(store.blocks.documents_B[: place.block].sum())
-    flags_D[start + place.document] = True
+    found.repeated.setdefault(number, np.zeros(len(store), dtype=bool))[document] = True
 
 
 def _token_hashes(stores: Sequence[Store], places: Sequence[_Place]) -> dict[_Place, bytes]:

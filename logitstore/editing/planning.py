@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 _OWN_SHARE = 0.5  # of a unit's targets: with fewer it is joined to others
-_MOST_ENTRIES = 1 << 27  # of a unit that is recoded: three bytes each are 400 MB
+# Entries of a unit that is laid out anew. At 3 bytes each they are held twice, as what is written
+# and as what is compressed; where they are encoded or ranked anew, they are held wider for a while.
+_MOST_ENTRIES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,14 +64,14 @@ def plan_of(planned: Sequence[Planned]) -> Plan:
 
 
 def whole_units(
-    store: Store, number: int, *, copies: bool, keep_empty: bool = True
+    store: Store, number: int, *, copies: bool, encoded: bool = False
 ) -> Iterator[Planned]:
     """Every unit of a source by itself, in order.
 
     store: the source.
     number: of the source.
     copies: whether a unit can be taken over as it is; none is that has a damaged block.
-    keep_empty: whether units without a document are units of the new store too.
+    encoded: whether what is not is encoded anew.
 
     A unit of more entries than are held at once becomes several.
     """
@@ -80,14 +82,13 @@ def whole_units(
         own = blocks.get(place, [])
         targets = int(store.blocks.targets_B[own].sum()) if own else 0
         if copies and place not in damaged:
-            if own or keep_empty:
-                yield Planned(unit=unit, targets=targets, copied=(number, place))
+            yield Planned(unit=unit, targets=targets, copied=(number, place))
             continue
         if not own:
-            if keep_empty:
-                yield Planned(unit=unit, targets=0, skipped=_skipped(store, place))
+            yield Planned(unit=unit, targets=0, skipped=_skipped(store, place))
             continue
-        for turn, run in enumerate(_bounded(store, own)):
+        most = _MOST_ENTRIES // 2 if encoded else _MOST_ENTRIES
+        for turn, run in enumerate(_bounded(store, own, most=most)):
             yield Planned(
                 unit=unit,
                 targets=int(store.blocks.targets_B[run].sum()),
@@ -96,14 +97,14 @@ def whole_units(
             )
 
 
-def _bounded(store: Store, blocks: Sequence[int]) -> Iterator[list[int]]:
+def _bounded(store: Store, blocks: Sequence[int], *, most: int) -> Iterator[list[int]]:
     """Runs of blocks that are held in memory together."""
     width = _width(store)
     run: list[int] = []
     entries = 0
     for block in blocks:
         more = int(store.blocks.targets_B[block]) * width
-        if run and entries + more > _MOST_ENTRIES:
+        if run and entries + more > most:
             yield run
             run, entries = [], 0
         run.append(block)
@@ -123,11 +124,19 @@ def chosen_units(store: Store, number: int, chosen_D: np.ndarray) -> Iterator[Pl
     units are few units.
     """
     blocks, units, damaged = _blocks_by_unit(store), _units_of(store), _damaged_units(store)
-    most = _MOST_ENTRIES // _width(store)
-    room = min(most, max(1, store.targets // max(1, len(blocks))))
+    room = min(_MOST_ENTRIES // 2 // _width(store), max(1, store.targets // max(1, len(blocks))))
+    stops_B = store.blocks.documents_B.cumsum()
     joined: list[Planned] = []
     for place, unit in enumerate(units):
-        parts = list(_chosen_parts(store, number, blocks.get(place, []), chosen_D))
+        own = {
+            block: chosen_D[stops_B[block] - store.blocks.documents_B[block] : stops_B[block]]
+            for block in blocks.get(place, [])
+        }
+        parts = [
+            Part(source=number, block=block, chosen_D=None if own_D.all() else own_D)
+            for block, own_D in own.items()
+            if own_D.any()
+        ]
         if not parts:
             continue
         targets = sum(_about(store, part) for part in parts)
@@ -139,7 +148,7 @@ def chosen_units(store: Store, number: int, chosen_D: np.ndarray) -> Iterator[Pl
         if (
             targets == whole
             and all(part.chosen_D is None for part in parts)
-            and (len(parts) == len(blocks[place]) and place not in damaged)
+            and (len(parts) == len(own) and place not in damaged)
         ):
             yield Planned(unit=unit, targets=targets, copied=(number, place))
             continue
@@ -153,16 +162,6 @@ def chosen_units(store: Store, number: int, chosen_D: np.ndarray) -> Iterator[Pl
             joined += runs
     if joined:
         yield _joined(joined)
-
-
-def _chosen_parts(
-    store: Store, number: int, blocks: Sequence[int], chosen_D: np.ndarray
-) -> Iterator[Part]:
-    stops_B = store.blocks.documents_B.cumsum()
-    for block in blocks:
-        own_D = chosen_D[stops_B[block] - store.blocks.documents_B[block] : stops_B[block]]
-        if own_D.any():
-            yield Part(source=number, block=block, chosen_D=None if own_D.all() else own_D)
 
 
 def _about(store: Store, part: Part) -> int:
@@ -180,7 +179,7 @@ def _width(store: Store) -> int:
 
 def _bounded_parts(store: Store, parts: Sequence[Part]) -> Iterator[list[Part]]:
     by_block = {part.block: part for part in parts}
-    for run in _bounded(store, list(by_block)):
+    for run in _bounded(store, list(by_block), most=_MOST_ENTRIES):
         yield [by_block[block] for block in run]
 
 
