@@ -54,8 +54,8 @@ def tail_logmass_at(
         vocab_size: The number of tokens, V.
         count_R: How many entries of each row do not belong to the tail.
 
-    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10; of T = 1
-    alone, which says nothing of others, for any but that.
+    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10; where
+    the only node is that of T = 1, which says nothing of others, for any but that.
     """
     b = 1.0 / temperature
     for column, node in enumerate(nodes):
