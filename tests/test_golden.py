@@ -325,6 +325,20 @@ def test_a_store_of_a_later_format_reads_as_before(number: int, container: str) 
         np.testing.assert_allclose(own, values, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["head", "shares"])
+def test_an_imported_store_reads_as_before(name: str) -> None:
+    golden = GOLDEN / "imported"
+    assert faults(golden / name) == []
+    store = logitstore.open(golden / name)
+    assert store.spec.sparsifier.name == name
+    assert store.fingerprint == json.loads((golden / "fingerprints.json").read_text())[name]
+    found, wanted = decoded(golden / name), load(golden, name)
+    assert found.keys() == wanted.keys()
+    for column, values in wanted.items():
+        np.testing.assert_allclose(found[column], values, rtol=1e-6, atol=1e-6, err_msg=column)
+    assert np.isnan(found["draw0.entropy_R"]).all()
+
+
 @pytest.mark.parametrize(
     "change", [lambda data: data + b"\n", lambda data: data.replace(b",", b" ,", 1)]
 )

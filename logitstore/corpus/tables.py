@@ -46,11 +46,13 @@ class ParquetTable:
 
     name: what messages call it.
     path: where it lies.
+    batch_rows: rows that are held at once.
     """
 
-    def __init__(self, *, name: str, path: Path) -> None:
+    def __init__(self, *, name: str, path: Path, batch_rows: int = _BATCH_ROWS) -> None:
         self._name = name
         self._path = path
+        self._batch_rows = batch_rows
         with reading(name):
             self.schema = pq.read_schema(path)
 
@@ -68,7 +70,9 @@ class ParquetTable:
                 low, high = max(start - first, 0), rows if stop is None else min(stop - first, rows)
                 if low < high:
                     yield from _within(
-                        file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=list(columns)),
+                        file.iter_batches(
+                            self._batch_rows, row_groups=[group], columns=list(columns)
+                        ),
                         low,
                         high,
                     )
@@ -76,11 +80,15 @@ class ParquetTable:
 
 
 class ArrowTable:
-    """An Arrow file as a table: the file form, or the stream form that `datasets` writes."""
+    """An Arrow file as a table: the file form, or the stream form that `datasets` writes.
 
-    def __init__(self, *, name: str, path: Path) -> None:
+    name, path, batch_rows: as of a `ParquetTable`.
+    """
+
+    def __init__(self, *, name: str, path: Path, batch_rows: int = _BATCH_ROWS) -> None:
         self._name = name
         self._path = path
+        self._batch_rows = batch_rows
         with reading(name), self._open() as (schema, _):
             self.schema = schema
 
@@ -90,9 +98,9 @@ class ArrowTable:
         """The columns in rows `start` to `stop`; those before are passed over."""
         with reading(self._name), self._open() as (_, found):
             small = (
-                batch.slice(first, _BATCH_ROWS)
+                batch.slice(first, self._batch_rows)
                 for batch in found
-                for first in range(0, len(batch), _BATCH_ROWS)
+                for first in range(0, len(batch), self._batch_rows)
             )
             yield from _within((one.select(list(columns)) for one in small), start, stop)
 

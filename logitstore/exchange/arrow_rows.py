@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["matrix", "numbers", "open_table", "rows_of", "table_files"]
 
+_BATCH_ROWS = 16  # documents: 4,096 tokens of 128 entries are 8 MB each
 _STATE = "state.json"  # of `datasets`
 _MOST_STATE = 1 << 24  # bytes
 
@@ -48,7 +49,7 @@ def table_files(source: Path) -> list[Path]:
 def open_table(path: Path) -> Table:
     """A file as a table, by the ending of its name."""
     kind = ArrowTable if path.suffix == ".arrow" else ParquetTable
-    return kind(name=str(path), path=path)
+    return kind(name=str(path), path=path, batch_rows=_BATCH_ROWS)
 
 
 def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Survey", "decided_values", "refuse_other_alignment", "surveyed"]
 
-# A unit is held in memory: some 20 bytes an entry while it is made.
-_UNIT_TOKENS, _UNIT_ENTRIES = 1_000_000, 8_000_000
+# A unit is held in memory, several times over while it is coded and read back: 80 bytes an entry.
+_UNIT_TOKENS, _UNIT_ENTRIES = 1_000_000, 4_000_000
 _ROUNDED = 1.02  # sums of 4,096 values of 8 bits of mantissa stay below
 _FEW, _MANY = 0.1, 0.9  # of the rows
 _LEAST_ROWS = 24  # by which an alignment is judged

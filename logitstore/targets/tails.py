@@ -54,8 +54,8 @@ def tail_logmass_at(
         vocab_size: The number of tokens, V.
         count_R: How many entries of each row do not belong to the tail.
 
-    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10; of a
-    single node, which says nothing of others, for any temperature but its own.
+    Raises SettingError for a temperature that is neither that of a node nor between 1 and 10; where
+    the only node is that of T = 1, which says nothing of others, for any but that.
     """
     b = 1.0 / temperature
     for column, node in enumerate(nodes):
@@ -110,12 +110,12 @@ def rest_logmass(
 
 def _check_range(nodes: tuple[float, ...], b: float) -> None:
     lowest, highest = TAIL_TEMPERATURES
-    if len(nodes) == 1:
+    if nodes == (1.0,):
         raise SettingError(
             "this store cannot serve the temperature: it knows the tail's mass at one alone",
             place="--temperature",
             found=f"{1 / b:g}",
-            allowed=f"{1 / nodes[0]:g}",
+            allowed="1",
         )
     highest_b = min(1 / lowest, max(nodes, default=1 / lowest))
     if not nodes or not 1 / highest - _SAME_NODE <= b <= highest_b + _SAME_NODE:
