@@ -133,7 +133,7 @@ class _Query:
 
 _ASKED: dict[str, Callable[[Any, _Query], dict[str, Any]]] = {
     "info": lambda opened, _: opened.view.info(),
-    "document": lambda opened, query: opened.view.documents([query.number("number")]),
+    "document": lambda opened, query: opened.view.documents([query.number("number")]).to_json(),
     "find": lambda opened, query: opened.view.find(query.text("id")),
     "search": lambda opened, query: search(
         opened.view.store, opened.view.texts, query.text("text"), start=query.number("start")

@@ -35,7 +35,7 @@ def view(
     """
     opened = None if html is not None else listening(_HOST, options["port"])
     first = as_store(store, max_memory=options["max_memory"])
-    shown = StoreView(first, _second(first, options))
+    shown = StoreView(first, _second(first, {**options, "tell": tell}))
     if opened is None:
         _export(shown, html, documents, tell)
         return
@@ -62,6 +62,7 @@ def _second(first: Store, options: dict[str, Any]) -> Second | None:
         return SecondStore.of(other, first)
     if options["student"] is None:
         return None
+    options["tell"](f"loading the student {options['student']}")
     from logitstore.viewing.student import open_student
 
     return open_student(options["student"], first, device=options["device"], dtype=options["dtype"])

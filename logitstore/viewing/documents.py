@@ -18,6 +18,7 @@ from logitstore.errors import SettingError, printable
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.inspect import inspect
 from logitstore.store.storage import base_name
+from logitstore.viewing.comparison import Beside
 from logitstore.viewing.finding import find_document
 from logitstore.viewing.packing import column, pack, thousandths
 from logitstore.viewing.token_texts import TokenTexts
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from logitstore.targets.documents import Document, StoredDocument
     from logitstore.viewing.comparison import Second
 
-__all__ = ["StoreView"]
+__all__ = ["Shown", "StoreView"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +89,8 @@ class StoreView:
             for repeat in range(sparsifier.repeats)
         ]
 
-    def documents(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Some documents with their targets, and what is beside them, packed.
+    def documents(self, numbers: Sequence[int]) -> Shown:
+        """Some documents with their targets, and what is beside them.
 
         numbers: of documents of the store, from 0; one or more.
 
@@ -104,38 +105,12 @@ class StoreView:
                 )
         with self._reading:
             stored = [self.store[number] for number in numbers]
-        beside = [self.second.beside(one, number) for one, number in self._pairs(stored, numbers)]
-        others = [one.stored for one in beside if one.stored is not None]
-        listed = []
-        for place, number in enumerate(numbers):
-            there = beside[place] if beside else None
-            found = there is not None and there.stored is not None
-            listed.append(
-                {
-                    **_named(stored[place].document, number),
-                    "note": None if there is None else there.note,
-                    "second": sum(one.stored is not None for one in beside[:place])
-                    if found
-                    else None,
-                }
-            )
-        kl = [
-            one.kl_R if one.kl_R is not None else np.full(len(first.targets), np.nan)
-            for one, first in zip(beside, stored, strict=False)
+        second = self.second
+        beside = [
+            Beside(stored=None) if second is None else second.beside(one, number)
+            for one, number in zip(stored, numbers, strict=True)
         ]
-        return {
-            "documents": listed,
-            "first": pack(stored, self.texts),
-            "second": pack(others, self.texts) if others else None,
-            "kl": column(thousandths(np.concatenate(kl))) if others else None,
-        }
-
-    def _pairs(
-        self, stored: Sequence[StoredDocument], numbers: Sequence[int]
-    ) -> list[tuple[StoredDocument, int]]:
-        if self.second is None:
-            return []
-        return list(zip(stored, numbers, strict=True))
+        return Shown(numbers=tuple(numbers), first=stored, beside=beside, texts=self.texts)
 
     def find(self, document_id: str) -> dict[str, Any]:
         """The number of the document with that id, or of the first whose id begins so.
@@ -155,6 +130,38 @@ class StoreView:
             )
         number, seen = find_document(self.store, text)
         return {"number": number, "blocks": seen, "of": len(self.store.blocks)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shown:
+    """Documents that are shown, in the order of `numbers`."""
+
+    numbers: tuple[int, ...]
+    first: Sequence[StoredDocument]
+    beside: Sequence[Beside]
+    texts: TokenTexts
+
+    def to_json(self, *, least: float = 0.0) -> dict[str, Any]:
+        """The documents as an object of JSON: a pack of each side.
+
+        least: the least probability, or weight, of an entry that is told.
+        """
+        others = [one.stored for one in self.beside if one.stored is not None]
+        listed = []
+        for number, one, beside in zip(self.numbers, self.first, self.beside, strict=True):
+            before = sum("second" in named for named in listed)
+            place = {} if beside.stored is None else {"second": before}
+            listed.append({**_named(one.document, number), "note": beside.note, **place})
+        kl = [
+            np.full(len(one.targets), np.nan) if beside.kl_R is None else beside.kl_R
+            for one, beside in zip(self.first, self.beside, strict=True)
+        ]
+        return {
+            "documents": listed,
+            "first": pack(self.first, self.texts, least=least),
+            "second": pack(others, self.texts, least=least) if others else None,
+            "kl": column(thousandths(np.concatenate(kl))) if others else None,
+        }
 
 
 def _named(document: Document, number: int) -> dict[str, Any]:

@@ -20,6 +20,10 @@ __all__ = ["DOCUMENTS", "export_page"]
 
 DOCUMENTS = 20
 _SURVEY_SECONDS = 10.0
+# A page of 20 documents of 1,024 tokens must fit into a mail. Entries of less than these
+# probabilities are counted, not listed, where it would have more bytes.
+_LEAST = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+_BYTES_A_DOCUMENT = 140_000
 
 
 def export_page(view: StoreView, path: Path, *, documents: int = DOCUMENTS) -> int:
@@ -36,13 +40,20 @@ def export_page(view: StoreView, path: Path, *, documents: int = DOCUMENTS) -> i
         raise StoreError("the store holds no documents to show", place=view.store.uri)
     numbers = np.linspace(0, total - 1, num=min(documents, total)).round().astype(int).tolist()
     storage, name = LocalStorage.of_file(path)
-    info = view.info()
-    content = {
-        "info": info,
-        "pack": view.documents(sorted(set(numbers))),
-        "survey": Survey(view.store).look(seconds=_SURVEY_SECONDS),
-    }
-    text = page("viewer", title=f"{info['name']} · logitstore", data=content, alone=True)
-    data = text.html.encode()
+    data = _fitting(view, sorted(set(numbers)))
     storage.put(name, data)
     return len(data)
+
+
+def _fitting(view: StoreView, numbers: list[int]) -> bytes:
+    """The page with all entries, or with as many as it has room for."""
+    info, shown = view.info(), view.documents(numbers)
+    content = {"info": info, "survey": Survey(view.store).look(seconds=_SURVEY_SECONDS)}
+    title = f"{info['name']} · logitstore"
+    data = b""
+    for least in _LEAST:
+        content["pack"] = shown.to_json(least=least)
+        data = page("viewer", title=title, data=content, alone=True).html.encode()
+        if len(data) <= max(DOCUMENTS, len(numbers)) * _BYTES_A_DOCUMENT:
+            break
+    return data

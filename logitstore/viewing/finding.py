@@ -16,9 +16,10 @@ import numpy as np
 from logitstore.errors import SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from logitstore.store.reader import Store
+    from logitstore.targets.documents import DocumentBlock
     from logitstore.viewing.token_texts import TokenTexts
 
 __all__ = ["find_document", "search"]
@@ -76,17 +77,32 @@ def search(store: Store, texts: TokenTexts, wanted: str, *, start: int = 0) -> d
     until, hits, number = time.monotonic() + _SEARCH_SECONDS, [], start
     while block < len(store.blocks) and time.monotonic() < until:
         first = int(stops[block - 1]) if block else 0
-        documents = store.read_block(block)
-        for place in range(number - first, len(documents)):
-            ids = documents.document(place).document.input_ids_L.tolist()
-            number = first + place + 1
-            if needle in (text := texts.whole(ids)).casefold():
-                hits.append(_hit(number - 1, ids, text, needle, texts))
-                if len(hits) == _MOST_HITS:
-                    return _found(store, hits, number)
+        for place, ids, text in _texts_with(store.read_block(block), needle, texts):
+            if first + place >= start:
+                hits.append(_hit(first + place, ids, text, needle, texts))
+            if len(hits) == _MOST_HITS:
+                return _found(store, hits, first + place + 1)
         block += 1
         number = int(stops[block - 1])
     return _found(store, hits, number)
+
+
+def _texts_with(
+    block: DocumentBlock, needle: str, texts: TokenTexts
+) -> Iterator[tuple[int, list[int], str]]:
+    """Place, ids and text of the documents of a block that have `needle` in them, folded."""
+    stops = np.cumsum(block.token_lengths_D).tolist()
+    ids = block.input_ids_N.tolist()
+    spans = list(zip([0, *stops], stops, strict=False))
+    pieces = list(map(texts.bytes_of, ids))
+    # Between documents stands a byte that completes no character, so each decodes as by itself.
+    whole = b"\0".join(b"".join(pieces[start:stop]) for start, stop in spans)
+    if needle not in whole.decode(errors="replace").casefold():
+        return
+    for place, (start, stop) in enumerate(spans):
+        text = b"".join(pieces[start:stop]).decode(errors="replace")
+        if needle in text.casefold():
+            yield place, ids[start:stop], text
 
 
 def _found(store: Store, hits: list[dict[str, Any]], number: int) -> dict[str, Any]:

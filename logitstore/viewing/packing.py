@@ -9,6 +9,8 @@ store; so 64 entries take about as many bytes as there. Numbers are thousandths:
     ids        the id of each rank                top, entropy, loss, tail, count    for each target
     levels     distances from a row's top         delta, level, drawn     for each entry in use
 
+With `least`, entries of a lower probability are left out, and `left` counts them for each target.
+
 Shapes: N tokens, R targets, K entries, E entries in use of all targets.
 """
 
@@ -36,17 +38,20 @@ _MOST = 0xFFFF  # of a number in thousandths: 65 nats; what is missing has it
 _ZLIB_LEVEL = 9
 
 
-def pack(stored: Sequence[StoredDocument], texts: TokenTexts) -> dict[str, Any]:
+def pack(
+    stored: Sequence[StoredDocument], texts: TokenTexts, *, least: float = 0.0
+) -> dict[str, Any]:
     """Some documents as an object of JSON.
 
     stored: one or more documents of one store and draw.
     texts: of the store's tokenizer.
+    least: the least probability, or weight, of an entry that is packed.
     """
     targets = SparseTargets.concatenate([one.targets for one in stored])
     tokens_N = np.concatenate([one.document.input_ids_L for one in stored])
     counted_N = np.concatenate([one.document.counted_L for one in stored])
-    used_RK = targets.used_RK()
-    entry_ids_E = targets.ids_RK[used_RK]
+    kept_RK = targets.used_RK() & (targets.weights_RK >= least)
+    entry_ids_E = targets.ids_RK[kept_RK]
     ranking = _Ranking.of(np.concatenate([tokens_N, entry_ids_E]))
     known = ranking.ids.tolist()
     return {
@@ -60,7 +65,8 @@ def pack(stored: Sequence[StoredDocument], texts: TokenTexts) -> dict[str, Any]:
         "entropy": column(thousandths(targets.entropy_R)),
         "loss": column(thousandths(-targets.label_logprob_R)),
         "tail": column(thousandths(-_log(tail_mass(targets)))),
-        **_entries(targets, ranking),
+        **_entries(targets, ranking, kept_RK),
+        "least": least,
     }
 
 
@@ -84,26 +90,31 @@ class _Ranking:
         return self.rank_of_sorted[np.searchsorted(self.sorted_ids, ids)]
 
 
-def _entries(targets: SparseTargets, ranking: _Ranking) -> dict[str, Any]:
-    """The entries in use, row after row, each row in order of rank."""
+def _entries(targets: SparseTargets, ranking: _Ranking, kept_RK: np.ndarray) -> dict[str, Any]:
+    """The entries that are kept, row after row, each row in order of rank."""
     rows, k = targets.ids_RK.shape
-    used_RK = targets.used_RK()
-    ranks_RK = np.full((rows, k), np.iinfo(np.uint32).max, dtype=np.int64)
-    ranks_RK[used_RK] = ranking.of_ids(targets.ids_RK[used_RK])
+    kept_R = kept_RK.sum(axis=1)
+    ranks_RK = np.full((rows, k), np.iinfo(np.int64).max, dtype=np.int64)
+    ranks_RK[kept_RK] = ranking.of_ids(targets.ids_RK[kept_RK])
     order_RK = np.argsort(ranks_RK, axis=1, kind="stable")
-    ranks_RK = np.take_along_axis(ranks_RK, order_RK, axis=1)
-    values_RK = np.take_along_axis(targets.logprobs_RK, order_RK, axis=1)
-    top_R = np.max(np.where(used_RK, values_RK, -np.inf), axis=1, initial=-np.inf)
+    first_RK = np.arange(k)[None, :] < kept_R[:, None]
+    ranks_RK, values_RK, drawn_RK = (
+        np.take_along_axis(one, order_RK, axis=1)
+        for one in (ranks_RK, targets.logprobs_RK, targets.sampled_RK)
+    )
+    ranks_RK = np.where(first_RK, ranks_RK, 0)
+    top_R = np.max(np.where(first_RK, values_RK, -np.inf), axis=1, initial=-np.inf)
     below_RK = thousandths(top_R[:, None] - values_RK)
-    levels, level_E = np.unique(below_RK[used_RK], return_inverse=True)
-    drawn_RK = np.take_along_axis(targets.sampled_RK, order_RK, axis=1)
+    levels, level_E = np.unique(below_RK[first_RK], return_inverse=True)
+    left_R = (targets.count_R - kept_R).astype(np.uint32)
     return {
-        "count": column(targets.count_R.astype(np.uint32)),
+        "count": column(kept_R.astype(np.uint32)),
+        "left": column(left_R) if left_R.any() else None,
         "top": column(thousandths(-top_R)),
-        "delta": column(np.diff(ranks_RK, axis=1, prepend=0)[used_RK].astype(np.uint32)),
+        "delta": column(np.diff(ranks_RK, axis=1, prepend=0)[first_RK].astype(np.uint32)),
         "levels": levels.tolist(),
         "level": column(level_E.reshape(-1).astype(np.uint32)),
-        "drawn": column(drawn_RK[used_RK].astype(np.uint8)) if targets.kind.drawn else None,
+        "drawn": column(drawn_RK[first_RK].astype(np.uint8)) if targets.kind.drawn else None,
     }
 
 

@@ -1,7 +1,7 @@
 // One token and its distribution: what it was, what the teacher expected, and how sure it was.
 
 import { drawn, element, spelled } from "./elements.js";
-import { count, nats, probability } from "./numbers.js";
+import { count, nats, probability, several } from "./numbers.js";
 
 const SHAPE_HEIGHT = 40;
 const LEAST = 1e-5; // of a probability that is drawn: five powers of ten are shown
@@ -15,9 +15,9 @@ function facts(rows, heads) {
   return list;
 }
 
-function rankOf(side, at, entries) {
+function rankOf(side, at, entries, left) {
   const found = entries.findIndex((one) => one.id === side.id(at));
-  return found < 0 ? "no entry" : `${found + 1} of ${entries.length}`;
+  return found < 0 ? "no entry" : `${found + 1} of ${entries.length + left}`;
 }
 
 // The height of a probability, on a scale of five powers of ten.
@@ -34,7 +34,7 @@ function shapeOf(target, entries, others, actual) {
       `outside the exact ones ${probability(target.tail)}; heights by powers of ten`,
   });
   const pattern = drawn("pattern", { id: "hatch", width: 4, height: 4, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45) scale(0.4 1)" });
-  pattern.append(drawn("rect", { width: 1.6, height: 4, fill: "var(--shade)" }));
+  pattern.append(drawn("rect", { width: 1.6, height: 4, fill: "var(--mark)" }));
   chart.append(drawn("defs", {}, pattern));
   entries.forEach((one, at) => {
     const height = heightOf(one.p);
@@ -97,8 +97,11 @@ function candidates(target, other, actual, vocabulary) {
     if (one.drawn) told.push("drawn: this is its weight");
     line(kinds.join(" "), spelled(one.text), one.p, one.q, told.join("; "));
   }
+  if (target.left) {
+    shown.append(element("li", { className: "left" }, `${several(target.left, "more entry", "more entries")} below ${probability(target.least)}, not on this page`));
+  }
   if (Number.isFinite(target.tail)) {
-    const exact = entries.filter((one) => !one.drawn).length;
+    const exact = entries.filter((one) => !one.drawn).length + target.left;
     const left = Math.max(0, vocabulary - exact);
     line("rest", `${count(left)} others`, target.tail, other?.tail, "all tokens that are no exact entry");
   }
@@ -131,7 +134,7 @@ export function showDetails(box, page, at) {
   const row = (label, use) => (other ? [label, use(target, side, entries), use(other, shown.second, others)] : [label, use(target, side, entries)]);
   const rows = [
     row("its probability", (one) => probability(Math.exp(-one.loss))),
-    row("its place", (one, own, known) => rankOf(own, at, known)),
+    row("its place", (one, own, known) => rankOf(own, at, known, one.left)),
     row("loss", (one) => nats(one.loss)),
     row("entropy", (one) => nats(one.entropy)),
     row(other ? "not exact" : "outside the exact entries", (one) => probability(one.tail)),

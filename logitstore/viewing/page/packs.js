@@ -20,7 +20,7 @@ async function column(packed) {
   return values;
 }
 
-const NAMES = ["ids", "tokens", "counted", "entropy", "loss", "tail", "count", "top", "delta", "level", "drawn"];
+const NAMES = ["ids", "tokens", "counted", "entropy", "loss", "tail", "count", "top", "delta", "level", "drawn", "left"];
 
 async function unpackedPack(pack) {
   const columns = await Promise.all(NAMES.map((name) => column(pack[name])));
@@ -28,6 +28,7 @@ async function unpackedPack(pack) {
   found.texts = JSON.parse(new TextDecoder().decode(await inflated(pack.texts)));
   found.special = new Set(pack.special);
   found.levels = pack.levels;
+  found.least = pack.least;
   found.starts = new Uint32Array(found.count.length); // of the entries of each target
   for (let row = 1; row < found.count.length; row += 1) {
     found.starts[row] = found.starts[row - 1] + found.count[row - 1];
@@ -69,6 +70,8 @@ class Side {
       entropy: pack.entropy[one] / THOUSAND,
       loss: pack.loss[one] / THOUSAND,
       tail: tail === NONE ? NaN : Math.exp(-tail / THOUSAND),
+      left: pack.left === null ? 0 : pack.left[one],
+      least: pack.least,
       entries: () => this.entries(one),
     };
   }
@@ -97,7 +100,7 @@ export async function unpacked(answer) {
   const kl = await column(answer.kl);
   return answer.documents.map((named, number) => {
     const side = new Side(first, number);
-    const other = named.second === null ? null : new Side(second, named.second);
+    const other = named.second === undefined ? null : new Side(second, named.second);
     return {
       ...named,
       first: side,

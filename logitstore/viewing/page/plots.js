@@ -73,7 +73,7 @@ export function showStore(box, info, survey, { further }) {
   const short = (value) => (Number.isInteger(value) ? String(value) : value.toFixed(1));
   box.replaceChildren(
     element("h2", {}, "What it is"), factsOf(info),
-    element("h2", { className: "spread" }, "How it is spread"), sample,
+    element("h2", { className: "apart" }, "How it is spread"), sample,
     element("div", { className: "plots" },
       histogram("Entropy of a target", plots.entropy, { words: nats, ends: (value) => `${short(value)}` }),
       histogram("Loss of the teacher", plots.loss, { words: nats, ends: (value) => `${short(value)}` }),
