@@ -18,6 +18,7 @@ import logitstore
 from logitstore.errors import SettingError, StorageError, StoreError
 from logitstore.serving.catalogue import Catalogue
 from logitstore.serving.serve import serve
+from logitstore.store import remote
 from tests.synthetic import store_spec, stored_documents, write_store
 from tests.viewed_stores import HOSTILE, documents, served, write_viewed
 from tools.torture_store import CONTAINERS
@@ -41,9 +42,9 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_store(root / "outside", UNITS, spec=store_spec())
     write_store(team / ".hidden", UNITS, spec=store_spec())
     (team / "linked").symlink_to(root / "outside")
-    (root / "secret.txt").write_text("secret")
-    (team / "zarr" / "notes.txt").write_text("secret")
-    (team / "zarr" / ".env").write_text("secret")
+    (root / "secret.txt").write_text("not to be given")
+    (team / "zarr" / "notes.txt").write_text("not to be given")
+    (team / "zarr" / ".env").write_text("not to be given")
     readme = team / "texts" / "hostile" / "README.md"
     readme.unlink()
     readme.symlink_to(root / "secret.txt")
@@ -154,7 +155,7 @@ def test_only_what_a_store_names_is_given(team: Path, url: str) -> None:
     ):
         status, _, body = ask(url, path)
         assert status in (404, 400), path
-        assert b"secret" not in body, path
+        assert b"not to be" not in body, path
     names = [path.relative_to(team / "zarr").as_posix() for path in (team / "zarr").rglob("*.*")]
     assert len(names) > 10
     for name in names:
@@ -241,7 +242,8 @@ def test_nothing_is_given_without_the_token(team: Path, monkeypatch: pytest.Monk
         with pytest.raises((StorageError, StoreError)):
             logitstore.open(f"{url}/stores/zarr")
         monkeypatch.setenv("LOGITSTORE_TOKEN", TOKEN)
-        there = logitstore.open(f"{url}/stores/./zarr".replace("/./", "/") + "/")
+        remote._opened.cache_clear()
+        there = logitstore.open(f"{url}/stores/zarr")
         assert there.fingerprint == logitstore.open(team / "zarr").fingerprint
 
 

@@ -37,7 +37,7 @@ def test_tokens_read_as_text_and_bytes_that_are_no_text_as_bytes() -> None:
     assert [TEXTS.text_of(one) for one in (*b"a \n", 0xE6, 257, 299)] == [
         *("a", " ", "\n", "⟨E6⟩", ADDED[257], "⟨299⟩")
     ]
-    ids = list("x漢y🙂".encode()) + [0xF0, 0x9F, ord("z")]
+    ids = [*"x漢y🙂".encode(), 0xF0, 0x9F, ord("z")]
     in_place = TEXTS.texts_in_place(ids)
     shown = "".join(in_place.get(at, TEXTS.text_of(one)) for at, one in enumerate(ids))
     assert shown == "x⟨E6⟩⟨BC⟩漢y⟨F0⟩⟨9F⟩⟨99⟩🙂⟨F0⟩⟨9F⟩⟨F0⟩⟨9F⟩z"

@@ -30,6 +30,7 @@ def listening(host: str, port: int) -> socket.socket:
             "starlette and uvicorn are not installed, which serve pages",
             remedy="pip install 'logitstore[serve]'",
         ) from error
+    opened = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         opened = socket.socket(family, socket.SOCK_STREAM)
@@ -37,6 +38,8 @@ def listening(host: str, port: int) -> socket.socket:
         opened.bind((host, port))
         opened.listen()  # who connects from now on waits until answers are given
     except OSError as error:
+        if opened is not None:
+            opened.close()
         raise SettingError(
             f"nothing can be served there: {error.strerror or error}",
             found=f"--host {host} --port {port}",
