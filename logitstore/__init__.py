@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from logitstore.progress import Progress
     from logitstore.sharing.pull import pull
     from logitstore.sharing.push import push
+    from logitstore.serving.serve import serve
+    from logitstore.serving.view import view
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open
@@ -86,10 +88,12 @@ __all__ = [
     "open",
     "pull",
     "push",
+    "serve",
     "strays",
     "subset",
     "tune",
     "verify",
+    "view",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -123,9 +127,11 @@ __getattr__, __dir__ = lazy_names(
         "open": "logitstore.store.reader:open_store",
         "pull": "logitstore.sharing.pull",
         "push": "logitstore.sharing.push",
+        "serve": "logitstore.serving.serve",
         "strays": "logitstore.store.strays",
         "subset": "logitstore.editing.subset",
         "tune": "logitstore.forecast.tune",
         "verify": "logitstore.store.verify",
+        "view": "logitstore.serving.view",
     },
 )

@@ -18,7 +18,8 @@ from logitstore.viewing.documents import StoreView
 from logitstore.viewing.export import export_page
 from logitstore.viewing.student import open_student
 from tests.synthetic import store_spec
-from tests.viewed_stores import HOSTILE, documents, served, write_viewed
+from tests.viewed_stores import HOSTILE, documents, write_viewed
+from tools.served import served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

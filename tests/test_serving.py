@@ -20,7 +20,8 @@ from logitstore.serving.catalogue import Catalogue
 from logitstore.serving.serve import serve
 from logitstore.store import remote
 from tests.synthetic import store_spec, stored_documents, write_store
-from tests.viewed_stores import HOSTILE, documents, served, write_viewed
+from tests.viewed_stores import HOSTILE, documents, write_viewed
+from tools.served import served
 from tools.torture_store import CONTAINERS
 
 if TYPE_CHECKING:

@@ -1,19 +1,13 @@
-"""Stores to be looked at: texts that would harm a page, token by token, and a server of them."""
+"""Stores to be looked at: texts that would harm a page, token by token."""
 
 from __future__ import annotations
 
 import json
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import uvicorn
 
-from logitstore.serving.app import application
-from logitstore.serving.server import listening, url_of
 from logitstore.store.commit import StoreWriter
 from logitstore.store.layout import StoreLayout
 from logitstore.store.writer import UnitWriter
@@ -22,10 +16,8 @@ from logitstore.viewing.token_texts import _BYTES
 from tests.synthetic import plan_of, sparse_targets, store_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from logitstore.serving.catalogue import Catalogue
 
 VOCABULARY = 300
 ADDED = {
@@ -91,22 +83,3 @@ def write_viewed(folder: Path, stored: list[StoredDocument], **changes: Any) -> 
     UnitWriter.of(writer, spec).write(plan.units[0], stored, skipped=0)
     writer.seal(plan)
     return folder
-
-
-@contextmanager
-def served(catalogue: Catalogue, *, token: str | None = None) -> Iterator[str]:
-    """The URL of a running server of a catalogue, without the last slash."""
-    with listening("127.0.0.1", 0) as opened:
-        url, port = url_of(opened, "127.0.0.1").rstrip("/"), opened.getsockname()[1]
-        app = application(catalogue, token=token, host="127.0.0.1", port=port)
-        config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.005)
-            yield url
-        finally:
-            server.should_exit = True
-            thread.join()

@@ -133,8 +133,9 @@ class SecondStore:
         if found is None:
             return Beside(stored=None, note=f"The second store has no such document{looked}.")
         if not np.array_equal(found.document.input_ids_L, wanted.input_ids_L):
-            note = "The second store has other tokens under this document's id."
-            return Beside(stored=None, note=note)
+            return Beside(
+                stored=None, note="The second store has other tokens under this document's id."
+            )
         kl_R = np.full(len(first.targets), np.nan)
         rows_C, others_C = _common(first, found)
         kl_R[rows_C] = kl_at_least(first.targets.rows(rows_C), found.targets.rows(others_C))
@@ -180,10 +181,9 @@ def kl_at_least(first: SparseTargets, second: SparseTargets) -> np.ndarray:
     rows = len(first)
     if not (first.kind.has_exact and second.kind.has_exact):
         return np.full(rows, np.nan)
-    keys, values = zip(*(exact_entries(one) for one in (first, second)), strict=True)
-    _, here, there = np.intersect1d(*keys, assume_unique=True, return_indices=True)
-    row_of = keys[0][here] >> 32
-    return pooled_kl(row_of, values[0][here], values[1][there], rows=rows)
+    (keys, p), (other_keys, q) = exact_entries(first), exact_entries(second)
+    _, here, there = np.intersect1d(keys, other_keys, assume_unique=True, return_indices=True)
+    return pooled_kl(keys[here] >> 32, p[here], q[there], rows=rows)
 
 
 def exact_entries(targets: SparseTargets) -> tuple[np.ndarray, np.ndarray]:

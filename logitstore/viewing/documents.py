@@ -147,7 +147,7 @@ class Shown:
         least: the least probability, or weight, of an entry that is told.
         """
         others = [one.stored for one in self.beside if one.stored is not None]
-        listed = []
+        listed: list[dict[str, Any]] = []
         for number, one, beside in zip(self.numbers, self.first, self.beside, strict=True):
             before = sum("second" in named for named in listed)
             place = {} if beside.stored is None else {"second": before}
