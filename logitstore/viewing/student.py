@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Student:
         spec = self.teacher.spec
         return {
             "kind": "student",
-            "name": self.name,
+            "name": Path(self.name).name or self.name,
             "architecture": spec.architecture,
             "parameters": spec.parameters,
             "k": self.entries,

@@ -1,6 +1,6 @@
 // One token and its distribution: what it was, what the teacher expected, and how sure it was.
 
-import { drawn, element, spelled } from "./elements.js";
+import { drawn, element, spelled, visible } from "./elements.js";
 import { count, nats, probability, several } from "./numbers.js";
 
 const SHAPE_HEIGHT = 40;
@@ -95,7 +95,8 @@ function candidates(target, other, actual, vocabulary) {
     const told = [];
     if (one.id === actual.id) [kinds[1], told[0]] = ["follows", "follows here"];
     if (one.drawn) told.push("drawn: this is its weight");
-    line(kinds.join(" "), spelled(one.text), one.p, one.q, told.join("; "));
+    if (one.otherDrawn) [kinds[2], told[told.length]] = ["other-drawn", "drawn in the second: its weight there"];
+    line(kinds.filter(Boolean).join(" "), spelled(one.text), one.p, one.q, told.join("; "));
   }
   if (target.left) {
     shown.append(element("li", { className: "left" }, `${several(target.left, "more entry", "more entries")} below ${probability(target.least)}, not on this page`));
@@ -108,10 +109,10 @@ function candidates(target, other, actual, vocabulary) {
   return shown;
 }
 
-function keyOf(entries, other) {
+function keyOf(entries, others, { second }) {
   const parts = [["exact", "exact"]];
-  if (entries.some((one) => one.drawn)) parts.push(["drawn", "drawn, by weight"]);
-  if (other) parts.push(["second", "second"]);
+  if ([...entries, ...(others ?? [])].some((one) => one.drawn)) parts.push(["drawn", "drawn, by weight"]);
+  if (others) parts.push(["second", visible(second.name)]);
   return element("p", { className: "key" }, ...parts.map(([kind, text]) =>
     element("span", {}, element("i", { className: kind }), text)), element("span", {}, "underlined: follows here"));
 }
@@ -133,17 +134,17 @@ export function showDetails(box, page, at) {
   const others = other?.entries();
   const row = (label, use) => (other ? [label, use(target, side, entries), use(other, shown.second, others)] : [label, use(target, side, entries)]);
   const rows = [
-    row("its probability", (one) => probability(Math.exp(-one.loss))),
-    row("its place", (one, own, known) => rankOf(own, at, known, one.left)),
+    row("probability", (one) => probability(Math.exp(-one.loss))),
+    row("place", (one, own, known) => rankOf(own, at, known, one.left)),
     row("loss", (one) => nats(one.loss)),
     row("entropy", (one) => nats(one.entropy)),
     row(other ? "not exact" : "outside the exact entries", (one) => probability(one.tail)),
   ];
-  const heads = other ? [info.name, info.second.name] : null;
+  const heads = other ? ["first", info.second.kind === "student" ? "student" : "second"] : null;
   const parts = [name, place, facts(rows, heads)];
   if (other) parts.push(element("p", { className: "small muted" }, `KL is ${nats(shown.kl(at), 3)} or more`));
   parts.push(shapeOf(target, entries, others, side.id(at)));
   parts.push(candidates(target, other, { id: side.id(at), text: side.ownText(at) }, info.vocab_size));
-  parts.push(keyOf(entries, other));
+  parts.push(keyOf(entries, others, info));
   box.replaceChildren(...parts);
 }

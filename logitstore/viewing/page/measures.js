@@ -21,12 +21,12 @@ export const MEASURES = [
     shade: shadeOf(0.5), words: probability,
   },
   {
-    name: "kl", label: "KL", most: 2, compares: true, ends: ["at least 0", "2 nats or more"],
+    name: "kl", label: "KL", most: 2, compares: true, ends: ["alike", "at least 2 nats"],
     value: (document, at) => document.kl(at), shade: (value) => Math.sqrt(shadeOf(2)(value)), words: (value) => nats(value, 3),
   },
   {
     name: "gain", label: "Difference", most: 4, compares: true, signed: true,
-    ends: ["second gave more", "first gave more"],
+    ends: ["second gave more", "first gave e⁴ more"],
     value: (document, at) => {
       const [first, second] = [document.first.at(at), document.second?.at(at)];
       return first && second ? second.loss - first.loss : undefined;
