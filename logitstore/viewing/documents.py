@@ -59,10 +59,13 @@ class StoreView:
     def info(self) -> dict[str, Any]:
         """What the store is: as `logitstore inspect` tells it, its draws, what is beside it."""
         spec = self.store.spec
+        kind = sparsifier_of(spec.sparsifier).targets
         return {
             **inspect(self.store),
             "name": base_name(self.store.layout.storage),
-            "exact": sparsifier_of(spec.sparsifier).targets.has_exact,
+            "entries": kind.entries.value,
+            "exact": kind.has_exact,
+            "whole": kind.knows_whole,
             "draws": self._draws(),
             "draw": self.store.draw,
             "max_length": spec.text.max_length,

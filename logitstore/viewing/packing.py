@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["column", "pack", "tail_mass", "thousandths"]
 
-_MOST = 0xFFFF  # of a number in thousandths: 65 nats; what is missing has it
+_MISSING = 0xFFFF  # a number that is not known; those that are known end below it, at 65 nats
 _ZLIB_LEVEL = 9
 
 
@@ -140,12 +140,13 @@ def _log(mass_R: np.ndarray) -> np.ndarray:
 
 
 def thousandths(values: np.ndarray) -> np.ndarray:
-    """uint32: numbers from 0 up in thousandths; the highest, 65.535, also where there is none.
+    """uint32: numbers from 0 up in thousandths, 65.534 at most; 65,535 for NaN.
 
     values: float; what is below 0 by rounding is 0.
     """
-    scaled = np.nan_to_num(np.asarray(values, dtype=np.float64) * 1000.0, nan=_MOST, posinf=_MOST)
-    return np.clip(np.rint(scaled), 0, _MOST).astype(np.uint32)
+    known = np.asarray(values, dtype=np.float64)
+    scaled = np.clip(np.rint(np.nan_to_num(known * 1000.0)), 0, _MISSING - 1)
+    return np.where(np.isnan(known), _MISSING, scaled).astype(np.uint32)
 
 
 def column(values: np.ndarray) -> dict[str, Any]:

@@ -109,8 +109,8 @@ function candidates(target, other, actual, vocabulary) {
   return shown;
 }
 
-function keyOf(entries, others, { second }) {
-  const parts = [["exact", "exact"]];
+function keyOf(entries, others, { second, entries: entriesOf }) {
+  const parts = [["exact", entriesOf === "shares" ? "shares of the entries" : "exact"]];
   if ([...entries, ...(others ?? [])].some((one) => one.drawn)) parts.push(["drawn", "drawn, by weight"]);
   if (others) parts.push(["second", visible(second.name)]);
   return element("p", { className: "key" }, ...parts.map(([kind, text]) =>

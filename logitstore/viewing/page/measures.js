@@ -21,6 +21,11 @@ export const MEASURES = [
     shade: shadeOf(0.5), words: probability,
   },
   {
+    name: "top", label: "Top entry", most: 1, ends: ["all of the mass", "none of it"],
+    value: (document, at) => document.first.at(at)?.top, second: (document, at) => document.second?.at(at)?.top,
+    shade: (value) => 1 - value, words: probability,
+  },
+  {
     name: "kl", label: "KL", most: 2, compares: true, ends: ["alike", "at least 2 nats"],
     value: (document, at) => document.kl(at), shade: (value) => Math.sqrt(shadeOf(2)(value)), words: (value) => nats(value, 3),
   },
@@ -34,3 +39,9 @@ export const MEASURES = [
     shade: (value) => shadeOf(4)(Math.abs(value)), words: (value) => `${value > 0 ? "+" : ""}${nats(value)}`,
   },
 ];
+
+// Those that a store can be shaded by: what nobody has told the store is not among them.
+export function measuresOf(info) {
+  const there = { entropy: info.whole, loss: info.whole, tail: info.exact, top: !info.whole, kl: info.second, gain: info.second && info.whole };
+  return MEASURES.filter((one) => there[one.name]);
+}

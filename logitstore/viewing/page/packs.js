@@ -3,6 +3,8 @@
 const THOUSAND = 1000;
 const NONE = 0xffff; // in thousandths: not known
 
+const known = (value) => (value === NONE ? NaN : value / THOUSAND);
+
 async function inflated(text) {
   const data = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   const stream = new Blob([data]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -64,12 +66,12 @@ class Side {
     if (row === undefined || row < 0) return null;
     const { pack } = this;
     const one = this.target + row;
-    const tail = pack.tail[one];
     return {
       row,
-      entropy: pack.entropy[one] / THOUSAND,
-      loss: pack.loss[one] / THOUSAND,
-      tail: tail === NONE ? NaN : Math.exp(-tail / THOUSAND),
+      entropy: known(pack.entropy[one]),
+      loss: known(pack.loss[one]),
+      top: Math.exp(-pack.top[one] / THOUSAND),
+      tail: Math.exp(-known(pack.tail[one])),
       left: pack.left === null ? 0 : pack.left[one],
       least: pack.least,
       entries: () => this.entries(one),
@@ -107,8 +109,7 @@ export async function unpacked(answer) {
       second: other,
       kl: (place) => {
         const row = side.rows[place];
-        const value = kl === null || other === null || row < 0 ? NONE : kl[side.target + row];
-        return value === NONE ? NaN : value / THOUSAND;
+        return kl === null || other === null || row < 0 ? NaN : known(kl[side.target + row]);
       },
     };
   });

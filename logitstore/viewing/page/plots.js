@@ -40,18 +40,22 @@ function columnBytes(info) {
 
 function factsOf(info) {
   const rows = {
-    teacher: `${info.teacher.name}, ${info.teacher.architecture}, ${count(info.teacher.parameters)} parameters, ${info.teacher.dtype}`,
+    teacher: info.teacher.architecture === null ? info.teacher.name
+      : `${info.teacher.name}, ${info.teacher.architecture}, ${count(info.teacher.parameters)} parameters, ${info.teacher.dtype}`,
     corpus: info.corpus.name,
     documents: `${count(info.documents)}, ${several(info.tokens, "token")}, ${several(info.targets, "target")}`,
     sparsifier: `${info.sparsifier}, k = ${info.k}; serves T = ${info.serves_temperatures}`,
     size: `${bytes(info.bytes)}, ${info.format}`,
-    "kept exactly": info.retained_mass ? `${probability(info.retained_mass)} of the mass, on average` : "nothing: every entry is drawn",
+    "kept exactly": info.retained_mass ? `${probability(info.retained_mass)} of the mass, on average`
+      : info.entries === "shares" ? "not known: entries are shares of what they hold together" : "nothing: every entry is drawn",
     "teacher’s loss": nats(info.teacher_loss, 3),
     "teacher’s entropy": nats(info.teacher_entropy, 3),
     vocabulary: `${count(info.vocab_size)} ids, tokenizer ${info.tokenizer.fingerprint.slice(0, 12)}`,
     fingerprint: info.fingerprint,
     made: info.created ?? "–",
   };
+  if (info.edits?.length) rows.edited = info.edits.map((one) => one.command).join(", ");
+  if (info.imported) rows.imported = info.imported.from ?? "from another system";
   const list = element("dl", { className: "table" });
   for (const [name, value] of Object.entries(rows)) {
     list.append(element("dt", {}, name), element("dd", {}, element("bdi", {}, visible(String(value)))));

@@ -4,7 +4,7 @@
 import { byId, element, spelled, visible } from "./elements.js";
 import { bytes, count, several } from "./numbers.js";
 import { sourceOf } from "./sources.js";
-import { MEASURES } from "./measures.js";
+import { MEASURES, measuresOf } from "./measures.js";
 import { Text } from "./text.js";
 import { showDetails } from "./details.js";
 import { Curve } from "./curve.js";
@@ -43,7 +43,8 @@ class Viewer {
     byId("notice").hidden = !info.note;
     byId("notice").textContent = visible(info.note ?? "");
     byId("total").textContent = `of ${count(info.documents)}`;
-    this.measures = MEASURES.filter((one) => (!one.compares || info.second) && (one.name !== "tail" || info.exact));
+    this.measures = measuresOf(info);
+    byId("extremes").hidden = !info.whole;
     byId("measures").replaceChildren(byId("measures").firstElementChild, ...this.measures.map((one) => {
       const input = element("input", { type: "radio", name: "measure", value: one.name });
       input.addEventListener("change", () => this.shadeBy(one));
