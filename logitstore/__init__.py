@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec, StoreSpec, TeacherSpec
     from logitstore.generation.run import generate
     from logitstore.progress import Progress
-    from logitstore.sharing.pull import pull
-    from logitstore.sharing.push import push
     from logitstore.serving.serve import serve
     from logitstore.serving.view import view
+    from logitstore.sharing.pull import pull
+    from logitstore.sharing.push import push
     from logitstore.store.inspect import inspect
     from logitstore.store.reader import Store
     from logitstore.store.reader import open_store as open

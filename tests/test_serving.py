@@ -18,7 +18,7 @@ import logitstore
 from logitstore.errors import SettingError, StorageError, StoreError
 from logitstore.serving.catalogue import Catalogue
 from logitstore.serving.serve import serve
-from logitstore.store import remote
+from logitstore.store.remote import calls
 from tests.synthetic import store_spec, stored_documents, write_store
 from tests.viewed_stores import HOSTILE, documents, write_viewed
 from tools.served import served
@@ -243,7 +243,7 @@ def test_nothing_is_given_without_the_token(team: Path, monkeypatch: pytest.Monk
         with pytest.raises((StorageError, StoreError)):
             logitstore.open(f"{url}/stores/zarr")
         monkeypatch.setenv("LOGITSTORE_TOKEN", TOKEN)
-        remote._opened.cache_clear()
+        calls._opened.cache_clear()
         there = logitstore.open(f"{url}/stores/zarr")
         assert there.fingerprint == logitstore.open(team / "zarr").fingerprint
 

@@ -22,6 +22,7 @@ from logitstore.viewing.packing import pack, tail_mass
 from logitstore.viewing.page import page
 from logitstore.viewing.survey import Survey
 from logitstore.viewing.token_texts import TokenTexts
+from tests.foreign_writers import WRITERS
 from tests.synthetic import sparse_targets, store_spec, stored_documents, write_store
 from tests.viewed_stores import ADDED, HOSTILE, VOCABULARY, documents, tokenizer_json, write_viewed
 
@@ -256,3 +257,24 @@ def test_a_page_in_a_file_holds_documents_spread_over_the_store(tmp_path: Path) 
     content = json.loads(data.decode().split('id="data">')[1].split("</script>")[0])
     assert [one["number"] for one in content["pack"]["documents"]] == [0, 10, 20, 29, 39]
     assert content["survey"]["seen"] == content["survey"]["of"]
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "axolotl", "vllm"])
+def test_stores_of_other_systems_are_shown_as_far_as_they_know(
+    name: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    case = WRITERS[name](tmp_path)
+    logitstore.import_store(case.source, tmp_path / "store", tokenizer=tokenizer, **case.options)
+    store = logitstore.open(tmp_path / "store")
+    view = StoreView(store)
+    info, packed = view.info(), view.documents([0]).to_json()["first"]
+    assert info["whole"] is case.whole
+    assert info["entries"] == ("shares" if case.shares else "exact")
+    for column in ("loss", "entropy"):
+        assert (_unpacked(packed[column]) == 0xFFFF).all() != case.whole
+    assert (_unpacked(packed["tail"]) == 0xFFFF).all() == case.shares
+    for row, found in enumerate(_rows_of(packed)):
+        assert len(found) == store[0].targets.count_R[row]
+    survey = Survey(store).look(seconds=60)
+    assert bool(survey["lists"]["loss"]) <= case.whole
+    assert (survey["plots"]["entropy"]["mean"] is not None) == case.whole
