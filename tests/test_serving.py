@@ -106,6 +106,17 @@ def test_a_store_is_read_over_http_as_from_its_folder(team: Path, url: str, cont
     assert not list(logitstore.verify(f"{url}/stores/{container}", hashes=True))
 
 
+def test_stores_in_a_bucket_are_served_too(team: Path, bucket: str) -> None:
+    for name in ("one", "deep/two"):
+        write_store(f"{bucket}/{name}", UNITS, spec=store_spec())
+    with served(Catalogue.below(bucket)) as url:
+        assert sorted(listed(url)) == ["deep/two", "one"]
+        there = logitstore.open(f"{url}/stores/deep/two")
+        assert there.fingerprint == logitstore.open(team / "zarr").fingerprint
+        assert len(there[4].targets) == 29
+        assert ask(url, "/stores/one/leases/x")[0] == 404
+
+
 def test_ranges_are_those_of_the_file(team: Path, url: str) -> None:
     data = (team / "zarr" / "manifest.json").read_bytes()
     path, size = "/stores/zarr/manifest.json", len(data)
@@ -275,6 +286,24 @@ def test_what_is_served_and_to_whom_is_told(team: Path, tmp_path: Path) -> None:
         serve(team, token="short")
     with pytest.raises(SettingError, match="nothing can be served there"):
         serve(team, host="192.0.2.1")
+
+
+def test_view_serves_one_store_to_this_machine(team: Path) -> None:
+    command = [sys.executable, "-m", "logitstore", "view", str(team / "zarr")]
+    with subprocess.Popen(
+        [*command, str(team / "parquet")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert url is not None
+        assert line.startswith(f"{team}/zarr, to this machine alone: ")
+        assert ask(url[0], "/")[1]["location"] == "/view/zarr"
+        content = json.loads(ask(url[0], "/api/document?store=zarr&number=2")[2])
+        assert content["documents"][0]["second"] == 0
+        assert ask(url[0], "/api/info?store=parquet")[0] == 404
+        process.terminate()
+    assert process.returncode == 143
 
 
 def test_without_starlette_one_error_says_what_to_install(team: Path) -> None:
