@@ -22,7 +22,6 @@ _REQUEST_SECONDS, _RETRY_SECONDS, _RETRIES = 60, 120, 8
 _WRONG_ANSWERS, _WRONG_SECONDS = 3, 0.2  # how often one is asked for again, and after how long
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _TOKEN = "LOGITSTORE_TOKEN"  # what `logitstore serve` asks for; sent to http(s) servers alone
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 # What a server answers that lost the range on the way: asked again, it may know better.
 _WRONG_ANSWER = re.compile(r"Requested \d+\.\.\d+, got|Content-Range header not present")
 _BEHIND_THE_END = re.compile(
