@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec, StoreSpec, TeacherSpec
     from logitstore.generation.run import generate
     from logitstore.progress import Progress
+    from logitstore.serving.serve import serve
+    from logitstore.serving.view import view
     from logitstore.sharing.pull import pull
     from logitstore.sharing.push import push
     from logitstore.store.inspect import inspect
@@ -86,10 +88,12 @@ __all__ = [
     "open",
     "pull",
     "push",
+    "serve",
     "strays",
     "subset",
     "tune",
     "verify",
+    "view",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -123,9 +127,11 @@ __getattr__, __dir__ = lazy_names(
         "open": "logitstore.store.reader:open_store",
         "pull": "logitstore.sharing.pull",
         "push": "logitstore.sharing.push",
+        "serve": "logitstore.serving.serve",
         "strays": "logitstore.store.strays",
         "subset": "logitstore.editing.subset",
         "tune": "logitstore.forecast.tune",
         "verify": "logitstore.store.verify",
+        "view": "logitstore.serving.view",
     },
 )

@@ -37,6 +37,8 @@ RANKS = [
     "logitstore.forecast",
     "logitstore.editing",
     "logitstore.exchange",
+    "logitstore.viewing",
+    "logitstore.serving",
     "logitstore.cli",
     "logitstore.plumbing",
     "logitstore",

@@ -7,6 +7,7 @@ from logitstore.cli import checking
 from logitstore.cli import sharing
 from logitstore.cli import editing
 from logitstore.cli import exchange
+from logitstore.cli import viewing
 
 from logitstore.cli.app import app
 

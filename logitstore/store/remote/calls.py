@@ -21,6 +21,7 @@ __all__ = ["CALLS", "ENDPOINTS", "Got", "Head", "Refused", "check_uri", "direct_
 _REQUEST_SECONDS, _RETRY_SECONDS, _RETRIES = 60, 120, 8
 _WRONG_ANSWERS, _WRONG_SECONDS = 3, 0.2  # how often one is asked for again, and after how long
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+_TOKEN = "LOGITSTORE_TOKEN"  # what `logitstore serve` asks for; sent to http(s) servers alone
 # What a server answers that lost the range on the way: asked again, it may know better.
 _WRONG_ANSWER = re.compile(r"Requested \d+\.\.\d+, got|Content-Range header not present")
 _BEHIND_THE_END = re.compile(
@@ -197,6 +198,8 @@ def _opened(uri: str, process: int) -> Any:  # noqa: ARG001
     endpoints = [os.environ.get(name, "") for name in ENDPOINTS]
     if any(one.lower().startswith("http://") for one in (uri, *endpoints)):
         options["allow_http"] = True  # asked for by name; obstore wants to be told so
+    if uri.lower().startswith("http") and (token := os.environ.get(_TOKEN)):
+        options["default_headers"] = {"authorization": f"Bearer {token}"}
     try:
         return from_url(
             uri,

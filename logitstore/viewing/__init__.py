@@ -1,0 +1,1 @@
+"""What a person sees of a store: documents, distributions and plots, as data and as one page."""
