@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from logitstore.options import options_of, takes
@@ -45,12 +47,21 @@ def view(
     with opened:
         port, url = opened.getsockname()[1], url_of(opened, _HOST)
         app = application(Catalogue.of(shown), token=None, host=_HOST, port=port)
+        # What the page shows first is read while the user turns to it.
+        threading.Thread(target=_read_first, args=(shown,), daemon=True).start()
         tell(f"{first.uri}, to this machine alone: {url}")
         if options["open"]:
             import webbrowser
 
             webbrowser.open(url)
         run_server(app, opened)
+
+
+def _read_first(shown: StoreView) -> None:
+    """Read the tokenizer and the first document; what is wrong with them is told on the page."""
+    with suppress(Exception):
+        shown.info()
+        StoreView(shown.store).documents([0])
 
 
 def _second(first: Store, options: dict[str, Any]) -> Second | None:
