@@ -23,11 +23,15 @@ from logitstore.editing.options import (
     SUBSET_OPTIONS,
 )
 from logitstore.errors import SettingError
+from logitstore.exchange.options import EXPORT_OPTIONS, IMPORT_OPTIONS
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import ESTIMATE_OPTIONS, TUNE_OPTIONS
 from logitstore.generation.options import GENERATE_OPTIONS
 from logitstore.options import Option, options_of
+from logitstore.serving.options import SERVE_OPTIONS
+from logitstore.sharing.options import PULL_OPTIONS, PUSH_OPTIONS
 from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
+from logitstore.viewing.options import VIEW_OPTIONS
 from trainer.cli import app as trainer_app
 from trainer.evaluation.options import EvalOptions
 from trainer.reporting.options import ReportOptions
@@ -43,6 +47,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore merge": (logitstore.merge, MERGE_OPTIONS),
     "logitstore subset": (logitstore.subset, SUBSET_OPTIONS),
     "logitstore extend": (logitstore.extend, EXTEND_OPTIONS),
+    "logitstore import": (logitstore.import_store, IMPORT_OPTIONS),
+    "logitstore export": (logitstore.export_store, EXPORT_OPTIONS),
+    "logitstore push": (logitstore.push, PUSH_OPTIONS),
+    "logitstore pull": (logitstore.pull, PULL_OPTIONS),
+    "logitstore view": (logitstore.view, VIEW_OPTIONS),
+    "logitstore serve": (logitstore.serve, SERVE_OPTIONS),
     "logitstore verify": (logitstore.verify, VERIFY_OPTIONS),
     "logitstore gc": (logitstore.gc, GC_OPTIONS),
     "logitstore audit": (logitstore.audit, AUDIT_OPTIONS),
@@ -61,7 +71,11 @@ VALUES: dict[str, Any] = {
     "records": "text",
     "max_memory": "8G",
     "skip_damaged": 2,
+    "device": "cpu",
+    "dtype": "float32",
 }
+# What is any text, and names no place.
+_TEXTS = ("license", "teacher_license", "corpus_license", "host", "bos")
 
 
 def _word(value: Any) -> str:
@@ -96,10 +110,14 @@ def _call(command: str, values: dict[str, Any]) -> Any:
     return CliRunner().invoke(APPS[program], [name, *words, "--", *places])
 
 
+def _choice(option: Option) -> str:
+    return "name" if option.choices is None else next(iter(option.choices()))
+
+
 def _required(command: str, *, given: set[str]) -> dict[str, Any]:
     """Values of the options that must be given, beside those that are."""
     values: dict[str, Any] = {
-        one.name: ["run"] if one.kind is list else "name"
+        one.name: ["run"] if one.kind is list else _choice(one)
         for one in FUNCTIONS[command][1]
         if one.default is inspect.Parameter.empty
     }
@@ -139,7 +157,7 @@ def test_python_and_command_line_call_their_options_alike(command: str) -> None:
     assert set(shown) == set(python) - only_in_python
     for name, one in shown.items():
         if one.param_type_name == "option":
-            assert one.opts == [f"--{name.replace('_', '-')}"]
+            assert one.opts == [next(o.flag for o in options if o.name == name)]
         default = OTHER_DEFAULTS.get((command, name), one.default)
         wanted = python[name].default
         if wanted is inspect.Parameter.empty:
@@ -154,7 +172,9 @@ def _named(*, fields: bool) -> Iterator[tuple[str, Option]]:
         for one in options:
             named = one.kind in (str, object, list) or issubclass(one.kind, Path)
             left_out = one.python_only or one.choices is not None or one.name == "device"
-            if named and not left_out and (fields or not one.name.endswith("_field")):
+            place = not one.name.endswith("_field") and one.name not in _TEXTS
+            place = place and (command, one.name) != ("logitstore import", "teacher")
+            if named and not left_out and (fields or place):
                 yield command, one
 
 

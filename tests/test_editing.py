@@ -182,7 +182,7 @@ def test_stores_of_older_versions_become_stores_of_this_one(name: str, tmp_path:
             lambda one: one.targets.weights_RK.sum(1).mean() > 0.65 and one.document.record >= 2,
         ),
     ],
-    ids=str,
+    ids=lambda one: str(one) if isinstance(one, dict) else "",
 )
 def test_documents_are_chosen_by_what_the_store_holds_of_them(
     store: Path, choice: dict[str, Any], wanted: Callable[[StoredDocument], bool]

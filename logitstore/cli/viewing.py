@@ -18,7 +18,7 @@ __all__: list[str] = []
 
 @command(app, options=VIEW_OPTIONS, again=AGAIN)
 def view(**options: Any) -> None:
-    """Look at a store: its documents, what the teacher gave each token, plots of the whole."""
+    """Look at the documents of a store. What the teacher gave each token, plots of the whole."""
     refuse_bad_store(options["store"])
     if options["student"] is not None:
         refuse_bad_model(options["student"])
@@ -31,7 +31,7 @@ def view(**options: Any) -> None:
 
 @command(app, options=SERVE_OPTIONS, again=AGAIN)
 def serve(**options: Any) -> None:
-    """Serve stores to a team, read-only: a catalogue, a page of each, and their files."""
+    """Serve stores to a team, read-only. A catalogue, a page of each, and their files."""
     from logitstore.serving.serve import serve as run
 
     run(**options, tell=_tell)

@@ -8,7 +8,7 @@ from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS
 from logitstore.exchange.exports import EXPORTS
 from logitstore.exchange.foreign_files import ALIGNMENTS
 from logitstore.exchange.imports import IMPORTS
-from logitstore.options import Option
+from logitstore.options import Option, refuse_uri
 from logitstore.progress import ON_PROGRESS
 from logitstore.store.options import MAX_MEMORY, STORE
 from logitstore.store.storage import open_storage
@@ -49,6 +49,7 @@ IMPORT_OPTIONS = (
         kind=object,
         help="The teacher's tokenizer: its folder, or a model on the Hub.",
         in_python="Or a loaded tokenizer of transformers.",
+        refuse=refuse_uri,
     ),
     Option(
         name="config",

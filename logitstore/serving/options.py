@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from logitstore.errors import SettingError
-from logitstore.options import Option, option, options_of
+from logitstore.options import option, options_of
 from logitstore.store.options import MAX_MEMORY, STORE
-from logitstore.viewing.options import PORT
+from logitstore.viewing.options import PORT, TELL
 
-__all__ = ["SERVE_OPTIONS", "TELL", "TOKEN_VARIABLE", "ServeOptions", "chosen_token"]
+__all__ = ["SERVE_OPTIONS", "TOKEN_VARIABLE", "ServeOptions", "chosen_token"]
 
 TOKEN_VARIABLE = "LOGITSTORE_TOKEN"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what a header can carry
@@ -40,15 +40,6 @@ def chosen_token(given: str | None) -> str | None:
     if token is not None:
         _refuse_token(token)
     return token
-
-
-TELL = Option(
-    name="tell",
-    kind=object,
-    default=print,
-    python_only=True,
-    help="A function that is called with each line that is told.",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,12 +6,11 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from logitstore.options import options_of, takes
-from logitstore.serving.options import TELL
+from logitstore.options import takes
 from logitstore.serving.server import listening, run_server, url_of
 from logitstore.store.reader import as_store
 from logitstore.viewing.documents import StoreView
-from logitstore.viewing.options import ViewOptions
+from logitstore.viewing.options import VIEW_OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
     from logitstore.store.reader import Store
     from logitstore.viewing.comparison import Second
 
-__all__ = ["VIEW_OPTIONS", "view"]
+__all__ = ["view"]
 
-VIEW_OPTIONS = (*options_of(ViewOptions), TELL)
 _HOST = "127.0.0.1"
 
 

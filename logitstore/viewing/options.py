@@ -10,7 +10,7 @@ from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.store.options import MAX_MEMORY, STORE
 from logitstore.teacher.devices import DEVICE, DTYPE
 
-__all__ = ["PORT", "VIEW_OPTIONS", "ViewOptions"]
+__all__ = ["PORT", "TELL", "VIEW_OPTIONS", "ViewOptions"]
 
 PORT = Option(
     name="port",
@@ -19,6 +19,14 @@ PORT = Option(
     least=0,
     most=65535,
     help="The port of this machine on which it is served; 0 takes a free one.",
+)
+
+TELL = Option(
+    name="tell",
+    kind=object,
+    default=print,
+    python_only=True,
+    help="A function that is called with each line that is told.",
 )
 
 
@@ -31,6 +39,7 @@ class ViewOptions:
         None,
         like=STORE,
         nullable=True,
+        excludes=("student",),
         help="Another store of the same texts, shown beside it.",
         unset="none",
     )
@@ -57,11 +66,12 @@ class ViewOptions:
         help="How many documents the page holds, spread over the store.",
         unset="20",
     )
-    port: int = option(like=PORT)
-    open: bool = option(False, help="Open the page in a browser.")
+    port: int = option(like=PORT, excludes=("html",))
+    open: bool = option(False, excludes=("html",), help="Open the page in a browser.")
     device: str = option(like=DEVICE, needs="student")
     dtype: str = option(like=DTYPE, needs="student")
     max_memory: Any = option(like=MAX_MEMORY)
+    tell: object = option(like=TELL)
 
 
 VIEW_OPTIONS = options_of(ViewOptions)
