@@ -258,6 +258,32 @@ def test_nothing_is_given_without_the_token(team: Path, monkeypatch: pytest.Monk
         assert there.fingerprint == logitstore.open(team / "zarr").fingerprint
 
 
+@pytest.mark.parametrize(
+    ("uri", "hosts", "sent"),
+    [
+        ("http://127.0.0.1:8420/stores/a", "", True),
+        ("http://localhost/a", "", True),
+        ("http://[::1]:8420/a", "", True),
+        ("http://box:8420/a", "", False),
+        ("http://box:8420/a", "box:8420", True),
+        ("HTTPS://Box/a", "other, box", True),
+        ("http://box:8421/a", "box:8420,box", False),
+        ("http://box.evil.example:8420/a", "box:8420", False),
+        ("http://box:8420@evil.example/a", "box:8420", False),
+        ("http://127.0.0.1.evil.example/a", "", False),
+        ("s3://box:8420/a", "box:8420", False),
+    ],
+)
+def test_a_token_goes_to_those_it_is_for(
+    uri: str, hosts: str, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGITSTORE_TOKEN", TOKEN)
+    monkeypatch.setenv("LOGITSTORE_TOKEN_HOSTS", hosts)
+    assert calls.token_for(uri) == (TOKEN if sent else None)
+    if not sent and uri.startswith("http"):
+        assert "LOGITSTORE_TOKEN_HOSTS=" in calls.denied_remedy(uri)
+
+
 def test_what_is_served_and_to_whom_is_told(team: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "logitstore", "serve", str(team), "--port", "0"]
     with subprocess.Popen(

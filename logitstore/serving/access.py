@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from logitstore.serving.server import is_loopback
+from logitstore.store.remote.calls import is_loopback
 from logitstore.viewing.page import page
 
 if TYPE_CHECKING:

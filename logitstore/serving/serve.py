@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from logitstore.options import takes
 from logitstore.serving.options import SERVE_OPTIONS, TOKEN_VARIABLE, chosen_token
-from logitstore.serving.server import is_loopback, listening, run_server, url_of
+from logitstore.serving.server import listening, run_server, url_of
+from logitstore.store.remote.calls import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,11 @@ def _told(catalogue: Any, url: str, *, host: str, token: str | None) -> Iterator
         yield "warning: the token is sent without encryption, unless a proxy with TLS is before it"
     name = "" if catalogue.single else "NAME"
     shown = names[0] if catalogue.single else name
-    secret = f"{TOKEN_VARIABLE}=TOKEN " if token else ""
+    secret = f"{TOKEN_VARIABLE}=TOKEN {_hosts(url, host)}" if token else ""
     use = f"trainer fit --logits {url}stores/{shown} --student MODEL --out RUN"
     yield f"train from one: {secret}{use}"
+
+
+def _hosts(url: str, host: str) -> str:
+    """What else is set by who reads from another machine, for the token to be sent here."""
+    return "" if is_loopback(host) else f"LOGITSTORE_TOKEN_HOSTS={urlsplit(url).netloc} "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from typing import Any
 
 from logitstore.errors import SettingError
 
-__all__ = ["is_loopback", "listening", "run_server", "url_of"]
+__all__ = ["listening", "run_server", "url_of"]
 
 _GRACE_SECONDS = 1  # for answers that are being given when the server is ended
 _MOST_CONNECTIONS = 256
@@ -55,17 +54,6 @@ def url_of(opened: socket.socket, host: str) -> str:
     """
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{opened.getsockname()[1]}/"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is that of the machine itself, which no other reaches.
-
-    host: an address, or `localhost`.
-    """
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def run_server(app: Any, opened: socket.socket) -> None:

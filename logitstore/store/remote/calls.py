@@ -12,16 +12,28 @@ import re
 import time
 from datetime import timedelta
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from logitstore.errors import SettingError
 
-__all__ = ["CALLS", "ENDPOINTS", "Got", "Head", "Refused", "check_uri", "direct_call"]
+__all__ = [
+    "CALLS",
+    "ENDPOINTS",
+    "Got",
+    "Head",
+    "Refused",
+    "check_uri",
+    "denied_remedy",
+    "direct_call",
+    "token_for",
+]
 
 _REQUEST_SECONDS, _RETRY_SECONDS, _RETRIES = 60, 120, 8
 _WRONG_ANSWERS, _WRONG_SECONDS = 3, 0.2  # how often one is asked for again, and after how long
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-_TOKEN = "LOGITSTORE_TOKEN"  # what `logitstore serve` asks for; sent to http(s) servers alone
+_TOKEN, _TOKEN_HOSTS = "LOGITSTORE_TOKEN", "LOGITSTORE_TOKEN_HOSTS"
 # What a server answers that lost the range on the way: asked again, it may know better.
 _WRONG_ANSWER = re.compile(r"Requested \d+\.\.\d+, got|Content-Range header not present")
 _BEHIND_THE_END = re.compile(
@@ -198,7 +210,7 @@ def _opened(uri: str, process: int) -> Any:  # noqa: ARG001
     endpoints = [os.environ.get(name, "") for name in ENDPOINTS]
     if any(one.lower().startswith("http://") for one in (uri, *endpoints)):
         options["allow_http"] = True  # asked for by name; obstore wants to be told so
-    if uri.lower().startswith("http") and (token := os.environ.get(_TOKEN)):
+    if (token := token_for(uri)) is not None:
         options["default_headers"] = {"authorization": f"Bearer {token}"}
     try:
         return from_url(
@@ -213,6 +225,44 @@ def _opened(uri: str, process: int) -> Any:  # noqa: ARG001
         raise SettingError(
             f"the URI names no place for a store: {_first_words(error)}", found=uri
         ) from error
+
+
+def token_for(uri: str) -> str | None:
+    """The token of `logitstore serve` that a web server is sent, if it is to see it at all.
+
+    It goes to this machine, and to the servers that are named beside it: a store may be read from
+    anywhere, and who serves one must not get the token of another.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme.lower() not in ("http", "https"):
+        return None
+    named = os.environ.get(_TOKEN_HOSTS, "").lower().replace(",", " ").split()
+    known = parts.netloc.lower() in named or is_loopback(parts.hostname or "")
+    return (os.environ.get(_TOKEN) or None) if known else None
+
+
+def denied_remedy(uri: str) -> str:
+    """What to do where a service denies access.
+
+    uri: of the store.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme.lower() not in ("http", "https"):
+        return "Set the credentials of the service in the environment"
+    if is_loopback(parts.hostname or ""):
+        return f"If the server asks for a token, set {_TOKEN}"
+    return f"If the server asks for a token, set {_TOKEN}, and {_TOKEN_HOSTS}={parts.netloc}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is that of the machine itself, which no other reaches.
+
+    host: an address, or `localhost`.
+    """
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _first_words(error: Exception) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import ObjectMissing, StorageError
-from logitstore.store.remote.calls import Refused
+from logitstore.store.remote.calls import Refused, denied_remedy
 from logitstore.store.remote.requests import call
 from logitstore.store.remote.spans import read_spans
 
@@ -125,7 +125,7 @@ class RemoteStorage:
                 raise StorageError(
                     "the service denies access",
                     place=place,
-                    remedy="Set the credentials of the service in the environment",
+                    remedy=denied_remedy(place),
                 ) from error
             if error.kind == "ranges":
                 raise StorageError(
