@@ -619,16 +619,20 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
-def test_a_pipe_or_a_device_is_not_read(make: Any, tmp_path: Path) -> None:
-    """Neither may end."""
+def test_a_pipe_or_a_device_is_not_read_nor_replaced(make: Any, tmp_path: Path) -> None:
+    """Neither may end; and a device's name is not for a file."""
     storage = LocalStorage(tmp_path)
     make(tmp_path / "plan.json")
     for read in (
         lambda: storage.read("plan.json"),
         lambda: storage.read_ranges("plan.json", [(0, 10)]),
+        lambda: storage.put("plan.json", b"{}"),
     ):
         with pytest.raises(StorageError, match=r"plan\.json: this is no file"):
             read()
+    with pytest.raises(StorageError, match="no file but a device or a pipe"):
+        LocalStorage.of_file(tmp_path / "plan.json")
+    assert not (tmp_path / "plan.json").is_file()
 
 
 def test_nothing_behind_a_linked_folder_is_listed_or_changed(tmp_path: Path) -> None:

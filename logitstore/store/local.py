@@ -96,6 +96,10 @@ class LocalStorage:
             raise StorageError(
                 "cannot be written", place=path, remedy="Name a file in a folder that is there"
             )
+        if absolute.exists() and not absolute.is_file():
+            raise StorageError(
+                "is no file but a device or a pipe", place=path, remedy="Name a file"
+            )
         return LocalStorage(Path(path).parent), absolute.name
 
     def path_of(self, name: str) -> Path:
@@ -163,6 +167,7 @@ class LocalStorage:
         path = self._path(name)
 
         def replace() -> bool:
+            self._refuse_no_file(path)  # to put a file in a device's place would take it away
             temporary = write_temporary(path, pieces())
             try:
                 temporary.replace(path)
