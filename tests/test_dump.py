@@ -364,7 +364,7 @@ def test_a_storage_in_memory_holds_the_same_store(settings: dict[str, Any], cont
     assert not list(storage.list("leases/"))
 
 
-@pytest.mark.parametrize("uri", ["ftp://host/store", "s4://b/x", "hf://datasets/a/b"])
+@pytest.mark.parametrize("uri", ["ftp://host/store", "s4://b/x"])
 def test_a_uri_that_nothing_serves_is_refused_before_anything_is_loaded(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:

@@ -268,7 +268,7 @@ def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
     with pytest.raises(ModelError, match="no such"):
         trainer.evaluate(tmp_path / "nowhere", logits="memory")
     tokenizer.save_pretrained(model)
-    with pytest.raises(TokenizerError, match=store.spec.tokenizer.fingerprint[:12]):
+    with pytest.raises(TokenizerError, match="keeps no tokenizer"):
         trainer.evaluate(model, logits="memory")
     use_store(MemoryStore(longest=1))
     with pytest.raises(StoreError, match="no targets"):
@@ -321,5 +321,5 @@ def test_a_loaded_model_that_does_not_fit_is_told(change, error, message):
 
 
 def test_a_tokenizer_of_other_ids_is_refused(tokenizer):
-    with pytest.raises(TokenizerError, match="another than the store's"):
+    with pytest.raises(TokenizerError, match="keeps no tokenizer"):
         trainer.evaluate(tiny(), logits=MemoryStore(), tokenizer=tokenizer)

@@ -851,7 +851,7 @@ def test_an_open_store_is_taken_as_it_is(layout: StoreLayout, storage: Storage) 
         as_store(partial)
 
 
-UNSERVED = ["ftp://host/store", "hf://datasets/me/store", "S4://b"]
+UNSERVED = ["ftp://host/store", "S4://b"]
 
 
 @pytest.mark.parametrize("uri", UNSERVED)
