@@ -87,6 +87,13 @@ def _sparsifier(source: Store, name: str | None, k: int | None) -> SparsifierSpe
     wanted = name or spec.name
     if k is None and wanted == spec.name:
         return spec
+    if not declared.targets.knows_whole:
+        raise SettingError(
+            "these targets do not know the whole distribution, so they become no others",
+            place="--k" if name is None else "--sparsify",
+            found=spec.name,
+            remedy="Leave it out",
+        )
     if not declared.targets.keeps_tail or (declared.targets.drawn and wanted == spec.name):
         heads = " or ".join(one for one, kind in SPARSIFIERS.items() if not kind.targets.drawn)
         raise SettingError(
@@ -116,7 +123,7 @@ def _sparsifier(source: Store, name: str | None, k: int | None) -> SparsifierSpe
 def _converted(
     spec: StoreSpec, sparsifier: SparsifierSpec, container: str | None, fidelity: str | None
 ) -> StoreSpec:
-    current = SPARSIFIERS[sparsifier.name].codec
+    current = sparsifier_of(sparsifier).codec
     codec = spec.codec
     if fidelity is not None or codec.id != current:
         chosen = fidelity or fidelity_of(spec)
@@ -209,7 +216,7 @@ class _Decoded(Sequence[DocumentBlock]):
         block = decoded(self.blocks[index], self.codec)
         if self.sparsifier == self.codec.sparsifier:
             return block
-        kind = SPARSIFIERS[self.sparsifier.name].targets
+        kind = sparsifier_of(self.sparsifier).targets
         nodes, k = self.sparsifier.tail_nodes, self.sparsifier.k
         return replace(
             block, targets=lowered(block.targets, k, nodes=nodes, kind=kind), other_draws=()

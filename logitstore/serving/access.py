@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -73,8 +73,7 @@ class Guard:
             request.method != "POST" or request.url.path != _LOGIN or self._token is None
         ):
             return Response("this is read only\n", status_code=405, headers={"allow": "GET, HEAD"})
-        named = urlsplit(f"//{request.headers.get('host', '')}")
-        if self._names is not None and _host_of(named.netloc) not in self._names:
+        if self._names is not None and _host_of(request.headers.get("host", "")) not in self._names:
             return Response("another host is meant\n", status_code=421)
         return None
 

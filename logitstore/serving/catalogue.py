@@ -127,7 +127,8 @@ class Catalogue:
         path: such as `team/store/manifest.json`.
         """
         known, parts = set(self.names()), path.split("/")
-        for length in range(len(parts), 0, -1):
+        deepest = max((name.count("/") + 1 for name in known), default=0)
+        for length in range(min(len(parts), deepest), 0, -1):
             name = "/".join(parts[:length])
             if name in known:
                 return name, "/".join(parts[length:])

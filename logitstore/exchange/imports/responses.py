@@ -14,6 +14,7 @@ Described by vLLM 0.33 and openai 3.57. Shapes: L tokens, R rows.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["open_responses"]
 
 _MINUS_INFINITY = -9999.0
+_MOST_LOGPROB = 0.01  # above 0 by the rounding of half precision
+_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 _WHY = "the response does not have the ids of its prompt"
 
 
@@ -181,7 +184,7 @@ class _Response:
             zip(prompt[1:], self.prompt_rows[1:], strict=True), start=1
         ):
             place = f"{self.place}, prompt_logprobs {number}"
-            if not isinstance(row, dict) or not all(key.isdecimal() for key in row):
+            if not isinstance(row, dict) or not all(_ID.fullmatch(key) for key in row):
                 raise CorpusError("a row is no object of ids", place=place)
             values = {int(key): _value(entry, place=place) for key, entry in row.items()}
             if next(iter(values), None) != token:
@@ -247,4 +250,8 @@ def _value(entry: object, *, place: str) -> float:
 def _real(value: object, *, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CorpusError("a log-probability is no number", place=place, found=repr(value))
+    if not value <= _MOST_LOGPROB:
+        raise CorpusError(
+            "a log-probability is none", place=place, found=value, allowed="0 or less, rounded"
+        )
     return float("-inf") if value <= _MINUS_INFINITY else float(value)
