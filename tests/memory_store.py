@@ -96,6 +96,8 @@ class MemoryStore:
         )
 
     def tokenizer_files(self):
+        if self.tokenizer is None:
+            return {}
         return {path.name: path.read_bytes() for path in Path(self.tokenizer).iterdir()}
 
     def with_draw(self, draw):

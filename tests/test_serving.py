@@ -284,6 +284,19 @@ def test_a_token_goes_to_those_it_is_for(
         assert "LOGITSTORE_TOKEN_HOSTS=" in calls.denied_remedy(uri)
 
 
+def test_a_served_store_is_verified_by_the_command(team: Path) -> None:
+    with served(Catalogue.below(team)) as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "logitstore", "verify", f"{url}/stores/zarr"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "sound" in done.stdout
+    assert "strays are not looked for" in done.stderr
+
+
 def test_what_is_served_and_to_whom_is_told(team: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "logitstore", "serve", str(team), "--port", "0"]
     with subprocess.Popen(

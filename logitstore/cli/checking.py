@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from logitstore.cli.progress import show_progress
 from logitstore.cli.terminal import print_audit, print_faults, print_table
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
+
+if TYPE_CHECKING:
+    from logitstore.store.reader import Store
 
 __all__: list[str] = []
 
@@ -32,11 +35,10 @@ def verify(*, store: str, json: bool, **depth: Any) -> None:
     """Check a store: every object, every hash, every row. Names each fault; exit 1 if any."""
     with show_progress("starting") as on_progress:
         from logitstore.store.reader import load_store
-        from logitstore.store.strays import strays
         from logitstore.store.verify import verify as check
 
         faults = [str(fault) for fault in check(store, **depth, on_progress=on_progress)]
-        odd = [] if faults else list(strays(load_store(store, allow_partial=True)))
+        odd = [] if faults else _strays(load_store(store, allow_partial=True))
     checked = next((name for name in ("fast", "hashes") if depth[name]), "full")
     if json:
         found = {"store": store, "ok": not faults, "checked": checked, "faults": faults}
@@ -49,6 +51,16 @@ def verify(*, store: str, json: bool, **depth: Any) -> None:
         raise typer.Exit(1)
     if not json:
         say(f"{store}: {_SHOWN[checked]}")
+
+
+def _strays(store: Store) -> list[str]:
+    """What the store does not name; nothing where its storage cannot list what lies there."""
+    from logitstore.store.strays import strays
+
+    if store.uri.lower().startswith(("http://", "https://")):
+        note(f"{store.uri}: a web server lists no files, so strays are not looked for")
+        return []
+    return list(strays(store))
 
 
 @command(app, options=(*GC_OPTIONS, JSON), again=AGAIN)

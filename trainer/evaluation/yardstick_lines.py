@@ -32,7 +32,7 @@ def yardstick_lines(result: dict[str, Any]) -> Iterator[str]:
     Args:
         result: What `evaluate` gives.
     """
-    found = result["yardstick"]
+    found = result.get("yardstick")
     if found is None:
         return
     yield f"{'beside the teacher':22}{'value':>13}{'standard error':>17}{'rounding':>12}"
