@@ -85,7 +85,9 @@ def test_parquet_holds_what_the_reader_reads(made: Any, tmp_path: Path) -> None:
         }
         values = zip(found["ids"], found["logprobs"], found["weights"], strict=True)
         assert {number: (p, w) for number, p, w in values} == expected
-        assert found["weights"] == sorted(found["weights"], reverse=True)
+        drawn = found.get("drawn") or [False] * len(found["ids"])
+        order = [(one, -weight) for one, weight in zip(drawn, found["weights"], strict=True)]
+        assert order == sorted(order)  # exact ones first: the first is the most probable token
         assert found["tail_mass"] == pytest.approx(np.exp(targets.tail_logmass_RB[row, 0]))
         assert found["tail_logmass"] == targets.tail_logmass_RB[row].tolist()
         assert found["entropy"] == targets.entropy_R[row]

@@ -13,9 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 import logitstore
-from logitstore import CorpusError, LogitStoreError, SettingError, SpecError, import_store, verify
+from logitstore import (
+    CorpusError,
+    LogitStoreError,
+    SettingError,
+    SpecError,
+    TokenizerError,
+    import_store,
+    verify,
+)
 from logitstore.exchange import survey
 from logitstore.exchange.imports.distillkit_codec import Packed, ResidualBin
 from tests import foreign_writers as writers
@@ -187,6 +197,23 @@ def test_rows_that_a_fit_made_too_heavy_are_scaled_and_counted(
     targets = logitstore.open(tmp_path / "store")[0].targets
     assert targets.weights_RK[2] == pytest.approx(1 / writers.K, abs=2e-3)
     assert targets.tail_logmass_RB[2, 0] == logitstore.EMPTY_TAIL
+
+
+def test_a_tokenizer_of_more_ids_than_the_file_tells_is_refused(tmp_path: Path) -> None:
+    words = {f"w{number}": number for number in range(2000)}
+    core = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    larger = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="w0")
+    with pytest.raises(TokenizerError, match="more ids than the files say"):
+        _import(writers.llamacpp(tmp_path), tmp_path / "store", larger)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_setting_that_stands_twice_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    case = writers.distillkit_packed(tmp_path)
+    with (tmp_path / "compression_config.yaml").open("a") as file:
+        file.write("\nk: 3\n")
+    with pytest.raises(SettingError, match="stands twice"):
+        _import(case, tmp_path / "store", tokenizer)
 
 
 def test_strings_and_pickles_are_refused(tmp_path: Path, tokenizer: Any) -> None:

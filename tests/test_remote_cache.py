@@ -156,5 +156,5 @@ def test_a_size_that_is_none_is_told(
     bucket: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGITSTORE_CACHE_SIZE", "much")
-    with pytest.raises(SettingError, match=r"^LOGITSTORE_CACHE_SIZE: is no number of bytes"):
+    with pytest.raises(SettingError, match=r"^LOGITSTORE_CACHE_SIZE is no size of a cache"):
         logitstore.open(bucket)

@@ -39,7 +39,7 @@ def ragged(values_RK: np.ndarray, used_RK: np.ndarray, *, null_RK: Any = None) -
 
 
 def sorted_entries(targets: SparseTargets, *, drawn: bool) -> SparseTargets:
-    """The same targets, each row's entries by falling weight, those in use first.
+    """The same targets, each row's exact entries by falling weight, then the drawn ones.
 
     targets: of a store.
     drawn: whether drawn entries are kept; else only exact ones and shares are.
@@ -47,7 +47,8 @@ def sorted_entries(targets: SparseTargets, *, drawn: bool) -> SparseTargets:
     from dataclasses import replace
 
     kept_RK = targets.used_RK() if drawn else targets.exact_RK()
-    order_RK = np.argsort(np.where(kept_RK, -targets.logprobs_RK, np.inf), axis=1, kind="stable")
+    falling_RK = np.where(kept_RK, -targets.logprobs_RK, np.inf)
+    order_RK = np.lexsort((falling_RK, targets.sampled_RK & kept_RK, ~kept_RK), axis=1)
     columns: dict[str, Any] = {
         name: np.take_along_axis(getattr(targets, name), order_RK, axis=1)
         for name in ("ids_RK", "logprobs_RK", "sampled_RK")

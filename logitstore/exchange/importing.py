@@ -21,7 +21,7 @@ from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_files, vocab_s
 from logitstore.dumping.description import BLOCK_TARGETS, provenance, tokenizer_spec
 from logitstore.dumping.ending import telling_what_is_kept
 from logitstore.dumping.options import TARGET_OPTIONS, target_spec
-from logitstore.errors import CorpusError, CorruptionError, SettingError
+from logitstore.errors import CorpusError, CorruptionError, SettingError, TokenizerError
 from logitstore.exchange.foreign_documents import Values, checked_document, targets_of
 from logitstore.exchange.foreign_files import Request
 from logitstore.exchange.imports import open_foreign
@@ -145,6 +145,7 @@ class _Import:
         names = ("source", "config", "tokens", "alignment", "bos")
         request = Request(**{name: options[name] for name in names}, tokenizer=tokenizer)
         foreign = open_foreign(options["from_"], request)
+        _refuse_larger(tokenizer, foreign.columns, place=str(options["source"]))
         size = min(size, foreign.columns or size)
         whole = foreign.values is Values.WHOLE
         chosen = _chosen(options, whole=whole)
@@ -319,3 +320,18 @@ def _widened(targets: SparseTargets, k: int) -> SparseTargets:
         logprobs_RK=np.pad(targets.logprobs_RK, more, constant_values=EMPTY_TAIL),
         sampled_RK=none_sampled(len(targets), k),
     )
+
+
+def _refuse_larger(tokenizer: Any, columns: int | None, *, place: str) -> None:
+    """Raise TokenizerError where a tokenizer has more ids than the teacher had columns.
+
+    Tokens that were added to it do not count: some teachers have no column for the last of them.
+    """
+    own = int(tokenizer.vocab_size)
+    if columns is not None and own > columns:
+        raise TokenizerError(
+            "the tokenizer has more ids than the files say the teacher had, so it is another's",
+            place=place,
+            found=f"{own:,} ids for {columns:,}",
+            remedy="Give the teacher's own with --tokenizer",
+        )

@@ -59,13 +59,14 @@ def open_distillkit(request: Request) -> Foreign:
         refuse_given(request, "config", what="plain columns")
         decode: Callable[[dict[str, Any], str], SparseRows] = _plain
         settings: dict[str, Any] = {}
+        columns = None
     else:
         codec: Packed | Legacy
         if layout is _PACKED:
             codec = read_config(request, kind=Packed)
         else:
             codec = read_config(request, kind=Legacy)
-        decode, settings = codec.decode, codec.settings
+        decode, settings, columns = codec.decode, codec.settings, codec.vocab_size
     return Foreign(
         files=tuple(
             ForeignFile(
@@ -81,6 +82,7 @@ def open_distillkit(request: Request) -> Foreign:
             "whether a document's last token was added by the writer",
         ),
         settings=settings,
+        columns=columns,
         tested=True,
     )
 

@@ -89,6 +89,11 @@ class Packed:
         _check(rest <= self.k - self.exact_k, "residual_bins", rest, "up to k - exact_k elements")
 
     @property
+    def vocab_size(self) -> int:
+        """How many ids there may be: one more than the tokenizer had, at least."""
+        return self.d
+
+    @property
     def settings(self) -> dict[str, Any]:
         """For the provenance."""
         return asdict(self)

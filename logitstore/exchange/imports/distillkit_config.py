@@ -53,13 +53,29 @@ def _read(path: Path) -> dict[str, Any]:
     if len(data) > _MOST_BYTES:
         raise CorpusError("the file of settings is too large", place=str(path), allowed=_MOST_BYTES)
     try:
-        content = yaml.safe_load(data)
+        content = yaml.load(data, Loader=_loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
         raise SettingError(f"--config is no YAML: {problem}", place=str(path)) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise SettingError("--config holds no settings", place=str(path))
     return content
+
+
+def _loader() -> Any:
+    """YAML's safe loader, which also refuses a name that stands twice: the last would count."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[str] = set()
+            for name, _ in node.value:
+                if isinstance(name.value, str) and name.value in seen:
+                    raise yaml.YAMLError(f"{name.value!r} stands twice")
+                seen.add(str(name.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _built(kind: type[T], content: dict[str, Any], *, place: str) -> T:

@@ -51,8 +51,11 @@ def with_cache(storage: Versioned) -> Versioned | CachedStorage:
     try:
         most = parse_bytes(os.environ.get(_SIZE) or _DEFAULT_SIZE)
     except SettingError as error:
-        error.place = _SIZE
-        raise
+        raise SettingError(
+            f"{_SIZE} is no size of a cache",
+            found=repr(os.environ.get(_SIZE))[:80],
+            allowed="as in 8G or 500M, 1M or more",
+        ) from error
     return CachedStorage(storage, RangeCache(Path(folder).expanduser().absolute(), most))
 
 
