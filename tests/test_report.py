@@ -413,6 +413,14 @@ def test_other_stores_do_not_compare(tmp_path: Path, three: list[Path]) -> None:
     assert "- - teacher" not in text  # two teachers, no line
 
 
+def test_a_loss_over_other_tokens_is_told(tmp_path: Path, three: list[Path]) -> None:
+    measured = {"bits_per_byte": 2.64, "teacher_bits_per_byte": 1.642, "span_kl": 0.242}
+    other = folder(tmp_path, "other", eval=evaluation(store="elsewhere", **measured))
+    (told,) = [one for one in report_of(tmp_path, *three, other)[0].notes if "bits a byte" in one]
+    assert told.startswith("other has another tokenizer than the store")
+    assert "2.640 bits a byte, the teacher 1.642; KL 0.242" in told
+
+
 def test_figures_that_are_not_finite(tmp_path: Path) -> None:
     """A run that diverged is shown as one, and wins nothing."""
     broken = [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}]

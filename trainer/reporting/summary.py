@@ -146,6 +146,7 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         )
     if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
         notes.append("Not all were evaluated on the same store: do not compare across stores.")
+    notes += [note for note in map(_other_tokens, runs) if note is not None]
     temperatures = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
     if len(temperatures) > 1:
         listed = ", ".join(f"{one:g}" for one in temperatures)
@@ -184,3 +185,16 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         if run.stray
     ]
     return tuple(notes)
+
+
+def _other_tokens(run: RunFolder) -> str | None:
+    """What is said of a run that was measured over spans, in tokens that are not the store's."""
+    own, teacher = run.number("eval.bits_per_byte"), run.number("eval.teacher_bits_per_byte")
+    kl = run.number("eval.span_kl")
+    if own is None or teacher is None or kl is None:
+        return None
+    return (
+        f"{run.name} has another tokenizer than the store: its loss is of other tokens and "
+        f"compares with no other run's. It takes {own:.3f} bits a byte, the teacher {teacher:.3f}; "
+        f"KL {kl:.3f} nats a span."
+    )
