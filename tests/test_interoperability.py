@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -19,7 +20,6 @@ _BLOCK = re.compile(r"^```(python|sql)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The names that the blocks of the page leave, run in their order."""
-    duckdb = pytest.importorskip("duckdb")
     folder = tmp_path_factory.mktemp("page")
     documents = stored_documents([20, 30, 9], masked=True)
     for name, container in (("store", "parquet"), ("store-zarr", "zarr")):

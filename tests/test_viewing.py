@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 import logitstore
 from logitstore.errors import SettingError, TokenizerError
@@ -104,7 +105,7 @@ def _rows_of(packed: dict[str, Any]) -> list[dict[int, tuple[float, bool]]]:
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
 def test_a_pack_holds_every_entry_to_a_thousandth(name: str) -> None:
-    torch = pytest.importorskip("torch")
+
     spec = sparsifier_spec(name, **({"draws": 12} if name == "sample" else {"k": 12}))
     logits_RV = torch.randn(40, VOCABULARY, generator=torch.Generator().manual_seed(0)) * 3
     labels_R = torch.arange(40)

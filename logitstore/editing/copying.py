@@ -7,11 +7,10 @@ copied unit has a commit of its own, with the objects' old hashes and checksums 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from logitstore.errors import CorruptionError, LogitStoreError
+from logitstore.errors import CorruptionError
 from logitstore.store.containers import load_container
 from logitstore.store.containers.base import missing_as_corruption
 from logitstore.store.layout import DATA
@@ -21,7 +20,7 @@ from logitstore.store.way_out import DAMAGED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from logitstore.format.manifest import StoredObject
+    from logitstore.format.manifest import Commit, StoredObject
     from logitstore.format.plan import WorkUnit
     from logitstore.store.reader import Store
     from logitstore.store.storage import Storage
@@ -62,9 +61,9 @@ def copy_unit(
     commit = source.commits[number]
     if commit.attempt is None:
         return writer.write_nothing(unit, skipped=commit.skipped)
-    attempt = writer.store.new_attempt()
     prefix = source.layout.shard_prefix(commit)
-    try:
+
+    def lay_out(attempt: str) -> Commit:
         objects = []
         for one in commit.objects:
             on_object()
@@ -75,24 +74,15 @@ def copy_unit(
             objects.append(one)
         sums = _older_sums(source, prefix, objects)
         objects = [replace(one, chunks=sums.get(one.path, one.chunks)) for one in objects]
-        return writer.store.commit(
-            replace(
-                commit,
-                unit=unit.name,
-                attempt=attempt,
-                objects=tuple(objects),
-                settings=writer.settings,
-            )
+        return replace(
+            commit,
+            unit=unit.name,
+            attempt=attempt,
+            objects=tuple(objects),
+            settings=writer.settings,
         )
-    except LogitStoreError:
-        winner = writer.store.discard(unit, attempt)
-        if winner is None:
-            raise
-        return winner.attempt == attempt
-    except BaseException:
-        with suppress(LogitStoreError):
-            writer.store.discard(unit, attempt)
-        raise
+
+    return writer.attempt(unit, lay_out)
 
 
 def _copy(source: Storage, name: str, out: Storage, own: str, one: StoredObject) -> None:

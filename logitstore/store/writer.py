@@ -27,7 +27,7 @@ from logitstore.targets.documents import DocumentBlock, StoredDocument
 from logitstore.targets.kinds import Entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from logitstore.codec import Codec
     from logitstore.format.plan import WorkUnit
@@ -110,21 +110,33 @@ class UnitWriter:
         sums: as `sums_of` gives them.
         skipped: how many records were left out.
         """
+
+        def lay_out(attempt: str) -> Commit:
+            objects, column_bytes = self._lay_out(f"{DATA}{unit.name}-{attempt}/", columns, tables)
+            return Commit(
+                unit=unit.name,
+                attempt=attempt,
+                objects=objects,
+                blocks=tuple(map(_counts, columns)),
+                skipped=skipped,
+                column_bytes=column_bytes,
+                sums=dict(sums),
+                settings=self.settings,
+            )
+
+        return self.attempt(unit, lay_out)
+
+    def attempt(self, unit: WorkUnit, lay_out: Callable[[str], Commit]) -> bool:
+        """Commit what is laid out in a fresh attempt; False if another attempt was first.
+
+        unit: one of the plan.
+        lay_out: is called with the attempt's name, puts its objects and gives their commit.
+
+        Raises what `lay_out` raises; nothing of the attempt is left then.
+        """
         attempt = self.store.new_attempt()
         try:
-            objects, column_bytes = self._lay_out(f"{DATA}{unit.name}-{attempt}/", columns, tables)
-            return self.store.commit(
-                Commit(
-                    unit=unit.name,
-                    attempt=attempt,
-                    objects=objects,
-                    blocks=tuple(map(_counts, columns)),
-                    skipped=skipped,
-                    column_bytes=column_bytes,
-                    sums=dict(sums),
-                    settings=self.settings,
-                )
-            )
+            return self.store.commit(lay_out(attempt))
         except LogitStoreError:
             winner = self.store.discard(unit, attempt)
             if winner is None:
