@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -311,6 +312,7 @@ def test_what_is_served_and_to_whom_is_told(team: Path, tmp_path: Path) -> None:
         assert port is not None
         url = f"http://127.0.0.1:{port[1]}"
         assert "zarr" in listed(url, authorization=f"Bearer {TOKEN}")
+        assert f"LOGITSTORE_TOKEN_HOSTS={socket.gethostname()}:{port[1]} " in lines[-1]
         process.terminate()
         _, errors = process.communicate(timeout=30)
     assert lines[0].startswith(f"serving {len(CONTAINERS) + 2} stores of {team}, read-only: ")

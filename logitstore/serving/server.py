@@ -9,6 +9,8 @@ from logitstore.errors import SettingError
 
 __all__ = ["listening", "run_server", "url_of"]
 
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # no address that another machine could ask
+
 _GRACE_SECONDS = 1  # for answers that are being given when the server is ended
 _MOST_CONNECTIONS = 256
 
@@ -48,10 +50,12 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def url_of(opened: socket.socket, host: str) -> str:
-    """The URL of a socket that listens.
+    """The URL of a socket that listens; by the machine's name where it listens to every address.
 
     host: that was asked for.
     """
+    if host in _EVERY_ADDRESS:
+        host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{opened.getsockname()[1]}/"
 
