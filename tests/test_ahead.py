@@ -123,25 +123,36 @@ def test_a_near_store_is_told_nothing(tmp_path) -> None:
     assert not ahead._lengths
 
 
-def test_a_copy_begins_anew_and_so_does_a_fork() -> None:
+def test_a_copy_begins_anew() -> None:
     _, store = _far("zarr")
     ahead = store.ahead()
     ahead.expect(0)
-    ahead.expect_lengths(1)
     again = pickle.loads(pickle.dumps(ahead))
     assert not again._fetching
     assert len(again.read_block(0)) == store.blocks[0].documents
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.002, 0.004, 0.008])
+def test_a_fork_amid_what_is_read_begins_anew(container: str, seconds: float) -> None:
+    """A lock that a thread held at the fork would never be free in the child."""
+    _, store = _far(container)
+    ahead = store.ahead()
     context = multiprocessing.get_context("fork")
     lengths = context.Queue()
-    ahead.expect_lengths(2)
     child = context.Process(
         target=lambda: lengths.put(
             (len(ahead.read_block(0)), len(ahead.document_lengths(2)[0])),
         )
     )
+    ahead.expect(0)
+    ahead.expect_lengths(1)
+    ahead.expect_lengths(2)
+    time.sleep(seconds)
     child.start()
     assert lengths.get(timeout=60) == (store.blocks[0].documents, store.blocks[2].documents)
     child.join()
+    assert len(ahead.read_block(0)) == store.blocks[0].documents
 
 
 def test_a_bucket_is_read_by_forked_workers(bucket: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from logitstore.store.storage import FarStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
 
@@ -122,7 +122,7 @@ class ReadAhead:
         """
         self._forget_another_process()
         if self.far and number not in self._lengths and len(self._lengths) < _MOST_LENGTHS:
-            reading = _pool(os.getpid()).submit(self._store.document_lengths, number)
+            reading = _begun(self._store.document_lengths, number)
             self._lengths[number] = reading
 
     def read_block(self, number: int) -> DocumentBlock:
@@ -180,10 +180,9 @@ class ReadAhead:
         """Begin to fetch what waits, as long as there is room."""
         while self._queue and (not self._fetching or self._waiting_bytes() < self._most):
             number = self._queue.popleft()
-            fetch = _pool(os.getpid()).submit(
+            self._fetching[number] = _begun(
                 self._store.fetch_block, number, all_draws=self._all_draws
             )
-            self._fetching[number] = fetch
 
     def _waiting_bytes(self) -> int:
         """Bytes in memory, and those that are on their way, about."""
@@ -202,6 +201,54 @@ def _result(future: Future[Any]) -> Any:
     return None if future.exception() else future.result()
 
 
+def _begun(read: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
+    """What a thread reads from now on."""
+
+    def reading() -> Any:
+        with _FORKS:
+            return read(*arguments, **named)
+
+    return _pool(os.getpid()).submit(reading)
+
+
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - threads do not survive a fork
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead")
+
+
+class _Forks:
+    """Within it no fork begins, and while one is made nobody comes in.
+
+    A lock that a thread holds at a fork (a cached property of Python 3.11 has one, so have
+    libraries) is held for ever in the child, which has no such thread: a worker of a data loader
+    would wait without end for a store that its parent read ahead.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition(threading.Lock())
+        self._within = 0
+
+    def __enter__(self) -> None:
+        with self._free:
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._free:
+            self._within -= 1
+            self._free.notify_all()
+
+    def before(self) -> None:
+        """Wait until all are out, and keep them out."""
+        self._free.acquire()
+        self._free.wait_for(lambda: not self._within)
+
+    def after(self) -> None:
+        """Let them in again."""
+        self._free.release()
+
+
+_FORKS = _Forks()
+if hasattr(os, "register_at_fork"):  # systems that fork
+    os.register_at_fork(
+        before=_FORKS.before, after_in_parent=_FORKS.after, after_in_child=_FORKS.after
+    )
