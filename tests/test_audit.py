@@ -109,6 +109,9 @@ def test_a_sound_store_is_found_sound(stores: dict[str, Path], teacher: str, spa
     assert found["faults"] == []
     assert found["teacher_matches"]
     assert set(found) > KEYS
+    kept = logitstore.inspect(stores[sparsify])["last_audit"]
+    assert found["kept"]
+    assert kept == {name: found[name] for name in kept}
     assert found["documents"] == len(logitstore.open(stores[sparsify]))
     assert found["targets"] == logitstore.open(stores[sparsify]).targets
     assert 0 <= found["noise_kl"] < 1e-10

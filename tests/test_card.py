@@ -13,6 +13,9 @@ from huggingface_hub import DatasetCard
 
 import logitstore
 from logitstore.errors import SettingError
+from logitstore.store.last_audit import keep_audit
+from logitstore.store.storage import open_storage
+from logitstore.store.verify import verify
 from tests.synthetic import store_spec, stored_documents, write_store
 
 
@@ -56,7 +59,7 @@ def test_terms_are_those_that_were_stated(tmp_path: Path) -> None:
     plain = pushed(tmp_path / "store", tmp_path / "plain")
     assert "license" not in plain.data.to_dict()
     assert row(plain, "terms of the corpus") == row(plain, "terms of this store") == "not stated"
-    assert "no audit was given" in plain.text
+    assert "not audited when this card was made" in plain.text
     assert "container is parquet" in plain.text
     stated = pushed(
         tmp_path / "store",
@@ -94,6 +97,30 @@ def test_an_audit_is_that_of_the_store(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="nothing that `logitstore audit --json` wrote"):
         logitstore.push(tmp_path / "store", str(tmp_path / "no"), audit=file)
     assert not (tmp_path / "no").exists()
+
+
+def test_the_last_audit_is_kept_beside_the_store_and_travels_with_it(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [stored_documents([20])], spec=store_spec())
+    fingerprint = logitstore.open(tmp_path / "store").fingerprint
+    found = {"documents": 32, "targets": 9000, "kl": 1.5e-4, "temperature": 1.0, "dtype": "float32"}
+    found |= dict.fromkeys(("noise_kl", "stated_kl", "retained_mass", "gradient_angle"))
+    found |= {"fingerprint": fingerprint, "ok": True, "teacher_matches": True}
+    storage = open_storage(tmp_path / "store")
+    assert keep_audit(storage, found | {"teacher": "/home/ada/model"})
+    assert "ada" not in (tmp_path / "store" / "audit.json").read_text()
+    assert list(verify(tmp_path / "store", strict=True)) == []
+    assert logitstore.inspect(tmp_path / "store")["last_audit"]["kl"] == 1.5e-4
+    card = pushed(tmp_path / "store", tmp_path / "out")
+    assert "Fidelity, by `logitstore audit` with 32 documents and 9000 targets" in card.text
+    logitstore.pull(str(tmp_path / "out"), tmp_path / "pulled")
+    assert logitstore.inspect(tmp_path / "pulled")["last_audit"]["documents"] == 32
+    assert not keep_audit(storage, found | {"ok": False, "teacher_matches": False})
+    assert keep_audit(storage, found | {"ok": False})  # with the store's own teacher
+    assert "**The last audit found faults**" in pushed(tmp_path / "store", tmp_path / "bad").text
+    for other in (b"[1]", b"{", json.dumps(found | {"fingerprint": "0" * 64}).encode()):
+        storage.put("audit.json", other)
+        assert logitstore.inspect(tmp_path / "store")["last_audit"] is None
+        assert "not audited" in pushed(tmp_path / "store", tmp_path / "none").text
 
 
 def test_foreign_text_stays_text(tmp_path: Path) -> None:

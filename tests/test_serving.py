@@ -89,6 +89,7 @@ def test_a_catalogue_has_the_stores_below_a_folder(team: Path, url: str) -> None
     told = logitstore.inspect(team / "zarr")
     for name in ("documents", "targets", "bytes", "sparsifier", "fingerprint", "retained_mass"):
         assert found["zarr"][name] == told[name]
+    assert found["zarr"]["last_audit"] is None
     assert found["zarr"]["tokenizer"] == told["tokenizer"]["fingerprint"]
     assert (found["zarr"]["sealed"], found["open"]["sealed"]) == (True, False)
     status, _, body = ask(url, "/")

@@ -91,6 +91,7 @@ def test_a_store_is_pushed_pinned_pulled_and_the_same(
     sent = logitstore.push(store, uri)
     assert sent.pinned == f"{uri}@{sent.commit}"
     assert sent.sent_objects == sent.objects == len(content(store)) + 1
+    assert sent.sent_bytes == sent.bytes > sum(map(len, content(store).values()))
     log = hub.log()
     assert sum("/commit/main" in line for line in log) == -(-(sent.objects - 2) // 4) + 1
     assert not any("/resolve/" in line or "GET /large" in line for line in log)  # nothing read back
@@ -100,7 +101,7 @@ def test_a_store_is_pushed_pinned_pulled_and_the_same(
     assert (again.sent_objects, again.commit) == (0, sent.commit)
     assert not any("PUT" in line or "/commit/main" in line for line in hub.log())
     pulled = logitstore.pull(uri, tmp_path / "pulled")
-    assert pulled.pinned == sent.pinned
+    assert (pulled.pinned, pulled.objects, pulled.bytes) == (sent.pinned, sent.objects, sent.bytes)
     assert content(tmp_path / "pulled") == content(store)
     assert list(verify(tmp_path / "pulled", strict=True)) == []
     card = (tmp_path / "pulled" / "README.md").read_text()
@@ -185,7 +186,9 @@ def test_a_pull_stays_at_its_revision_and_takes_nothing_that_changed(
     second = logitstore.push(small, uri, license="mit")
     pulled = logitstore.pull(uri, folder)  # goes on where it began
     assert pulled.pinned == first.pinned != second.pinned
-    assert pulled.sent_objects == len(content(small)) - 1 - had < len(content(small)) - 1
+    assert (
+        pulled.sent_objects == len(content(small)) + 1 - had < len(content(small)) + 1
+    )  # the card
     with pytest.raises(StoreError, match=r"a pull from elsewhere \(found hf://.*allowed: hf://"):
         logitstore.pull(f"{uri}@main", folder)
     (tmp_path / "mine").mkdir()
@@ -216,7 +219,8 @@ def test_a_manifest_that_names_other_files_is_refused(
 
 def test_to_s3_and_back_and_over_http(bucket: str, small: Path, tmp_path: Path) -> None:
     sent = logitstore.push(small, bucket)
-    assert sent.sent_objects == len(content(small)) - 1
+    assert sent.sent_objects == sent.objects == len(content(small)) + 1  # the card
+    assert sent.sent_bytes == sent.bytes > sum(map(len, content(small).values()))
     assert logitstore.push(small, bucket).sent_objects == 0
     assert list(verify(bucket, hashes=True)) == []
     logitstore.pull(bucket, tmp_path / "pulled")
@@ -260,7 +264,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def test_stores_of_older_formats_travel_too(name: str, tmp_path: Path) -> None:
     pulled = logitstore.pull(str(GOLDEN / name), tmp_path / "folder")
     assert content(tmp_path / "folder") == content(GOLDEN / name)
-    assert pulled.sent_objects == len(content(tmp_path / "folder")) - 1
+    assert pulled.sent_objects == len(content(tmp_path / "folder")) + 1  # the card
     assert list(verify(tmp_path / "folder")) == []
 
 
@@ -303,7 +307,7 @@ def test_a_kill_in_the_middle_costs_nothing_that_was_done(
         had = len(content(folder))
         pulled = logitstore.pull(uri, folder)
         assert had >= 3
-        assert pulled.sent_objects == len(content(small)) - 1 - had
+        assert pulled.sent_objects == len(content(small)) + 1 - had
     assert content(folder) == content(small)
 
 

@@ -96,6 +96,8 @@ def print_audit(result: dict[str, Any]) -> None:
     from logitstore.cli.audit_lines import audit_lines
 
     say(*audit_lines(result))
+    if result["kept"]:
+        say("kept in audit.json, beside the store")
     if result["teacher_matches"] is None:
         say("note: the store does not tell whether this is its teacher", err=True)
     elif not result["teacher_matches"]:

@@ -30,6 +30,7 @@ from logitstore.fidelity.rereading import Rereading
 from logitstore.options import takes
 from logitstore.progress import Meter, tell_stage
 from logitstore.sparsify import sparsifier_of
+from logitstore.store.last_audit import keep_audit
 from logitstore.store.reader import Store, as_store
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.kinds import Entries
@@ -66,7 +67,8 @@ def audit(**values: Any) -> dict[str, Any]:
 
     Of several draws one is audited, at its own temperature: the first, or the one at which an open
     `Store` is read. Losses and divergences in nats per target, angles in degrees; `ok` tells
-    whether `faults` is empty, whatever `warnings` says. A teacher that is not the store's is judged
+    whether `faults` is empty, whatever `warnings` says, and `kept` whether the figures now stand
+    beside the store, as audit.json. A teacher that is not the store's is judged
     by its numbers alike; one that has no forward of its own (`OwnForward`) cannot tell whether its
     rows were out of line when they were dumped. Raises ModelError for a model that
     cannot be loaded, has fewer logit columns than the store has ids or a shorter context than the
@@ -108,7 +110,8 @@ def audit(**values: Any) -> dict[str, Any]:
         **beginnings(store, [stored.document for stored in chosen]),
         **sums.results([stored.document for stored in chosen]),
     }
-    return result | {"ok": not result["faults"]}
+    result["ok"] = not result["faults"]
+    return result | {"kept": not options.no_keep and keep_audit(store.layout.storage, result)}
 
 
 def _refuse_shares(store: Store) -> None:

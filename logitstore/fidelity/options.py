@@ -53,6 +53,11 @@ class AuditOptions:
     batch_tokens: int | None = option(
         None, least=1, help="The most tokens of one batch of the teacher.", unset="that of the dump"
     )
+    no_keep: bool = option(
+        False,
+        help="Do not write the figures beside the store, as audit.json, where its card and a "
+        "catalogue find them.",
+    )
     max_memory: Any = option(like=MAX_MEMORY)
     on_progress: object | None = option(None, like=ON_PROGRESS)
 

@@ -192,7 +192,7 @@ def _summary(storage: Storage) -> dict[str, Any]:
         "teacher": content["teacher"]["name"],
         "tokenizer": content["tokenizer"]["fingerprint"],
         "corpus": content["corpus"]["name"],
-        "fidelity": content.get("fidelity"),
+        "last_audit": content["last_audit"],
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from logitstore.store.layout import COMMITS, DATA, MANIFEST, README, is_object_name
+from logitstore.store.layout import AUDIT, COMMITS, DATA, MANIFEST, README, is_object_name
 from logitstore.store.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Holdings:
         manifest = self.store.manifest
         if manifest is None or not is_object_name(name) or not self._inside(name):
             return None
-        if name in (MANIFEST, README):
+        if name in (MANIFEST, README, AUDIT):
             return ""
         if name in manifest.objects:
             return manifest.objects[name]

@@ -11,7 +11,7 @@ from logitstore.errors import CorruptionError, StoreError
 from logitstore.progress import Meter, OnProgress
 from logitstore.sharing.hub import HubError, HubFile, HubRepository, blob_id
 from logitstore.sharing.objects import SealedObject, read_object
-from logitstore.store.layout import MANIFEST, README
+from logitstore.store.layout import MANIFEST
 from logitstore.store.local import LocalStorage
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class HubPush:
 
     storage: Storage  # where the store lies
     objects: Mapping[str, SealedObject]  # by their names
-    seal: Mapping[str, bytes]  # card and manifest
+    seal: Mapping[str, bytes]  # card, last audit and manifest
     repository: HubRepository
     title: str  # what commits are called by
     on_progress: OnProgress | None
@@ -44,6 +44,11 @@ class HubPush:
         commit = self._send()
         self._compare(self.repository.files(commit), commit)
         return commit
+
+    @property
+    def bytes(self) -> int:
+        """Of all that lies there in the end."""
+        return sum(map(self._size, (*self.objects, *self.seal)))
 
     def _send(self) -> str:
         """Commits until nothing is missing.
@@ -88,12 +93,12 @@ class HubPush:
                     remedy="Push to another repository, or remove its files first",
                 )
         missing = [name for name in self.objects if name not in files]
-        if README not in files or not self._same(README, files[README]):
-            missing.append(README)
+        beside = [name for name in self.seal if name != MANIFEST]
+        missing += [one for one in beside if one not in files or not self._same(one, files[one])]
         return missing if MANIFEST in files else [*missing, MANIFEST]
 
     def _batches(self, names: list[str]) -> Iterator[dict[str, Any]]:
-        """Some files for each commit, README and manifest in the last one."""
+        """Some files for each commit, what lies beside the store and manifest in the last one."""
         batch: dict[str, Any] = {}
         held = 0
         for name in (one for one in names if one not in self.seal):

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitstore.errors import CorruptionError, ObjectMissing
+from logitstore.errors import CorruptionError, ObjectMissing, StoreError
 from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.commits import SealedCommits
-from logitstore.store.layout import COMMITS, DATA, PLAN, SPEC, TOKENIZER, StoreLayout
+from logitstore.store.layout import COMMITS, DATA, MANIFEST, PLAN, SPEC, TOKENIZER, StoreLayout
 from logitstore.store.storage import place_of, sha256_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from logitstore.format.manifest import Manifest
     from logitstore.store.storage import Storage
 
-__all__ = ["SealedObject", "carry", "holds", "read_object", "sealed_objects"]
+__all__ = [
+    "Carrier",
+    "SealedObject",
+    "holds",
+    "read_object",
+    "refuse_other_store",
+    "sealed_objects",
+]
 
 _PIECE_BYTES = 32 << 20  # of one request
 # Names that old manifests list: those of commits and shards.
@@ -121,17 +128,74 @@ def holds(storage: Storage, one: SealedObject) -> bool:
         return False
 
 
-def carry(source: Storage, target: Storage, one: SealedObject) -> int | None:
-    """Copy an object, unless it is there.
+@dataclass(kw_only=True, slots=True)
+class Carrier:
+    """Objects on their way into a storage, counted: all of them, and those that were written."""
 
-    source: where it lies.
-    target: where it shall lie.
-    one: which it is.
+    target: Storage
+    objects: int = 0
+    total_bytes: int = 0
+    sent_objects: int = 0
+    sent_bytes: int = 0
 
-    Gives the bytes that were written, None where it was there.
+    def carry(self, source: Storage, one: SealedObject) -> None:
+        """Copy a sealed object, unless it is there.
+
+        source: where it lies.
+        one: which it is.
+
+        Raises CorruptionError where it is not what was sealed.
+        """
+        if holds(self.target, one):
+            size = one.size if one.size is not None else self.target.size(one.name)
+            self.count(size or 0, sent=False)
+            return
+        data = read_object(source, one)
+        self.target.put(one.name, data)
+        self.count(len(data), sent=True)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object that no hash covers, unless it is there.
+
+        name: of the object.
+        data: its bytes.
+        """
+        there = self.target.size(name) == len(data) and self.target.read(name) == data
+        if not there:
+            self.target.put(name, data)
+        self.count(len(data), sent=not there)
+
+    def seal(self, manifest: bytes) -> None:
+        """Write the manifest, the last of all. Raises StoreError where another one lies there.
+
+        manifest: its bytes.
+        """
+        written = self.target.put_if_absent(MANIFEST, manifest)
+        if not written:
+            refuse_other_store(self.target, manifest)
+        self.count(len(manifest), sent=written)
+
+    def count(self, size: int, *, sent: bool) -> None:
+        """Count an object that lies there now.
+
+        size: its bytes.
+        sent: whether it was written.
+        """
+        self.objects, self.total_bytes = self.objects + 1, self.total_bytes + size
+        if sent:
+            self.sent_objects, self.sent_bytes = self.sent_objects + 1, self.sent_bytes + size
+
+
+def refuse_other_store(storage: Storage, seal: bytes) -> None:
+    """Raise StoreError where a storage holds the manifest of another store.
+
+    storage: where a store shall lie.
+    seal: its manifest.
     """
-    if holds(target, one):
-        return None
-    data = read_object(source, one)
-    target.put(one.name, data)
-    return len(data)
+    size = storage.size(MANIFEST)
+    if size is not None and (size != len(seal) or storage.read(MANIFEST) != seal):
+        raise StoreError(
+            "another store lies here",
+            place=storage.uri,
+            remedy="Name another place, or remove that store first",
+        )

@@ -70,7 +70,7 @@ PUSH_OPTIONS = (
         default=None,
         nullable=True,
         help="What `logitstore audit --json` wrote of this store: the card shows its figures.",
-        unset="the card says that none was given",
+        unset="what `logitstore audit` has kept beside the store",
     ),
     ON_PROGRESS,
 )

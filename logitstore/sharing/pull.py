@@ -16,10 +16,10 @@ from logitstore.options import takes
 from logitstore.progress import Meter, OnProgress, tell_stage
 from logitstore.sharing.addresses import HubAddress
 from logitstore.sharing.hub import HubRepository, HubRevision
-from logitstore.sharing.objects import carry, sealed_objects
+from logitstore.sharing.objects import Carrier, refuse_other_store, sealed_objects
 from logitstore.sharing.options import PULL_OPTIONS
-from logitstore.sharing.push import Shared, refuse_other_store
-from logitstore.store.layout import MANIFEST, PULLED, README, StoreLayout
+from logitstore.sharing.push import Shared
+from logitstore.store.layout import AUDIT, MANIFEST, PULLED, README, StoreLayout
 from logitstore.store.local import LocalStorage
 from logitstore.store.reader import open_store
 from logitstore.store.storage import Storage, open_storage, place_of
@@ -53,20 +53,17 @@ def pull(remote: Any, out: Any, *, on_progress: OnProgress | None) -> Shared:
     seal, manifest = layout.read_small(MANIFEST), layout.read_manifest()
     refuse_other_store(target, seal)
     _record(target, _named(source))
-    sent = _carry_all(layout, target, manifest, on_progress)
-    _carry_card(source, target)
-    if not target.put_if_absent(MANIFEST, seal):
-        refuse_other_store(target, seal)
-    store = open_store(target)
-    return Shared(
+    carrier = Carrier(target=target)
+    _carry_all(layout, carrier, manifest, on_progress)
+    for name in (README, AUDIT):
+        _carry_beside(source, carrier, name)
+    carrier.seal(seal)
+    return Shared.of(
+        carrier,
         uri=target.uri,
+        fingerprint=open_store(target).fingerprint,
         pinned=source.uri if commit is not None else None,
         commit=commit,
-        fingerprint=store.fingerprint,
-        objects=sent[0] + 1,
-        bytes=manifest.bytes,
-        sent_objects=sent[1],
-        sent_bytes=sent[2],
     )
 
 
@@ -153,23 +150,23 @@ def _refuse_other_source(target: Storage, record: str | None, source: str) -> No
 
 
 def _carry_all(
-    layout: StoreLayout, target: Storage, manifest: Manifest, on_progress: OnProgress | None
-) -> tuple[int, int, int]:
-    """Every object but manifest and card: how many, how many were written, and their bytes."""
+    layout: StoreLayout, carrier: Carrier, manifest: Manifest, on_progress: OnProgress | None
+) -> None:
+    """Every object that the seal covers."""
     meter = Meter(on_progress, stage="fetching", unit="bytes")
-    objects = sent = written_bytes = done = 0
     for one in sealed_objects(layout, manifest):
-        written = carry(layout.storage, target, one)
-        objects += 1
-        sent += written is not None
-        written_bytes += written or 0
-        done += written or one.size or 0
-        meter.tell(done, fraction=min(1.0, done / max(1, manifest.bytes)), detail=one.name)
-    return objects, sent, written_bytes
+        carrier.carry(layout.storage, one)
+        share = min(1.0, carrier.total_bytes / max(1, manifest.bytes))
+        meter.tell(carrier.total_bytes, fraction=share, detail=one.name)
 
 
-def _carry_card(source: Storage, target: Storage) -> None:
-    """The card, which no hash covers: it is read by people alone."""
-    size = source.size(README)
-    if size is not None and size <= _MOST_CARD and target.size(README) is None:
-        target.put(README, source.read(README))
+def _carry_beside(source: Storage, carrier: Carrier, name: str) -> None:
+    """A card or an audit, which no hash covers; what is there stays."""
+    size = source.size(name)
+    if size is None or size > _MOST_CARD:
+        return
+    there = carrier.target.size(name)
+    if there is None:
+        carrier.put(name, source.read(name))
+    else:
+        carrier.count(there, sent=False)

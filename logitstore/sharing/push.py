@@ -16,10 +16,11 @@ from logitstore.progress import Meter, OnProgress
 from logitstore.sharing.addresses import HubAddress
 from logitstore.sharing.hub import HubRepository
 from logitstore.sharing.hub_push import HubPush
-from logitstore.sharing.objects import SealedObject, carry, sealed_objects
+from logitstore.sharing.objects import Carrier, SealedObject, refuse_other_store, sealed_objects
 from logitstore.sharing.options import PUSH_OPTIONS
 from logitstore.store.card import CardFacts, store_card
-from logitstore.store.layout import DATA, MANIFEST, README
+from logitstore.store.last_audit import audit_json
+from logitstore.store.layout import AUDIT, DATA, MANIFEST, README
 from logitstore.store.reader import Store, StoreLike, as_store
 from logitstore.store.storage import Storage, base_name, open_storage
 from logitstore.store.verify import verify
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Shared", "push", "refuse_other_store"]
+__all__ = ["Shared", "push"]
 
 _MOST_IN_A_FOLDER = 10_000  # entries, as the Hub advises
 
@@ -41,11 +42,39 @@ class Shared:
     pinned: str | None  # the same at its commit, on the Hub
     commit: str | None  # of the Hub
     fingerprint: str
-    objects: int
-    bytes: int
-    sent_objects: int
+    objects: int  # all that lie there, the card too
+    bytes: int  # of them
+    sent_objects: int  # those that did not lie there before
     sent_bytes: int
     warnings: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(
+        carrier: Carrier,
+        *,
+        uri: str,
+        fingerprint: str,
+        pinned: str | None = None,
+        commit: str | None = None,
+    ) -> Shared:
+        """A store that a carrier has brought to its place.
+
+        carrier: when it has ended.
+        uri: where the store lies now.
+        fingerprint: of the store.
+        pinned: where it came from on the Hub, at a commit.
+        commit: that one.
+        """
+        return Shared(
+            uri=uri,
+            pinned=pinned,
+            commit=commit,
+            fingerprint=fingerprint,
+            objects=carrier.objects,
+            bytes=carrier.total_bytes,
+            sent_objects=carrier.sent_objects,
+            sent_bytes=carrier.sent_bytes,
+        )
 
 
 @takes(PUSH_OPTIONS)
@@ -75,25 +104,26 @@ def push(
         )
     address = HubAddress.of(remote)
     facts = CardFacts.of(
-        opened.fingerprint,
+        opened,
         license=license,
         teacher_license=teacher_license,
         corpus_license=corpus_license,
         audit=audit,
     )
     if address is not None:
-        card = _card(opened, address.repository.split("/")[1], facts, address.uri(None))
-        return _push_to_hub(opened, address, card, public=public, on_progress=on_progress)
+        beside = _beside(opened, address.repository.split("/")[1], facts, address.uri(None))
+        return _push_to_hub(opened, address, beside, public=public, on_progress=on_progress)
     storage = open_storage(remote)
-    card = _card(opened, base_name(storage), facts, storage.uri)
-    return _push_to_storage(opened, storage, card, on_progress)
+    beside = _beside(opened, base_name(storage), facts, storage.uri)
+    return _push_to_storage(opened, storage, beside, on_progress)
 
 
-def _card(store: Store, name: str, facts: CardFacts, uri: str) -> bytes:
+def _beside(store: Store, name: str, facts: CardFacts, uri: str) -> dict[str, bytes]:
+    """What lies beside the store and is no part of it: its card, and its last audit."""
     totals = Totals.of(store.commits)
-    return store_card(
-        store.spec, _manifest(store), totals, name=name, facts=facts, uri=uri
-    ).encode()
+    card = store_card(store.spec, _manifest(store), totals, name=name, facts=facts, uri=uri)
+    audit = {} if facts.audit is None else {AUDIT: audit_json(facts.audit)}
+    return {README: card.encode(), **audit}
 
 
 def _manifest(store: Store) -> Any:
@@ -105,7 +135,7 @@ def _manifest(store: Store) -> Any:
 def _push_to_hub(
     store: Store,
     address: HubAddress,
-    card: bytes,
+    beside: Mapping[str, bytes],
     *,
     public: bool,
     on_progress: OnProgress | None,
@@ -116,7 +146,7 @@ def _push_to_hub(
     sending = HubPush(
         storage=store.layout.storage,
         objects=objects,
-        seal={README: card, MANIFEST: store.layout.read_small(MANIFEST)},
+        seal={**beside, MANIFEST: store.layout.read_small(MANIFEST)},
         repository=repository,
         title=store.fingerprint[:12],
         on_progress=on_progress,
@@ -127,8 +157,8 @@ def _push_to_hub(
         pinned=address.uri(commit),
         commit=commit,
         fingerprint=store.fingerprint,
-        objects=len(objects) + 2,
-        bytes=_manifest(store).bytes,
+        objects=len(objects) + len(sending.seal),
+        bytes=sending.bytes,
         sent_objects=sending.sent_objects,
         sent_bytes=sending.sent_bytes,
         warnings=tuple(_warnings(objects)),
@@ -136,45 +166,20 @@ def _push_to_hub(
 
 
 def _push_to_storage(
-    store: Store, storage: Storage, card: bytes, on_progress: OnProgress | None
+    store: Store, storage: Storage, beside: Mapping[str, bytes], on_progress: OnProgress | None
 ) -> Shared:
     manifest, seal = _manifest(store), store.layout.read_small(MANIFEST)
     refuse_other_store(storage, seal)
     meter = Meter(on_progress, stage="sending", unit="bytes")
-    objects, done, sent = 0, 0, []
+    carrier = Carrier(target=storage)
     for one in sealed_objects(store.layout, manifest):
-        written = carry(store.layout.storage, storage, one)
-        sent += [] if written is None else [written]
-        objects, done = objects + 1, done + (written or one.size or 0)
-        meter.tell(done, fraction=min(1.0, done / max(1, manifest.bytes)), detail=one.name)
-    storage.put(README, card)
-    if not storage.put_if_absent(MANIFEST, seal):
-        refuse_other_store(storage, seal)
-    return Shared(
-        uri=storage.uri,
-        pinned=None,
-        commit=None,
-        fingerprint=store.fingerprint,
-        objects=objects + 2,
-        bytes=manifest.bytes,
-        sent_objects=len(sent),
-        sent_bytes=sum(sent),
-    )
-
-
-def refuse_other_store(storage: Storage, seal: bytes) -> None:
-    """Raise StoreError where a storage holds the manifest of another store.
-
-    storage: where a store shall lie.
-    seal: its manifest.
-    """
-    size = storage.size(MANIFEST)
-    if size is not None and (size != len(seal) or storage.read(MANIFEST) != seal):
-        raise StoreError(
-            "another store lies here",
-            place=storage.uri,
-            remedy="Name another place, or remove that store first",
-        )
+        carrier.carry(store.layout.storage, one)
+        share = min(1.0, carrier.total_bytes / max(1, manifest.bytes))
+        meter.tell(carrier.total_bytes, fraction=share, detail=one.name)
+    for name, data in beside.items():
+        carrier.put(name, data)
+    carrier.seal(seal)
+    return Shared.of(carrier, uri=storage.uri, fingerprint=store.fingerprint)
 
 
 def _warnings(objects: Mapping[str, SealedObject]) -> Iterator[str]:

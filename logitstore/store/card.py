@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import SettingError, StorageError, printable
 from logitstore.format.edits import edits_of
-from logitstore.format.json import parse_json
 from logitstore.sparsify import sparsifier_of
+from logitstore.store.last_audit import FIGURES, MOST_AUDIT_BYTES, last_audit, parse_audit
 from logitstore.store.layout import SPEC
 
 if TYPE_CHECKING:
@@ -23,20 +23,13 @@ if TYPE_CHECKING:
 
     from logitstore.format.manifest import Manifest, Totals
     from logitstore.format.spec import StoreSpec
+    from logitstore.store.reader import Store
 
 __all__ = ["CardFacts", "store_card"]
 
 _NOT_STATED = "not stated"
 _IDENTIFIER = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
-_MOST_AUDIT_BYTES = 1 << 20
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-_AUDITED = {
-    "kl": "KL of the exact entries and the rest, nats a target",
-    "noise_kl": "the same of the teacher from itself",
-    "stated_kl": "what the store's steps may cost",
-    "retained_mass": "mass of the exact entries",
-    "gradient_angle": "angle to the dense gradient, degrees",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,37 +42,29 @@ class CardFacts:
     audit: dict[str, Any] | None = None  # as `audit --json` prints it
 
     @staticmethod
-    def of(fingerprint: str, *, audit: Path | None, **terms: str | None) -> CardFacts:
-        """The facts, with what a file of an audit says.
+    def of(store: Store, *, audit: Path | None, **terms: str | None) -> CardFacts:
+        """The facts, with what an audit says.
 
-        fingerprint: of the store, which must be the one audited.
-        audit: the file that `logitstore audit --json` wrote; None for none.
+        store: sealed; the audit must be of it.
+        audit: the file that `logitstore audit --json` wrote; None for what is kept of the last one.
         terms: license, teacher_license and corpus_license.
 
-        Raises SettingError for a file that is no sound audit of this store.
+        Raises SettingError for a file that is no audit of this store, or of one with faults.
         """
-        content = None if audit is None else _read_audit(audit, fingerprint)
+        if audit is None:
+            return CardFacts(audit=last_audit(store.layout, store.fingerprint), **terms)
+        content = parse_audit(_start_of(audit), place=str(audit), fingerprint=store.fingerprint)
+        if not content["ok"]:
+            raise SettingError("the audit has found faults", place=audit)
         return CardFacts(audit=content, **terms)
 
 
-def _read_audit(path: Path, fingerprint: str) -> dict[str, Any]:
+def _start_of(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_AUDIT_BYTES)
+            return file.read(MOST_AUDIT_BYTES)
     except OSError as error:
         raise StorageError(f"cannot be read: {error.strerror}", place=path) from error
-    content = parse_json(data, place=str(path))
-    wrong = None
-    if not isinstance(content, dict) or "kl" not in content or "documents" not in content:
-        wrong = "this is nothing that `logitstore audit --json` wrote"
-    elif content.get("fingerprint") != fingerprint:
-        wrong = "this is the audit of another store"
-    elif content.get("ok") is not True:
-        wrong = "the audit has found faults"
-    if wrong is not None:
-        found = content.get("fingerprint") if isinstance(content, dict) else None
-        raise SettingError(wrong, place=path, found=found, allowed=fingerprint)
-    return dict(content)
 
 
 def store_card(
@@ -197,14 +182,15 @@ def _parquet_tag(spec: StoreSpec) -> tuple[str, ...]:
 def _fidelity(facts: CardFacts) -> str:
     """What the last audit has found, or that none is known."""
     if facts.audit is None:
-        return "Fidelity: no audit was given when this card was made; `logitstore audit` makes one."
+        return "Fidelity: not audited when this card was made; `logitstore audit` does so."
     found = facts.audit
+    judged = "Fidelity" if found["ok"] else "**The last audit found faults**"
     head = (
-        f"Fidelity, by `logitstore audit` with {_cell(str(found['documents']))} documents and "
+        f"{judged}, by `logitstore audit` with {_cell(str(found['documents']))} documents and "
         f"{_cell(str(found.get('targets')))} targets:"
     )
     rows = [
-        f"| {meaning} | {_cell(_number(found.get(name)))} |" for name, meaning in _AUDITED.items()
+        f"| {meaning} | {_cell(_number(found.get(name)))} |" for name, meaning in FIGURES.items()
     ]
     return "\n".join([head, "", "| what | value |", "|---|---|", *rows])
 

@@ -8,6 +8,7 @@ from logitstore.format.edits import edits_of
 from logitstore.format.spec import SparsifierSpec, StoreSpec
 from logitstore.options import takes
 from logitstore.sparsify import sparsifier_of
+from logitstore.store.last_audit import last_audit
 from logitstore.store.layout import SPEC
 from logitstore.store.options import INSPECT_OPTIONS
 from logitstore.store.reader import Store, StoreLike, as_store
@@ -68,10 +69,16 @@ def _content(store: Store) -> dict[str, Any]:
         "units_done": len(store.commits),
         "blocks": len(store.blocks),
         "sealed": store.manifest is not None,
+        "last_audit": None if store.manifest is None else _last_audit(store),
         "imported": spec.provenance.get("import"),
         "created": spec.provenance.get("created"),
         "edits": [one.to_json() for one in edits_of(spec, place=store.layout.place(SPEC))],
     }
+
+
+def _last_audit(store: Store) -> dict[str, Any] | None:
+    found = last_audit(store.layout, store.fingerprint)
+    return found and {name: value for name, value in found.items() if name != "fingerprint"}
 
 
 def _units(store: Store) -> int:

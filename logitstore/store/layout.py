@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "AUDIT",
     "COMMITS",
     "DATA",
     "LEASES",
@@ -40,6 +41,7 @@ SPEC = "store.json"
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 README = "README.md"
+AUDIT = "audit.json"  # what the last audit has found; no part of the store
 PULLED = "pulled.json"  # from where a store was pulled; no part of it
 COMMITS = "commits/"
 TOKENIZER = "tokenizer/"

@@ -14,8 +14,10 @@ function fact(name, value) {
 }
 
 function fidelityOf(store) {
-  const { fidelity } = store;
-  return fidelity && Number.isFinite(fidelity.kl) ? `KL ${fidelity.kl.toPrecision(2)} nats` : "–";
+  const audit = store.last_audit;
+  if (!audit) return "–";
+  const kl = Number.isFinite(audit.kl) ? `KL ${audit.kl.toPrecision(2)} nats` : "no KL";
+  return audit.ok ? kl : `${kl}, faults`;
 }
 
 function entry(store) {
