@@ -61,6 +61,8 @@ def test_a_document_of_which_something_is_not_known_fits_no_comparison_with_it()
         ("1 < loss < 2", "goes on with and, or, at character 10"),
         ("__import__('os')", "this is no part of a condition, at character 12"),
         ("os > 1", "there is no such column"),
+        ("loss > 1e999", "a number is larger than any value, at character 8"),
+        ("loss > \u0663", "this is no part of a condition, at character 8"),
         ("loss > 2x", "this is no part of a condition, at character 8"),
         ("not " * 60 + "loss > 1", "nested deeper than 50 levels"),
         ("(" * 3000 + "loss > 1", "nested deeper than 50 levels"),

@@ -320,6 +320,26 @@ DAMAGE = {
 }
 
 
+def test_values_beyond_what_their_type_holds_are_read_without_a_warning() -> None:
+    """They are refused as values that are not finite, in a sentence of this project."""
+    codec = Packed(
+        d=300,
+        k=2,
+        exact_k=2,
+        exact_dtype="float32",
+        polynomial_terms=(0,),
+        term_dtype="float32",
+        delta_encoding=True,
+    )
+    raw = np.full(3, 3e38, dtype=np.float32).tobytes()
+    row = {
+        "compressed_logprobs": pa.scalar([list(raw)]),
+        "bytepacked_indices": pa.scalar([[0] * 3]),
+    }
+    values_RK = codec.decode(row, "here").values_RK
+    assert values_RK[0, 1] == math.inf
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_rows_are_refused_before_anything_is_written(
     name: str, tmp_path: Path, tokenizer: Any

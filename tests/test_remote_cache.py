@@ -148,8 +148,10 @@ def test_a_disk_that_takes_nothing_is_no_reason_to_fail(
         signal.signal(signal.SIGXFSZ, before)
     assert not _entries(folder)
     (folder / "file").write_bytes(b"")
-    monkeypatch.setenv("LOGITSTORE_CACHE", str(folder / "file"))
-    assert content(bucket) == whole
+    for wrong in ("file", "file/below"):
+        monkeypatch.setenv("LOGITSTORE_CACHE", str(folder / wrong))
+        with pytest.raises(SettingError, match=r"^the folder of LOGITSTORE_CACHE cannot be made"):
+            logitstore.open(bucket)
 
 
 def test_a_size_that_is_none_is_told(

@@ -719,7 +719,7 @@ def test_verify_reads_what_is_there_of_an_unfinished_store(storage: Storage) -> 
     (told,) = verify(storage)
     assert "not finished" in told.problem
     assert told.found == "2 of 3 units"
-    assert "the same `logitstore dump` again" in str(told)
+    assert "Run the command that wrote it again" in str(told)
     (name,) = (one for one in storage.list("data/000001-") if "entries/c" in one)
     data = bytearray(storage.read(name))
     data[len(data) // 2] ^= 1

@@ -167,9 +167,17 @@ def _notes(source: Store, spec: StoreSpec, *, copies: bool) -> list[str]:
         )
     if spec.codec != source.spec.codec:
         lines.append(
-            f"values are rounded once more: from {source.spec.codec.id} to {spec.codec.id}"
+            f"values are rounded once more: from {_in_words(source.spec)} to {_in_words(spec)}"
         )
     return lines
+
+
+def _in_words(spec: StoreSpec) -> str:
+    """The codec, with the fidelity that it has if that is a known one."""
+    try:
+        return f"{spec.codec.id}, {fidelity_of(spec)}"
+    except SettingError:
+        return spec.codec.id
 
 
 def _as_integers(blocks: Sequence[EncodedBlock], spec: StoreSpec) -> list[EncodedBlock]:

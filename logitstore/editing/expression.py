@@ -32,7 +32,7 @@ __all__ = ["Condition", "parse_condition"]
 _MOST_CHARACTERS = 4000
 _MOST_DEPTH = 50  # of brackets and negations
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])"
+    r"\s*(?:(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?![\w.])"
     r"|(?P<word>[A-Za-z_]\w*)|(?P<sign><=|>=|==|!=|<|>|\(|\)))"
 )
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -170,8 +170,10 @@ class _Parser:
     def _operand(self) -> _Operand:
         token = self._next
         if token.kind == "number":
-            self.at += 1
             value = np.float64(token.text)
+            if not np.isfinite(value):
+                self._refuse("a number is larger than any value")
+            self.at += 1
             return lambda columns: np.full(_length(columns), value)
         if token.kind != "word" or token.text in _RESERVED:
             self._refuse("a number or the name of a column is missing")

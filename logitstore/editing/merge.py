@@ -56,9 +56,6 @@ def merge(
         raise SettingError("one store cannot be merged", place="STORE", found=len(sources))
     spec = merged_spec(sources)
     found = find_duplicates(sources, on_progress=on_progress)
-    if callable(on_note):
-        for line in found.notes(kept=duplicates == "keep"):
-            on_note(line)
     if duplicates == "refuse" and found.documents:
         raise StoreError(
             "documents have the id and the tokens of others",
@@ -66,6 +63,9 @@ def merge(
             found=f"{found.documents:,} documents",
             remedy="Give --duplicates drop or keep",
         )
+    if callable(on_note):
+        for line in found.notes(kept=duplicates == "keep"):
+            on_note(line)
     planned = numbered(_planned(sources, found if duplicates == "drop" else None))
     refuse_nothing(planned, place=layout.uri, problem="the stores hold nothing")
     edits = all_edits("merge", {"duplicates": duplicates}, sources)

@@ -107,7 +107,8 @@ def file_response(request: Request, holdings: Holdings, name: str) -> Response:
     headers = {"accept-ranges": "bytes", "cache-control": "private, no-cache"}
     if sha256:
         headers["etag"] = f'"{sha256}"'
-        if f'"{sha256}"' in request.headers.get("if-none-match", ""):
+        known = request.headers.get("if-none-match", "")
+        if known.strip() == "*" or f'"{sha256}"' in known:
             return Response(status_code=304, headers=headers)
     span = _span(request, size, etag=headers.get("etag"))
     if span is None:

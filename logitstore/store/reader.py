@@ -148,7 +148,8 @@ def unsealed(uri: str) -> StoreError:
     return StoreError(
         "the store is not finished: it has no manifest.json",
         place=uri,
-        remedy="Run the same `logitstore dump` again to finish it; from Python, "
+        remedy="Run the command that wrote it again to finish it, such as `logitstore dump`; from "
+        "Python, "
         "allow_partial=True reads what is there",
     )
 

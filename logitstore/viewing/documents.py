@@ -76,8 +76,12 @@ class StoreView:
     def at_draw(self, draw: int) -> StoreView:
         """The same store, read at another of its draws.
 
-        draw: its number, from 0. Raises StoreError where the store has no such draw.
+        draw: its number, from 0.
+
+        Raises SettingError where the store has no such draw.
         """
+        if not 0 <= draw < max(1, len(self._draws())):
+            raise SettingError("the store has no such draw", found=draw)
         if draw == self.store.draw:
             return self
         store = self.store.with_draw(draw)

@@ -23,6 +23,11 @@ _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _MOST_ENTRIES, _MOST_IDS, _MOST_TERMS, _MOST_BITS = 4096, 1 << 22, 64, 16
 
 
+def _unchecked() -> np.errstate:
+    """While values are decoded: what is not finite in the end is refused by who takes them."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def _check(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
         raise SettingError(f"--config: {name} is out of range", found=str(value), allowed=allowed)
@@ -137,7 +142,8 @@ class Packed:
             values_RB = np.zeros((0, self.value_bytes))
             ids_RB = np.zeros((0, id_bytes))
         ids_RK = _bits(ids_RB.astype(np.uint8), count=self.k, bits=self.id_bits)
-        values_RK = self._values(values_RB.astype(np.uint8))
+        with _unchecked():
+            values_RK = self._values(values_RB.astype(np.uint8))
         return SparseRows(
             ids_RK=ids_RK,
             values_RK=values_RK.astype(np.float64),
@@ -165,11 +171,9 @@ class Packed:
         count = self.k - self.exact_k
         t_F = np.linspace(0, 1, count) if self.normalize_t else np.arange(count, dtype=np.float64)
         forms = {"sqrt": np.sqrt, "exp": np.exp}
-        with np.errstate(over="ignore"):  # checked as a value
-            rows = [
-                forms[one](t_F) if isinstance(one, str) else t_F**one
-                for one in self.polynomial_terms
-            ]
+        rows = [
+            forms[one](t_F) if isinstance(one, str) else t_F**one for one in self.polynomial_terms
+        ]
         return np.array(rows, dtype=np.float64).reshape(len(rows), count)
 
 
@@ -224,8 +228,9 @@ class Legacy:
         shifts = np.arange(in_word, dtype=np.uint64) * np.uint64(bits)
         ids = (words_RW.astype(np.uint64)[:, :, None] >> shifts) & np.uint64((1 << bits) - 1)
         ids_RK = ids.reshape(len(words_RW), -1)[:, : self.k].astype(np.int64)
-        fitted_RF = (coefficients_RJ @ self._terms()).astype(np.float32)
-        values_RK = np.concatenate((exact_RE.astype(np.float32), fitted_RF), axis=1)
+        with _unchecked():
+            fitted_RF = (coefficients_RJ @ self._terms()).astype(np.float32)
+            values_RK = np.concatenate((exact_RE.astype(np.float32), fitted_RF), axis=1)
         return SparseRows(
             ids_RK=ids_RK,
             values_RK=values_RK.astype(np.float64),

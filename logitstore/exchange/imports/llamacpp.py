@@ -173,9 +173,10 @@ class _Base:
                     found=f"{scale_R[row]:g}, {least_R[row]:g}",
                 )
             codes_RV = part_RW[:, 4 : 4 + self.vocab_size].astype(np.float32)
-            logprobs_RV = codes_RV * scale_R[:, None] + least_R[:, None]
+            with np.errstate(over="ignore"):  # checked as a mass
+                logprobs_RV = codes_RV * scale_R[:, None] + least_R[:, None]
+                mass_R = np.exp(logprobs_RV, dtype=np.float64).sum(axis=1)
             top_R = logprobs_RV.max(axis=1)
-            mass_R = np.exp(logprobs_RV, dtype=np.float64).sum(axis=1)
             # Each token that was raised to the floor may add e^-16 = 1.1e-7.
             if not (np.abs(mass_R - 1) < 0.02 + 1.2e-7 * self.vocab_size).all():
                 row = int(np.argmax(np.abs(mass_R - 1)))

@@ -9,7 +9,7 @@ written.
     <folder>/<2 hex>/<62 hex>    an entry
     <folder>/ledger              bytes in the cache, as far as is known; whoever changes it locks it
 
-Whatever the file system refuses is as if there were no cache.
+Whatever the file system refuses later is as if there were no cache.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def with_cache(storage: Versioned) -> Versioned | CachedStorage:
 
     storage: of a URI.
 
-    Raises SettingError for a size that is none.
+    Raises SettingError for a size that is none, and for a folder that cannot be written to.
     """
     folder = os.environ.get(_FOLDER)
     if not folder:
@@ -56,7 +56,25 @@ def with_cache(storage: Versioned) -> Versioned | CachedStorage:
             found=repr(os.environ.get(_SIZE))[:80],
             allowed="as in 8G or 500M, 1M or more",
         ) from error
-    return CachedStorage(storage, RangeCache(Path(folder).expanduser().absolute(), most))
+    path = Path(folder).expanduser().absolute()
+    _refuse_unusable(path)
+    return CachedStorage(storage, RangeCache(path, most))
+
+
+def _refuse_unusable(folder: Path) -> None:
+    """Raise SettingError for a folder in which nothing can be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+        problem = "cannot be written to"
+    except OSError as error:
+        usable, problem = False, f"cannot be made: {error.strerror}"
+    if not usable:
+        raise SettingError(
+            f"the folder of {_FOLDER} {problem}",
+            found=str(folder),
+            remedy="Name another folder, or unset the variable",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
