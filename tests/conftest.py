@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 # process and the ones it starts: all of them take one.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# What a shell starts in the background ignores ctrl-C, and so would every process of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Properties are tried on the same examples each time, so that a test fails for all or for nobody.
 hypothesis.settings.register_profile(

@@ -413,17 +413,11 @@ def test_several_processes_make_one_store(settings: dict[str, Any], tmp_path: Pa
     assert _data(settings["out"]) == wanted
 
 
-def _notice_interrupts() -> None:
-    """What a shell runs in the background ignores ctrl-C, and so would the child."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_interrupted_it_says_how_to_go_on(settings: dict[str, Any]) -> None:
     process = subprocess.Popen(
         _command(settings | {"unit_tokens": 20}),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_notice_interrupts,
     )
     while not list((settings["out"] / "commits").glob("0*.json")) and process.poll() is None:
         time.sleep(0.005)

@@ -135,7 +135,8 @@ def test_a_quantised_file_is_judged_by_the_store_of_its_original(folder, tmp_pat
         assert result["kl"] == pytest.approx(kls[kind.name].mean(), rel=1e-2, abs=1e-4)
         lines = "\n".join(yardstick_lines(result))
         assert f"{quantiles['99.9%']:.6f}" in lines
-        assert "same top token" in lines
+        sign = " <=" if "top1_agreement" in result["bounds"] else ""  # of ties
+        assert f"\n{f'same top token{sign}':22}{100 * result['top1_agreement']:11.4f} %" in lines
     vocabulary = {**AutoTokenizer.from_pretrained(folder).get_vocab(), "another": 7}
     with pytest.raises(TokenizerError, match=r"Q4_0\.gguf: id 7 .*allowed: another"):
         refuse_other_tokens(file, vocabulary)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer.evaluation.signs import SIGNS
+from trainer.evaluation.signs import SIGNS, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,8 +42,15 @@ def yardstick_lines(result: dict[str, Any]) -> Iterator[str]:
         row = [values[name], errors.get(name), found["coding_errors"].get(name)]
         yield _row(title, row, percent=name in _IN_PERCENT)
     if result["top1_agreement"] is not None:
-        row = [result["top1_agreement"], errors.get("top1_agreement"), None]
-        yield _row("same top token", row, percent=True)
+        sign, agreement = shown(
+            "top1_agreement",
+            result["top1_agreement"],
+            bound=result["bounds"].get("top1_agreement"),
+            coding_error=result["coding_errors"].get("top1_agreement"),
+        )
+        row = [agreement, errors.get("top1_agreement"), None]
+        title = f"same top token {SIGNS[sign].ascii if sign else ''}".rstrip()
+        yield _row(title, row, percent=True)
     yield from _quantiles(found)
     yield "p: the probability of the true token. rounding: the most that the store's steps may do."
 

@@ -40,6 +40,7 @@ from trainer.training.run_record import FORMAT, run_fingerprint, write_record
 from trainer.training.run_result import (
     refuse_in_the_way,
     result_hashes,
+    share_weights,
     tokenizer_of,
     write_tokenizer,
 )
@@ -235,9 +236,9 @@ class _Fit:
                 LocalStorage(out).delete("training_args.bin")  # a pickle that nobody needs
                 write_tokenizer(out, self.tokenizer)
                 write_json(out / "history.json", history)
-                LocalStorage(
-                    out
-                ).sync()  # what transformers wrote, before it is named as the result
+                share_weights(out)
+                # What transformers wrote, before it is named as the result.
+                LocalStorage(out).sync()
                 finished["files"] = result_hashes(out, tokenizer=self.tokenizer)
                 write_record(out, finished)
         loop.accelerator.wait_for_everyone()

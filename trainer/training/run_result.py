@@ -6,6 +6,7 @@ taken for the result, and an evaluation of another model not for that of this on
 
 from __future__ import annotations
 
+import stat
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "refuse_changed_weights",
     "refuse_in_the_way",
     "result_hashes",
+    "share_weights",
     "tokenizer_of",
     "weight_hashes",
     "write_tokenizer",
@@ -47,6 +49,19 @@ def weight_hashes(model: Path) -> dict[str, str]:
         return {model.name: sha256_of(LocalStorage(model.parent), model.name)}
     names = {path.name for pattern in _WEIGHTS for path in model.glob(pattern) if path.is_file()}
     return {name: sha256_of(LocalStorage(model), name) for name in sorted(names)}
+
+
+def share_weights(out: Path) -> None:
+    """Let whoever may read the model's configuration read its weights.
+
+    safetensors makes files that nobody but their owner reads, whatever the umask says.
+
+    Args:
+        out: The folder of a run whose model has been saved.
+    """
+    mode = stat.S_IMODE((out / "config.json").stat().st_mode)
+    for path in {path for pattern in _WEIGHTS for path in out.glob(pattern)}:
+        path.chmod(mode)
 
 
 def result_hashes(out: Path, *, tokenizer: Mapping[str, bytes]) -> dict[str, str]:
