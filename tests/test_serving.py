@@ -284,7 +284,12 @@ def test_a_token_goes_to_those_it_is_for(
     monkeypatch.setenv("LOGITSTORE_TOKEN_HOSTS", hosts)
     assert calls.token_for(uri) == (TOKEN if sent else None)
     if not sent and uri.startswith("http"):
-        assert "LOGITSTORE_TOKEN_HOSTS=" in calls.denied_remedy(uri)
+        assert "was not sent there: set LOGITSTORE_TOKEN_HOSTS=" in calls.denied_remedy(uri)
+    if sent:
+        assert "refuses what LOGITSTORE_TOKEN holds" in calls.denied_remedy(uri)
+    monkeypatch.delenv("LOGITSTORE_TOKEN")
+    if uri.startswith("http"):
+        assert "If the server asks for a token, set LOGITSTORE_TOKEN" in calls.denied_remedy(uri)
 
 
 def test_a_served_store_is_verified_by_the_command(team: Path) -> None:

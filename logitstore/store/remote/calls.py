@@ -249,6 +249,10 @@ def denied_remedy(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.scheme.lower() not in ("http", "https"):
         return "Set the credentials of the service in the environment"
+    if token_for(uri) is not None:
+        return f"The server refuses what {_TOKEN} holds: set it to the token of this server"
+    if os.environ.get(_TOKEN):
+        return f"{_TOKEN} was not sent there: set {_TOKEN_HOSTS}={parts.netloc} if it is its token"
     if is_loopback(parts.hostname or ""):
         return f"If the server asks for a token, set {_TOKEN}"
     return f"If the server asks for a token, set {_TOKEN}, and {_TOKEN_HOSTS}={parts.netloc}"
