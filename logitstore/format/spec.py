@@ -6,7 +6,7 @@ read, for a store may come from anywhere.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError
@@ -378,7 +378,7 @@ class StoreSpec:
         That is the spec less its provenance and the teacher's name: a teacher is who its
         fingerprint says, wherever its folder lies.
         """
-        content = self.to_json()
+        content = replace(self, provenance={}).to_json()  # which may be long: it is not copied
         del content["provenance"]
         del content["teacher"]["name"]
         return content
