@@ -784,7 +784,7 @@ def test_opening_asks_for_as_much_however_many_units_there_are(units: int) -> No
     store = logitstore.open(storage)
     inspect(store)
     assert len(store.blocks) == units
-    assert len(storage.requests) == 13
+    assert len(storage.requests) == 14
     assert not any(name.startswith(("commits/", "data/")) for _, name in storage.requests)
 
 
