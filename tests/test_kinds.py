@@ -223,8 +223,9 @@ def run(codec: str, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(call, check=False, capture_output=True, text=True, cwd=root)
 
 
-@pytest.mark.parametrize("container", sorted(CONTAINERS))
-@pytest.mark.parametrize("codec", ["rank-delta/1", "made-up/1"])
+@pytest.mark.parametrize(
+    ("codec", "container"), [("rank-delta/1", "zarr"), ("made-up/1", "parquet")]
+)
 def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
     codec: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
 ) -> None:

@@ -240,7 +240,7 @@ def test_options_of_what_is_compared_are_none_of_tunes(option: str) -> None:
 
 def test_the_command_line(teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-m", "logitstore", "tune", f"--data={corpus}", "--limit=9"]
-    call += [f"--teacher={teacher_folder}", "--seconds=2"]
+    call += [f"--teacher={teacher_folder}", "--seconds=0.5"]
     run = {"capture_output": True, "text": True, "cwd": tmp_path}
     told = subprocess.run(call, check=True, **run)
     assert f"logitstore dump --teacher {teacher_folder} --data {corpus} --limit 9" in told.stdout
