@@ -22,7 +22,7 @@ demo: $(STAMP)  ## dump a teacher, distil three students, compare them
 
 # Tests write tens of thousands of small files and wait until each is durable: in memory, where the
 # machine has 4 GB to spare for them.
-test: export TMPDIR ?= $(shell df -k --output=avail /dev/shm 2> /dev/null | awk '$$1 > 4000000 { print "/dev/shm" }')
+test: export TMPDIR ?= $(shell df -k --output=avail /dev/shm 2> /dev/null | awk 'NR == 2 && $$1 > 4000000 { print "/dev/shm" }')
 test: $(STAMP)  ## the whole suite, on the CPU, without a network
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +27,6 @@ import numpy as np
 
 import logitstore
 from logitstore.codec import new_codec
-from logitstore.format.json import with_check
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import (
     FORMAT,
@@ -41,14 +39,24 @@ from logitstore.format.spec import (
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.commit import StoreWriter
-from logitstore.store.layout import MANIFEST, PLAN, README, StoreLayout
+from logitstore.store.layout import StoreLayout
 from logitstore.store.writer import UnitWriter
 from logitstore.targets.documents import Document, StoredDocument, document_id
 from logitstore.targets.targets import SparseTargets, none_sampled
+from tools.linked_units import link_units
 
 _VOCAB, _K, _LENGTH = 49_152, 64, 500
 _UNIT_TARGETS = 1_000_000
-_ATTEMPT = "00000000"
+_UNIT = WorkUnit(
+    name="000000",
+    source="synthetic",
+    start=0,
+    stop=1,
+    first_record=0,
+    first_line=1,
+    records=_UNIT_TARGETS // _LENGTH,
+    sha256="3" * 64,
+)
 
 
 def main() -> int:
@@ -159,39 +167,14 @@ def _large(out: Path, *, gigabytes: float) -> None:
     spec = _spec()
     layout = StoreLayout.at(out)
     writer = StoreWriter(layout)
-    one = Plan(units=(_unit(0),))
+    one = Plan(units=(_UNIT,))
     writer.begin(spec, one, {"tokenizer.json": b"{}"})
     UnitWriter.of(writer, spec).write(one.units[0], _documents(), skipped=0)
     commit = layout.read_commit(one.units[0])
     if commit is None:
         raise RuntimeError("the unit was not committed")
     size = sum(each.size for each in commit.objects)
-    plan = Plan(units=tuple(map(_unit, range(max(2, round(gigabytes * 1e9 / size))))))
-    for unit in plan.units[1:]:
-        copy = replace(commit, unit=unit.name, attempt=_ATTEMPT)
-        shutil.copytree(
-            out / layout.shard_prefix(commit),
-            out / layout.shard_prefix(copy),
-            copy_function=os.link,
-        )
-        (out / layout.commit_name(unit.name)).write_bytes(with_check(copy.to_json()))
-    (out / PLAN).write_bytes(with_check(plan.to_json()))
-    writer.seal(plan, check=False)
-    if not {MANIFEST, README} <= {each.name for each in out.iterdir()}:
-        raise RuntimeError("the store was not sealed")
-
-
-def _unit(number: int) -> WorkUnit:
-    return WorkUnit(
-        name=f"{number:06d}",
-        source="synthetic",
-        start=number,
-        stop=number + 1,
-        first_record=0,
-        first_line=1,
-        records=_UNIT_TARGETS // _LENGTH,
-        sha256="3" * 64,
-    )
+    writer.seal(link_units(out, max(2, round(gigabytes * 1e9 / size))), check=False)
 
 
 def _documents() -> list[StoredDocument]:

@@ -9,27 +9,22 @@ hard links, and a commit each. Times are those of a warm file system.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import logitstore
-from logitstore.format.json import with_check
-from logitstore.format.plan import Plan
 from logitstore.store.commit import StoreWriter
-from logitstore.store.layout import MANIFEST, PLAN, README, StoreLayout
+from logitstore.store.layout import MANIFEST, StoreLayout
+from tools.linked_units import link_units
 from tools.tiny_teacher import make_teacher, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ATTEMPT = "00000000"
-_MOST_LINKS = 50_000  # of one file; ext4 allows 65,000
+    from logitstore.format.plan import Plan
 
 
 def main() -> int:
@@ -54,24 +49,7 @@ def _write(out: Path, *, units: int, container: str, teacher: Path) -> Plan:
     """A store of so many units, all alike, that is not sealed."""
     model = make_teacher(teacher / "teacher")
     logitstore.dump(teacher=str(model), data=texts(2), out=out, device="cpu", format=container)
-    layout = StoreLayout.at(out)
-    [unit] = layout.read_plan().units
-    commit = layout.read_commit(unit)
-    if commit is None:
-        raise RuntimeError("the unit was not committed")
-    shard = out / layout.shard_prefix(commit)
-    plan = Plan(units=tuple(replace(unit, name=f"{one:06d}") for one in range(units)))
-    for number, one in enumerate(plan.units):
-        copy = replace(commit, unit=one.name, attempt=_ATTEMPT)
-        own = out / layout.shard_prefix(copy)
-        fresh = number % _MOST_LINKS == 0
-        shutil.copytree(shard, own, copy_function=shutil.copy if fresh else os.link)
-        shard = own if fresh else shard
-        (out / layout.commit_name(one.name)).write_bytes(with_check(copy.to_json()))
-    (out / PLAN).write_bytes(with_check(plan.to_json()))
-    for name in (MANIFEST, README):
-        (out / name).unlink()
-    return plan
+    return link_units(out, units)
 
 
 def _measure(out: Path, plan: Plan) -> None:
