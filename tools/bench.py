@@ -21,6 +21,7 @@ BENCHMARKS = {
     "tools.bench_fidelity": True,
     "tools.bench_edit": True,
     "tools.bench_remote": False,
+    "tools.bench_page": True,
 }
 
 

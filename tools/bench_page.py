@@ -1,10 +1,10 @@
 """The first document of a store of a million on the screen.
 
-    python -m tools.bench_page [--documents 1000000] [--units 500] [--times 5]
+    python -m tools.bench_page [--documents 1000000] [--units 500] [--times 5] [--teacher FOLDER]
 
-A tiny teacher's store is served by `logitstore view` in a process of its own; Chromium opens the
-address as soon as it is printed, or when the server has been idle for five seconds. A document is on
-the screen when its first token is there.
+The store of a teacher, of a tiny one where none is given, is served by `logitstore view` in a
+process of its own; Chromium opens the address as soon as it is printed, or when the server has been
+idle for five seconds. A document is on the screen when its first token is there.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--units", type=int, default=500)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--teacher", default=None)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        out = _store(Path(folder), each=given.documents // given.units, units=given.units)
+        teacher = given.teacher or str(make_teacher(Path(folder) / "teacher"))
+        each = given.documents // given.units
+        out = _store(Path(folder) / "store", teacher, each=each, units=given.units)
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
@@ -52,11 +55,10 @@ def main() -> int:
     return 0
 
 
-def _store(folder: Path, *, each: int, units: int) -> Path:
+def _store(out: Path, teacher: str, *, each: int, units: int) -> Path:
     """A sealed store of so many units, each with so many documents."""
-    model, out = make_teacher(folder / "teacher"), folder / "store"
     logitstore.dump(
-        teacher=str(model), data=texts(each), out=out, device="cpu", unit_tokens=1_000_000_000
+        teacher=teacher, data=texts(each), out=out, device="cpu", unit_tokens=1_000_000_000
     )
     StoreWriter(StoreLayout.at(out)).seal(link_units(out, units), check=False)
     return out
@@ -66,7 +68,9 @@ def _first(browser: Browser, store: Path, pause: float) -> tuple[float, float]:
     """Seconds to the printed address, and from opening it to the first token."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "logitstore", "view", str(store), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             url = next(word for line in server.stdout for word in line.split() if "://" in word)

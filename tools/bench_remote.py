@@ -1,12 +1,13 @@
 """Reading a store far away: requests and bytes, and how long training waits for its batches.
 
-    python -m tools.bench_remote [--records 400] [--steps 60] [--step 0.05]
+    python -m tools.bench_remote [--records 400] [--block-targets 512] [--steps 60] [--step 0.05]
+                                 [--waits 0,30,100]
 
 A store lies on a real S3 server of this machine (moto), before which a proxy lets each request
 wait. Batches of 512 tokens are taken as training on an accelerator takes them: a step is a wait of
 50 ms that leaves the processor free. Idle is the share of the time that is spent waiting for the
 next batch, the first one left out. Blocks have 512 targets instead of 65,536, so that nearly each
-step needs another one; units have 8 blocks.
+step needs another one, which is decoded while the step waits; units have 8 blocks.
 """
 
 from __future__ import annotations
@@ -34,9 +35,6 @@ from trainer import training_batches
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCK_TARGETS = 512
-LATENCIES = (0.0, 0.03, 0.1)
-
 
 class Waited(NamedTuple):
     """How long one run took."""
@@ -49,14 +47,17 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=400)
+    parser.add_argument("--block-targets", type=int, default=512)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--step", type=float, default=0.05, help="seconds")
+    parser.add_argument("--waits", default="0,30,100", help="milliseconds of each request")
     given = parser.parse_args()
+    waits = [float(one) / 1000 for one in given.waits.split(",")]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, s3_server() as url, fault_proxy(url) as proxy:
         os.environ.update({**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.url})
         make_bucket(url, "bench-remote")
-        stores = _dumped(Path(folder), records=given.records)
+        stores = _dumped(Path(folder), records=given.records, block=given.block_targets)
         print(
             "\n| container | open | a unit | a block | bytes read / stored |\n|---|---|---|---|---|"
         )
@@ -64,7 +65,7 @@ def main() -> None:
             print(f"| {container} | {_counted(proxy, uri)} |", flush=True)
         print(_head("container", "wait", "read", "first batch, s", "idle"))
         for container, uri in stores.items():
-            for seconds in LATENCIES:
+            for seconds in waits:
                 for how in ("one by one", "ahead", "ahead, cached"):
                     proxy.rules({"on": ".", "seconds": seconds})
                     with _how(how, Path(folder) / container):
@@ -82,13 +83,13 @@ def _head(*names: str) -> str:
     return f"\n| {' | '.join(names)} |\n{'|---' * len(names)}|"
 
 
-def _dumped(folder: Path, *, records: int) -> dict[str, str]:
+def _dumped(folder: Path, *, records: int, block: int) -> dict[str, str]:
     """Container -> URI of a store in it."""
     scene = make_scene(folder, records=records)
     stores = {}
     for container in CONTAINERS:
         stores[container] = f"s3://bench-remote/{container}"
-        with small_blocks(BLOCK_TARGETS):
+        with small_blocks(block):
             logitstore.dump(
                 teacher=scene.model,
                 tokenizer=scene.tokenizer,
@@ -97,7 +98,7 @@ def _dumped(folder: Path, *, records: int) -> dict[str, str]:
                 format=container,
                 sparsify="topk",
                 k=64,
-                unit_tokens=8 * BLOCK_TARGETS,
+                unit_tokens=8 * block,
             )
     return stores
 
