@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,6 +48,7 @@ from tools.linked_units import link_units
 
 _VOCAB, _K, _LENGTH = 49_152, 64, 500
 _UNIT_TARGETS = 1_000_000
+_DISTINCT_UNITS = 4
 _UNIT = WorkUnit(
     name="000000",
     source="synthetic",
@@ -95,6 +97,12 @@ def main() -> int:
         shutil.rmtree(root / "small")
         _large(root / "large", gigabytes=given.gigabytes)
         _measure(root, root / "large", f"synthetic, topk {_K}", _COPIES)
+        shutil.rmtree(root / "large")
+        for number, name in enumerate(("one", "two")):
+            _distinct(root / name, first=number * _DISTINCT_UNITS)
+        other = str(root / "two")
+        edit = ("merge, no id twice", "merge", lambda store, _: {"stores": [store, other]})
+        _measure(root, root / "one", f"synthetic, topk {_K}", (edit,))
     return 0
 
 
@@ -164,20 +172,35 @@ def _texts(root: Path) -> str:
 
 def _large(out: Path, *, gigabytes: float) -> None:
     """A sealed store of that size: one unit is written, the others are hard links to it."""
-    spec = _spec()
-    layout = StoreLayout.at(out)
-    writer = StoreWriter(layout)
-    one = Plan(units=(_UNIT,))
-    writer.begin(spec, one, {"tokenizer.json": b"{}"})
-    UnitWriter.of(writer, spec).write(one.units[0], _documents(), skipped=0)
-    commit = layout.read_commit(one.units[0])
+    writer, _ = _written(out, (_UNIT,))
+    commit = writer.layout.read_commit(_UNIT)
     if commit is None:
         raise RuntimeError("the unit was not committed")
     size = sum(each.size for each in commit.objects)
     writer.seal(link_units(out, max(2, round(gigabytes * 1e9 / size))), check=False)
 
 
-def _documents() -> list[StoredDocument]:
+def _distinct(out: Path, *, first: int) -> None:
+    """A sealed store of a few units, whose documents are those of no other number."""
+    units = tuple(
+        replace(_UNIT, name=f"{one:06d}", source=f"synthetic {first + one}")
+        for one in range(_DISTINCT_UNITS)
+    )
+    writer, plan = _written(out, units)
+    writer.seal(plan)
+
+
+def _written(out: Path, units: tuple[WorkUnit, ...]) -> tuple[StoreWriter, Plan]:
+    """A store with its units committed."""
+    spec, plan = _spec(), Plan(units=units)
+    writer = StoreWriter(StoreLayout.at(out))
+    writer.begin(spec, plan, {"tokenizer.json": b"{}"})
+    for unit in units:
+        UnitWriter.of(writer, spec).write(unit, _documents(unit.source), skipped=0)
+    return writer, plan
+
+
+def _documents(source: str) -> list[StoredDocument]:
     """Documents of rows that take turns, so that a unit is made in seconds."""
     generator = np.random.default_rng(0)
     rows = _LENGTH - 1
@@ -187,7 +210,7 @@ def _documents() -> list[StoredDocument]:
         counted_L = np.ones(_LENGTH, dtype=bool)
         counted_L[0] = False
         document = Document(
-            id=document_id(source="synthetic", record=record, piece=0),
+            id=document_id(source=source, record=record, piece=0),
             record=record,
             piece=0,
             input_ids_L=generator.integers(_VOCAB, size=_LENGTH).astype(np.uint32),
