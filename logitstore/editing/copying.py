@@ -14,7 +14,7 @@ from logitstore.errors import CorruptionError
 from logitstore.store.containers import load_container
 from logitstore.store.containers.base import missing_as_corruption
 from logitstore.store.layout import DATA
-from logitstore.store.storage import place_of
+from logitstore.store.storage import FarStorage, place_of
 from logitstore.store.way_out import DAMAGED
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["copy_unit"]
 
-_PIECE_BYTES = 4 << 20  # read at a time
+# Read at a time: of a folder what stays in the processor's cache until it is written, which took a
+# third of the time of pieces of 4 MiB; of what is far away as much as one request is worth.
+_PIECE_BYTES, _FAR_PIECE_BYTES = 256 << 10, 4 << 20
 
 
 @runtime_checkable
@@ -96,9 +98,10 @@ def _copy(source: Storage, name: str, out: Storage, own: str, one: StoredObject)
 def _checked(source: Storage, name: str, one: StoredObject) -> Iterator[bytes]:
     """The pieces of an object; CorruptionError behind the last one where they were others."""
     place, digest, start = place_of(source, name), hashlib.sha256(), 0
+    most = _FAR_PIECE_BYTES if isinstance(source, FarStorage) else _PIECE_BYTES
     with missing_as_corruption(place):
         while start <= one.size:  # one byte more is asked for than there should be
-            (piece,) = source.read_ranges(name, [(start, min(start + _PIECE_BYTES, one.size + 1))])
+            (piece,) = source.read_ranges(name, [(start, min(start + most, one.size + 1))])
             digest.update(piece)
             start += len(piece)
             if not piece:
