@@ -69,7 +69,7 @@ def _shown(value: Any) -> str:
     if value is None or value == []:
         return "none"
     if isinstance(value, float):
-        return f"{value:,.3f}"
+        return f"{value:,.3f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return printable(str(value))
