@@ -192,6 +192,11 @@ def test_a_store_is_held_to_the_error_it_states(
     assert found["stated_kl"] == codec_for(logitstore.open(out).spec).stated_kl
     balanced = logitstore.audit(stores["topk"], teacher=teacher)
     assert (found["kl"] > balanced["stated_kl"]) == (fidelity == "compact")
+    # Of a store that is rounded once more, by whichever steps, those of before count as well.
+    logitstore.convert(stores["topk"], tmp_path / "again", fidelity=fidelity)
+    again = logitstore.audit(tmp_path / "again", teacher=teacher)
+    assert again["ok"], again["faults"]
+    assert again["stated_kl"] > max(found["stated_kl"], balanced["stated_kl"])
 
 
 def test_of_several_draws_the_first_is_audited_at_its_temperature(

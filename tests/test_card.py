@@ -117,7 +117,10 @@ def test_the_last_audit_is_kept_beside_the_store_and_travels_with_it(tmp_path: P
     assert not keep_audit(storage, found | {"ok": False, "teacher_matches": False})
     assert keep_audit(storage, found | {"ok": False})  # with the store's own teacher
     assert "**The last audit found faults**" in pushed(tmp_path / "store", tmp_path / "bad").text
-    for other in (b"[1]", b"{", json.dumps(found | {"fingerprint": "0" * 64}).encode()):
+    planted = [{"fingerprint": "0" * 64}, {"kl": 10**400}, {"kl": None}, {"documents": -5}]
+    planted += [{"retained_mass": [1]}, {"temperature": {}}, {"targets": 10**30}, {"ok": 1}]
+    others = [json.dumps(found | one).encode() for one in planted]
+    for other in (b"[1]", b"{", b"[" * 100_000, *others):
         storage.put("audit.json", other)
         assert logitstore.inspect(tmp_path / "store")["last_audit"] is None
         assert "not audited" in pushed(tmp_path / "store", tmp_path / "none").text

@@ -93,7 +93,7 @@ def test_evaluation_compares_bits_per_byte(chained, crossed, tmp_path):
     assert abs(found["span_kl"]) < 1e-5
     nats = found["loss"] * found["targets"]
     assert found["bits_per_byte"] == pytest.approx(nats / found["bytes"] / np.log(2))
-    assert json.loads((tmp_path / "eval.json").read_text())["store"] == crossed.fingerprint
+    assert json.loads((tmp_path / "eval.json").read_text())["store"] == crossed.source_fingerprint
     with pytest.raises(SettingError, match="at temperature 1"):
         trainer.evaluate(
             str(chained.folder / "width3"), logits=str(chained.folder / "store"), temperature=2.0

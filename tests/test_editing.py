@@ -25,7 +25,7 @@ from logitstore.errors import (
     SpecError,
     StoreError,
 )
-from logitstore.format.edits import edits_of
+from logitstore.format.edits import earlier_codecs, edits_of
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.layout import StoreLayout
 from logitstore.store.reader import Store
@@ -135,6 +135,43 @@ def test_drawn_targets_give_their_heads_and_nothing_else(tmp_path: Path) -> None
         with pytest.raises((SettingError, StoreError), match=heads):
             logitstore.convert(tmp_path / name, tmp_path / "out", sparsify="topk")
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_may_be_short_become_no_others(tmp_path: Path) -> None:
+    sparsifier = sparsifier_spec("topp", k=4, top_p=0.9)
+    codec = new_codec(sparsifier, vocab_size=300).spec
+    write_store(
+        tmp_path / "topp", [[]], spec=replace(store_spec(), sparsifier=sparsifier, codec=codec)
+    )
+    with pytest.raises(SettingError, match=r"may have fewer entries.*topp to topk"):
+        logitstore.convert(tmp_path / "topp", tmp_path / "out", sparsify="topk")
+
+
+def test_what_an_import_lacked_is_told_of_all_that_is_made_of_it(tmp_path: Path) -> None:
+    told = {"from": "openai", "lacks": ["the tail"]}
+    for name in ("one", "two"):
+        _write(tmp_path / name, provenance={"import": told | {"rows": len(name + name)}})
+    _write(tmp_path / "dumped")
+    for out, made in {
+        "converted": lambda out: logitstore.convert(tmp_path / "one", out, fidelity="compact"),
+        "cut": lambda out: logitstore.subset(tmp_path / "one", out, documents=":2"),
+        "joined": lambda out: logitstore.merge(
+            out, [tmp_path / "one", tmp_path / "two", tmp_path / "dumped"], duplicates="keep"
+        ),
+    }.items():
+        made(tmp_path / out)
+        assert logitstore.inspect(tmp_path / out)["imported"]["lacks"] == ["the tail"]
+
+
+def test_earlier_roundings_are_told(tmp_path: Path) -> None:
+    _write(tmp_path / "store")
+    before = logitstore.open(tmp_path / "store").spec.codec
+    logitstore.convert(tmp_path / "store", tmp_path / "finer", fidelity="exact")
+    logitstore.subset(tmp_path / "finer", tmp_path / "cut", documents=":2")
+    spec = logitstore.open(tmp_path / "cut").spec
+    assert earlier_codecs(spec, place="cut") == [before]
+    with pytest.raises(CorruptionError, match="the codecs are no list"):
+        earlier_codecs(replace(spec, provenance={"rounded_before": 1}), place="cut")
 
 
 @pytest.mark.parametrize("name", ["topk", "hybrid", "sample", "unbiased", "format2", "format3"])

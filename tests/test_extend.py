@@ -72,6 +72,9 @@ def test_only_the_stores_own_teacher_and_new_documents_are_taken(
     given: dict[str, Any] = {"teacher": str(teacher_folder), "data": scene / "two.txt"}
     with pytest.raises(CorpusError, match="the store holds these documents already"):
         logitstore.extend(store, out, **given | {"data": scene / "one.txt"})
+    (tmp_path / "renamed.txt").write_bytes((scene / "one.txt").read_bytes())
+    with pytest.raises(CorpusError, match=r"renamed\.txt.*the store holds these documents already"):
+        logitstore.extend(store, out, **given | {"data": tmp_path / "renamed.txt"})
     with pytest.raises(SpecError, match="dtype float32 there, bfloat16 here"):
         logitstore.extend(store, out, **given, device="cpu", dtype="bfloat16")
     with pytest.raises(ModelError):

@@ -394,6 +394,19 @@ def test_huge_declared_sizes_cost_no_memory(tmp_path: Path, tokenizer: Any) -> N
         _import(case, tmp_path / "store", tokenizer)
 
 
+def test_tokens_that_have_changed_are_those_of_another_import(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    case = writers.openai(tmp_path, _bytes_of(tokenizer))
+    _import(case, tmp_path / "store", tokenizer)
+    path = case.options["tokens"]
+    first, rest = path.read_text().split("\n", 1)
+    ids = json.loads(first)["input_ids"]
+    path.write_text(json.dumps({"input_ids": [ids[0] ^ 1, *ids[1:]]}) + "\n" + rest)
+    with pytest.raises(SpecError, match=r"corpus\.fingerprint"):
+        _import(case, tmp_path / "store", tokenizer)
+
+
 def test_an_interrupted_import_goes_on_where_it_stopped(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,17 @@ def _contrast(page: Page, selector: str) -> float:
     )
 
 
+def test_arrows_lead_on_before_anything_has_the_focus(browser: Browser, store: Path) -> None:
+    from playwright.sync_api import expect
+
+    with served(Catalogue.below(store)) as url, opened_page(browser, url) as page:
+        chosen = page.locator("#text .token[aria-selected=true]")
+        before = int(chosen.get_attribute("data-at") or "")
+        page.keyboard.press("ArrowRight")
+        expect(chosen).to_have_attribute("data-at", str(before + 1))
+        expect(chosen).to_be_focused()
+
+
 def test_all_of_it_is_reached_by_keys_alone(browser: Browser, store: Path) -> None:
     from playwright.sync_api import expect
 

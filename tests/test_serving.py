@@ -18,7 +18,9 @@ import logitstore
 from logitstore.errors import SettingError, StorageError, StoreError
 from logitstore.serving.catalogue import Catalogue
 from logitstore.serving.serve import serve
+from logitstore.store.last_audit import keep_audit
 from logitstore.store.remote import calls
+from logitstore.store.storage import open_storage
 from tests.synthetic import store_spec, stored_documents, write_store
 from tests.viewed_stores import HOSTILE, documents, write_viewed
 from tools.served import served
@@ -97,6 +99,36 @@ def test_a_catalogue_has_the_stores_below_a_folder(team: Path, url: str) -> None
     assert b"Stores" in body
     assert ask(url, "/view/open")[0] == 200  # its page tells that it is not finished
     assert b"not finished" in ask(url, "/api/info?store=open")[2]
+
+
+def test_a_catalogue_tells_of_the_last_audit_and_of_what_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logitstore.serving.catalogue._FRESH_SECONDS", 0.0)
+    write_store(tmp_path / "store", [stored_documents([9])], spec=store_spec())
+    write_store(tmp_path / "open", [stored_documents([9])] * 2, spec=store_spec(), seal=False)
+    spec = (tmp_path / "open" / "store.json").read_bytes()
+    commit = tmp_path / "open" / "commits" / "000001.json"
+    written = commit.read_bytes()
+    commit.unlink()
+    catalogue = Catalogue.below(tmp_path)
+
+    def told(name: str) -> dict[str, Any]:
+        return next(one for one in catalogue.summaries() if one["name"] == name)
+
+    assert told("store")["last_audit"] is None
+    assert told("open")["documents"] == 1
+    found = {"fingerprint": told("store")["fingerprint"], "ok": True, "documents": 1, "targets": 8}
+    found |= {"kl": 0.5, "temperature": 1.0, "dtype": "float32", "teacher_matches": True}
+    found |= dict.fromkeys(("noise_kl", "stated_kl", "retained_mass", "gradient_angle"))
+    assert keep_audit(open_storage(tmp_path / "store"), found)
+    commit.write_bytes(written)
+    assert told("store")["last_audit"]["kl"] == 0.5
+    assert told("open")["documents"] == 2
+    (tmp_path / "open" / "store.json").write_bytes(b"{")
+    assert "error" in told("open")
+    (tmp_path / "open" / "store.json").write_bytes(spec)
+    assert told("open")["documents"] == 2
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -325,8 +357,8 @@ def test_what_is_served_and_to_whom_is_told(team: Path, tmp_path: Path) -> None:
     assert lines[0].startswith(f"serving {len(CONTAINERS) + 2} stores of {team}, read-only: ")
     assert lines[1].startswith("to who has the token on every machine that reaches this one: ")
     assert lines[2].startswith("warning: the token is sent without encryption")
-    assert process.returncode == 143
-    assert errors == "error: terminated. Run the same command again\n"
+    assert process.returncode == 0  # this is how a server ends
+    assert errors == "stopped\n"
     with pytest.raises(StoreError, match="no store here, nor below"):
         serve(tmp_path, port=0)
     with pytest.raises(SettingError, match="this can be no token"):
@@ -350,7 +382,7 @@ def test_view_serves_one_store_to_this_machine(team: Path) -> None:
         assert content["documents"][0]["second"] == 0
         assert ask(url[0], "/api/info?store=parquet")[0] == 404
         process.terminate()
-    assert process.returncode == 143
+    assert process.returncode == 0
 
 
 def test_without_starlette_one_error_says_what_to_install(team: Path) -> None:

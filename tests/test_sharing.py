@@ -217,6 +217,46 @@ def test_a_manifest_that_names_other_files_is_refused(
     )
 
 
+@pytest.mark.parametrize(
+    "left", ["README.md", "audit.json", "thesis.txt", "data/000000-00000000/x"]
+)
+def test_a_push_writes_among_nobodys_files(left: str, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / left).parent.mkdir(parents=True)
+    (tmp_path / "mine" / left).write_text("mine")
+    with pytest.raises(StoreError, match=rf"something lies here that is no store.*{left}"):
+        logitstore.push(small, str(tmp_path / "mine"))
+    assert len([one for one in (tmp_path / "mine").rglob("*") if one.is_file()]) == 1
+    assert (tmp_path / "mine" / left).read_text() == "mine"
+
+
+def test_a_push_leaves_a_dump_that_goes_on_and_another_push_alone(
+    bucket: str, small: Path, tmp_path: Path
+) -> None:
+    units = [stored_documents([9], seed=3)]
+    write_store(tmp_path / "other", units, spec=store_spec(container="parquet"), seal=False)
+    before = content(tmp_path / "other")
+    with pytest.raises(StoreError, match="another store lies here, or a part of one"):
+        logitstore.push(small, str(tmp_path / "other"))
+    assert content(tmp_path / "other") == before
+    write_store(tmp_path / "third", units, spec=store_spec(container="zarr"))
+    found: list[object] = []
+
+    def push(store: Path) -> None:
+        try:
+            found.append(logitstore.push(store, bucket).fingerprint)
+        except StoreError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=push, args=(one,)) for one in (small, tmp_path / "third")]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    (won,) = (one for one in found if isinstance(one, str))
+    assert logitstore.open(bucket).fingerprint == won
+    assert list(verify(bucket, hashes=True)) == []
+
+
 def test_to_s3_and_back_and_over_http(bucket: str, small: Path, tmp_path: Path) -> None:
     sent = logitstore.push(small, bucket)
     assert sent.sent_objects == sent.objects == len(content(small)) + 1  # the card

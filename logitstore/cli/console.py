@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.cli.interruption import (
     AGAIN,
+    Stopped,
     describe,
     interruption,
     last_line_is_told,
@@ -66,6 +67,8 @@ def reporting_errors(*, json: bool, again: str = RESUMES) -> Iterator[None]:
     try:
         yield
         _flush()
+    except Stopped:
+        raise
     except BaseException as error:
         # A launcher ends the others where one process of a run has died: that is what is told.
         signum = None if isinstance(error, WorkerError) else interruption(error)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGAIN",
     "Interrupted",
+    "Stopped",
     "describe",
     "interruption",
     "last_line_is_told",
@@ -47,6 +48,14 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(signum)
+
+
+class Stopped(SystemExit):
+    """A signal has ended what runs until one comes."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        last_line_is_told()
 
 
 class _Received:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logitstore.cli.app import app
 from logitstore.cli.console import announce_hub, quiet_libraries, say
 from logitstore.cli.early import refuse_bad_model, refuse_bad_store
-from logitstore.cli.interruption import AGAIN
+from logitstore.cli.interruption import AGAIN, Stopped
 from logitstore.cli.program import command
 from logitstore.serving.options import SERVE_OPTIONS
 from logitstore.viewing.options import VIEW_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__: list[str] = []
 
@@ -26,7 +29,7 @@ def view(**options: Any) -> None:
         quiet_libraries()
     from logitstore.serving.view import view as run
 
-    run(**options, tell=_tell)
+    _until_stopped(run, options)
 
 
 @command(app, options=SERVE_OPTIONS, again=AGAIN)
@@ -34,10 +37,23 @@ def serve(**options: Any) -> None:
     """Serve stores to a team, read-only. A catalogue, a page of each, and their files."""
     from logitstore.serving.serve import serve as run
 
-    run(**options, tell=_tell)
+    _until_stopped(run, options)
 
 
-def _tell(line: str) -> None:
-    """A line that is read while the server runs."""
-    say(line)
-    sys.stdout.flush()
+def _until_stopped(run: Callable[..., object], options: dict[str, Any]) -> None:
+    """Serve until a signal comes, which is how a server ends and no error."""
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        """A line that is read while the server runs."""
+        say(line)
+        sys.stdout.flush()
+        told.append(line)
+
+    try:
+        run(**options, tell=tell)
+    except KeyboardInterrupt:
+        if not told:
+            raise
+        say("stopped", err=True)
+        raise Stopped from None

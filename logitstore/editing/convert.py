@@ -104,6 +104,13 @@ def _sparsifier(source: Store, name: str | None, k: int | None) -> SparsifierSpe
             found=spec.name,
             allowed=f"{heads}, and the heads of hybrid by --sparsify topk",
         )
+    if wanted != spec.name and not declared.targets.drawn:
+        raise SettingError(
+            "these targets may have fewer entries than others of that kind have",
+            place="--sparsify",
+            found=f"{spec.name} to {wanted}",
+            remedy="Leave it out: --k makes their heads smaller",
+        )
     exact = declared.asked(spec)[declared.room[0]]
     if wanted != spec.name and SPARSIFIERS[wanted].stored_options - set(spec.options):
         raise SettingError(
@@ -158,7 +165,8 @@ def fidelity_of(spec: StoreSpec) -> str:
 def _notes(source: Store, spec: StoreSpec, *, copies: bool) -> list[str]:
     """What happens to the values, in words."""
     if copies:
-        return ["nothing changes but the version of the format: units are copied as they are"]
+        newer = "" if source.spec.format == spec.format else " but the version of the format"
+        return [f"nothing changes{newer}: units are copied as they are"]
     lines = []
     if spec.sparsifier != source.spec.sparsifier:
         lines.append(

@@ -164,10 +164,10 @@ def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> Non
 
 def _more_units(source: Store, job: Job, *, first: int) -> tuple[WorkUnit, ...]:
     """The units of the new documents, numbered on. Raises CorpusError for what is there already."""
-    held = {(unit.source, unit.sha256) for unit in source.layout.read_plan().units}
+    held = {unit.sha256 for unit in source.layout.read_plan().units}
     units = job.plan().units
     for unit in units:
-        if (unit.source, unit.sha256) in held:
+        if unit.sha256 in held:
             raise CorpusError(
                 "the store holds these documents already",
                 place=f"{unit.source}, {unit.start} to {unit.stop}",

@@ -10,7 +10,7 @@ import platform
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,7 @@ from logitstore.editing.copying import copy_unit
 from logitstore.editing.planning import Planned, plan_of
 from logitstore.editing.sources import is_made, refuse_other_edit
 from logitstore.errors import CorruptionError, StoreError
-from logitstore.format.edits import EDITS
+from logitstore.format.edits import EDITS, IMPORT, ROUNDED, earlier_codecs
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.progress import Meter, tell_stage
@@ -172,7 +172,7 @@ class NewStore:
         """
         started, layout = time.monotonic(), self.layout
         plan = Plan(units=(*plan_of(self.planned).units, *self.dumping.units))
-        spec = replace(self.spec, provenance=_provenance(self.edits))
+        spec = replace(self.spec, provenance=self._provenance())
         counts: Counter[str] = Counter()
         with telling_the_way_out(layout):
             if is_made(layout, spec, self.edits):
@@ -203,6 +203,21 @@ class NewStore:
             new_targets=new_targets,
             seconds=time.monotonic() - started,
         )
+
+    def _provenance(self) -> dict[str, Any]:
+        """What the new store says of its making, and of what its sources were made of."""
+        sources = [one.spec for one in self.sources]
+        rounded = earlier_codecs(*sources, place=self.sources[0].uri)
+        now = [one.codec for one in sources if one.codec != self.spec.codec]
+        rounded += [one for one in now if one not in rounded]
+        imports = [one.provenance[IMPORT] for one in sources if IMPORT in one.provenance]
+        one_kind = all(one == imports[0] for one in imports)
+        return {
+            **_machine(),
+            EDITS: [one.to_json() for one in self.edits],
+            **({ROUNDED: [asdict(one) for one in rounded]} if rounded else {}),
+            **({IMPORT: imports[0] if one_kind else {"several": imports}} if imports else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +319,8 @@ def _sealed(store: StoreWriter, plan: Plan, on_progress: OnProgress | None) -> M
     return store.seal(plan)
 
 
-def _provenance(edits: Sequence[Edit]) -> dict[str, Any]:
-    """What a store that was made of others says of its making."""
+def _machine() -> dict[str, Any]:
+    """When and by which versions a store was made."""
     packages = {}
     for package in ("logitstore", "zarr", "pyarrow", "numcodecs"):
         with suppress(ImportError):
@@ -315,5 +330,4 @@ def _provenance(edits: Sequence[Edit]) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         **packages,
-        EDITS: [one.to_json() for one in edits],
     }

@@ -26,7 +26,12 @@ from logitstore.exchange.foreign_documents import Values, checked_document, targ
 from logitstore.exchange.foreign_files import Request
 from logitstore.exchange.imports import open_foreign
 from logitstore.exchange.options import IMPORT_OPTIONS
-from logitstore.exchange.survey import decided_values, refuse_other_alignment, surveyed
+from logitstore.exchange.survey import (
+    decided_values,
+    hash_of,
+    refuse_other_alignment,
+    surveyed,
+)
 from logitstore.exchange.whole import whole_targets
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import (
@@ -252,6 +257,8 @@ class _Import:
     def _spec(self, plan: Plan) -> StoreSpec:
         options = self.options
         given = {"from": options["from_"], "values": self.values.value, **self.foreign.settings}
+        if options["tokens"] is not None:
+            given["tokens_sha256"] = hash_of([options["tokens"]])
         told = json.loads(json.dumps(given))  # lists for tuples, as it will be read
         shown = ", ".join(f"{name} {told[name]}" for name in ("alignment", "bos") if name in told)
         kind = options["from_"] + (f", {shown}" if shown else "")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,11 +24,14 @@ from logitstore.format.plan import Plan, WorkUnit
 from logitstore.progress import Meter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from logitstore.exchange.foreign_documents import ForeignDocument
     from logitstore.exchange.foreign_files import Foreign, ForeignFile
     from logitstore.progress import OnProgress
 
-__all__ = ["Survey", "decided_values", "refuse_other_alignment", "surveyed"]
+__all__ = ["Survey", "decided_values", "hash_of", "refuse_other_alignment", "surveyed"]
 
 # A unit is held in memory, several times over while it is coded and read back: 80 bytes an entry.
 _UNIT_TOKENS, _UNIT_ENTRIES = 1_000_000, 4_000_000
@@ -101,7 +105,7 @@ def surveyed(
 
 
 def _survey_file(file: ForeignFile, survey: Survey, entries: int | None, meter: Meter) -> None:
-    sha256 = _hash(file)
+    sha256 = hash_of(file.paths)
     start = number = tokens = room = 0
     for document in file.read():
         before = survey.rows
@@ -118,6 +122,10 @@ def _survey_file(file: ForeignFile, survey: Survey, entries: int | None, meter: 
     meter.tell(survey.rows, fraction=None, detail=file.name)
 
 
+def _files(path: Path) -> list[Path]:
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+
+
 def _unit(file: ForeignFile, survey: Survey, start: int, stop: int, sha256: str) -> WorkUnit:
     return WorkUnit(
         name=f"{len(survey.units):06d}",
@@ -131,10 +139,13 @@ def _unit(file: ForeignFile, survey: Survey, start: int, stop: int, sha256: str)
     )
 
 
-def _hash(file: ForeignFile) -> str:
-    """sha256 of the bytes of all its paths, one after another."""
+def hash_of(paths: Iterable[Path]) -> str:
+    """sha256 of the bytes of files, one after another.
+
+    paths: of the files; of a folder those in it.
+    """
     found = hashlib.sha256()
-    for path in file.paths:
+    for path in chain.from_iterable(_files(one) for one in paths):
         with reading(str(path)), path.open("rb") as data:
             while part := data.read(_BUFFER):
                 found.update(part)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,6 +27,7 @@ from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokenizer
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
 from logitstore.fidelity.rereading import Rereading
+from logitstore.format.edits import IMPORT, earlier_codecs
 from logitstore.options import takes
 from logitstore.progress import Meter, tell_stage
 from logitstore.sparsify import sparsifier_of
@@ -255,7 +256,7 @@ class _Measurements:
         numbers: dict[str, Any] = {
             "kl": drawn["mean"] if drawn and not has_exact else float(rows["head_kl"].mean()),
             "noise_kl": float(rows["noise_kl"].mean()),
-            "stated_kl": codec.stated_kl if has_exact else codec.stated_drawn_kl,
+            "stated_kl": _stated(self.store) if has_exact else codec.stated_drawn_kl,
             "drawn_kl": drawn,
             "max_logprob_error": float(error_R.max()) if len(error_R) else None,
             "tail_error": tail_error or None,
@@ -329,6 +330,7 @@ def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
         yield (
             f"kl is {numbers['kl']:.3g}, above {allowed:.3g} (stated {stated:.3g} + "
             f"{_NOISE_FLOORS} x noise {noise:.3g}): the stored probabilities are not this teacher's"
+            + _imported(store)
         )
     if drawn is None:
         return
@@ -340,6 +342,26 @@ def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
             f"({_STANDARD_ERRORS} standard errors and what steps and noise cost): "
             "the entries were not drawn from this teacher's distributions"
         )
+
+
+def _imported(store: Store) -> str:
+    if IMPORT not in store.spec.provenance:
+        return ""
+    return ", or the files that were imported had rounded them: by which steps, nobody states"
+
+
+def _stated(store: Store) -> float:
+    """nats: the most that all steps cost by which the values were rounded, one after another.
+
+    A shift e of log-probabilities costs about e^2 / 2, and shifts add up.
+    """
+    spec = store.spec
+    earlier = earlier_codecs(spec, place=store.uri)
+    if not earlier:
+        return codec_for(spec).stated_kl
+    codecs = [codec_for(replace(spec, codec=one)) for one in (*earlier, spec.codec)]
+    total: float = sum(one.stated_kl**0.5 for one in codecs)
+    return total**2
 
 
 def _known_mean(values_R: np.ndarray) -> float | None:

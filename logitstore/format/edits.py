@@ -12,15 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError
 from logitstore.format.json import build
+from logitstore.format.spec import CodecSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from logitstore.format.spec import StoreSpec
 
-__all__ = ["EDITS", "Edit", "EditSource", "edits_of", "with_edit"]
+__all__ = [
+    "EDITS",
+    "IMPORT",
+    "ROUNDED",
+    "Edit",
+    "EditSource",
+    "earlier_codecs",
+    "edits_of",
+    "with_edit",
+]
 
-EDITS = "edits"  # in the provenance of a spec
+# In the provenance of a spec:
+EDITS = "edits"
+IMPORT = "import"  # what files of another system it was made of, and what they lacked
+ROUNDED = "rounded_before"  # the codecs by whose steps values were rounded before the store's own
 _MOST_SHOWN = 4  # sources of an edit, in words
 
 
@@ -91,6 +104,24 @@ def edits_of(spec: StoreSpec, *, place: str) -> tuple[Edit, ...]:
     if not isinstance(content, list):
         raise CorruptionError("the edits are no list", place=f"{place}: provenance", found=content)
     return tuple(Edit.from_json(one, place=f"{place}: provenance.{EDITS}") for one in content)
+
+
+def earlier_codecs(*specs: StoreSpec, place: str) -> list[CodecSpec]:
+    """The codecs by whose steps the values of stores were rounded before their own, each once.
+
+    specs: of the stores.
+    place: what an error names.
+
+    Raises CorruptionError where a provenance tells no such thing.
+    """
+    found: list[CodecSpec] = []
+    for spec in specs:
+        content = spec.provenance.get(ROUNDED, [])
+        if not isinstance(content, list):
+            raise CorruptionError("the codecs are no list", place=place, found=content)
+        told = [build(CodecSpec, one, place=f"{place}: provenance.{ROUNDED}") for one in content]
+        found += [one for one in told if one not in found]
+    return found
 
 
 def with_edit(edit: Edit, before: Iterable[tuple[tuple[Edit, ...], str]]) -> tuple[Edit, ...]:

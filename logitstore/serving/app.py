@@ -17,7 +17,13 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from logitstore.errors import LogitStoreError, ObjectMissing, SettingError, StorageError
+from logitstore.errors import (
+    LogitStoreError,
+    ObjectMissing,
+    SettingError,
+    StorageError,
+    StoreError,
+)
 from logitstore.serving.access import Guard
 from logitstore.serving.files import Holdings, file_response
 from logitstore.store.local import LocalStorage
@@ -110,6 +116,8 @@ class _Endpoints:
         status = 404 if isinstance(error, ObjectMissing) else 500
         status = 400 if isinstance(error, SettingError) else status
         status = 503 if type(error) is StorageError else status
+        # Of a store that is not finished: a status that nobody asks again for.
+        status = 409 if type(error) is StoreError else status
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": told}, status_code=status)
         return Response(f"{told}\n", status_code=status, media_type="text/plain")

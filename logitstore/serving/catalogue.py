@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import LogitStoreError, ObjectMissing, StoreError
 from logitstore.store.inspect import inspect
-from logitstore.store.layout import MANIFEST, SPEC, StoreLayout
+from logitstore.store.layout import AUDIT, MANIFEST, SPEC, StoreLayout
 from logitstore.store.local import LocalStorage
 from logitstore.store.reader import load_store, open_store
 from logitstore.store.storage import base_name, open_storage
@@ -64,7 +64,7 @@ class _Place:
     """Where a store lies, and by what a later one in the same place is told from it."""
 
     storage: Storage
-    stamp: tuple[int | None, float | None]
+    stamp: tuple[int | float | None, ...]
 
 
 @dataclass(eq=False)
@@ -168,6 +168,8 @@ class Catalogue:
         known = self._summaries.get(name)
         if known is None or known[0] != place.stamp:
             known = (place.stamp, {"name": name, **_summary(place.storage)})
+            if "error" in known[1] or not known[1]["sealed"]:
+                return known[1]  # it may be put right, or have more, without another stamp
             self._summaries[name] = known
         return known[1]
 
@@ -196,10 +198,14 @@ def _summary(storage: Storage) -> dict[str, Any]:
     }
 
 
-def _stamp(storage: Storage) -> tuple[int | None, float | None]:
-    """What changes when another store is written in a place: size and time of its seal."""
+def _stamp(storage: Storage) -> tuple[int | float | None, ...]:
+    """What changes when another store is written in a place, or it is audited: sizes and times."""
     modified = getattr(storage, "modified", lambda _: None)
-    return storage.size(MANIFEST), modified(MANIFEST)
+    found: list[int | float | None] = []
+    for name in (MANIFEST, AUDIT):
+        size = storage.size(name)
+        found += [size, None if size is None else modified(name)]
+    return tuple(found)
 
 
 def _below_folder(root: Path) -> Iterator[str]:

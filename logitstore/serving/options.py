@@ -23,7 +23,7 @@ def _refuse_token(token: str) -> None:
     """Raise SettingError for what no header can carry, or what is guessed."""
     if not _TOKEN.fullmatch(token) or len(token) < _LEAST_TOKEN:
         raise SettingError(
-            "this can be no token",
+            f"this can be no token, by --token or {TOKEN_VARIABLE}",
             allowed=f"{_LEAST_TOKEN} or more letters, digits and signs of ._~+/=-",
             remedy="Make one by `openssl rand -hex 32`",
         )

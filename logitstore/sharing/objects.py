@@ -18,7 +18,7 @@ from logitstore.store.layout import COMMITS, DATA, MANIFEST, PLAN, SPEC, TOKENIZ
 from logitstore.store.storage import place_of, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from logitstore.format.manifest import Manifest
     from logitstore.store.storage import Storage
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Carrier",
     "SealedObject",
+    "claim",
     "holds",
     "read_object",
     "refuse_other_store",
@@ -133,6 +134,7 @@ class Carrier:
     """Objects on their way into a storage, counted: all of them, and those that were written."""
 
     target: Storage
+    claimed: frozenset[str] = frozenset()  # what `claim` has written just now
     objects: int = 0
     total_bytes: int = 0
     sent_objects: int = 0
@@ -148,7 +150,7 @@ class Carrier:
         """
         if holds(self.target, one):
             size = one.size if one.size is not None else self.target.size(one.name)
-            self.count(size or 0, sent=False)
+            self.count(size or 0, sent=one.name in self.claimed)
             return
         data = read_object(source, one)
         self.target.put(one.name, data)
@@ -184,6 +186,37 @@ class Carrier:
         self.objects, self.total_bytes = self.objects + 1, self.total_bytes + size
         if sent:
             self.sent_objects, self.sent_bytes = self.sent_objects + 1, self.sent_bytes + size
+
+
+def claim(storage: Storage, beginning: Mapping[str, bytes]) -> frozenset[str]:
+    """Make a place that of one store, before anything else of it is written there.
+
+    storage: where the store shall lie.
+    beginning: its spec and its plan, by their names, which no other store has.
+
+    Gives the names of what was written. Raises StoreError where something else lies there, or
+    another process has begun another store.
+    """
+    written = set()
+    if all(storage.size(name) is None for name in (MANIFEST, *beginning)):
+        found = next(iter(storage.list("")), None)
+        if found is not None:
+            raise StoreError(
+                "something lies here that is no store",
+                place=storage.uri,
+                found=found,
+                remedy="Name another place, or an empty one",
+            )
+    for name, data in beginning.items():
+        if storage.put_if_absent(name, data):
+            written.add(name)
+        elif storage.read(name) != data:
+            raise StoreError(
+                "another store lies here, or a part of one",
+                place=place_of(storage, name),
+                remedy="Name another place, or remove that store first",
+            )
+    return frozenset(written)
 
 
 def refuse_other_store(storage: Storage, seal: bytes) -> None:

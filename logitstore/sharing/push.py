@@ -16,11 +16,17 @@ from logitstore.progress import Meter, OnProgress
 from logitstore.sharing.addresses import HubAddress
 from logitstore.sharing.hub import HubRepository
 from logitstore.sharing.hub_push import HubPush
-from logitstore.sharing.objects import Carrier, SealedObject, refuse_other_store, sealed_objects
+from logitstore.sharing.objects import (
+    Carrier,
+    SealedObject,
+    claim,
+    refuse_other_store,
+    sealed_objects,
+)
 from logitstore.sharing.options import PUSH_OPTIONS
 from logitstore.store.card import CardFacts, store_card
 from logitstore.store.last_audit import audit_json
-from logitstore.store.layout import AUDIT, DATA, MANIFEST, README
+from logitstore.store.layout import AUDIT, DATA, MANIFEST, PLAN, README, SPEC
 from logitstore.store.reader import Store, StoreLike, as_store
 from logitstore.store.storage import Storage, base_name, open_storage
 from logitstore.store.verify import verify
@@ -170,8 +176,9 @@ def _push_to_storage(
 ) -> Shared:
     manifest, seal = _manifest(store), store.layout.read_small(MANIFEST)
     refuse_other_store(storage, seal)
+    claimed = claim(storage, {name: store.layout.read_small(name) for name in (SPEC, PLAN)})
     meter = Meter(on_progress, stage="sending", unit="bytes")
-    carrier = Carrier(target=storage)
+    carrier = Carrier(target=storage, claimed=claimed)
     for one in sealed_objects(store.layout, manifest):
         carrier.carry(store.layout.storage, one)
         share = min(1.0, carrier.total_bytes / max(1, manifest.bytes))

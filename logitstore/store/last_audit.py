@@ -6,7 +6,6 @@ that it is of, and holds for no other.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import LogitStoreError, SettingError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES", "MOST_AUDIT_BYTES", "audit_json", "keep_audit", "last_audit", "parse_audit"]
 
 MOST_AUDIT_BYTES = 1 << 20
+_MOST_NUMBER = 1 << 53
 FIGURES = {
     "kl": "KL of the exact entries and the rest, nats a target",
     "noise_kl": "the same of the teacher from itself",
@@ -55,16 +55,20 @@ def parse_audit(data: bytes, *, place: str, fingerprint: str) -> dict[str, Any]:
 
 
 def _is_audit(content: Mapping[str, Any]) -> bool:
-    counts = all(type(content.get(name)) is int for name in ("documents", "targets"))
-    figures = (content.get(name) for name in FIGURES)
+    counts = (content.get(name) for name in ("documents", "targets"))
+    figures = (content.get(name) for name in (*FIGURES, "temperature"))
     return (
-        counts
-        and type(content.get("ok")) is bool
-        and "kl" in content
-        and all(
-            one is None or (type(one) in (int, float) and math.isfinite(one)) for one in figures
-        )
+        type(content.get("ok")) is bool
+        and isinstance(content.get("dtype", ""), str | None)
+        and content.get("kl") is not None
+        and all(type(one) is int and 0 < one < _MOST_NUMBER for one in counts)
+        and all(one is None or _is_number(one) for one in figures)
     )
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number such as figures are; a drawn KL may be below 0."""
+    return type(value) in (int, float) and -_MOST_NUMBER < value < _MOST_NUMBER  # type: ignore[operator]
 
 
 def audit_json(result: Mapping[str, Any]) -> bytes:

@@ -166,6 +166,12 @@ class RetokenizedStore:
         )
 
     @property
+    def source_fingerprint(self) -> str:
+        """That of the store itself; `fingerprint` is of it in these tokens."""
+        found: str = self._store.fingerprint
+        return found
+
+    @property
     def spec(self) -> Any:
         """The store's, with the student's tokenizer and lengths."""
         own = self._store.spec

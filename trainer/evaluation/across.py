@@ -172,7 +172,7 @@ def _result(
         "tokens_per_second": sums["tokens"] / seconds,
         "left_out": sum(left_out.values()),
         "left_out_for": left_out,
-        "store": store.fingerprint,
+        "store": store.source_fingerprint,
         "bounds": {"span_kl": "lower"},
         "coding_errors": {},
         "standard_errors": {},

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ class RangeCache:
         name = _name(key)
         path = self._path(name)
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would be waited for without end
+                return None
             content = path.read_bytes()
         except OSError:
             return None

@@ -84,6 +84,8 @@ class Viewer {
     const { target } = event;
     if (event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
     if (target.matches("input:not([type=radio]), select") || byId("read").hidden) return;
+    // Before anything has the focus too; up and down then move the page, as everywhere.
+    if (target === document.body && ["ArrowLeft", "ArrowRight"].includes(event.key)) return this.text.key(event);
     const measure = this.measures[Number(event.key) - 1];
     const keys = {
       "/": () => this.finder.open(),
