@@ -176,6 +176,9 @@ def test_documents_are_found_by_id_and_by_text(tmp_path: Path) -> None:
         "after": " é",
     }
     assert [one["number"] for one in search(store, TEXTS, "É", start=98)["hits"]] == [98, 99]
+    sharp = logitstore.open(write_viewed(tmp_path / "sharp", documents(["ß Grüße ﬁn aus ß"])))
+    (hit,) = search(sharp, TEXTS, "GRÜSSE FI")["hits"]  # as it stands there, not as it was folded
+    assert (hit["before"], hit["found"], hit["after"]) == ("ß ", "Grüße ﬁ", "n aus ß")
     twenty = search(store, TEXTS, "text")
     assert (len(twenty["hits"]), twenty["next"]) == (20, 20)
     with pytest.raises(SettingError):

@@ -169,6 +169,14 @@ def refuse_other_edit(layout: StoreLayout, spec: StoreSpec, edits: Sequence[Edit
     if there == tuple(edits) and found.identity() == spec.identity():
         return
     told = str(there[-1]) if there else f"a dump of {found.corpus.name}"
+    if told == str(edits[-1]):
+        raise SpecError(
+            "the same command made the store that lies there, of a source, a file or settings that "
+            "have changed since",
+            place=place,
+            found=told,
+            remedy="Name another folder",
+        )
     raise SpecError(
         "another command made the store that lies there",
         place=place,

@@ -188,10 +188,11 @@ class _Import:
         yield f"{source}: {self.survey.documents:,} documents, {self.survey.rows:,} rows"
         if self.values is not Values.WHOLE:
             yield f"{source}: the values are {self.values.value}"
-        if self.values is Values.LOGPROBS and self.survey.above_one:
+        above = self.survey.above_one
+        if self.values is Values.LOGPROBS and above:
             yield (
-                f"{source}: {self.survey.above_one:,} rows add up to more than 1, up to "
-                f"{self.survey.largest_sum:.4g}: scaled to 1, with an empty tail"
+                f"{source}: entries of {above:,} of the rows add up to more than 1, by "
+                f"{self.survey.largest_sum - 1:.2g} at most: scaled to 1, with an empty tail"
             )
         for one in self.lacks:
             yield f"not in the store, for the format cannot carry it: {one}"

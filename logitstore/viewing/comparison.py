@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from logitstore.errors import StoreError, TokenizerError
+from logitstore.sparsify import sparsifier_of
 from logitstore.store.storage import base_name
 from logitstore.targets.documents import StoredDocument
 from logitstore.viewing.finding import find_document
@@ -118,6 +119,7 @@ class SecondStore:
             "teacher": spec.teacher.name,
             "sparsifier": spec.sparsifier.name,
             "k": spec.sparsifier.k,
+            "whole": sparsifier_of(spec.sparsifier).targets.knows_whole,
             "documents": len(self.store),
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import time
+from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -119,13 +120,13 @@ def _hit(
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     lengths = (len(decoder.decode(texts.bytes_of(one)).casefold()) for one in ids)
     token = next((at for at, stop in enumerate(accumulate(lengths)) if stop > place), 0)
-    # Folding changes the length of few texts; there the words of the folded text are shown.
-    shown = text if len(text) == len(folded) else folded
-    stop = place + len(needle)
+    # Folding makes two characters of some, character by character.
+    stops = list(accumulate(len(one.casefold()) for one in text))
+    start, stop = bisect_right(stops, place), bisect_left(stops, place + len(needle)) + 1
     return {
         "number": number,
         "token": token,
-        "before": shown[max(0, place - _AROUND) : place],
-        "found": shown[place:stop],
-        "after": shown[stop : stop + _AROUND],
+        "before": text[max(0, start - _AROUND) : start],
+        "found": text[start:stop],
+        "after": text[stop : stop + _AROUND],
     }

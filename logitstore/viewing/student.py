@@ -48,6 +48,7 @@ class Student:
             "architecture": spec.architecture,
             "parameters": spec.parameters,
             "k": self.entries,
+            "whole": True,
         }
 
     def to_draw_of(self, first: Store) -> Student:

@@ -238,7 +238,14 @@ def token_for(uri: str) -> str | None:
         return None
     named = os.environ.get(_TOKEN_HOSTS, "").lower().replace(",", " ").split()
     known = parts.netloc.lower() in named or is_loopback(parts.hostname or "")
-    return (os.environ.get(_TOKEN) or None) if known else None
+    token = (os.environ.get(_TOKEN) or None) if known else None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise SettingError(
+            f"what {_TOKEN} holds can be no token",
+            found=f"{len(token)} characters, of which some cannot be sent",
+            remedy="Leave out line ends and whatever is not ASCII",
+        )
+    return token
 
 
 def denied_remedy(uri: str) -> str:

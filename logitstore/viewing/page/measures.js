@@ -42,6 +42,7 @@ export const MEASURES = [
 
 // Those that a store can be shaded by: what nobody has told the store is not among them.
 export function measuresOf(info) {
-  const there = { entropy: info.whole, loss: info.whole, tail: info.exact, top: !info.whole, kl: info.second, gain: info.second && info.whole };
+  const both = info.second?.whole && info.whole;
+  const there = { entropy: info.whole, loss: info.whole, tail: info.exact, top: !info.whole, kl: both, gain: both };
   return MEASURES.filter((one) => there[one.name]);
 }

@@ -11,7 +11,7 @@ export function probability(value) {
   if (percent >= 0.995) return `${percent.toFixed(1)} %`;
   if (percent >= 0.00995) return `${percent.toFixed(2)} %`;
   if (percent === 0) return "0 %";
-  const power = Math.floor(Math.log10(percent));
+  const power = Number(percent.toExponential(0).split("e")[1]); // of the rounded number
   const digits = [...String(power)].map((one) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(one)]);
   return `${(percent / 10 ** power).toFixed(0)}·10${digits.join("")} %`;
 }
