@@ -98,7 +98,11 @@ def test_a_catalogue_has_the_stores_below_a_folder(team: Path, url: str) -> None
     assert status == 200
     assert b"Stores" in body
     assert ask(url, "/view/open")[0] == 200  # its page tells that it is not finished
-    assert b"not finished" in ask(url, "/api/info?store=open")[2]
+    status, _, body = ask(url, "/api/info?store=open")
+    assert (status, b"not finished" in body) == (409, True)
+    assert ask(url, "/stores/open/store.json")[0] == 404  # which no client asks for again
+    with pytest.raises(StoreError, match="no store here"):
+        logitstore.open(f"{url}/stores/open")
 
 
 def test_a_catalogue_tells_of_the_last_audit_and_of_what_is_put_right(

@@ -116,8 +116,9 @@ class _Endpoints:
         status = 404 if isinstance(error, ObjectMissing) else 500
         status = 400 if isinstance(error, SettingError) else status
         status = 503 if type(error) is StorageError else status
-        # Of a store that is not finished: a status that nobody asks again for.
-        status = 409 if type(error) is StoreError else status
+        # A store that is not finished is there for people alone; nobody asks again after a 404.
+        if type(error) is StoreError:
+            status = 404 if request.url.path.startswith("/stores/") else 409
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": told}, status_code=status)
         return Response(f"{told}\n", status_code=status, media_type="text/plain")
