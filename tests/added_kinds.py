@@ -1,9 +1,10 @@
 """A sparsifier and a codec as somebody else would add them, and the lines that they take.
 
 `tests/test_kinds.py` runs this module in a process of its own, where its two lines stand in the
-tables before anything else is imported: `python -m tests.added_kinds CODEC dump --teacher ...`.
+tables before anything else is imported: `python -m tests.added_kinds CODEC COMMANDS`.
 """
 
+import json
 import sys
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.kinds import TargetKind
 from logitstore.targets.sparsifier import Sparsifier
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets, none_sampled
+from tests.several_commands import main
 
 
 class RawCodec:
@@ -165,10 +167,5 @@ def add(codec: str) -> None:
 
 
 if __name__ == "__main__":
-    add(sys.argv.pop(1))
-    program = sys.argv.pop(1)
-    if program == "logitstore":
-        from logitstore.cli import main
-    else:
-        from trainer.cli import main
-    main()
+    add(sys.argv[1])
+    main(json.loads(sys.argv[2]))

@@ -2,9 +2,10 @@
 
 Poisson sampling: a token below the threshold t is drawn by a number of its own, with the chance
 p / t, and weighs t. `tests/test_poisson.py` runs this module in a process of its own, where its two
-lines stand in the tables: `python -m tests.added_poisson dump --teacher ...`.
+lines stand in the tables: `python -m tests.added_poisson COMMANDS`.
 """
 
+import json
 import sys
 from typing import Any
 
@@ -22,6 +23,7 @@ from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.kinds import Entries, TargetKind
 from logitstore.targets.sparsifier import Sparsifier
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
+from tests.several_commands import main
 
 KIND = TargetKind(entries=Entries.WEIGHTED, keeps_tail=False, weights_sum_to_one=False)
 _DRAWN = np.uint32(1 << 31)
@@ -150,9 +152,4 @@ def add() -> None:
 
 if __name__ == "__main__":
     add()
-    program = sys.argv.pop(1)
-    if program == "logitstore":
-        from logitstore.cli import main
-    else:
-        from trainer.cli import main
-    main()
+    main(json.loads(sys.argv[1]))

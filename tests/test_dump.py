@@ -276,7 +276,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
     whole = logitstore.dump(**settings)
     wanted = _data(settings["out"])
     settings["out"] = tmp_path / "killed"
-    for commits in (0, 1, 3):
+    for commits in (0, 2):
         process = subprocess.Popen(_command(settings), stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -314,7 +314,7 @@ def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
     options = _command(settings, f"--format={container}")[3:]
     command = [sys.executable, "-c", WITHOUT_LINKS, *options]
     generator = random.Random(0)
-    for commits in (0, 2, 3):
+    for commits in (0, 3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not (
             out.is_dir() and len(list((out / "commits").glob("0*.json"))) >= commits

@@ -7,8 +7,6 @@ joins one is tested here before its author writes a test.
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
 from logitstore.targets.kinds import Entries, TargetKind
 from logitstore.targets.sparsifier import Sparsifier
+from tests.several_commands import run_several
 from trainer.evaluation.signs import shown
 
 TEXTS = [
@@ -217,12 +216,6 @@ def test_a_spec_that_is_none_of_the_sparsifiers_is_refused(name: str, field: str
 # --- what somebody else adds, see added_kinds.py
 
 
-def run(codec: str, *words: object) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "tests.added_kinds", codec, *map(str, words)]
-    root = Path(__file__).parent.parent
-    return subprocess.run(call, check=False, capture_output=True, text=True, cwd=root)
-
-
 @pytest.mark.parametrize(
     ("codec", "container"), [("rank-delta/1", "zarr"), ("made-up/1", "parquet")]
 )
@@ -231,17 +224,20 @@ def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
 ) -> None:
     out, places = tmp_path / "s", ("--teacher", teacher_folder, "--data", corpus)
     options = ("--sparsify", "made_up", "--made-up-share", 0.05, "--format", container)
-    done = run(codec, "logitstore", "dump", *places, "--out", out, *options)
-    assert done.returncode == 0, done.stderr
-    assert run(codec, "logitstore", "verify", out).returncode == 0
-    seen = json.loads(run(codec, "logitstore", "inspect", out, "--json").stdout)
+    done = run_several(
+        f"added_kinds {codec}",
+        [
+            ["logitstore", "dump", *places, "--out", out, *options],
+            ["logitstore", "verify", out],
+            ["logitstore", "inspect", out, "--json"],
+            ["logitstore", "audit", out, "--teacher", teacher_folder, "--json"],
+            ["trainer", "eval", teacher_folder, "--logits", out, "--json"],
+        ],
+    )
+    assert [one.returncode for one in done] == [0] * 5, [one.stderr for one in done]
+    seen, audit, found = json.loads(done[2].stdout), done[3], json.loads(done[4].stdout)
     assert seen["sparsifier_options"]["made_up_share"] == 0.05
     assert seen["codec"]["id"] == codec
-    audit = run(codec, "logitstore", "audit", out, "--teacher", teacher_folder, "--json")
-    assert audit.returncode == 0, audit.stderr
-    found = json.loads(
-        run(codec, "trainer", "eval", teacher_folder, "--logits", out, "--json").stdout
-    )
     stated = json.loads(audit.stdout)["stated_kl"]
     assert abs(found["kl"]) <= stated + FLOAT32
     assert found["top1_agreement"] >= 0.99
@@ -251,13 +247,16 @@ def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
 
 
 def test_a_new_sparsifiers_options_are_in_the_help() -> None:
-    shown = run("made-up/1", "logitstore", "dump", "--help").stdout
+    words = ("--teacher", "t", "--data", "d", "--out", "o", "--sparsify", "made_up")
+    helped, refused = run_several(
+        "added_kinds made-up/1",
+        [
+            ["logitstore", "dump", "--help"],
+            ["logitstore", "dump", *words, "--made-up-share", 2],
+        ],
+    )
+    shown = helped.stdout
     assert "--made-up-share" in shown
     assert "made_up" in shown
-    refused = run(
-        "made-up/1",
-        *("logitstore", "dump", "--teacher", "t", "--data", "d", "--out", "o", "--sparsify"),
-        *("made_up", "--made-up-share", 2),
-    )
     assert refused.returncode == 2
     assert "--made-up-share is out of range" in refused.stderr

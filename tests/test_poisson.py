@@ -1,8 +1,6 @@
 """Targets whose weights sum to 1 on average alone: everywhere that a kind is asked for that."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ from logitstore.fidelity.pulls import PullSum
 from logitstore.targets.tails import rest_logmass
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 from tests.added_poisson import KIND, draw
+from tests.several_commands import run_several
 from trainer.losses import TargetTensors, exact_teacher
 
 VOCAB, ROWS = 300, 200
@@ -87,12 +86,6 @@ def test_gradients_and_pulls_are_those_of_the_loss() -> None:
     np.testing.assert_allclose(1 / VOCAB - pulls.mean_V, sparse_V.numpy() / ROWS, atol=1e-7)
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "tests.added_poisson", *map(str, words)]
-    root = Path(__file__).parent.parent
-    return subprocess.run(call, check=False, capture_output=True, text=True, cwd=root)
-
-
 def test_such_a_kind_is_sound_from_end_to_end(teacher_folder: Path, tmp_path: Path) -> None:
     """Dumped, verified, audited; its teacher keeps every token that it drafts itself."""
     corpus = tmp_path / "corpus.jsonl"
@@ -100,19 +93,21 @@ def test_such_a_kind_is_sound_from_end_to_end(teacher_folder: Path, tmp_path: Pa
     corpus.write_text("".join(json.dumps({"text": f"{n} {t}"}) + "\n" for n, t in enumerate(texts)))
     out = tmp_path / "s"
     places = ("--teacher", teacher_folder, "--data", corpus, "--out", out)
-    done = run("logitstore", "dump", *places, "--sparsify", "poisson")
-    assert done.returncode == 0, done.stderr
-    assert run("logitstore", "verify", out).returncode == 0
-    audit = run("logitstore", "audit", out, "--teacher", teacher_folder, "--json")
-    assert audit.returncode == 0, audit.stdout + audit.stderr
-    assert json.loads(audit.stdout)["kl"] < 1e-5
-    done = run("trainer", "eval", teacher_folder, "--logits", out, "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["bounds"] == {"kl": "estimate", "acceptance": "upper"}
-    assert found["acceptance"] == pytest.approx(1.0, abs=1e-5)
     student = tmp_path / "student.json"
     student.write_text((teacher_folder / "config.json").read_text())
     fit = ("--student", student, "--out", tmp_path / "run", "--steps", "2", "--device", "cpu")
-    done = run("trainer", "fit", "--logits", out, *fit)
-    assert done.returncode == 0, done.stderr
+    done = run_several(
+        "added_poisson",
+        [
+            ["logitstore", "dump", *places, "--sparsify", "poisson"],
+            ["logitstore", "verify", out],
+            ["logitstore", "audit", out, "--teacher", teacher_folder, "--json"],
+            ["trainer", "eval", teacher_folder, "--logits", out, "--json"],
+            ["trainer", "fit", "--logits", out, *fit],
+        ],
+    )
+    assert [one.returncode for one in done] == [0] * 5, [one.stderr for one in done]
+    assert json.loads(done[2].stdout)["kl"] < 1e-5
+    found = json.loads(done[3].stdout)
+    assert found["bounds"] == {"kl": "estimate", "acceptance": "upper"}
+    assert found["acceptance"] == pytest.approx(1.0, abs=1e-5)
