@@ -317,6 +317,15 @@ def test_documents_are_taken_by_their_ids(store: Path, tmp_path: Path) -> None:
         logitstore.subset(store, tmp_path / "other", ids=str(ids))
 
 
+def test_the_same_command_of_a_file_that_has_changed_is_told(store: Path, tmp_path: Path) -> None:
+    ids = [one.document.id.hex() for one in logitstore.open(store)]
+    (tmp_path / "ids").write_text("\n".join(ids[:3]))
+    logitstore.subset(store, tmp_path / "out", ids=str(tmp_path / "ids"))
+    (tmp_path / "ids").write_text("\n".join(ids[:4]))
+    with pytest.raises(SpecError, match="the same command made the store that lies there, of a"):
+        logitstore.subset(store, tmp_path / "out", ids=str(tmp_path / "ids"))
+
+
 def test_duplicates_are_told_from_documents_of_the_same_name(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
@@ -326,6 +327,14 @@ def test_a_token_goes_to_those_it_is_for(
     monkeypatch.delenv("LOGITSTORE_TOKEN")
     if uri.startswith("http"):
         assert "If the server asks for a token, set LOGITSTORE_TOKEN" in calls.denied_remedy(uri)
+
+
+@pytest.mark.parametrize("token", ["s3cret-s3cret\n", "schlüssel", "a\x00b"])
+def test_a_token_that_cannot_be_sent_is_named(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls.os, "environ", {**os.environ, "LOGITSTORE_TOKEN": token})
+    with pytest.raises(SettingError, match="what LOGITSTORE_TOKEN holds can be no token") as told:
+        logitstore.open("http://127.0.0.1:1/stores/a")
+    assert token not in str(told.value)
 
 
 def test_a_served_store_is_verified_by_the_command(team: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_pull_stays_at_its_revision_and_takes_nothing_that_changed(
         logitstore.pull(f"{uri}@main", folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(StoreError, match=r"something else than a store.*thesis\.txt"):
+    with pytest.raises(StoreError, match=r"no part of this store.*thesis\.txt"):
         logitstore.pull(uri, tmp_path / "mine")
     (folder / "plan.json").unlink()  # what is lost is fetched again
     assert logitstore.pull(uri, folder).sent_objects == 1
@@ -223,7 +223,7 @@ def test_a_manifest_that_names_other_files_is_refused(
 def test_a_push_writes_among_nobodys_files(left: str, small: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / left).parent.mkdir(parents=True)
     (tmp_path / "mine" / left).write_text("mine")
-    with pytest.raises(StoreError, match=rf"something lies here that is no store.*{left}"):
+    with pytest.raises(StoreError, match=rf"no part of this store.*{left}"):
         logitstore.push(small, str(tmp_path / "mine"))
     assert len([one for one in (tmp_path / "mine").rglob("*") if one.is_file()]) == 1
     assert (tmp_path / "mine" / left).read_text() == "mine"

@@ -166,10 +166,11 @@ class Catalogue:
     def _summary(self, name: str) -> dict[str, Any]:
         place = self._places[name]
         known = self._summaries.get(name)
-        if known is None or known[0] != place.stamp:
-            known = (place.stamp, {"name": name, **_summary(place.storage)})
-            if "error" in known[1] or not known[1]["sealed"]:
-                return known[1]  # it may be put right, or have more, without another stamp
+        if known is None or known[0] not in (place.stamp, (place.stamp, self._listed_at)):
+            found = {"name": name, **_summary(place.storage)}
+            # One that is not sealed has more, or is put right, without another stamp.
+            lasts = "error" not in found and found["sealed"]
+            known = (place.stamp if lasts else (place.stamp, self._listed_at), found)
             self._summaries[name] = known
         return known[1]
 

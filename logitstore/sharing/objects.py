@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitstore.errors import CorruptionError, ObjectMissing, StoreError
+from logitstore.errors import CorruptionError, ObjectMissing, StorageError, StoreError
 from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.commits import SealedCommits
 from logitstore.store.layout import COMMITS, DATA, MANIFEST, PLAN, SPEC, TOKENIZER, StoreLayout
@@ -30,6 +30,7 @@ __all__ = [
     "holds",
     "read_object",
     "refuse_other_store",
+    "refuse_strangers",
     "sealed_objects",
 ]
 
@@ -188,6 +189,28 @@ class Carrier:
             self.sent_objects, self.sent_bytes = self.sent_objects + 1, self.sent_bytes + size
 
 
+def refuse_strangers(storage: Storage) -> None:
+    """Raise StoreError where anything lies in a place for a store, or nobody can tell.
+
+    storage: that place.
+    """
+    try:
+        found = next(iter(storage.list("")), None)
+    except StorageError as error:
+        raise StoreError(
+            f"no store can be written here: {error.problem}",
+            place=storage.uri,
+            remedy="Name another place",
+        ) from error
+    if found is not None:
+        raise StoreError(
+            "something lies here that is no part of this store",
+            place=storage.uri,
+            found=found,
+            remedy="Name another place, or an empty one",
+        )
+
+
 def claim(storage: Storage, beginning: Mapping[str, bytes]) -> frozenset[str]:
     """Make a place that of one store, before anything else of it is written there.
 
@@ -199,14 +222,7 @@ def claim(storage: Storage, beginning: Mapping[str, bytes]) -> frozenset[str]:
     """
     written = set()
     if all(storage.size(name) is None for name in (MANIFEST, *beginning)):
-        found = next(iter(storage.list("")), None)
-        if found is not None:
-            raise StoreError(
-                "something lies here that is no store",
-                place=storage.uri,
-                found=found,
-                remedy="Name another place, or an empty one",
-            )
+        refuse_strangers(storage)
     for name, data in beginning.items():
         if storage.put_if_absent(name, data):
             written.add(name)

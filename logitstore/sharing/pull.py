@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import CorruptionError, StorageError, StoreError
+from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.json import parse_json, with_check
 from logitstore.options import takes
 from logitstore.progress import Meter, OnProgress, tell_stage
 from logitstore.sharing.addresses import HubAddress
 from logitstore.sharing.hub import HubRepository, HubRevision
-from logitstore.sharing.objects import Carrier, refuse_other_store, sealed_objects
+from logitstore.sharing.objects import Carrier, refuse_other_store, refuse_strangers, sealed_objects
 from logitstore.sharing.options import PULL_OPTIONS
 from logitstore.sharing.push import Shared
 from logitstore.store.layout import AUDIT, MANIFEST, PULLED, README, StoreLayout
@@ -121,21 +121,8 @@ def _record(target: Storage, source: str) -> None:
 
 def _refuse_strangers(target: Storage, record: str | None) -> None:
     """Raise StoreError where a pull would write among files of somebody else."""
-    if record is not None or target.size(MANIFEST) is not None:
-        return
-    try:
-        found = next(iter(target.list("")), None)
-    except StorageError as error:
-        raise StoreError(
-            "a store cannot be pulled there", place=target.uri, remedy="Name a folder"
-        ) from error
-    if found is not None:
-        raise StoreError(
-            "the folder holds something else than a store that was pulled",
-            place=target.uri,
-            found=found,
-            remedy="Name an empty folder",
-        )
+    if record is None and target.size(MANIFEST) is None:
+        refuse_strangers(target)
 
 
 def _refuse_other_source(target: Storage, record: str | None, source: str) -> None:

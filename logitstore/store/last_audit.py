@@ -111,4 +111,4 @@ def last_audit(layout: StoreLayout, fingerprint: str) -> dict[str, Any] | None:
         data = layout.storage.read(AUDIT)
         return parse_audit(data, place=layout.place(AUDIT), fingerprint=fingerprint)
     except LogitStoreError:
-        return None
+        return None  # also where a web server denies what it does not have
