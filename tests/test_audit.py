@@ -197,6 +197,11 @@ def test_a_store_is_held_to_the_error_it_states(
     again = logitstore.audit(tmp_path / "again", teacher=teacher)
     assert again["ok"], again["faults"]
     assert again["stated_kl"] > max(found["stated_kl"], balanced["stated_kl"])
+    logitstore.convert(stores["sample"], tmp_path / "drawn", fidelity=fidelity)
+    parts = [codec_for(logitstore.open(one).spec) for one in (stores["sample"], tmp_path / "drawn")]
+    drawn = logitstore.audit(tmp_path / "drawn", teacher=teacher)
+    assert drawn["ok"], drawn["faults"]
+    assert drawn["stated_kl"] == pytest.approx(sum(one.stated_drawn_kl for one in parts))
 
 
 def test_of_several_draws_the_first_is_audited_at_its_temperature(

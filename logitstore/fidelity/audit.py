@@ -46,6 +46,7 @@ from logitstore.teacher.transformers import TransformersTeacher
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from logitstore.codec.base import Codec
     from logitstore.format.spec import SparsifierSpec
     from logitstore.progress import OnProgress
     from logitstore.targets.documents import Document
@@ -243,7 +244,6 @@ class _Measurements:
         if "drawn_kl" in rows:
             mean, error = mean_and_error(rows["drawn_kl"])
             drawn = {"mean": mean, "standard_error": error}
-        codec = codec_for(self.store.spec)
         has_exact = sparsifier_of(self.store.spec.sparsifier).targets.has_exact
         tail_error = {
             f"{one:g}": {
@@ -256,7 +256,7 @@ class _Measurements:
         numbers: dict[str, Any] = {
             "kl": drawn["mean"] if drawn and not has_exact else float(rows["head_kl"].mean()),
             "noise_kl": float(rows["noise_kl"].mean()),
-            "stated_kl": _stated(self.store) if has_exact else codec.stated_drawn_kl,
+            "stated_kl": _stated(self.store) if has_exact else _stated_drawn(self.store),
             "drawn_kl": drawn,
             "max_logprob_error": float(error_R.max()) if len(error_R) else None,
             "tail_error": tail_error or None,
@@ -334,7 +334,7 @@ def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
         )
     if drawn is None:
         return
-    allowed = codec_for(store.spec).stated_drawn_kl + _NOISE_FLOORS * noise + _SINGLE_PRECISION
+    allowed = _stated_drawn(store) + _NOISE_FLOORS * noise + _SINGLE_PRECISION
     allowed += _STANDARD_ERRORS * drawn["standard_error"]
     if not abs(drawn["mean"]) <= allowed:
         yield (
@@ -350,18 +350,23 @@ def _imported(store: Store) -> str:
     return ", or the files that were imported had rounded them: by which steps, nobody states"
 
 
-def _stated(store: Store) -> float:
-    """nats: the most that all steps cost by which the values were rounded, one after another.
-
-    A shift e of log-probabilities costs about e^2 / 2, and shifts add up.
-    """
+def _codecs(store: Store) -> list[Codec]:
+    """Those by whose steps the values were rounded, one after another; the store's own last."""
     spec = store.spec
     earlier = earlier_codecs(spec, place=store.uri)
-    if not earlier:
-        return codec_for(spec).stated_kl
-    codecs = [codec_for(replace(spec, codec=one)) for one in (*earlier, spec.codec)]
-    total: float = sum(one.stated_kl**0.5 for one in codecs)
-    return total**2
+    return [codec_for(replace(spec, codec=one)) for one in (*earlier, spec.codec)]
+
+
+def _stated(store: Store) -> float:
+    """nats: the most that all steps cost. A shift e costs about e^2 / 2, and shifts add up."""
+    *earlier, own = (one.stated_kl for one in _codecs(store))
+    total: float = sum(one**0.5 for one in (*earlier, own))
+    return total**2 if earlier else own
+
+
+def _stated_drawn(store: Store) -> float:
+    """nats: by how much all steps may shift a KL that is estimated from drawn weights."""
+    return sum(one.stated_drawn_kl for one in _codecs(store))
 
 
 def _known_mean(values_R: np.ndarray) -> float | None:
