@@ -82,5 +82,6 @@ def as_double(head: LMHead) -> LMHead:
 
 
 def fused(hidden, head, targets, labels, **settings):
-    wanted = {"alpha": 1.0, "temperature": 1.0, "loss": forward_kl, "sparsifier": TOPK} | settings
+    wanted = {"alpha": 1.0, "temperature": 1.0, "loss": forward_kl, "sparsifier": TOPK}
+    wanted |= {"vocab_size": V} | settings
     return sparse_distillation_loss(hidden, head, targets, labels, **wanted)

@@ -118,6 +118,7 @@ def _fused(shape: Shape, *, temperature: float = 1.0) -> Callable[..., torch.Ten
             temperature=temperature,
             loss=forward_kl,
             sparsifier=SparsifierSpec(name="topk", k=shape.k, tail_nodes=_NODES),
+            vocab_size=shape.vocab_size,
         ).loss
 
     return step

@@ -180,6 +180,7 @@ class Student:
             temperature=1.0,
             loss=LOSSES[recipe.loss],
             sparsifier=recipe.spec,
+            vocab_size=self.head.vocab_size,
         )
         return sums.loss / sums.count
 

@@ -10,7 +10,7 @@ Shapes: N rows, D width, V vocabulary, P >= V logit columns of the model, B x L 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -50,14 +50,15 @@ _PROBE_TOKENS = 8  # the first ids of the vocabulary, where no text is at hand
 class LMHead:
     """The output layer of a causal LM, as the model holds it: gradients reach its parameters.
 
-    The parameters may have more rows than the tokenizer has ids; those are never looked at.
+    The parameters may have more rows than the tokenizer has ids. A teacher's are never looked at; a
+    student's are columns of its softmax like all others, so its head is taken `whole`.
     """
 
     weight_PD: Tensor
     bias_P: Tensor | None
     scale: float
     softcap: float | None
-    vocab_size: int
+    vocab_size: int  # the columns that are formed: V, or P where it is `whole`
 
     @staticmethod
     def of(model: PreTrainedModel, *, vocab_size: int) -> LMHead:
@@ -115,6 +116,11 @@ class LMHead:
         check_head(model, head, probe_BL)
         _refuse_not_causal(model, probe_BL)
         return head
+
+    @property
+    def whole(self) -> LMHead:
+        """The same head with all P columns of the model, also those behind the tokenizer's ids."""
+        return replace(self, vocab_size=len(self.weight_PD))
 
     @property
     def weight_VD(self) -> Tensor:

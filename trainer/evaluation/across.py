@@ -74,8 +74,9 @@ def measure_spans(
 def _measured(
     model: PreTrainedModel, store: RetokenizedStore, options: EvalOptions
 ) -> dict[str, Any]:
-    head = LMHead.checked(model, vocab_size=store.spec.tokenizer.vocab_size)
-    layout = choose_layout(model, vocab_size=head.vocab_size)
+    vocab_size = store.spec.tokenizer.vocab_size
+    head = LMHead.checked(model, vocab_size=vocab_size).whole
+    layout = choose_layout(model, vocab_size=vocab_size)
     lengths = LengthClasses(model)
     meter = Meter(options.on_progress, stage="measuring", unit="tokens")
     sums: Counter[str] = Counter()

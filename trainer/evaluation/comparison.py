@@ -28,6 +28,7 @@ from logitstore import EMPTY_TAIL
 from logitstore.plumbing import codec_for, sparsifier_of
 from trainer.losses import (
     MASKED_LOGIT,
+    HeadTail,
     View,
     bucketed,
     choose_view,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore import SparsifierSpec, StoreSpec
-    from trainer.losses import HeadTail, TargetTensors
+    from trainer.losses import TargetTensors
 
 __all__ = ["Comparison"]
 
@@ -109,8 +110,11 @@ class Comparison:
 
         "least_kl" is over exact entries and bucket, whatever "kl" is.
 
+        Columns behind the vocabulary hold no token, and of the teacher's mass nothing: what the
+        student puts there is missing elsewhere.
+
         Args:
-            logits_RV: The student's logits at T = 1, which are overwritten.
+            logits_RV: The student's logits at T = 1 of P >= V columns, which are overwritten.
             targets: The stored targets of the same rows.
         """
         ids_RK, exact_RK = targets.ids_NK, targets.exact_NK
@@ -133,7 +137,7 @@ class Comparison:
         )
         logits_RV.div_(self.temperature)
         kl_R = self._estimated_kl(logits_RV, targets) if self._view is View.WEIGHTS else None
-        student = _student(logits_RV, ids_RK, exact_RK)
+        student = _student(logits_RV, ids_RK, exact_RK, vocab_size=self.vocab_size)
         renyi = {} if kl_R is not None else _renyi_divergences(student, teacher)
         least_R = kl_terms(student, teacher)["kl"]
         kl_R = least_R if kl_R is None else kl_R
@@ -241,8 +245,14 @@ class Comparison:
         return -(weights_RK * log_q_RK).sum(dim=-1) - targets.entropy_N
 
 
-def _student(scaled_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
-    """The student over the exact entries and the bucket of all else; overwrites `scaled_RV`."""
+def _student(scaled_RP: Tensor, ids_RK: Tensor, exact_RK: Tensor, *, vocab_size: int) -> HeadTail:
+    """The student over the exact entries and the bucket of all other tokens.
+
+    Its probabilities sum to 1 less the mass of columns that are no token. Overwrites `scaled_RP`.
+    """
+    scaled_RV, padding_RX = scaled_RP[:, :vocab_size], scaled_RP[:, vocab_size:]
+    total_R = scaled_RV.logsumexp(dim=-1)
+    inside_R = total_R - torch.logaddexp(total_R, padding_RX.logsumexp(dim=-1))
     entries_RK = scaled_RV.gather(1, ids_RK)
     # What is no exact entry may be padding, which names any id: the row's first one stands in, and
     # in a row without one that id keeps its logit.
@@ -252,7 +262,11 @@ def _student(scaled_RV: Tensor, ids_RK: Tensor, exact_RK: Tensor) -> HeadTail:
         exact_RK.any(dim=-1, keepdim=True), MASKED_LOGIT, entries_RK.gather(1, first_R1)
     )
     rest_R = scaled_RV.scatter_(1, inside_RK, out_RK.expand_as(inside_RK)).logsumexp(dim=-1)
-    return bucketed(entries_RK, rest_R, exact_RK)
+    student = bucketed(entries_RK, rest_R, exact_RK)
+    return HeadTail(
+        log_head_NK=student.log_head_NK + inside_R[:, None],
+        log_tail_N=student.log_tail_N + inside_R,
+    )
 
 
 def _renyi_name(complement: float) -> str:

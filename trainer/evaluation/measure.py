@@ -163,7 +163,7 @@ def _measure(
     batch_tokens: int,
     on_progress: OnProgress | None,
 ) -> dict[str, Any]:
-    head = LMHead.checked(model, vocab_size=source.vocab_size)
+    head = LMHead.checked(model, vocab_size=source.vocab_size).whole
     layout = choose_layout(model, vocab_size=source.vocab_size)
     sums = _Totals()
     with torch.inference_mode():

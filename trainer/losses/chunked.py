@@ -4,7 +4,8 @@ Rows go through in chunks of about 64 MiB of logits. Each chunk is projected onc
 picks out of its logits what the loss depends on, and turns them into the loss's gradient in place.
 So one projection serves both directions.
 
-Shapes: N packed tokens (rows), C rows of a chunk, V vocabulary, P >= V logit columns, D width.
+Shapes: N packed tokens (rows), C rows of a chunk, V columns that are formed, P >= V columns of the
+model, D width.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class _LossRequest:
             return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
         result = self._sums_of(
             hidden_ND[self._at_R],
-            LMHead.of(model, vocab_size=self._spec.tokenizer.vocab_size),
+            LMHead.of(model, vocab_size=self._spec.tokenizer.vocab_size).whole,
             label_ids_N=self._labels_R,
         )
         sums = result.sums
@@ -212,6 +212,7 @@ def _sums_of(
         sparse_distillation_loss,
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
+        vocab_size=spec.tokenizer.vocab_size,
         **objective,
     )
 

@@ -7,7 +7,8 @@ few numbers, so autograd gives its gradient on them; the gradient on every tail 
 log-sum-exp times a softmax that already stands in the buffer.
 
 The tail's log-sum-exp is taken over the tail alone: as `log(1 - head)` it would be NaN in float32
-wherever the head holds all but 1e-8 of the mass.
+wherever the head holds all but 1e-8 of the mass. A student may have more columns than there are
+tokens; those have a log-sum-exp of their own.
 
 Shapes: N packed tokens (rows), C rows of a chunk, K entries, V vocabulary, P >= V logit columns,
 D width, B stored temperatures.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trainer.losses.chunked import LossSums, chunk_rows_of, chunked_loss, exponentiate
+from trainer.losses.chunked import ChunkExp, LossSums, chunk_rows_of, chunked_loss, exponentiate
 from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
 from trainer.losses.tensors import TargetTensors
@@ -47,6 +48,7 @@ def sparse_distillation_loss(
     temperature: float,
     loss: Loss,
     sparsifier: SparsifierSpec,
+    vocab_size: int,
     chunk_rows: int | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
@@ -60,6 +62,8 @@ def sparse_distillation_loss(
         temperature: T, of both distributions in the divergence.
         loss: The divergence; T^2 stands before it where it declares so.
         sparsifier: The one that made the targets.
+        vocab_size: V. Further columns of `head` are columns of the student's softmax that hold no
+            token.
         chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
 
     Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
@@ -74,7 +78,7 @@ def sparse_distillation_loss(
             alpha=alpha,
             temperature=temperature,
             sparsifier=sparsifier,
-            vocab_size=head.vocab_size,
+            vocab_size=vocab_size,
         ),
         chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
     )
@@ -102,7 +106,7 @@ class _SparseObjective:
         for start in range(0, rows, self.chunk_rows):
             yield slice(start, min(start + self.chunk_rows, rows))
 
-    def turn(self, chunk: slice, z_CV: Tensor, *room: Tensor, with_grad: bool) -> dict[str, Tensor]:
+    def turn(self, chunk: slice, z_CP: Tensor, *room: Tensor, with_grad: bool) -> dict[str, Tensor]:
         """The chunk's sums; see `Objective`. Where T is not 1, `room` is for logits / T."""
         targets = self.targets.rows(chunk)
         # What is no entry stands in for the row's first one: what is written to its place is
@@ -111,28 +115,45 @@ class _SparseObjective:
         first_C1 = entries_CK.int().argmax(dim=1, keepdim=True)
         ids_CK = torch.where(entries_CK, targets.ids_NK, targets.ids_NK.gather(1, first_C1))
         labels_C1 = self.label_ids_N[chunk, None]
-        head_CK, label_C = z_CV.gather(1, ids_CK), z_CV.gather(1, labels_C1).squeeze(1)
+        head_CK, label_C = z_CP.gather(1, ids_CK), z_CP.gather(1, labels_C1).squeeze(1)
         drawn = {}
         if self.row_loss.needs_drawn:
-            drawn["used_CK"] = z_CV.gather(1, targets.ids_NK)
-        z_CV.scatter_(1, ids_CK, MASKED_LOGIT)
-        top_C = z_CV.amax(dim=1)
-        temperature = self.row_loss.temperature
-        scaled = exponentiate(z_CV, top_C, room[0], temperature) if room else None
-        tail = exponentiate(z_CV, top_C, z_CV, 1.0)
-        leaves = {"head_CK": head_CK, "label_C": label_C, "rest_C": tail.log_sum_C}
-        if scaled is not None:
-            leaves["scaled_rest_C"] = scaled.log_sum_C
+            drawn["used_CK"] = z_CP.gather(1, targets.ids_NK)
+        z_CP.scatter_(1, ids_CK, MASKED_LOGIT)
+        parts = self._parts(z_CP, room[0] if room else None)
+        leaves = {"head_CK": head_CK, "label_C": label_C}
+        leaves |= {f"{part.name}_C": part.exp.log_sum_C for part in parts}
+        # The largest logit of all that are no entries, padding too: the student may mean it.
+        top_C = torch.stack([part.top_C for part in parts]).amax(dim=0)
         constants = {"top_C": top_C, "label_ids_C": labels_C1.squeeze(1), **drawn}
         sums, grads = self._rows(targets, leaves, constants, with_grad=with_grad)
         if grads:
-            z_CV.mul_((grads["rest_C"] / tail.sum_C)[:, None])
-            if scaled is not None:
-                scaled_C = grads["scaled_rest_C"] / (temperature * scaled.sum_C)
-                z_CV.addcmul_(scaled.exp_CV, scaled_C[:, None])
-            z_CV.scatter_add_(1, ids_CK, grads["head_CK"])
-            z_CV.scatter_add_(1, labels_C1, grads["label_C"][:, None])
+            for part in parts:
+                part.add_slope(grads[f"{part.name}_C"])
+            z_CP.scatter_add_(1, ids_CK, grads["head_CK"])
+            z_CP.scatter_add_(1, labels_C1, grads["label_C"][:, None])
         return sums
+
+    def _parts(self, z_CP: Tensor, scaled_CP: Tensor | None) -> list[_Part]:
+        """The log-sum-exps that the loss depends on; `z_CP` and `scaled_CP` become their slopes.
+
+        Those over T come first: the buffer of logits is overwritten by the others, to which they
+        are added.
+        """
+        edge, temperature = self.row_loss.vocab_size, self.row_loss.temperature
+        columns = {"rest": slice(0, edge)}
+        if z_CP.shape[1] > edge:
+            columns["padding"] = slice(edge, None)
+        scaled, plain = [], []
+        for name, part in columns.items():
+            z_CX = z_CP[:, part]
+            top_C = z_CX.amax(dim=1)
+            if scaled_CP is not None:
+                found = exponentiate(z_CX, top_C, scaled_CP[:, part], temperature)
+                scaled.append(_Part(f"scaled_{name}", top_C, found, z_CX, temperature))
+            found = exponentiate(z_CX, top_C, z_CX, 1.0)
+            plain.append(_Part(name, top_C, found, z_CX, 1.0))
+        return plain + scaled
 
     def _rows(
         self,
@@ -152,3 +173,22 @@ class _SparseObjective:
             grads = torch.autograd.grad(sums["loss"], values) if with_grad else ()
         found = dict(zip(leaves, grads, strict=False))
         return {name: value.detach() for name, value in sums.items()}, found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The log-sum-exp of some columns over a temperature, and where its slope is gathered."""
+
+    name: str  # of the number that the row's loss takes
+    top_C: Tensor
+    exp: ChunkExp
+    slope_CX: Tensor  # of these columns; at T = 1 it is the buffer of the exponentials
+    temperature: float
+
+    def add_slope(self, grad_C: Tensor) -> None:
+        """Turn the gradient on the log-sum-exp into that on its logits."""
+        scaled_C1 = (grad_C / (self.temperature * self.exp.sum_C))[:, None]
+        if self.slope_CX is self.exp.exp_CV:
+            self.slope_CX.mul_(scaled_C1)
+        else:
+            self.slope_CX.addcmul_(self.exp.exp_CV, scaled_C1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 from trainer.losses.base import LossInputs
 from trainer.losses.forward_kl import forward_kl
@@ -87,6 +88,8 @@ class RowLoss:
         rest_C: Tensor,
         top_C: Tensor,
         scaled_rest_C: Tensor | None = None,
+        padding_C: Tensor | None = None,
+        scaled_padding_C: Tensor | None = None,
         used_CK: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every metric of every row, float32 [C]; "loss" is the one to differentiate.
@@ -97,16 +100,22 @@ class RowLoss:
             head_CK: The student's logits of the `entries` of `targets`; others are not looked at.
             label_C: Its logits of the true tokens.
             rest_C: The log-sum-exp of its logits of all tokens that are no entries.
-            top_C: The largest of those logits.
+            top_C: The largest logit of all columns that are no entries.
             scaled_rest_C: The log-sum-exp of the same logits over T; given where T is not 1.
+            padding_C: The log-sum-exp of its columns that are no token; None where it has none.
+            scaled_padding_C: The same over T; given where T is not 1 and there are such columns.
             used_CK: Its logits of all entries in use, drawn ones too; given where `needs_drawn`.
         """
         entries_CK = self.entries(targets)
         scaled_rest_C = rest_C if scaled_rest_C is None else scaled_rest_C
         student = bucketed(head_CK / self.temperature, scaled_rest_C, entries_CK)
         teacher, constant_C = self._teacher(targets)
-        ce_C = _log_total(head_CK, rest_C, entries_CK) - label_C
+        total_C = _log_total(head_CK, rest_C, entries_CK)
+        ce_C = total_C + _outside(total_C, padding_C) - label_C
         scaled_total_C = _log_total(head_CK / self.temperature, scaled_rest_C, entries_CK)
+        outside_C = _outside(
+            scaled_total_C, padding_C if self.temperature == 1 else scaled_padding_C
+        )
         inputs = LossInputs(
             student=student,
             teacher=teacher,
@@ -114,16 +123,17 @@ class RowLoss:
             is_label_NK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
             log_label_N=label_C / self.temperature - scaled_total_C,
         )
-        divergence_C = self.loss.divergence(inputs) + constant_C
+        divergence_C = self.loss.divergence(inputs) + constant_C + outside_C
         with torch.no_grad():
             if self.kl_view is None:
                 parts = {}
             elif used_CK is None:
                 parts = kl_terms(student, teacher)
-                parts["kl"] += constant_C
+                parts["kl"] += constant_C + outside_C
+                parts["kl_binary"] += outside_C
             else:
                 log_q_CK = used_CK / self.temperature - scaled_total_C[:, None]
-                parts = {"kl": _estimated_kl(targets, log_q_CK)}
+                parts = {"kl": _estimated_kl(targets, log_q_CK) + outside_C}
             agreement_C, judged_C = _agreement(targets, head_CK, top_C, entries_CK)
         values = parts | {
             "loss": (1.0 - self.alpha) * ce_C + self.alpha * self.factor * divergence_C,
@@ -152,6 +162,17 @@ def _log_total(head_CK: Tensor, rest_C: Tensor, entries_CK: Tensor) -> Tensor:
     return torch.logaddexp(head_CK.masked_fill(~entries_CK, MASKED_LOGIT).logsumexp(dim=1), rest_C)
 
 
+def _outside(total_C: Tensor, padding_C: Tensor | None) -> Tensor:
+    """`-log(1 - m)` of the mass m that the student gives to columns that are no token, [C], nats.
+
+    The teacher gives them none. Added to forward KL over the tokens it is forward KL over all
+    columns; the others, some of which would be infinite, are charged the same.
+    """
+    if padding_C is None:
+        return torch.zeros_like(total_C)
+    return functional.softplus(padding_C - total_C)
+
+
 def _estimated_kl(targets: TargetTensors, log_q_CK: Tensor) -> Tensor:
     """Forward KL from the weights of all entries, unbiased, [C]."""
     teacher, constant_C = weighted_teacher(targets)
@@ -164,11 +185,14 @@ def _agreement(
 ) -> tuple[Tensor, Tensor]:
     """Rows where the teacher's likeliest token is the student's, and rows where it is known.
 
-    It is known where an entry is exact: no drawn one is more likely than an exact one.
+    It is known where an entry is exact: no drawn one is more likely than an exact one. Values are
+    stored in steps, so the likeliest may be several: each is agreement.
     """
-    exact_CK = targets.exact_NK
+    exact_CK, head_CK = targets.exact_NK, head_CK.detach()
     judged_C = exact_CK.any(dim=1)
-    best_C1 = targets.logprobs_NK.masked_fill(~exact_CK, MASKED_LOGIT).argmax(dim=1, keepdim=True)
-    likeliest_C = head_CK.detach().masked_fill(~entries_CK, MASKED_LOGIT).amax(dim=1).maximum(top_C)
-    agreement_C = (head_CK.detach().gather(1, best_C1).squeeze(1) >= likeliest_C) & judged_C
+    stored_CK = targets.logprobs_NK.masked_fill(~exact_CK, MASKED_LOGIT)
+    best_CK = exact_CK & (stored_CK == stored_CK.amax(dim=1, keepdim=True))
+    likeliest_C = head_CK.masked_fill(~entries_CK, MASKED_LOGIT).amax(dim=1).maximum(top_C)
+    best_C = head_CK.masked_fill(~best_CK, MASKED_LOGIT).amax(dim=1)
+    agreement_C = (best_C >= likeliest_C) & judged_C
     return agreement_C.float(), judged_C.float()
