@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from logitstore.teacher.lengths import LengthClasses
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
     from logitstore.teacher.models import auto_class, load_model, model_path
+    from logitstore.teacher.opening import model_context
 
 __all__ = [
     "AGAIN",
@@ -120,6 +121,7 @@ __all__ = [
     "lazy_names",
     "load_model",
     "load_tokenizer",
+    "model_context",
     "model_path",
     "most_damaged",
     "new_program",
@@ -206,6 +208,7 @@ __getattr__, __dir__ = lazy_names(
         "holds_tokenizer": "logitstore.corpus.tokenizer",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
+        "model_context": "logitstore.teacher.opening",
         "model_path": "logitstore.teacher.models",
         "new_program": "logitstore.cli.program",
         "open_corpus": "logitstore.corpus.corpus",

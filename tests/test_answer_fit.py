@@ -62,7 +62,7 @@ def _loss(folder: Path, answers: Path) -> float:
         ids_L = torch.tensor(row["input_ids"])
         own_L = torch.tensor(row["loss_mask"][1:], dtype=torch.bool)
         with torch.inference_mode():
-            logp_LV = model(ids_L[None]).logits[0, :-1, :300].double().log_softmax(dim=-1)
+            logp_LV = model(ids_L[None]).logits[0, :-1].double().log_softmax(dim=-1)
         total -= float(logp_LV[torch.arange(len(ids_L) - 1), ids_L[1:]][own_L].sum())
         count += int(own_L.sum())
     return total / count

@@ -93,12 +93,15 @@ def _rope_kinds(config: Any) -> list[tuple[str, int]]:
 def _depends_on_mates(model: Any) -> bool:
     """Whether a short document has other hidden states beside a longer one than alone."""
     size = model.get_input_embeddings().weight.shape[0]
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    long = _LONG if context is None else min(_LONG, context)
+    short = min(_SHORT, max(1, long // 2))
     generator = torch.Generator().manual_seed(0)
-    long_L = torch.randint(0, size, (_LONG,), generator=generator)
-    short_L = torch.randint(0, size, (_SHORT,), generator=generator)
-    padded_BL = torch.stack([long_L, torch.nn.functional.pad(short_L, (0, _LONG - _SHORT))])
+    long_L = torch.randint(0, size, (long,), generator=generator)
+    short_L = torch.randint(0, size, (short,), generator=generator)
+    padded_BL = torch.stack([long_L, torch.nn.functional.pad(short_L, (0, long - short))])
     alone_LD = hidden_states(model, short_L[None].to(model.device))[0]
-    beside_LD = hidden_states(model, padded_BL.to(model.device))[1, :_SHORT]
+    beside_LD = hidden_states(model, padded_BL.to(model.device))[1, :short]
     largest = float(alone_LD.abs().max())
     allowed = _MOST_NOISE.get(alone_LD.dtype, _MOST_NOISE_OF_HALVES) * largest
     return float((alone_LD - beside_LD).abs().max()) > allowed

@@ -112,7 +112,9 @@ class LMHead:
         later. Leaves the model's mode and its gradients alone.
         """
         head = LMHead.of(model, vocab_size=vocab_size)
-        probe_BL = torch.arange(min(_PROBE_TOKENS, vocab_size), device=model.device)[None]
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        tokens = min(_PROBE_TOKENS, vocab_size, context or _PROBE_TOKENS)
+        probe_BL = torch.arange(tokens, device=model.device)[None]
         check_head(model, head, probe_BL)
         _refuse_not_causal(model, probe_BL)
         return head

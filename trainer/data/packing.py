@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     from trainer.data.store import StoreLike
 
-__all__ = ["Bin", "Lengths", "Packing", "Position", "Step", "choose_packing", "steps"]
+__all__ = [
+    "Bin",
+    "Lengths",
+    "Packing",
+    "Position",
+    "Step",
+    "choose_packing",
+    "longest_document",
+    "steps",
+]
 
 # Default for the tokens of a bin: 4,096 keep a GPU busy, and the activations of a model of a few
 # hundred million parameters take a few GiB.
@@ -77,6 +86,21 @@ class Lengths:
                 return
             if block not in self._blocks:
                 self._ahead.expect_lengths(block)
+
+
+def longest_document(store: StoreLike) -> int:
+    """The tokens of the longest document; it reads the lengths of all, and nothing else of them.
+
+    Args:
+        store: That is read.
+    """
+    ahead = reading_ahead(store)
+    numbers = range(len(store.blocks))
+    for number in numbers if ahead.far else ():
+        ahead.expect_lengths(number)
+    return max(
+        (int(ahead.document_lengths(number)[0].max(initial=0)) for number in numbers), default=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -306,15 +306,18 @@ def choose_layout(model: PreTrainedModel, *, vocab_size: int) -> RowLayout:
         model: The student.
         vocab_size: The number of ids that the model is sure to know.
     """
-    first, second = torch.arange(9) % vocab_size, torch.arange(3, 14) % vocab_size
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 11
+    shorter, longer = min(9, context), min(11, context)
+    first = torch.arange(shorter) % vocab_size
+    second = torch.arange(3, 3 + longer) % vocab_size
     together = torch.cat([first, second])[None].to(model.device)
-    positions = torch.cat([torch.arange(9), torch.arange(11)])[None].to(model.device)
+    positions = torch.cat([torch.arange(shorter), torch.arange(longer)])[None].to(model.device)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            packed = hidden_states(model, together, position_ids=positions)[0, 9:].float()
-            alone = hidden_states(model, together[:, 9:])[0].float()
+            packed = hidden_states(model, together, position_ids=positions)[0, shorter:].float()
+            alone = hidden_states(model, together[:, shorter:])[0].float()
     except (TypeError, ValueError):  # a forward without position ids
         return RowLayout.PADDED
     finally:

@@ -66,7 +66,8 @@ def measure_spans(
     crossed = retokenize(source.store, tokenizer, on_progress=options.on_progress)
     tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
     spec: Any = crossed.spec
-    model = subject.open_model(replace(source, spec=spec, tokenizer_files=crossed.tokenizer_files))
+    own = replace(source, spec=spec, store=crossed, tokenizer_files=crossed.tokenizer_files)
+    model = subject.open_model(own)
     with evaluating(model), torch.inference_mode():
         return _measured(model, crossed, options)
 

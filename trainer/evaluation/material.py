@@ -50,7 +50,7 @@ class EvalData:
     fingerprint: str | None
     damaged: tuple[Any, ...] = ()  # blocks of the store that were left out
     tokenizer_files: Callable[[], Mapping[str, bytes]] = dict  # none where a store offers none
-    store: Any = None  # what `documents` are read from, where there is a teacher
+    store: Any = None  # what `documents` are read from, unless that is a text
 
 
 def from_store(options: EvalOptions) -> EvalData:
@@ -115,6 +115,7 @@ def _from_answers(store: Any, options: EvalOptions) -> EvalData:
     return EvalData(
         documents=((stored.document, None) for stored in read),
         read=read,
+        store=store,
         vocab_size=store.spec.tokenizer.vocab_size,
         spec=store.spec,
         comparison=None,
@@ -123,12 +124,15 @@ def _from_answers(store: Any, options: EvalOptions) -> EvalData:
     )
 
 
-def from_text(tokenizer: Any, options: EvalOptions) -> EvalData:
+def from_text(tokenizer: Any, options: EvalOptions, *, context: int | None) -> EvalData:
     """The documents of `data`.
 
     Args:
         tokenizer: That of the model.
         options: Those of the evaluation, with `data`.
+        context: The most tokens that the model reads, where that is known.
+
+    Raises SettingError for documents that are longer than that.
     """
     corpus = open_corpus(
         str(options.data),
@@ -139,7 +143,7 @@ def from_text(tokenizer: Any, options: EvalOptions) -> EvalData:
         (record for unit in units for record in corpus.read(unit, skip_bad=False)),
         total=sum(unit.records for unit in units),
     )
-    rules = TextRules(max_length=options.max_length or _LONGEST)
+    rules = TextRules(max_length=_max_length(options.max_length, context))
     return EvalData(
         documents=(
             (one, None)
@@ -151,3 +155,17 @@ def from_text(tokenizer: Any, options: EvalOptions) -> EvalData:
         comparison=None,
         fingerprint=None,
     )
+
+
+def _max_length(wanted: int | None, context: int | None) -> int:
+    """The most tokens of a document: what is asked for, or 1024; never more than `context`."""
+    if wanted is None:
+        return _LONGEST if context is None else min(_LONGEST, context)
+    if context is not None and wanted > context:
+        raise SettingError(
+            "--max-length is more than the model's context",
+            found=wanted,
+            allowed=f"up to {context}",
+            remedy="Leave it out, or take a smaller one",
+        )
+    return wanted

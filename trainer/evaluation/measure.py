@@ -117,10 +117,10 @@ def evaluate(**values: Any) -> dict[str, Any]:
         out = subject.folder if (subject.folder / "run.json").is_file() else None
     if out is not None:
         run_folder.refuse_unwritable(out)
-    source = stored or from_text(subject.open_tokenizer(), options)
+    source = stored or from_text(subject.open_tokenizer(), options, context=subject.context)
     other = None
     if compared and source.spec is not None:
-        other = subject.other_tokenizer(source.spec)
+        other = subject.other_tokenizer(source, source.spec)
     if other is not None:
         result = measure_spans(subject, source, other, options)
     else:
@@ -130,7 +130,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
             result = _measure(
                 model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
             )
-    result |= {"model": subject.name, "data": options.data}
+    data = None if options.data is None else str(options.data)
+    result |= {"model": subject.name, "data": data}
     result.setdefault("store", source.fingerprint)
     if source.damaged:
         result["damaged"] = [list(astuple(one)) for one in source.damaged]

@@ -42,7 +42,7 @@ class EvalOptions:
         "as `logitstore generate` writes it.",
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
     )
-    data: str | None = option(
+    data: Any | None = option(
         None,
         refuse=refuse_uri,
         excludes=("logits",),
@@ -62,7 +62,7 @@ class EvalOptions:
     max_length: int | None = option(
         None,
         help="The most tokens of a document; longer ones are split.",
-        unset="1024",
+        unset="the model's context, 1024 at most",
         least=2,
         needs="data",
     )
@@ -98,6 +98,9 @@ class EvalOptions:
             raise SettingError(
                 "there is no text to measure on", remedy="Give one of --logits and --data"
             )
+
+        if self.data is not None and not isinstance(self.data, str | Path):
+            raise SettingError("--data must be a name or a path", found=type(self.data).__name__)
 
     def _check_loaded(self) -> None:
         if not all(hasattr(self.model, name) for name in ("get_output_embeddings", "config")):

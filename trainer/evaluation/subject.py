@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore import SettingError
+from logitstore import SettingError, TokenizerError
 from logitstore.plumbing import (
     choose_device,
     gguf_file,
     holds_tokenizer,
     load_model,
     load_tokenizer,
+    model_context,
     model_path,
     refuse_other_tokens,
     stored_tokenizer,
-    tokenizer_fingerprint,
 )
-from trainer.training.student import (
-    refuse_misfits,
-    refuse_other_tokenizer,
-    refuse_tokenizer_of_other_ids,
-)
+from trainer.training.state_files import warn
+from trainer.training.student import refuse_misfits
+from trainer.training.tokens import folder_differences, token_differences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,14 +76,21 @@ class Subject:
             device=str(model.device),
         )
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens that it reads; None where its configuration does not say."""
+        found: int | None = model_context(self.loaded or str(self.folder))
+        return found
+
     def open_tokenizer(self) -> Any:
         """The tokenizer of the model: the one that was given, or that of the folder."""
         return self.tokenizer or load_tokenizer(str(self.folder))
 
-    def other_tokenizer(self, spec: StoreSpec) -> Any | None:
-        """The tokenizer of the model where that is not the store's; None where it is, or has none.
+    def other_tokenizer(self, source: EvalData, spec: StoreSpec) -> Any | None:
+        """The tokenizer of the model where ids mean other tokens to it; None where they do not.
 
         Args:
+            source: The store's documents, and the files of its tokenizer.
             spec: That of the store.
 
         A .gguf file describes its tokenizer in words of its own: whether it is another is told when
@@ -94,9 +99,13 @@ class Subject:
         found = self.tokenizer
         if found is None and self.folder is not None and gguf_file(self.folder) is None:
             found = load_tokenizer(str(self.folder)) if holds_tokenizer(self.folder) else None
-        if found is None or tokenizer_fingerprint(found) == spec.tokenizer.fingerprint:
+        if found is None:
             return None
-        return found
+        try:
+            token_differences(found, spec=spec, files=source.tokenizer_files, place=self.name)
+        except TokenizerError:
+            return found
+        return None
 
     def open_model(self, source: EvalData) -> PreTrainedModel:
         """The model on its device, checked that it fits the store of `source`, if there is one."""
@@ -107,7 +116,8 @@ class Subject:
         if self.folder is not None:
             model = load_model(self.folder, dtype=torch.float32)
         if spec is not None:
-            refuse_misfits(model, self.folder or Path(self.name), spec=spec)
+            store = source.store
+            refuse_misfits(model, self.folder or Path(self.name), spec=spec, store=store)
         return model if self.folder is None else model.to(self.device)
 
     def _refuse_other_ids(self, source: EvalData, spec: StoreSpec) -> None:
@@ -115,14 +125,19 @@ class Subject:
 
         A .gguf file describes its tokenizer in words of its own, so the tokens are compared.
         """
+        kept, differs = source.tokenizer_files, None
+        file = None if self.folder is None else gguf_file(self.folder)
+        files = {} if file is None else kept()
         if self.tokenizer is not None:
-            refuse_tokenizer_of_other_ids(self.tokenizer, spec=spec, place="tokenizer")
-        if self.tokenizer is not None or self.folder is None:
-            return
-        file = gguf_file(self.folder)
-        files = {} if file is None else source.tokenizer_files()
-        if file is None or not files:
-            refuse_other_tokenizer(self.folder, spec=spec)
+            differs = token_differences(self.tokenizer, spec=spec, files=kept, place="tokenizer")
+        elif self.folder is not None and not files:
+            differs = folder_differences(self.folder, spec=spec, files=kept)
+        if differs is not None:
+            warn(
+                f"{self.name}: the model's tokenizer is another than the store's, but ids mean the "
+                f"same: {differs}"
+            )
+        if self.tokenizer is not None or file is None or not files:
             return
         known = stored_tokenizer(files).get_vocab().items()
         size = spec.tokenizer.vocab_size

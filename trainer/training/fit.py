@@ -140,6 +140,7 @@ class _Fit:
         student = load_student(
             self.options.student,
             spec=self.store.spec,
+            store=self.store,
             seed=self.options.seed,
             device=self.args.device,
         )

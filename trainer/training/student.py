@@ -1,7 +1,7 @@
 """The student: a folder, a Hub id, or a configuration from which one with fresh weights is made.
 
-A student fits a store if it has the store's tokenizer or none, an output row for every id (more
-rows are padding), and a context that is as long as the longest document.
+A student fits a store if ids mean the same tokens to both, if it has an output row for every id
+(more rows are padding), and a context that is as long as the longest document.
 """
 
 from __future__ import annotations
@@ -14,32 +14,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig
 
-from logitstore import ModelError, SettingError, StoreError, TokenizerError
+from logitstore import ModelError, SettingError, StoreError
 from logitstore.plumbing import (
     LMHead,
     auto_class,
     fingerprint,
-    holds_tokenizer,
     load_model,
-    load_tokenizer,
     model_path,
     parse_json,
-    tokenizer_fingerprint,
 )
 from trainer.data.options import SEED
+from trainer.data.packing import longest_document
+from trainer.training.state_files import warn
+from trainer.training.tokens import folder_differences, no_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import StoreSpec
+    from trainer.data.store import StoreLike
 
 __all__ = [
     "configuration_hash",
     "load_student",
     "refuse_misfits",
-    "refuse_other_tokenizer",
     "refuse_small_vocabulary",
-    "refuse_tokenizer_of_other_ids",
 ]
 
 _TEXT_CONFIG = "text_config"
@@ -47,7 +46,12 @@ _SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
 def load_student(
-    name: str | Path, *, spec: StoreSpec, seed: int = 0, device: str | torch.device = "cpu"
+    name: str | Path,
+    *,
+    spec: StoreSpec,
+    store: StoreLike | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> PreTrainedModel:
     """The student called `name`, in training mode, its weights in float32.
 
@@ -55,9 +59,12 @@ def load_student(
         name: A transformers folder or a Hub id. Or the path of a transformers configuration, ending
             in .json: the student starts from fresh weights, and with the store's vocabulary where
             the file names none.
-        spec: The spec of the store. A student that does not fit is refused: one with another
-            tokenizer, with fewer embeddings than the store has ids, with a shorter context than its
-            documents may need, or with an output layer that is not a plain linear one.
+        spec: The spec of the store. A student that does not fit is refused: one to which ids mean
+            other tokens, with fewer embeddings than the store has ids, with a shorter context than
+            its documents may need, or with an output layer that is not a plain linear one.
+        store: The store itself. Its tokenizer then says what ids mean where the student's is not
+            the very same, and its documents how long a context must be; the spec names only a
+            fingerprint and a limit.
         seed: The seed of fresh weights.
         device: The device that the student is moved to.
 
@@ -82,9 +89,15 @@ def load_student(
                 place=folder,
                 allowed="a transformers folder, a Hub id, or a configuration file .json",
             )
-        refuse_other_tokenizer(folder, spec=spec)
+        files = getattr(store, "tokenizer_files", no_files)
+        differs = folder_differences(folder, spec=spec, files=files)
+        if differs is not None:
+            warn(
+                f"{name}: the student's tokenizer is another than the store's, but ids mean the "
+                f"same: {differs}"
+            )
         model = load_model(folder, dtype=torch.float32)
-    refuse_misfits(model, Path(name), spec=spec)
+    refuse_misfits(model, Path(name), spec=spec, store=store)
     model.to(device)
     LMHead.checked(model, vocab_size=spec.tokenizer.vocab_size)
     return model.train()
@@ -164,48 +177,19 @@ def _with_special_floats(value: Any) -> Any:
     return [_with_special_floats(one) for one in value] if isinstance(value, list) else value
 
 
-def refuse_misfits(model: PreTrainedModel, place: Path, *, spec: StoreSpec) -> None:
+def refuse_misfits(
+    model: PreTrainedModel, place: Path, *, spec: StoreSpec, store: StoreLike | None = None
+) -> None:
     """Raise ModelError where the model lacks ids of the store or cannot read its documents.
 
     Args:
         model: The student.
         place: How the user named it.
         spec: That of the store.
+        store: The store, whose documents may all be shorter than its limit.
     """
     refuse_small_vocabulary(model, place=place, vocab_size=spec.tokenizer.vocab_size)
-    _refuse_short_context(model, place=place, max_length=spec.text.max_length)
-
-
-def refuse_other_tokenizer(folder: Path, *, spec: StoreSpec) -> None:
-    """Raise TokenizerError where a model's folder holds a tokenizer that is not the store's.
-
-    Args:
-        folder: That of the model; one without a tokenizer passes.
-        spec: That of the store.
-    """
-    if not holds_tokenizer(folder):
-        return
-    refuse_tokenizer_of_other_ids(load_tokenizer(str(folder)), spec=spec, place=folder)
-
-
-def refuse_tokenizer_of_other_ids(tokenizer: Any, *, spec: StoreSpec, place: object) -> None:
-    """Raise TokenizerError where a tokenizer is not the store's.
-
-    Args:
-        tokenizer: That of the model which is trained or measured.
-        spec: That of the store.
-        place: What the error names as the place.
-    """
-    found = tokenizer_fingerprint(tokenizer)
-    if found != spec.tokenizer.fingerprint:
-        raise TokenizerError(
-            "the student's tokenizer is another than the store's, so ids would mean other tokens",
-            place=place,
-            found=found[:12],
-            allowed=spec.tokenizer.fingerprint[:12],
-            remedy="Take a student with the teacher's tokenizer, or its config.json to start from "
-            "nothing; or learn from spans of text with `trainer fit --loss alm`",
-        )
+    _refuse_short_context(model, place=place, most=spec.text.max_length, store=store)
 
 
 def refuse_small_vocabulary(
@@ -234,14 +218,22 @@ def refuse_small_vocabulary(
             )
 
 
-def _refuse_short_context(model: PreTrainedModel, *, place: Path, max_length: int) -> None:
+def _refuse_short_context(
+    model: PreTrainedModel, *, place: Path, most: int, store: StoreLike | None
+) -> None:
+    """`most` is the store's limit; where it is too long the lengths of its documents are read."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and context < max_length:
+    if context is None or context >= most:
+        return
+    longest = most if store is None else longest_document(store)
+    if context < longest:
         raise ModelError(
-            "the student's context is shorter than the store's documents may be",
+            "the student's context is shorter than the store's longest document"
+            if store is not None
+            else "the student's context is shorter than the store's documents may be",
             place=place,
             found=f"max_position_embeddings {context}",
-            allowed=f"{max_length} or more",
+            allowed=f"{longest} or more",
             remedy="Dump with a smaller --max-length, or take another student",
         )
 
