@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from logitstore.errors import printable
     from logitstore.fidelity.rereading import stored_tokenizer
+    from logitstore.format.generation import generation_of
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lengths import LengthClasses
     from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
-    from logitstore.teacher.models import auto_class, load_model, model_path
+    from logitstore.teacher.models import auto_class, load_model, model_config, model_path
     from logitstore.teacher.opening import model_context
 
 __all__ = [
@@ -113,6 +114,7 @@ __all__ = [
     "evaluating",
     "find_damaged",
     "fingerprint",
+    "generation_of",
     "gguf_file",
     "hidden_states",
     "holds_tokenizer",
@@ -121,6 +123,7 @@ __all__ = [
     "lazy_names",
     "load_model",
     "load_tokenizer",
+    "model_config",
     "model_context",
     "model_path",
     "most_damaged",
@@ -208,6 +211,7 @@ __getattr__, __dir__ = lazy_names(
         "holds_tokenizer": "logitstore.corpus.tokenizer",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
+        "model_config": "logitstore.teacher.models",
         "model_context": "logitstore.teacher.opening",
         "model_path": "logitstore.teacher.models",
         "new_program": "logitstore.cli.program",
@@ -224,6 +228,7 @@ __getattr__, __dir__ = lazy_names(
         "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "generation_of": "logitstore.format.generation",
         "gguf_file": "logitstore.corpus.gguf",
         "refuse_other_tokens": "logitstore.corpus.gguf",
         "stored_tokenizer": "logitstore.fidelity.rereading",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+from transformers import AutoModelForCausalLM, get_scheduler
 
 import logitstore
 import trainer
@@ -110,19 +110,45 @@ def test_a_run_of_one_step_learns(tmp_path, store, config):
     assert difference(tmp_path / "still", tmp_path / "run") > 1e-4
 
 
-@pytest.mark.parametrize(("warmup", "rise"), [(0.03, 2), (0.5, 20), (0.0, 0), (1.0, 40)])
-def test_the_learning_rate_is_that_of_transformers_where_the_rise_has_steps(
-    tmp_path, store, config, warmup, rise
+@pytest.mark.parametrize(
+    ("settings", "rise", "name"),
+    [
+        ({"warmup": 0.03}, 2, "cosine"),
+        ({"warmup": 0.5}, 20, "cosine"),
+        ({"warmup": 0.0}, 0, "cosine"),
+        ({"warmup": 1.0}, 40, "cosine"),
+        ({"warmup_steps": 7}, 7, "cosine"),
+        ({"warmup": 0.1, "lr_schedule": "linear"}, 4, "linear"),
+        ({"warmup": 0.1, "lr_schedule": "constant"}, 4, "constant_with_warmup"),
+        ({"warmup": 0.1, "lr_floor": 0.25}, 4, "cosine_with_min_lr"),
+    ],
+    ids=str,
+)
+def test_the_learning_rate_is_that_of_transformers_after_a_rise_without_a_step_of_zero(
+    tmp_path, store, config, settings, rise, name
 ):
-    fit(tmp_path / "run", config, steps=40, warmup=warmup)
+    fit(tmp_path / "run", config, steps=40, **settings)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=SETTINGS["lr"])
-    schedule = get_cosine_schedule_with_warmup(optimizer, rise, 40)
+    schedule = get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=rise,
+        num_training_steps=40,
+        scheduler_specific_kwargs={"min_lr_rate": 0.25} if "lr_floor" in settings else {},
+    )
     expected = []
     for _ in range(40):
         expected += schedule.get_last_lr()
         optimizer.step()
         schedule.step()
-    assert [one["lr"] for one in history(tmp_path / "run")] == expected
+    expected[:rise] = [SETTINGS["lr"] * (step + 1) / rise for step in range(rise)]
+    assert [one["lr"] for one in history(tmp_path / "run")] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_schedule_that_stays_up_falls_in_its_last_fifth(tmp_path, store, config):
+    fit(tmp_path / "run", config, steps=20, warmup=0, lr_schedule="wsd", lr_floor=0.1)
+    rates = [one["lr"] / SETTINGS["lr"] for one in history(tmp_path / "run")]
+    assert rates == pytest.approx([1.0] * 17 + [0.1 + 0.9 * left for left in (0.75, 0.5, 0.25)])
 
 
 def test_the_reported_loss_is_the_mean_over_targets(tmp_path, store, config):
@@ -245,7 +271,7 @@ def test_a_killed_run_goes_on_past_a_torn_checkpoint(tmp_path, store, config):
 
 def test_a_run_killed_after_its_last_step_is_finished_from_the_checkpoint(tmp_path, store, config):
     out = tmp_path / "run"
-    first = fit(out, config, steps=3)
+    first = fit(out, config, steps=3, keep_checkpoints=True)
     before = weights(out)
     (out / "model.safetensors").unlink()
     unfinished = {name: value for name, value in first.items() if name not in OF_A_RESULT}
@@ -267,7 +293,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, store, config):
 
 def test_the_files_of_a_finished_run_are_made_anew_from_its_checkpoint(tmp_path, store, config):
     out = tmp_path / "run"
-    first = fit(out, config, steps=3)
+    first = fit(out, config, steps=3, keep_checkpoints=True)
     files = {name: (out / name).read_bytes() for name in first["files"]}
     assert set(files) >= {"model.safetensors", "config.json", "tokenizer.json", "history.json"}
     for name in files:
@@ -277,6 +303,80 @@ def test_the_files_of_a_finished_run_are_made_anew_from_its_checkpoint(tmp_path,
     with pytest.warns(RunWarning, match="written anew from checkpoint-3"):
         assert fit(out, config, steps=3, resume=True)["files"] == first["files"]
     assert {name: (out / name).read_bytes() for name in files} == files
+    assert not list(out.glob("checkpoint-*"))
+
+
+def test_a_finished_run_keeps_no_optimiser_state_unless_it_is_told_to(tmp_path, store, config):
+    fit(tmp_path / "run", config, steps=4)
+    fit(tmp_path / "kept", config, steps=4, keep_checkpoints=True)
+    assert not [path for path in (tmp_path / "run").iterdir() if path.is_dir()]
+    assert [path.name for path in (tmp_path / "kept").glob("*-*") if path.is_dir()][-1:] != []
+    assert difference(tmp_path / "run", tmp_path / "kept") == 0
+
+
+# --- longer runs
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_that_is_made_longer_ends_as_one_that_was_so_long(tmp_path, store, config, stopped):
+    """Where the learning rate does not depend on the length, bit by bit."""
+    steady = {"lr_schedule": "constant", "warmup": 0}
+    fit(tmp_path / "whole", config, steps=6, **steady)
+    out = tmp_path / "run"
+    if stopped:
+        with pytest.raises(KeyboardInterrupt):
+            fit(out, config, steps=4, **steady, report=interrupt_at(4))
+    else:
+        fit(out, config, steps=4, **steady, keep_checkpoints=True)
+    result = fit(out, config, steps=6, **steady, resume=True)
+    assert result["settings"]["steps"] == 6
+    assert result["extended"] == [4]
+    assert difference(out, tmp_path / "whole") == 0
+    assert [one["loss"] for one in history(out)] == [
+        one["loss"] for one in history(tmp_path / "whole")
+    ]
+    assert fit(out, config, steps=6, **steady) == result  # finished, and left as it is
+    with pytest.raises(SpecError, match="steps 6 there, 5 here"):
+        fit(out, config, steps=5, **steady, resume=True)
+
+
+def test_a_longer_run_takes_the_rate_of_its_new_length(tmp_path, store, config):
+    out = tmp_path / "run"
+    fit(out, config, steps=4, warmup=0, keep_checkpoints=True)
+    fit(out, config, steps=8, warmup=0, resume=True)
+    fit(tmp_path / "whole", config, steps=8, warmup=0)
+    rates = [[one["lr"] for one in history(one)] for one in (out, tmp_path / "whole")]
+    assert rates[0][4:] == rates[1][4:]
+    assert rates[0][:4] != rates[1][:4]
+    assert difference(out, tmp_path / "whole") > 0
+
+
+def test_epochs_make_a_run_longer_too_but_never_shorter(tmp_path, store, config):
+    out = tmp_path / "run"
+    first = fit(out, config, epochs=1, keep_checkpoints=True)
+    result = fit(out, config, epochs=2, resume=True, keep_checkpoints=True)
+    assert result["settings"]["steps"] > first["settings"]["steps"]
+    with pytest.raises(SpecError, match="epochs 2 there, 1 here"):
+        fit(out, config, epochs=1, resume=True)
+    with pytest.raises(SpecError, match="lr"):
+        fit(out, config, epochs=3, resume=True, lr=2e-3)
+
+
+def test_a_finished_run_without_a_checkpoint_cannot_be_made_longer(tmp_path, store, config):
+    out = tmp_path / "run"
+    fit(out, config, steps=3)
+    with pytest.raises(StoreError, match=r"keeps no checkpoint.*student .*run.*keep_checkpoints"):
+        fit(out, config, steps=4, resume=True)
+
+
+def test_a_first_try_that_failed_is_no_reason_against_resume(tmp_path, store, config):
+    out = tmp_path / "run"
+    with pytest.raises(ModelError):
+        fit(out, tmp_path / "nowhere.json", steps=3)
+    with pytest.warns(RunWarning, match="no run to go on with"):
+        fit(out, config, steps=3, resume=True)
+    fit(tmp_path / "plain", config, steps=3)
+    assert difference(out, tmp_path / "plain") == 0
 
 
 def test_a_store_plants_nothing_in_a_run(tmp_path, store, config, monkeypatch):

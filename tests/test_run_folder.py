@@ -26,7 +26,7 @@ def begin(out, *, wanted=None, resume=True):
 
 
 def newest(out):
-    found = find_checkpoints(out, run=RUN)
+    found = find_checkpoints(out, runs=(RUN,))
     found.refuse_none(out)
     return found
 
@@ -181,7 +181,7 @@ def test_no_flip_of_a_marker_is_taken(tmp_path):
     refused = 0
     for flipped in flips(place.read_bytes()):
         place.write_bytes(flipped)
-        found = find_checkpoints(tmp_path, run=RUN)
+        found = find_checkpoints(tmp_path, runs=(RUN,))
         if found.damaged:
             assert str(place) in str(found.damaged[0])
             assert found.newest.state == state(9)
@@ -278,7 +278,7 @@ def test_every_field_of_a_marker_is_checked(tmp_path):
     for path, _value, changed in mutations(written):
         for data in (with_check(changed), json.dumps(changed).encode()):
             place.write_bytes(data)
-            found = find_checkpoints(tmp_path, run=RUN)
+            found = find_checkpoints(tmp_path, runs=(RUN,))
             if found.newest.step == 10 and changed != written:
                 taken.add(path)
     # Sums are numbers, and the position is checked against the store, which is not open here.
@@ -369,7 +369,7 @@ def test_a_position_that_the_store_cannot_have_is_passed_over(tmp_path):
         if stream["step"] == 10:
             raise SettingError("too far")
 
-    found = find_checkpoints(tmp_path, run=RUN, fits=fits)
+    found = find_checkpoints(tmp_path, runs=(RUN,), fits=fits)
     assert found.newest.step == 9
     assert "too far" in str(found.damaged[0])
 

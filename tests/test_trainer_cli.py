@@ -126,7 +126,7 @@ def test_a_bound_is_printed_behind_its_sign_and_the_sign_explained(folder, monke
 
 def test_what_a_run_passes_over_is_a_line_on_standard_error(folder):
     out = folder / "run"
-    result = fit(folder, "--resume")
+    result = fit(folder, "--resume", "--keep-checkpoints")
     assert result.exit_code == 0, result.stderr
     begun = f"warning: {out}: there is no run to go on with, so a new one begins"
     assert begun in result.stderr.splitlines()

@@ -145,7 +145,7 @@ def _tortured(run: Path, *, flips: int, generator: random.Random) -> Counter[str
 def _read(run: Path, *, wanted: dict[str, Any]) -> dict[str, Any]:
     """All that is read of a run when it is resumed and reported."""
     record = run_folder.begin(run, wanted=wanted, resume=True)
-    found = find_checkpoints(run, run=run_fingerprint(record)) if record is not None else None
+    found = find_checkpoints(run, runs=(run_fingerprint(record),)) if record is not None else None
     newest = None if found is None else found.newest
     [shown] = load_runs([run])
     return {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from logitstore.corpus.encoder import beginning
 from logitstore.corpus.template import uses_clock
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
+from logitstore.format.generation import GENERATION, told_of_generation
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec
 
@@ -68,8 +69,17 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
         container=job.options.format,
         batch_tokens=job.options.batch_tokens,
         block_targets=BLOCK_TARGETS,
-        provenance=provenance(),
+        provenance=provenance() | _generation(job),
     )
+
+
+def _generation(job: Job) -> dict[str, Any]:
+    """How the teacher generates, where it tells."""
+    config = getattr(job.teacher, "generation", None)
+    if not isinstance(config, dict):
+        return {}
+    told = told_of_generation(config, vocab_size=job.vocab_size)
+    return {GENERATION: told} if told else {}
 
 
 def tokenizer_spec(tokenizer: Any, *, vocab_size: int) -> TokenizerSpec:

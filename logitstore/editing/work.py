@@ -27,6 +27,7 @@ from logitstore.editing.planning import Planned, plan_of
 from logitstore.editing.sources import is_made, refuse_other_edit
 from logitstore.errors import CorruptionError, StoreError
 from logitstore.format.edits import EDITS, IMPORT, ROUNDED, earlier_codecs
+from logitstore.format.generation import GENERATION
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
 from logitstore.progress import Meter, tell_stage
@@ -212,10 +213,13 @@ class NewStore:
         rounded += [one for one in now if one not in rounded]
         imports = [one.provenance[IMPORT] for one in sources if IMPORT in one.provenance]
         one_kind = all(one == imports[0] for one in imports)
+        generation = [one.provenance.get(GENERATION) for one in sources]
+        one_teacher = all(one == generation[0] for one in generation)
         return {
             **_machine(),
             EDITS: [one.to_json() for one in self.edits],
             **({ROUNDED: [asdict(one) for one in rounded]} if rounded else {}),
+            **({GENERATION: generation[0]} if generation[0] and one_teacher else {}),
             **({IMPORT: imports[0] if one_kind else {"several": imports}} if imports else {}),
         }
 

@@ -124,6 +124,12 @@ class TransformersTeacher:
             ),
         )
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Its generation configuration, as far as it says more than the default."""
+        config = getattr(self.model, "generation_config", None)
+        return {} if config is None else dict(config.to_diff_dict())
+
     def logits(self, batch: Sequence[Document]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Chunks `(logits_RV, labels_R)` of the batch's counted rows, as `Teacher` says.
 

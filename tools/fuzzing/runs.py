@@ -116,7 +116,7 @@ class RunFiles:
         def fits(stream: dict[str, Any]) -> None:
             Position.from_json(stream, packing=packing, documents_B=_DOCUMENTS_B)
 
-        find_checkpoints(self._folder, run=run_fingerprint(begun), fits=fits)
+        find_checkpoints(self._folder, runs=(run_fingerprint(begun),), fits=fits)
 
     def _as_reported(self) -> None:
         runs = load_runs([self._folder])

@@ -64,6 +64,8 @@ def fit(*, json: bool, **options: Any) -> None:
         from trainer.training.fit import fit as run
 
         result = run(**options, report=lambda one: _report(one, reports), on_progress=on_progress)
+    if not _is_first_rank():
+        return
     if json:
         print_json(result)
     elif not reports:
@@ -107,7 +109,7 @@ def report(*, json: bool, **options: Any) -> None:
 def _refuse_early(options: dict[str, Any]) -> None:
     """Refuse, before transformers is imported, a store, a student or a folder that cannot be."""
     refuse_bad_store(options["logits"])
-    if os.environ.get("RANK", "0") == "0":  # another rank might see what the first one tries out
+    if _is_first_rank():  # another rank might see what the first one tries out
         from trainer.training import run_folder
 
         run_folder.refuse_no_place(options["out"])
@@ -121,6 +123,11 @@ def _refuse_early(options: dict[str, Any]) -> None:
             allowed="a transformers configuration",
             remedy="Name a file that is there, a model folder or a Hub id",
         )
+
+
+def _is_first_rank() -> bool:
+    """Whether we are the process of a run that speaks: launchers number them in RANK."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _left_out(result: dict[str, Any]) -> str:

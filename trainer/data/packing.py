@@ -34,6 +34,7 @@ __all__ = [
     "Step",
     "choose_packing",
     "longest_document",
+    "round_up",
     "steps",
 ]
 
@@ -164,18 +165,30 @@ class Packing:
         return found
 
 
+def round_up(bins: int, ranks: int) -> int:
+    """The least multiple of `ranks` that is `bins` or more."""
+    return bins + -bins % ranks
+
+
 def choose_packing(
-    *, shuffle: order.Shuffle, max_length: int, batch_tokens: int, micro_tokens: int | None
+    *,
+    shuffle: order.Shuffle,
+    max_length: int,
+    batch_tokens: int,
+    micro_tokens: int | None,
+    ranks: int = 1,
 ) -> Packing:
     """S bins of C tokens such that S * C is about `batch_tokens` and any document fits into a bin.
 
-    S does not depend on the number of ranks, so the weights of the result do not either.
+    Where `micro_tokens` is given, S does not depend on the number of ranks, so the weights of the
+    result do not either. Where it is chosen here, S is the next multiple of the number of ranks.
 
     Args:
         shuffle: The order of documents.
         max_length: The most tokens of a document.
         batch_tokens: Tokens of an optimiser step, over all ranks.
         micro_tokens: The most tokens of a bin; None chooses about 4,096.
+        ranks: The number of processes that are to share each step.
 
     Raises SettingError where a document would not fit into a bin.
     """
@@ -183,7 +196,9 @@ def choose_packing(
         raise SettingError("a step needs tokens", place="--batch-tokens", found=batch_tokens)
     if micro_tokens is None:
         bins = -(-batch_tokens // max(_MICRO_TOKENS, max_length))
+        bins = round_up(bins, ranks)
         micro_tokens = max(max_length, -(-batch_tokens // bins))
+        return Packing(shuffle=shuffle, bins=bins, bin_tokens=micro_tokens)
     if micro_tokens < max_length:
         raise SettingError(
             "a document of the store would not fit into one forward pass",

@@ -63,6 +63,7 @@ class Batch:
     after: dict[str, Any] | None = None  # see `ends_step`
     # Rows and width of each pass that the model makes over it, in order; empty is one over all.
     passes: tuple[tuple[int, int], ...] = ()
+    filled_BW: torch.Tensor | None = None  # bool: positions that hold a token of a document
 
     def __post_init__(self) -> None:
         """Raise SettingError where the parts are not of one batch, or not of one store."""
@@ -118,6 +119,16 @@ class Batch:
             parts.append(torch.nn.functional.pad(part_BWD, (0, 0, 0, ids_BW.shape[1] - width)))
             start += rows
         return torch.cat(parts).flatten(0, 1)
+
+    @property
+    def filled(self) -> list[torch.Tensor | None]:
+        """The positions of each pass that hold a token of a document; None where all do."""
+        if self.filled_BW is None:
+            return [None] * max(1, len(self.passes))
+        if not self.passes:
+            return [self.filled_BW]
+        rows = torch.split(self.filled_BW, [rows for rows, _ in self.passes])
+        return [part[:, :width] for part, (_, width) in zip(rows, self.passes, strict=True)]
 
     @property
     def model_inputs(self) -> dict[str, torch.Tensor]:
@@ -201,11 +212,13 @@ def lay_out(
     input_ids_BW = np.zeros((max(1, len(rows)), max(1, width)), dtype=np.int64)
     # Positions continue in the padding: transformers takes a restart for packed documents.
     position_ids_BW = np.tile(np.arange(input_ids_BW.shape[1]), (len(input_ids_BW), 1))
+    filled_BW = np.zeros(input_ids_BW.shape, dtype=bool)
     flat_D = np.zeros(len(documents), dtype=np.int64)
     for number, row in enumerate(rows):
         start = 0
         for one in row:
             input_ids_BW[number, start : start + lengths[one]] = documents[one].input_ids_L
+            filled_BW[number, start : start + lengths[one]] = True
             position_ids_BW[number, start:] = np.arange(input_ids_BW.shape[1] - start)
             flat_D[one] = number * input_ids_BW.shape[1] + start
             start += lengths[one]
@@ -222,6 +235,7 @@ def lay_out(
         targets=_joined(targets) if len(at_R) else None,
         step_targets=len(at_R) if step_targets is None else step_targets,
         tokens=sum(lengths),
+        filled_BW=torch.from_numpy(filled_BW),
         passes=()
         if border is None
         else tuple((len(rows), max(1, one)) for rows, one in zip(groups, widths, strict=True)),

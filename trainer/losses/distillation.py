@@ -11,7 +11,7 @@ Shapes: R counted targets, N packed tokens, D width.
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,8 @@ from trainer.data.spans import SpanTargets, has_spans
 from trainer.losses import LOSSES, SPAN_LOSSES, SpanLoss, choose_view
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
-from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
+from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
+from trainer.losses.routers import Routers
 from trainer.losses.span_objective import SpanTensors, span_distillation_loss
 from trainer.losses.tensors import TargetTensors
 
@@ -51,6 +52,7 @@ def distillation_loss(
     alpha: float = 0.9,
     temperature: float | None = None,
     loss: str | Loss | SpanLoss = "forward_kl",
+    router_weight: float | None = None,
 ) -> LossSums:
     """The loss of a batch summed over its counted targets, differentiable; no [tokens, V] exists.
 
@@ -67,6 +69,8 @@ def distillation_loss(
         temperature: T, of both distributions. Default: that of the batches, and no other where
             targets were drawn for one.
         loss: The divergence: a name of the table of losses, or a `Loss` of your own.
+        router_weight: Weight of the load-balancing loss of a student with routed experts, beside
+            the mean loss of a target. Default: `router_aux_loss_coef` of its configuration.
 
     Returns sums: `loss` with its gradient, `sums` of the metrics, the `count` of targets. Raises
     SettingError for a value that is out of range, a batch without the targets of its labels, and
@@ -75,10 +79,18 @@ def distillation_loss(
     """
     alpha = ALPHA.check(alpha)
     temperature = None if temperature is None else TEMPERATURE.check(temperature)
+    router_weight = ROUTER_WEIGHT.check(router_weight)
     loss = named_loss(loss)
     _refuse_misfits(model, batch)
     with loss_inside_forward(model):
-        return loss_from_forward(model, batch, alpha=alpha, temperature=temperature, loss=loss)
+        return loss_from_forward(
+            model,
+            batch,
+            alpha=alpha,
+            temperature=temperature,
+            loss=loss,
+            router_weight=router_weight,
+        )
 
 
 @contextmanager
@@ -117,6 +129,7 @@ def loss_from_forward(
     alpha: float,
     temperature: float | None,
     loss: str | Loss | SpanLoss,
+    router_weight: float | None = None,
 ) -> LossSums:
     """`distillation_loss` of a model that is inside the context of `loss_inside_forward`.
 
@@ -126,10 +139,16 @@ def loss_from_forward(
         alpha: Weight of the teacher's distribution.
         temperature: T; None for that of the batch.
         loss: The divergence.
+        router_weight: Weight of the load-balancing loss.
     """
     device = next(model.parameters()).device
     request = _LossRequest(
-        batch, alpha=alpha, temperature=temperature, loss=named_loss(loss), device=device
+        batch,
+        alpha=alpha,
+        temperature=temperature,
+        loss=named_loss(loss),
+        router_weight=router_weight,
+        device=device,
     )
     inputs = {name: value.to(device) for name, value in batch.model_inputs.items()}
     return LossSums(**model(**inputs, loss_request=request))
@@ -149,9 +168,11 @@ class _LossRequest:
         alpha: float,
         temperature: float | None,
         loss: Loss | SpanLoss,
+        router_weight: float | None,
         device: torch.device,
     ) -> None:
-        self._hidden = batch.hidden
+        self._batch = batch
+        self._router_weight = router_weight
         self._at_R = batch.at_R.to(device)
         self._labels_R = batch.labels_R.to(device)
         self._spec = _spec_of(batch)
@@ -171,7 +192,9 @@ class _LossRequest:
         self, model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
     ) -> dict[str, Any]:
         """The fields of `LossSums`; a dict, for the sake of what wraps the model."""
-        hidden_ND = self._hidden(model, {"input_ids": input_ids, **inputs})
+        routers = Routers.of(model, weight=self._router_weight)
+        with nullcontext() if routers is None else routers.listening():
+            hidden_ND = self._batch.hidden(model, {"input_ids": input_ids, **inputs})
         if self._sums_of is None:
             # Nothing counts, yet every rank must take part in the exchange of gradients.
             return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
@@ -183,7 +206,12 @@ class _LossRequest:
         sums = result.sums
         if labels_only(self._spec):  # what the rest compares with is no teacher
             sums = {name: sums[name] for name in ("loss", "ce")}
-        return {"loss": result.loss, "sums": sums, "count": result.count}
+        loss, balance = result.loss, None if routers is None else routers.loss(self._batch)
+        if routers is not None and balance is not None:
+            # The loop divides by the targets of the step: each batch counts by its share of them.
+            loss = loss + routers.weight * result.count * balance
+            sums = sums | {"loss": loss.detach(), "router_loss": result.count * balance.detach()}
+        return {"loss": loss, "sums": sums, "count": result.count}
 
 
 def _sums_of(

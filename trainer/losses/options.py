@@ -8,7 +8,7 @@ from __future__ import annotations
 from logitstore.plumbing import Option
 from trainer.losses import LOSSES, SPAN_LOSSES
 
-__all__ = ["ALPHA", "LOSS", "TEMPERATURE"]
+__all__ = ["ALPHA", "LOSS", "ROUTER_WEIGHT", "TEMPERATURE"]
 
 ALPHA = Option(
     name="alpha",
@@ -24,6 +24,16 @@ TEMPERATURE = Option(
     default=1.0,
     help="The temperature T of both distributions in the divergence.",
     above=0,
+)
+ROUTER_WEIGHT = Option(
+    name="router_weight",
+    kind=float,
+    default=None,
+    nullable=True,
+    help="The weight of the load-balancing loss of a student with routed experts, beside the mean "
+    "loss of a target; 0 leaves it out.",
+    unset="router_aux_loss_coef of the student's configuration",
+    least=0,
 )
 LOSS = Option(
     name="loss",

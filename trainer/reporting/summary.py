@@ -59,6 +59,11 @@ COLUMNS = {
     ),
 }
 _BOUNDS = ("lower", "upper", "estimate")
+# The signs of bounds that the exact value may be below of, or above of, by any amount.
+_BETTER_THAN = {
+    side: {one.page for key, one in SIGNS.items() if key.startswith(side)}
+    for side in ("lower", "upper")
+}
 _AT_A_TEMPERATURE = ("kl", "acceptance")
 
 
@@ -89,7 +94,8 @@ def best_rows(key: str, rows: Sequence[dict[str, Any]]) -> set[int]:
     """Numbers of the rows with the best value of a column.
 
     None where fewer than two students have a value, nor where they were measured on other stores,
-    or at other temperatures if that matters.
+    or at other temperatures if that matters; nor where a figure is a bound on the better side, for
+    then nothing says that the exact value is any good.
 
     Args:
         key: The column, of `COLUMNS`.
@@ -106,6 +112,11 @@ def best_rows(key: str, rows: Sequence[dict[str, Any]]) -> set[int]:
         for number in values
     }
     if len(values) < 2 or len(measured) > 1:
+        return set()
+    flattering = {1: _BETTER_THAN["upper"], -1: _BETTER_THAN["lower"]}[sign or 1]
+    if key in _AT_A_TEMPERATURE and any(
+        rows[number]["bounds"].get(key) in flattering for number in values
+    ):
         return set()
     return {number for number, value in values.items() if value == max(values.values())}
 

@@ -100,6 +100,7 @@ def training_batches(
         batch_tokens=numbers["batch_tokens"],
         micro_tokens=numbers["micro_tokens"],
         window=numbers["window"],
+        ranks=numbers["ranks"],
     )
     packing.bins_of_a_rank(numbers["ranks"])
     refuse_small_vocabulary(model, vocab_size=opened.spec.tokenizer.vocab_size)
@@ -158,7 +159,13 @@ def batches_of(
 
 
 def plan_packing(
-    store: StoreLike, *, seed: int, batch_tokens: int, micro_tokens: int | None, window: int | None
+    store: StoreLike,
+    *,
+    seed: int,
+    batch_tokens: int,
+    micro_tokens: int | None,
+    window: int | None,
+    ranks: int = 1,
 ) -> Packing:
     """How a store becomes steps of about `batch_tokens` tokens.
 
@@ -168,6 +175,7 @@ def plan_packing(
         batch_tokens: Tokens of an optimiser step, over all ranks.
         micro_tokens: The most tokens of a forward pass; None chooses about 4096.
         window: Blocks of a lane that are shuffled together; None chooses what fits into 1 GiB.
+        ranks: The number of processes that are to share each step.
     """
     sparsifier = store.spec.sparsifier
     lanes = order.lane_count(len(store.blocks))
@@ -187,6 +195,7 @@ def plan_packing(
         max_length=store.spec.text.max_length,
         batch_tokens=batch_tokens,
         micro_tokens=micro_tokens,
+        ranks=ranks,
     )
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "find_checkpoints",
     "newest_completed",
     "read_checkpoint",
+    "remove_checkpoints",
 ]
 
 FORMAT = "trainer-checkpoint/2"
@@ -147,13 +148,13 @@ def complete_checkpoint(folder: Path, state: Mapping[str, Any], *, run: str | No
 
 
 def find_checkpoints(
-    out: Path, *, run: str | None = None, fits: Callable[[dict[str, Any]], None] | None = None
+    out: Path, *, runs: Sequence[str] = (), fits: Callable[[dict[str, Any]], None] | None = None
 ) -> Found:
     """The newest whole checkpoint in `out`, and those that were passed over for it.
 
     Args:
         out: The folder of the run.
-        run: As for `read_checkpoint`.
+        runs: As for `read_checkpoint`.
         fits: As for `read_checkpoint`.
     """
     damaged: list[StoreError] = []
@@ -161,7 +162,7 @@ def find_checkpoints(
     newest = None
     for folder in _newest_first(out):
         try:
-            newest = read_checkpoint(folder, run=run, fits=fits)
+            newest = read_checkpoint(folder, runs=runs, fits=fits)
         except StoreError as error:
             damaged.append(error)
             continue
@@ -169,6 +170,18 @@ def find_checkpoints(
             break
         torn.append(folder)
     return Found(newest=newest, damaged=tuple(damaged), torn=tuple(torn))
+
+
+def remove_checkpoints(out: Path) -> None:
+    """Remove all checkpoints of a run that has finished; damaged ones that were put aside stay.
+
+    Args:
+        out: The folder of the run.
+    """
+    for folder in _newest_first(out):
+        # Without its marker it is torn, whenever this is interrupted.
+        (folder / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
 
 def newest_completed(out: Path) -> str | None:
@@ -184,14 +197,14 @@ def newest_completed(out: Path) -> str | None:
 def read_checkpoint(
     folder: Path,
     *,
-    run: str | None = None,
+    runs: Sequence[str] = (),
     fits: Callable[[dict[str, Any]], None] | None = None,
 ) -> Checkpoint | None:
     """The checkpoint in `folder`, all of it checked; None where its writing was never completed.
 
     Args:
         folder: The folder of the checkpoint.
-        run: The hash of what decides the result of the run that goes on; None asks for none.
+        runs: The hashes that the run which goes on may be called by; none asks for none.
         fits: Raises LogitStoreError for a position (`stream`) that the store cannot have.
 
     Raises StoreError, which names the file, where anything has changed since it was written.
@@ -203,9 +216,9 @@ def read_checkpoint(
     hashed = "format" in marker
     refuse_odd_fields(marker, _MARKER if hashed else _UNHASHED, place=place)
     refuse_odd_fields(marker["state"], _STATE, place=place, of="state.")
-    if hashed and run is not None and marker["run"] != run:
+    if hashed and runs and marker["run"] not in runs:
         raise StoreError(
-            "the checkpoint is of another run", place=place, found=marker["run"], allowed=run
+            "the checkpoint is of another run", place=place, found=marker["run"], allowed=runs[0]
         )
     _refuse_changed_files(folder, marker["files"])
     _refuse_other_step(folder, marker["state"]["step"])

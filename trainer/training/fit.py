@@ -6,7 +6,6 @@ before the student is loaded, and the student before a batch is read.
 
 from __future__ import annotations
 
-import functools
 import math
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback
 
-from logitstore import CorruptionError, LogitStoreError, ModelError, StorageError
+from logitstore import CorruptionError, LogitStoreError, ModelError, SpecError, StorageError
 from logitstore.plumbing import LocalStorage, choose_device, options_of, takes, tell_stage
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
@@ -26,17 +24,25 @@ from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.losses import SpanLoss
 from trainer.losses.distillation import named_loss, refuse_unserved
+from trainer.losses.routers import Routers, has_experts
 from trainer.training import run_folder
+from trainer.training.arguments import computing_dtype, training_arguments
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
-from trainer.training.checkpoints import newest_completed
+from trainer.training.checkpoints import newest_completed, remove_checkpoints
 from trainer.training.damage import sound_store
-from trainer.training.loop import DistillationTrainer
+from trainer.training.ending import end_as_teacher
+from trainer.training.fit_loop import FitLoop
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
 from trainer.training.ranks import Ranks
 from trainer.training.retokenizing import in_students_tokens, prepare
-from trainer.training.run_record import FORMAT, run_fingerprint, write_record
+from trainer.training.run_record import (
+    FORMAT,
+    earlier_fingerprints,
+    run_fingerprint,
+    write_record,
+)
 from trainer.training.run_result import (
     refuse_in_the_way,
     result_hashes,
@@ -44,20 +50,20 @@ from trainer.training.run_result import (
     tokenizer_of,
     write_tokenizer,
 )
-from trainer.training.schedule import share_of_rate
-from trainer.training.state_files import write_json
+from trainer.training.saved_dtype import saved_dtype
+from trainer.training.state_files import warn, write_json
 from trainer.training.student import configuration_hash, load_student
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from trainer.training.loop import DistillationTrainer
 
 
 __all__ = ["fit"]
 
-# Two checkpoints are kept: the newest, and the one before it while the newest is being written.
-_CHECKPOINTS = 2
 _RESUME = "Make room, then go on from the last whole checkpoint (--resume)"
 
 
@@ -69,16 +75,20 @@ def fit(**values: Any) -> dict[str, Any]:
     temperature T, both in nats and averaged over the counted targets of a step. With the losses alm
     and uld the student may have another tokenizer than the store (docs/cross-tokenizer.md). If the
     store holds several draws of a target at T, each epoch reads the next one, and after the last
-    the first. The optimiser is AdamW (0.9, 0.95); gradients are clipped at norm 1; the learning
-    rate has a linear warm-up from 0, where that is longer than one step, and then falls to 0 along
-    a cosine.
+    the first. The optimiser is AdamW. The learning rate rises along a line, without a step at 0,
+    and then falls as `lr_schedule` says. A student with routed experts has their load-balancing
+    loss added.
 
     With `resume` an unfinished run goes on from its newest whole checkpoint and gives the same
     weights as a run without a stop; a checkpoint that has changed since it was written is passed
-    over with a warning. A finished run is not changed; where files of its result are gone, `resume`
-    makes them anew. Raises SettingError, SpecError (the run was begun with other options),
-    StoreError (also for a run whose files have changed), StorageError (a place that cannot be
-    written), ModelError, WorkerError (another rank has died).
+    over with a warning. With more `steps` or `epochs` the run is made longer: from that checkpoint
+    on it has the learning rate of the new length. A finished run is not changed otherwise; where
+    files of its result are gone, `resume` makes them anew. A finished run keeps no checkpoint
+    unless `keep_checkpoints` says so, and its weights are saved in the student's own number type.
+
+    Raises SettingError, SpecError (the run was begun with other options), StoreError (also for a
+    run whose files have changed), StorageError (a place that cannot be written), ModelError,
+    WorkerError (another rank has died).
     """
     options = FitOptions(**values)
     store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
@@ -88,11 +98,11 @@ def fit(**values: Any) -> dict[str, Any]:
     else:
         refuse_unserved(store.spec, loss=loss, temperature=options.temperature)
     device = choose_device(options.device)
-    args = _arguments(options, dtype=_dtype(options.dtype, device), device=device)
+    args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
     store = sound_store(store, options, args)
     if isinstance(loss, SpanLoss):
         store = in_students_tokens(store, options)
-    wanted = options.wanted(store=store.fingerprint, dtype=_dtype(options.dtype, device))
+    wanted = options.wanted(store=store.fingerprint, dtype=computing_dtype(options.dtype, device))
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
         return found
@@ -148,6 +158,8 @@ class _Fit:
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths)
         _refuse_other_student(student, record, name=str(self.options.student))
+        record = self._counted(record, lengths)
+        self._tell_of(student)
         batches = batches_of(
             self.store,
             model=student,
@@ -156,14 +168,17 @@ class _Fit:
             temperature=self.options.temperature,
         )
         self.args.max_steps = record["settings"]["steps"]
-        self.args.warmup_steps = math.ceil(self.options.warmup * self.args.max_steps)
         interrupt = SaveAtInterrupt()
-        loop = _FitLoop(
+        loop = FitLoop(
             model=student,
             args=self.args,
             train_dataset=batches,
             alpha=self.options.alpha,
             loss=self.options.loss,
+            router_weight=self.options.router_weight,
+            rise=self._rise(),
+            schedule=self.options.lr_schedule,
+            floor=self.options.lr_floor,
             callbacks=[
                 interrupt,
                 ReportToFolder(self.options.report or (lambda _: None), remedy=_RESUME),
@@ -172,8 +187,8 @@ class _Fit:
         loop.remove_callback(PrinterCallback)
         loop.add_callback(TellProgress(self.options.on_progress, lambda: loop.tokens_seen))
         loop.resume_remedy = _RESUME
-        loop.run = run_fingerprint(record)
-        if self.begun is None and self.args.should_save:
+        loop.run, loop.run_before = run_fingerprint(record), earlier_fingerprints(record)
+        if record != self.begun and self.args.should_save:
             write_record(self.options.out, record)
         self._train(loop, interrupt)
         return self._finish(loop, record)
@@ -186,6 +201,7 @@ class _Fit:
             batch_tokens=self.options.batch_tokens,
             micro_tokens=self.options.micro_tokens,
             window=self.options.window,
+            ranks=self.args.world_size,
         )
         steps = self.wanted["steps"]
         if steps is None:
@@ -202,16 +218,51 @@ class _Fit:
             "finished": False,
         } | self._left_out()
 
+    def _counted(self, record: dict[str, Any], lengths: Lengths) -> dict[str, Any]:
+        """The record with the steps of a run that was made longer by epochs."""
+        if record["settings"]["steps"] is not None:
+            return record
+        packing = Packing.from_json(record["packing"])
+        steps = count_steps(packing, lengths, epochs=self.wanted["epochs"])
+        before = record["extended"][-1]
+        if steps <= before:
+            raise SpecError(
+                "the run would not be longer than it was",
+                place="--epochs",
+                found=f"{self.wanted['epochs']}, which are {steps} steps",
+                allowed=f"more than {before} steps",
+            )
+        return record | {"settings": record["settings"] | {"steps": steps}}
+
+    def _rise(self) -> int:
+        """The steps in which the learning rate rises."""
+        if self.options.warmup_steps is not None:
+            return self.options.warmup_steps
+        return math.ceil(self.options.warmup * self.args.max_steps)
+
+    def _tell_of(self, student: PreTrainedModel) -> None:
+        """Warn of what a student is trained without, and let it end as its teacher does."""
+        name = str(self.options.student)
+        end_as_teacher(student, spec=self.store.spec, name=name, fresh=name.endswith(".json"))
+        weight = self.options.router_weight
+        if weight != 0 and has_experts(student) and Routers.of(student, weight=weight) is None:
+            warn(
+                f"{name}: the student has routed experts, and transformers knows no load-balancing "
+                f"loss of {type(student).__name__}: it is trained without one"
+            )
+
     def _left_out(self) -> dict[str, Any]:
-        """What run.json says of blocks and of texts that are left out, where any may be."""
+        """What run.json says of what is left out, and of ranks, where there may be any."""
         said: dict[str, Any] = {}
         if self.options.skip_damaged is not None:
             said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
         if has_spans(self.store.spec):
             said["crossed"] = self.store.counts
+        if self.args.world_size > 1:
+            said["ranks"] = self.args.world_size
         return said
 
-    def _train(self, loop: DistillationTrainer, interrupt: SaveAtInterrupt) -> None:
+    def _train(self, loop: FitLoop, interrupt: SaveAtInterrupt) -> None:
         """Train from the newest whole checkpoint, if there is one, to the last step."""
         newest = loop.newest_checkpoint()
         if newest is not None and newest.step >= self.args.max_steps:
@@ -220,7 +271,7 @@ class _Fit:
         with interrupt.listening(ranks=self.args.world_size):
             loop.train_from(newest)
 
-    def _finish(self, loop: DistillationTrainer, record: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, loop: FitLoop, record: dict[str, Any]) -> dict[str, Any]:
         """Write the result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
         out = self.options.out
@@ -232,7 +283,8 @@ class _Fit:
             "metrics": history[-1],
         }
         with run_folder.explain_failed_write(out, remedy=_RESUME):
-            loop.save_model(str(out))
+            dtype = saved_dtype(self.options.save_dtype, student=str(self.options.student))
+            loop.save_result(out, dtype=dtype)
             if self.args.should_save:
                 LocalStorage(out).delete("training_args.bin")  # a pickle that nobody needs
                 write_tokenizer(out, self.tokenizer)
@@ -242,6 +294,8 @@ class _Fit:
                 LocalStorage(out).sync()
                 finished["files"] = result_hashes(out, tokenizer=self.tokenizer)
                 write_record(out, finished)
+                if not self.options.keep_checkpoints:
+                    remove_checkpoints(out)
         loop.accelerator.wait_for_everyone()
         return finished
 
@@ -280,51 +334,8 @@ def _refuse_other_student(student: PreTrainedModel, record: dict[str, Any], *, n
             )
 
 
-class _FitLoop(DistillationTrainer):
-    """The loop with the learning rate of `trainer fit`."""
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The scheduler that transformers asks for; `share_of_rate` says its numbers."""
-        rise = self.args.get_warmup_steps(num_training_steps)
-        share = functools.partial(share_of_rate, rise=rise, steps=num_training_steps)
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
-        return self.lr_scheduler
-
-
 def _parameters(student: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in student.parameters())
-
-
-def _dtype(dtype: str, device: str) -> str:
-    """The number type that "auto" stands for on `device`."""
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if torch.device(device).type == "cuda" else "float32"
-
-
-def _arguments(options: FitOptions, *, dtype: str, device: str) -> TrainingArguments:
-    """The settings of transformers, among them those that keep it quiet."""
-    return TrainingArguments(
-        output_dir=str(options.out),
-        learning_rate=options.lr,
-        lr_scheduler_type="cosine",
-        weight_decay=options.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        seed=options.seed,
-        bf16=dtype == "bfloat16",
-        use_cpu=device == "cpu",
-        per_device_train_batch_size=1,
-        save_strategy="steps",
-        save_steps=options.save_steps,
-        save_total_limit=_CHECKPOINTS,
-        logging_strategy="steps",
-        logging_steps=options.log_steps,
-        logging_first_step=True,
-        disable_tqdm=True,
-        log_level="error",
-        report_to="none",
-    )
 
 
 def _begin(

@@ -28,7 +28,7 @@ from trainer.losses.distillation import (
     named_loss,
     refuse_unserved,
 )
-from trainer.losses.options import ALPHA
+from trainer.losses.options import ALPHA, ROUTER_WEIGHT
 from trainer.training import run_folder
 from trainer.training.callbacks import StopBeforeNonFinite
 from trainer.training.checkpoints import (
@@ -69,6 +69,7 @@ class DistillationTrainer(Trainer):
             of the loss.
         alpha: The weight of the teacher's distribution, 0 to 1; the true tokens have the rest.
         loss: The divergence: a name of the table of losses, or a `Loss` of your own.
+        router_weight: The weight of the load-balancing loss of a student with routed experts.
         eval_dataset: As transformers takes it: evaluated by the model's own loss.
         data_collator: For `eval_dataset`.
         processing_class: The tokenizer, to be saved with the model.
@@ -82,7 +83,10 @@ class DistillationTrainer(Trainer):
         "Make room, then go on from the last whole checkpoint: resume_from_checkpoint=True"
     )
 
-    run: str | None = None  # the hash of what decides the result, where a run.json says it
+    # Where a run.json says it, the hash of what decides the result; and those by which earlier
+    # versions called the same run.
+    run: str | None = None
+    run_before: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class DistillationTrainer(Trainer):
         train_dataset: Batches,
         alpha: float = 0.9,
         loss: str | Loss | SpanLoss = "forward_kl",
+        router_weight: float | None = None,
         eval_dataset: Any = None,
         data_collator: Any = None,
         processing_class: Any = None,
@@ -125,7 +130,11 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # what says the same before transformers 5.20
         self._step_loss = torch.zeros((), device=self.args.device)
         self.tokens_seen = 0  # by this call, on all ranks, as many on each as on this one
-        self._loss, self._alpha = loss, alpha
+        self._objective = {
+            "alpha": alpha,
+            "loss": loss,
+            "router_weight": ROUTER_WEIGHT.check(router_weight),
+        }
         self._batches = batches
         self._batch_thread: Iterator[Batch] | None = None
         self._go_on_from({"seconds": 0.0, "sums": {}})
@@ -185,9 +194,7 @@ class DistillationTrainer(Trainer):
         if "batch" not in inputs:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         batch: Batch = inputs["batch"]
-        result = loss_from_forward(
-            model, batch, alpha=self._alpha, temperature=None, loss=self._loss
-        )
+        result = loss_from_forward(model, batch, temperature=None, **self._objective)
         self._sums.add(result)
         targets = num_items_in_batch if num_items_in_batch is not None else batch.step_targets
         loss = result.loss * (self.args.world_size / int(targets))
@@ -244,7 +251,7 @@ class DistillationTrainer(Trainer):
             place, newest = Path(self.args.output_dir), self.newest_checkpoint()
         else:
             place = Path(resume_from_checkpoint)
-            newest = read_checkpoint(place, run=self.run, fits=self.go_to)
+            newest = read_checkpoint(place, runs=self._runs, fits=self.go_to)
         if newest is None:
             raise StoreError("there is no whole checkpoint", place=place)
         return self.train_from(newest, trial, ignore_keys_for_eval)
@@ -255,12 +262,16 @@ class DistillationTrainer(Trainer):
         What is passed over is told, and put aside. Raises StoreError where all are damaged.
         """
         out = Path(self.args.output_dir)
-        found = find_checkpoints(out, run=self.run, fits=self.go_to)
+        found = find_checkpoints(out, runs=self._runs, fits=self.go_to)
         found.refuse_none(out)
         self.accelerator.wait_for_everyone()  # every rank has looked before one clears up
         if self.args.should_save:
             found.tell(found.clear(out))
         return found.newest
+
+    @property
+    def _runs(self) -> tuple[str, ...]:
+        return () if self.run is None else (self.run, *self.run_before)
 
     def train_from(self, checkpoint: Checkpoint | None, *arguments: Any) -> Any:
         """`train` from a checkpoint that was found and checked.

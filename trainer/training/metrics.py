@@ -17,7 +17,10 @@ __all__ = ["METRICS", "SUMMED", "MetricSums", "history_of"]
 
 # Means over the targets of the sums that every forward gives, and of the agreement over those
 # "judged", where the teacher's likeliest token is known.
-METRICS = ("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement")
+METRICS = (
+    *("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement"),
+    "router_loss",
+)
 SUMMED = (*METRICS, "judged", "targets")
 _REPORTED = {*METRICS, "step", "targets", "seconds", "grad_norm", "epoch"}
 

@@ -23,7 +23,8 @@ from logitstore.plumbing import (
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, SPAN_ENDS, WINDOW
 from trainer.losses import SPAN_LOSSES
-from trainer.losses.options import ALPHA, LOSS, TEMPERATURE
+from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
+from trainer.training.schedule import SCHEDULES
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
@@ -35,12 +36,27 @@ _NOT_OF_THE_RESULT = (
     "save_steps",
     "log_steps",
     "resume",
+    "keep_checkpoints",
+    "save_dtype",
     "max_memory",
     "device",
     "student_tokenizer",  # by its fingerprint it is part of the store's
     "report",
     "on_progress",
 )
+
+# What earlier versions had no option for stands in run.json where it is not left as it was then, so
+# that their runs can be gone on with.
+_LATER = (
+    "lr_schedule",
+    "lr_floor",
+    "warmup_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "router_weight",
+)
+_BELOW_1 = 1 - 1e-6
 
 # The devices that the loop of transformers takes; it has no name for a second GPU.
 TRAINER_DEVICE = replace(
@@ -91,25 +107,60 @@ class FitOptions:
     )
     batch_tokens: int = option(like=BATCH_TOKENS)
     micro_tokens: int | None = option(like=MICRO_TOKENS)
-    lr: float = option(
-        3e-4, help="The highest learning rate, which falls to 0 along a cosine.", above=0
+    lr: float = option(3e-4, help="The highest learning rate.", above=0)
+    lr_schedule: str = option(
+        "cosine",
+        help="How the learning rate falls after its rise: along a cosine, a line, not at all, or "
+        "along a line in the last fifth of the steps (wsd).",
+        choices=lambda: tuple(SCHEDULES),
     )
+    lr_floor: float = option(0.0, help="The share of --lr that the fall ends at.", least=0, most=1)
     warmup: float = option(
         0.03,
-        help="The share of the steps in which the learning rate rises; a rise of one step is none.",
+        help="The share of the steps in which the learning rate rises to --lr.",
         least=0,
         most=1,
+        excludes=("warmup_steps",),
+    )
+    warmup_steps: int | None = option(
+        None,
+        help="The number of steps in which the learning rate rises to --lr.",
+        unset="a share of all, --warmup",
+        least=0,
+        excludes=("warmup",),
     )
     weight_decay: float = option(0.1, help="The weight decay of AdamW.", least=0)
+    adam_beta1: float = option(
+        0.9, help="AdamW's decay of the mean of gradients.", least=0, most=_BELOW_1
+    )
+    adam_beta2: float = option(
+        0.95, help="AdamW's decay of the mean of their squares.", least=0, most=_BELOW_1
+    )
+    max_grad_norm: float = option(
+        1.0, help="The norm at which gradients are clipped; 0 clips none.", least=0
+    )
     seed: int = option(
         like=SEED, help="The seed of the order of documents, of fresh weights and of dropout."
     )
     window: int | None = option(like=WINDOW)
+    router_weight: float | None = option(like=ROUTER_WEIGHT)
     save_steps: int = option(500, help="The number of steps between checkpoints.", least=1)
     log_steps: int = option(10, help="The number of steps between reports.", least=1)
     resume: bool = option(
         False,
-        help="Go on with an unfinished run from its newest checkpoint, or begin a new one.",
+        help="Go on with an unfinished run from its newest checkpoint, or begin a new one. With "
+        "more --steps or --epochs than before a run is made longer.",
+    )
+    keep_checkpoints: bool = option(
+        False,
+        help="Keep the newest checkpoint when the run has finished: two to three times the size of "
+        "the model, and what a longer run goes on from.",
+    )
+    save_dtype: str = option(
+        "auto",
+        help="The number type in which the weights of the result are saved: auto is that of the "
+        "student. Checkpoints hold float32.",
+        choices=lambda: ("auto", "float32", "bfloat16", "float16"),
     )
     device: str = option(like=TRAINER_DEVICE)
     dtype: str = option(
@@ -173,6 +224,9 @@ class FitOptions:
             content["epochs"] = 1
         if self.loss not in SPAN_LOSSES:
             del content["span_ends"]
+        for one in fields(self):
+            if one.name in _LATER and content[one.name] == one.default:
+                del content[one.name]
         if self.skip_damaged is not None:
             content["skip_damaged"] = "all"  # which are left out, run.json says
         return content | {"student": str(self.student), "dtype": dtype, "store": store}

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from logitstore import CorruptionError, SpecError, StorageError, StoreError
 from logitstore.plumbing import LocalStorage, options_of
 from trainer.training.options import FitOptions
-from trainer.training.run_record import RECORD, read_record
-from trainer.training.run_result import checked_result
+from trainer.training.run_record import LENGTH, RECORD, read_record
+from trainer.training.run_result import OF_A_RESULT, checked_result, has_checkpoint
 from trainer.training.state_files import same, warn
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
         out: The folder of the run.
         wanted: The settings that decide the result.
         resume: Whether an unfinished run may go on. A finished one is then given back as unfinished
-            if files of its result are gone and a checkpoint can make them anew.
+            if files of its result are gone and a checkpoint can make them anew; and either if it is
+            to be longer now, with `settings.steps` None where they are yet to be counted.
 
     Raises SpecError where the run in `out` was begun with other settings; StoreError where the
     folder holds something else, an unfinished run that nobody asked to resume, or files that have
@@ -61,6 +62,9 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
         found = _begun(out, resume=resume) if out.is_dir() else None
         there = (out / RECORD).exists()
     if found is not None:
+        longer = _made_longer(out, found, wanted) if resume else None
+        if longer is not None:
+            found = longer
         refuse_other_settings(found["wanted"], wanted, place=out / RECORD)
         if found["finished"]:
             found = checked_result(out, found, resume=resume)
@@ -71,6 +75,38 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
     if found is None or not found["finished"]:
         refuse_unwritable(out)
     return found
+
+
+def _made_longer(
+    out: Path, found: dict[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The record of a run that is to have more steps than before; None for any other change.
+
+    Raises StoreError for a finished run without a checkpoint to go on from.
+    """
+    before = found["wanted"]
+    others = [name for name in {*before, *wanted} if name not in LENGTH]
+    if any(not same(before.get(name), wanted.get(name)) for name in others):
+        return None
+    steps, epochs = wanted.get("steps"), wanted.get("epochs")
+    more_steps = steps is not None and steps > found["settings"]["steps"]
+    more_epochs = epochs is not None and (before.get("epochs") is None or epochs > before["epochs"])
+    if not more_steps and not more_epochs:
+        return None
+    if found["finished"] and not has_checkpoint(out, found):
+        raise StoreError(
+            "the finished run keeps no checkpoint from which it could be made longer",
+            place=out,
+            remedy="Train it anew in another folder, or another run that begins with its model "
+            f"(--student {out}); --keep-checkpoints keeps one",
+        )
+    rest = {name: value for name, value in found.items() if name not in OF_A_RESULT}
+    return rest | {
+        "wanted": dict(wanted),
+        "settings": dict(wanted) | {"steps": steps},
+        "finished": False,
+        "extended": [*found.get("extended", []), found["settings"]["steps"]],
+    }
 
 
 def refuse_no_place(out: Path) -> None:

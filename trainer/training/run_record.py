@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError, StoreError
 from logitstore.plumbing import fingerprint, options_of
+from trainer.data.packing import round_up
 from trainer.training.options import FitOptions
 from trainer.training.state_files import (
     FLAG,
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["FORMAT", "RECORD", "UNHASHED", "read_record", "run_fingerprint", "write_record"]
+__all__ = [
+    "FORMAT",
+    "LENGTH",
+    "RECORD",
+    "UNHASHED",
+    "earlier_fingerprints",
+    "read_record",
+    "run_fingerprint",
+    "write_record",
+]
 
 FORMAT = "trainer-run/2"
 UNHASHED = "trainer-run/1"  # of earlier versions: no hash of its own, none of the result
@@ -49,6 +59,10 @@ _SINCE_HASHES, _OF_A_RESULT = {"configuration": TEXT}, {"files": HASHES}
 _DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(value))}
 # Of a run whose student has another tokenizer than the store: what was found in its texts.
 _CROSSED = {"crossed": _OBJECT}
+# Of a run that several processes began, whose number the number of its bins is a multiple of.
+_SEVERAL = {"ranks": count(2, 1 << 20)}
+# Of a run that was made longer: how many steps it was to have before, each time.
+_EXTENDED = {"extended": Field(allowed="numbers of steps", fits=lambda value: _are_steps(value))}
 _PACKING = {"shuffle": _OBJECT, "bins": count(1), "bin_tokens": count(1)}
 # 64 lanes are the most that a shuffle is made with.
 _SHUFFLE = {
@@ -59,6 +73,7 @@ _SHUFFLE = {
 }
 # What decides the weights of the result: a checkpoint names the hash of it.
 _DECIDING = ("wanted", "settings", "packing")
+LENGTH = ("steps", "epochs")  # the settings that say how long a run is
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
@@ -82,12 +97,20 @@ def read_record(out: Path) -> dict[str, Any] | None:
     wanted = found.get("wanted")
     if "damaged" in found or (isinstance(wanted, dict) and wanted.get("skip_damaged")):
         fields |= _DAMAGED
+    if "ranks" in found:
+        fields |= _SEVERAL
+    if "extended" in found:
+        fields |= _EXTENDED
     if "crossed" in found:
         fields |= _CROSSED
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)
     return found
+
+
+def _are_steps(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int and one > 0 for one in value)
 
 
 def _are_blocks(value: Any) -> bool:
@@ -97,8 +120,20 @@ def _are_blocks(value: Any) -> bool:
 
 
 def run_fingerprint(record: Mapping[str, Any]) -> str:
-    """A hash of all in a run.json that decides the weights of the result."""
-    return fingerprint({name: record[name] for name in _DECIDING})
+    """A hash of all in a run.json that decides the weights after a step of the run.
+
+    How many steps it is to have is left out: a run may be made longer.
+    """
+    content = {
+        name: {key: value for key, value in record[name].items() if key not in LENGTH}
+        for name in _DECIDING
+    }
+    return fingerprint(content | {"length": "any"})
+
+
+def earlier_fingerprints(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hashes by which checkpoints of earlier versions name the run: with its steps."""
+    return (fingerprint({name: record[name] for name in _DECIDING}),)
 
 
 def _refuse_odd_settings(record: dict[str, Any], *, place: Path) -> None:
@@ -129,9 +164,11 @@ def _refuse_odd_packing(record: dict[str, Any], *, place: Path) -> None:
         name: settings[name] for name in ("seed", "window") if settings.get(name) is not None
     }
     _refuse_difference(packing["shuffle"], made, of="packing.shuffle.", place=place)
-    made = {"bins": -(-settings.get("batch_tokens", 1) // packing["bin_tokens"])}
-    if settings.get("micro_tokens") is not None:
-        made["bin_tokens"] = settings["micro_tokens"]
+    bins = -(-settings.get("batch_tokens", 1) // packing["bin_tokens"])
+    if settings.get("micro_tokens") is None:
+        made = {"bins": round_up(bins, record.get("ranks", 1))}
+    else:
+        made = {"bins": bins, "bin_tokens": settings["micro_tokens"]}
     _refuse_difference(packing, made, of="packing.", place=place)
 
 

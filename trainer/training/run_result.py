@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from logitstore import CorruptionError, StoreError
 from logitstore.plumbing import LocalStorage, is_tokenizer_name, sha256_of
 from trainer.training.checkpoints import find_checkpoints
-from trainer.training.run_record import RECORD, read_record, run_fingerprint
+from trainer.training.run_record import (
+    RECORD,
+    earlier_fingerprints,
+    read_record,
+    run_fingerprint,
+)
 from trainer.training.state_files import refuse_changed_file, warn
 
 if TYPE_CHECKING:
@@ -24,7 +29,9 @@ if TYPE_CHECKING:
     from trainer.training.checkpoints import Checkpoint
 
 __all__ = [
+    "OF_A_RESULT",
     "checked_result",
+    "has_checkpoint",
     "refuse_changed_weights",
     "refuse_in_the_way",
     "result_hashes",
@@ -36,7 +43,7 @@ __all__ = [
 
 _CONFIGS = ("config.json", "generation_config.json", "history.json")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
-_OF_A_RESULT = ("files", "seconds", "metrics")  # what run.json has once the run has finished
+OF_A_RESULT = ("files", "seconds", "metrics")  # what run.json has once the run has finished
 
 
 def weight_hashes(model: Path) -> dict[str, str]:
@@ -102,7 +109,7 @@ def checked_result(out: Path, record: dict[str, Any], *, resume: bool) -> dict[s
     if newest is None or not resume:
         raise StoreError("file of a finished run is gone", place=out / gone[0], remedy=_way(newest))
     warn(f"{out / gone[0]}: file of a finished run is gone; written anew from {newest.folder.name}")
-    rest = {name: value for name, value in record.items() if name not in _OF_A_RESULT}
+    rest = {name: value for name, value in record.items() if name not in OF_A_RESULT}
     return rest | {"finished": False}
 
 
@@ -157,7 +164,18 @@ def _refuse_changed(out: Path, name: str, sha256: str, record: dict[str, Any]) -
 
 
 def _newest(out: Path, record: dict[str, Any]) -> Checkpoint | None:
-    return find_checkpoints(out, run=run_fingerprint(record)).newest
+    runs = (run_fingerprint(record), *earlier_fingerprints(record))
+    return find_checkpoints(out, runs=runs).newest
+
+
+def has_checkpoint(out: Path, record: dict[str, Any]) -> bool:
+    """Whether a whole checkpoint of a run lies in its folder.
+
+    Args:
+        out: The folder of the run.
+        record: The content of its run.json.
+    """
+    return _newest(out, record) is not None
 
 
 def _way(newest: Checkpoint | None) -> str:

@@ -1,0 +1,114 @@
+"""The loop of `trainer fit`: its learning rate, and the number type of its result."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from logitstore import ModelError
+from logitstore.plumbing import LocalStorage
+from trainer.training.loop import DistillationTrainer
+from trainer.training.schedule import share_of_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FitLoop"]
+
+
+class FitLoop(DistillationTrainer):
+    """`DistillationTrainer` with the schedule of `share_of_rate`.
+
+    Args:
+        rise: Steps in which the learning rate rises.
+        schedule: How it falls then.
+        floor: The share of the highest rate that it falls to.
+        others: The arguments of `DistillationTrainer`.
+    """
+
+    def __init__(self, *, rise: int, schedule: str, floor: float, **others: Any) -> None:
+        super().__init__(**others)
+        self._share = functools.partial(share_of_rate, rise=rise, schedule=schedule, floor=floor)
+        self._saved_as: torch.dtype | None = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The scheduler that transformers asks for.
+
+        Args:
+            num_training_steps: All steps of the run.
+            optimizer: Default: that of the loop.
+        """
+        share = functools.partial(self._share, steps=num_training_steps)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """A run that was made longer takes the rate of its new schedule, not the saved one."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not isinstance(self.lr_scheduler, LambdaLR):
+            return
+        scheduler = self.lr_scheduler
+        rates = [
+            base * share(scheduler.last_epoch)
+            for base, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = rates
+
+    def save_result(self, out: Path, *, dtype: torch.dtype) -> None:
+        """Write the model as the result of the run.
+
+        Args:
+            out: The folder of the run.
+            dtype: The number type of its weights.
+
+        Raises ModelError where a weight is too large for that type.
+        """
+        self._saved_as = dtype
+        try:
+            self.save_model(str(out))
+        finally:
+            self._saved_as = None
+        if self.args.should_save:
+            _name_dtype(out / "config.json", dtype)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self._saved_as is not None:
+            state_dict = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = _cast(state_dict, self._saved_as)
+        super()._save(output_dir, state_dict=state_dict)
+
+
+def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights as `dtype`. Those that are one tensor stay one, so they are saved once."""
+    found: dict[str, torch.Tensor] = {}
+    known: dict[tuple[int, torch.Size, tuple[int, ...]], torch.Tensor] = {}
+    for name, weight in state.items():
+        key = (weight.data_ptr(), weight.shape, weight.stride())
+        if key not in known:
+            known[key] = weight.to(dtype) if weight.is_floating_point() else weight
+            if weight.is_floating_point() and not bool(known[key].isfinite().all()):
+                raise ModelError(
+                    f"a weight of the result is too large for {str(dtype).removeprefix('torch.')}",
+                    place=name,
+                    found=float(weight.abs().max()),
+                    remedy="Go on with --resume --save-dtype float32",
+                )
+        found[name] = known[key]
+    return found
+
+
+def _name_dtype(path: Path, dtype: torch.dtype) -> None:
+    """Let the configuration of a result say in which type its weights are."""
+    content = json.loads(path.read_bytes())
+    for part in (content, *(one for one in content.values() if isinstance(one, dict))):
+        if part is content or "dtype" in part:
+            part["dtype"] = str(dtype).removeprefix("torch.")
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    LocalStorage(path.parent).put(path.name, (text + "\n").encode())
