@@ -69,7 +69,13 @@ if TYPE_CHECKING:
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
     from logitstore.teacher.lengths import LengthClasses
-    from logitstore.teacher.lm_head import LMHead, check_head, evaluating, hidden_states
+    from logitstore.teacher.lm_head import (
+        LMHead,
+        check_head,
+        evaluating,
+        hidden_states,
+        model_body,
+    )
     from logitstore.teacher.models import auto_class, load_model, model_config, model_path
     from logitstore.teacher.opening import model_context
 
@@ -123,6 +129,7 @@ __all__ = [
     "lazy_names",
     "load_model",
     "load_tokenizer",
+    "model_body",
     "model_config",
     "model_context",
     "model_path",
@@ -211,6 +218,7 @@ __getattr__, __dir__ = lazy_names(
         "holds_tokenizer": "logitstore.corpus.tokenizer",
         "load_model": "logitstore.teacher.models",
         "load_tokenizer": "logitstore.corpus.tokenizer",
+        "model_body": "logitstore.teacher.lm_head",
         "model_config": "logitstore.teacher.models",
         "model_context": "logitstore.teacher.opening",
         "model_path": "logitstore.teacher.models",

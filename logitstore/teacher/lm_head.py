@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["LMHead", "check_head", "evaluating", "hidden_states"]
+__all__ = ["LMHead", "check_head", "evaluating", "hidden_states", "model_body"]
 
 _MULTIPLIERS = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
 _DIVISORS = ("logits_scaling",)  # Granite and its relatives
@@ -180,6 +180,14 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> T
             found=type(outputs).__name__,
         )
     return last_BLD
+
+
+def model_body(model: PreTrainedModel) -> nn.Module:
+    """The part of a model that `hidden_states` runs.
+
+    model: a transformers model, with or without an adapter.
+    """
+    return _body(_without_adapter(model))
 
 
 def _body(model: PreTrainedModel) -> nn.Module:

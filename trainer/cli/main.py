@@ -29,6 +29,7 @@ from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.evaluation.yardstick_lines import yardstick_lines
 from trainer.reporting.options import ReportOptions
+from trainer.training.adaptation import base_of
 from trainer.training.options import FitOptions
 from trainer.training.state_files import RunWarning
 
@@ -73,13 +74,19 @@ def fit(*, json: bool, **options: Any) -> None:
     else:
         steps = result["settings"]["steps"]
         say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}{_left_out(result)}")
+        best = result.get("best")
+        if best is not None:
+            kept = "the result" if options["keep_best"] else "the last step is the result"
+            say(
+                f"best {best['by']} held out: {best['value']:.4f} after step {best['step']}; {kept}"
+            )
 
 
 @command(app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=AGAIN)
 def evaluate(*, json: bool, **options: Any) -> None:
     """Measure a model on held-out text. With a store, also how near it is to the teacher."""
     refuse_bad_store(options["logits"])
-    refuse_bad_model(options["model"])
+    refuse_bad_model(base_of(str(options["model"]))[0])
     announce_hub(options["model"], options["data"])
     with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
@@ -109,11 +116,12 @@ def report(*, json: bool, **options: Any) -> None:
 def _refuse_early(options: dict[str, Any]) -> None:
     """Refuse, before transformers is imported, a store, a student or a folder that cannot be."""
     refuse_bad_store(options["logits"])
+    refuse_bad_store(options["eval_logits"])
     if _is_first_rank():  # another rank might see what the first one tries out
         from trainer.training import run_folder
 
         run_folder.refuse_no_place(options["out"])
-    student = str(options["student"])
+    student, _ = base_of(str(options["student"]))
     if not student.endswith(".json"):
         refuse_bad_model(student)
     elif not Path(student).is_file():
@@ -138,6 +146,10 @@ def _left_out(result: dict[str, Any]) -> str:
 
 def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
     """One line on standard error for each report of the loss."""
+    if "eval_loss" in one:
+        named = {name.removeprefix("eval_"): value for name, value in one.items()}
+        say(f"step {one['step']}  held out: {_words(named, parts=False)}", err=True)
+        return
     reports.append(one)
     line = f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s"
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:

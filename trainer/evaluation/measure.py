@@ -109,12 +109,12 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if options.logits is not None:
         stored = from_store(options)
     subject = Subject.of(options)
-    if subject.folder is not None:
-        refuse_changed_weights(subject.folder)
+    if subject.place is not None:
+        refuse_changed_weights(subject.place)
     out = options.out
     compared = stored is not None and stored.comparison is not None
-    if out is None and compared and subject.folder is not None:
-        out = subject.folder if (subject.folder / "run.json").is_file() else None
+    if out is None and compared and subject.place is not None:
+        out = subject.place if (subject.place / "run.json").is_file() else None
     if out is not None:
         run_folder.refuse_unwritable(out)
     source = stored or from_text(subject.open_tokenizer(), options, context=subject.context)
@@ -136,7 +136,7 @@ def evaluate(**values: Any) -> dict[str, Any]:
     if source.damaged:
         result["damaged"] = [list(astuple(one)) for one in source.damaged]
     if out is not None:
-        weights = None if subject.folder is None else weight_hashes(subject.folder)
+        weights = None if subject.place is None else weight_hashes(subject.place)
         write_state(out / "eval.json", {"format": EVALUATION, "weights": weights} | result)
     return result
 

@@ -20,6 +20,7 @@ from logitstore.plumbing import (
     refuse_other_tokens,
     stored_tokenizer,
 )
+from trainer.training.adaptation import base_of, with_adapter
 from trainer.training.state_files import warn
 from trainer.training.student import refuse_misfits
 from trainer.training.tokens import folder_differences, token_differences
@@ -43,6 +44,7 @@ class Subject:
 
     name: str
     folder: Path | None  # None for a loaded model
+    adapter: Path | None  # that comes upon the model in `folder`
     loaded: PreTrainedModel | None
     tokenizer: Any | None  # that the user gave, loaded
     device: str
@@ -59,10 +61,11 @@ class Subject:
             )
         if isinstance(options.model, str | Path):
             device = choose_device(options.device)
-            folder = model_path(str(options.model))
+            base, adapter = base_of(str(options.model))
             return Subject(
                 name=str(options.model),
-                folder=folder,
+                folder=model_path(base),
+                adapter=adapter,
                 loaded=None,
                 tokenizer=tokenizer,
                 device=device,
@@ -71,10 +74,16 @@ class Subject:
         return Subject(
             name=getattr(model, "name_or_path", "") or type(model).__name__,
             folder=None,
+            adapter=None,
             loaded=model,
             tokenizer=tokenizer,
             device=str(model.device),
         )
+
+    @property
+    def place(self) -> Path | None:
+        """The folder of what is measured, which may be a run's; None for a loaded model."""
+        return self.adapter or self.folder
 
     @property
     def context(self) -> int | None:
@@ -115,6 +124,8 @@ class Subject:
         model: Any = self.loaded
         if self.folder is not None:
             model = load_model(self.folder, dtype=torch.float32)
+        if self.adapter is not None:
+            model = with_adapter(model, self.adapter, trainable=False)
         if spec is not None:
             store = source.store
             refuse_misfits(model, self.folder or Path(self.name), spec=spec, store=store)

@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 from logitstore import ModelError
 from logitstore.plumbing import Meter
 from trainer.training import run_folder
-from trainer.training.metrics import history_of
+from trainer.training.best import forget_best
+from trainer.training.metrics import history_of, measured_of
 from trainer.training.state_files import write_json
 
 if TYPE_CHECKING:
@@ -25,11 +26,19 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from logitstore.plumbing import OnProgress
+    from trainer.training.held_out import HeldOut
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME_WISH_SECONDS = 1.0  # a shell or a launcher sends several signals, and means one
 
-__all__ = ["ReportToFolder", "SaveAtInterrupt", "StopBeforeNonFinite", "TellProgress"]
+__all__ = [
+    "MeasureHeldOut",
+    "ReportToFolder",
+    "SaveAtInterrupt",
+    "StopBeforeNonFinite",
+    "TellProgress",
+    "write_histories",
+]
 
 
 class StopBeforeNonFinite(TrainerCallback):
@@ -98,6 +107,21 @@ class TellProgress(TrainerCallback):
             )
 
 
+def write_histories(out: Path, log: list[dict[str, Any]], *, remedy: str) -> None:
+    """Write history.json, and held_out.json where there are measurements.
+
+    Args:
+        out: The folder of the run.
+        log: A `state.log_history`.
+        remedy: What to do where they cannot be written.
+    """
+    contents = {"history.json": history_of(log), "held_out.json": measured_of(log)}
+    for name, content in contents.items():
+        if content or name == "history.json":
+            with run_folder.explain_failed_write(out / name, remedy=remedy):
+                write_json(out / name, content)
+
+
 class ReportToFolder(TrainerCallback):
     """Passes on each report of the loss, also that of the last step, and writes history.json.
 
@@ -121,7 +145,7 @@ class ReportToFolder(TrainerCallback):
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
     ) -> None:
         """Passes on the newest report, if it is one of the loss."""
-        newest = history_of(state.log_history[-1:])
+        newest = history_of(state.log_history[-1:]) or measured_of(state.log_history[-1:])
         if newest and state.is_world_process_zero:
             self._report(newest[0])
 
@@ -130,9 +154,47 @@ class ReportToFolder(TrainerCallback):
     ) -> None:
         """Writes the reports up to this checkpoint."""
         if args.should_save:
-            path = Path(args.output_dir) / "history.json"
-            with run_folder.explain_failed_write(path, remedy=self._remedy):
-                write_json(path, history_of(state.log_history))
+            write_histories(Path(args.output_dir), state.log_history, remedy=self._remedy)
+
+
+class MeasureHeldOut(TrainerCallback):
+    """Measures after the last step too, and ends a run that has got no better for long.
+
+    Args:
+        held_out: What is measured.
+        patience: Measurements in a row without a better one after which the run ends; None never.
+    """
+
+    def __init__(self, held_out: HeldOut, *, patience: int | None) -> None:
+        self._held_out, self._patience = held_out, patience
+
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The last step is measured, and each measured one reported."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+        if control.should_evaluate:
+            control.should_log = True
+
+    def on_evaluate(
+        self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ends the run, with a checkpoint from which it would not go on either."""
+        if self.over:
+            control.should_training_stop = control.should_save = True
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has got no better for long."""
+        return self._patience is not None and self._held_out.best.since >= self._patience
+
+    def on_save(
+        self, args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        """Removes the weights that this checkpoint does not call the best."""
+        if args.should_save:
+            forget_best(Path(args.output_dir), but=self._held_out.best.step)
 
 
 class SaveAtInterrupt(TrainerCallback):

@@ -62,7 +62,20 @@ _SUMS = Field(
     allowed=f"numbers by the names {', '.join(SUMMED)}",
     fits=lambda value: NUMBERS.fits(value) and {*value} <= {*SUMMED},
 )
+# Of a run that is measured on a held-out store: the best step so far.
+_MEASURED = {"best": Field(allowed="a step, a value, a count", fits=lambda one: _is_best(one))}
 _STATE = {"step": count(1), "stream": _OBJECT, "seconds": SECONDS, "sums": _SUMS}
+
+
+def _is_best(value: Any) -> bool:
+    """Whether it is what `Best` holds."""
+    known = {"step": count(0), "since": count(0)}
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"step", "value", "since"}
+        and all(field.fits(value[name]) for name, field in known.items())
+        and NUMBERS.fits({"value": value["value"]})
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,7 +228,8 @@ def read_checkpoint(
         return None
     hashed = "format" in marker
     refuse_odd_fields(marker, _MARKER if hashed else _UNHASHED, place=place)
-    refuse_odd_fields(marker["state"], _STATE, place=place, of="state.")
+    fields = _STATE | (_MEASURED if "best" in marker["state"] else {})
+    refuse_odd_fields(marker["state"], fields, place=place, of="state.")
     if hashed and runs and marker["run"] not in runs:
         raise StoreError(
             "the checkpoint is of another run", place=place, found=marker["run"], allowed=runs[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,27 @@ from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
-from trainer.losses import SpanLoss
+from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import named_loss, refuse_unserved
-from trainer.losses.routers import Routers, has_experts
 from trainer.training import run_folder
+from trainer.training.adaptation import without_adapter
 from trainer.training.arguments import computing_dtype, training_arguments
 from trainer.training.batching import batches_of, plan_packing
-from trainer.training.callbacks import ReportToFolder, SaveAtInterrupt, TellProgress
+from trainer.training.best import forget_best
+from trainer.training.callbacks import (
+    MeasureHeldOut,
+    ReportToFolder,
+    SaveAtInterrupt,
+    TellProgress,
+    write_histories,
+)
 from trainer.training.checkpoints import newest_completed, remove_checkpoints
 from trainer.training.damage import sound_store
-from trainer.training.ending import end_as_teacher
 from trainer.training.fit_loop import FitLoop
+from trainer.training.held_out import HeldOut, held_batches, open_held_out
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
+from trainer.training.prepared import prepared_student, with_plain_layers
 from trainer.training.ranks import Ranks
 from trainer.training.retokenizing import in_students_tokens, prepare
 from trainer.training.run_record import (
@@ -51,11 +59,10 @@ from trainer.training.run_result import (
     write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
-from trainer.training.state_files import warn, write_json
-from trainer.training.student import configuration_hash, load_student
+from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel, TrainingArguments
 
@@ -91,7 +98,7 @@ def fit(**values: Any) -> dict[str, Any]:
     WorkerError (another rank has died).
     """
     options = FitOptions(**values)
-    store = as_store(options.logits, model=str(options.student), max_memory=options.max_memory)
+    store = as_store(options.logits, model=options.student_name, max_memory=options.max_memory)
     loss = named_loss(options.loss)
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
@@ -102,14 +109,25 @@ def fit(**values: Any) -> dict[str, Any]:
     store = sound_store(store, options, args)
     if isinstance(loss, SpanLoss):
         store = in_students_tokens(store, options)
-    wanted = options.wanted(store=store.fingerprint, dtype=computing_dtype(options.dtype, device))
+    held = open_held_out(options, store=store, loss=loss) if isinstance(loss, Loss) else None
+    wanted = options.wanted(
+        store=store.fingerprint,
+        dtype=computing_dtype(options.dtype, device),
+        held_out=None if held is None else held.fingerprint,
+    )
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
         return found
     tokenizer = tokenizer_of(store)
     refuse_in_the_way(options.out, tokenizer)
     work = _Fit(
-        store=store, options=options, wanted=wanted, args=args, begun=found, tokenizer=tokenizer
+        store=store,
+        held=held,
+        options=options,
+        wanted=wanted,
+        args=args,
+        begun=found,
+        tokenizer=tokenizer,
     )
     with _telling_what_is_kept(options.out), Ranks.meet(args).watched():
         return work.run()
@@ -140,26 +158,21 @@ class _Fit:
     options: FitOptions
     wanted: dict[str, Any]
     args: TrainingArguments
+    held: Any  # the held-out store, a StoreLike; None without one
     begun: dict[str, Any] | None  # run.json, where the run goes on
     tokenizer: dict[str, bytes]  # the store's, by the names of its files
 
     def run(self) -> dict[str, Any]:
         """Train to the last step and write the result."""
         prepare(self.store, args=self.args, on_progress=self.options.on_progress)
-        tell_stage(self.options.on_progress, f"loading {Path(self.options.student).name}")
-        student = load_student(
-            self.options.student,
-            spec=self.store.spec,
-            store=self.store,
-            seed=self.options.seed,
-            device=self.args.device,
-        )
+        tell_stage(self.options.on_progress, f"loading {Path(self.options.student_name).name}")
+        own = getattr(self.options.student, "dtype", None)
+        student = prepared_student(self.options, store=self.store, device=self.args.device)
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths)
-        _refuse_other_student(student, record, name=str(self.options.student))
+        _refuse_other_student(student, record, self.options)
         record = self._counted(record, lengths)
-        self._tell_of(student)
         batches = batches_of(
             self.store,
             model=student,
@@ -168,7 +181,11 @@ class _Fit:
             temperature=self.options.temperature,
         )
         self.args.max_steps = record["settings"]["steps"]
-        interrupt = SaveAtInterrupt()
+        interrupt, held_out = SaveAtInterrupt(), self._held_out(student)
+        measure = []
+        if held_out is not None:
+            measure = [MeasureHeldOut(held_out, patience=self.options.patience)]
+        with_plain_layers(student, compiled=self.options.compile)
         loop = FitLoop(
             model=student,
             args=self.args,
@@ -179,7 +196,10 @@ class _Fit:
             rise=self._rise(),
             schedule=self.options.lr_schedule,
             floor=self.options.lr_floor,
+            held_out=held_out,
+            keep_best=self.options.keep_best,
             callbacks=[
+                *measure,
                 interrupt,
                 ReportToFolder(self.options.report or (lambda _: None), remedy=_RESUME),
             ],
@@ -190,8 +210,18 @@ class _Fit:
         loop.run, loop.run_before = run_fingerprint(record), earlier_fingerprints(record)
         if record != self.begun and self.args.should_save:
             write_record(self.options.out, record)
-        self._train(loop, interrupt)
-        return self._finish(loop, record)
+        self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
+        return self._finish(loop, record, dtype=saved_dtype(self.options, own))
+
+    def _held_out(self, student: PreTrainedModel) -> HeldOut | None:
+        """What is measured during the run, and how often."""
+        if self.held is None:
+            return None
+        self.args.eval_strategy = "steps"
+        self.args.eval_steps = self.options.eval_steps or max(1, self.args.max_steps // 10)
+        ranks = self.args.world_size
+        batches = held_batches(self.held, self.options, model=student, ranks=ranks)
+        return HeldOut(batches=batches, metric=self.options.best_by)
 
     def _record(self, student: PreTrainedModel, lengths: Lengths) -> dict[str, Any]:
         """The content of run.json for a run that begins now."""
@@ -214,7 +244,7 @@ class _Fit:
             "store": self.store.fingerprint,
             "teacher": self.store.spec.teacher.name,
             "parameters": _parameters(student),
-            "configuration": configuration_hash(str(self.options.student)),
+            "configuration": configuration_hash(self.options.student),
             "finished": False,
         } | self._left_out()
 
@@ -240,17 +270,6 @@ class _Fit:
             return self.options.warmup_steps
         return math.ceil(self.options.warmup * self.args.max_steps)
 
-    def _tell_of(self, student: PreTrainedModel) -> None:
-        """Warn of what a student is trained without, and let it end as its teacher does."""
-        name = str(self.options.student)
-        end_as_teacher(student, spec=self.store.spec, name=name, fresh=name.endswith(".json"))
-        weight = self.options.router_weight
-        if weight != 0 and has_experts(student) and Routers.of(student, weight=weight) is None:
-            warn(
-                f"{name}: the student has routed experts, and transformers knows no load-balancing "
-                f"loss of {type(student).__name__}: it is trained without one"
-            )
-
     def _left_out(self) -> dict[str, Any]:
         """What run.json says of what is left out, and of ranks, where there may be any."""
         said: dict[str, Any] = {}
@@ -262,33 +281,45 @@ class _Fit:
             said["ranks"] = self.args.world_size
         return said
 
-    def _train(self, loop: FitLoop, interrupt: SaveAtInterrupt) -> None:
-        """Train from the newest whole checkpoint, if there is one, to the last step."""
+    def _train(
+        self, loop: FitLoop, interrupt: SaveAtInterrupt, *, over: Callable[[], bool]
+    ) -> None:
+        """Train from the newest whole checkpoint, if there is one, to the last step.
+
+        `over` says whether a run that was measured has ended before it.
+        """
         newest = loop.newest_checkpoint()
-        if newest is not None and newest.step >= self.args.max_steps:
-            loop.restore(newest)  # it was killed after the last step: no step is left
-            return
+        if newest is not None:
+            loop.restore_state(newest)
+            if newest.step >= self.args.max_steps or over():
+                loop.restore(newest)  # it was killed after the last step: no step is left
+                return
         with interrupt.listening(ranks=self.args.world_size):
             loop.train_from(newest)
 
-    def _finish(self, loop: FitLoop, record: dict[str, Any]) -> dict[str, Any]:
+    def _finish(
+        self, loop: FitLoop, record: dict[str, Any], *, dtype: torch.dtype
+    ) -> dict[str, Any]:
         """Write the result: model, tokenizer, history, and run.json last."""
         _refuse_ruined(loop)
         out = self.options.out
-        history = history_of(loop.state.log_history)
         finished = record | {
             "format": FORMAT,
             "finished": True,
             "seconds": loop.seconds,
-            "metrics": history[-1],
+            "metrics": history_of(loop.state.log_history)[-1],
         }
+        if loop.held_out is not None:
+            finished["best"] = asdict(loop.held_out.best) | {"by": loop.held_out.metric}
         with run_folder.explain_failed_write(out, remedy=_RESUME):
-            dtype = saved_dtype(self.options.save_dtype, student=str(self.options.student))
+            loop.take_best()
+            if self.options.lora_result == "merged":
+                loop.model = without_adapter(loop.model)
             loop.save_result(out, dtype=dtype)
             if self.args.should_save:
                 LocalStorage(out).delete("training_args.bin")  # a pickle that nobody needs
                 write_tokenizer(out, self.tokenizer)
-                write_json(out / "history.json", history)
+                write_histories(out, loop.state.log_history, remedy=_RESUME)
                 share_weights(out)
                 # What transformers wrote, before it is named as the result.
                 LocalStorage(out).sync()
@@ -296,6 +327,7 @@ class _Fit:
                 write_record(out, finished)
                 if not self.options.keep_checkpoints:
                     remove_checkpoints(out)
+                    forget_best(out)
         loop.accelerator.wait_for_everyone()
         return finished
 
@@ -316,12 +348,15 @@ def _refuse_ruined(loop: DistillationTrainer) -> None:
         )
 
 
-def _refuse_other_student(student: PreTrainedModel, record: dict[str, Any], *, name: str) -> None:
+def _refuse_other_student(
+    student: PreTrainedModel, record: dict[str, Any], options: FitOptions
+) -> None:
     """Raise ModelError where the student is not the one that the run was begun with.
 
     The same weights compute something else where its configuration says so.
     """
-    found = {"parameters": _parameters(student), "configuration": configuration_hash(name)}
+    name, configuration = options.student_name, configuration_hash(options.student)
+    found = {"parameters": _parameters(student), "configuration": configuration}
     for what, value in found.items():
         # Runs of earlier versions name no configuration.
         if record.get(what, value) != value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from logitstore import ModelError
 from logitstore.plumbing import LocalStorage
+from trainer.training.best import checked_best, save_best
+from trainer.training.held_out import PREFIX, Best
 from trainer.training.loop import DistillationTrainer
+from trainer.training.run_folder import explain_failed_write
 from trainer.training.schedule import share_of_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trainer.training.checkpoints import Checkpoint
+    from trainer.training.held_out import HeldOut
 
 __all__ = ["FitLoop"]
 
@@ -28,11 +35,25 @@ class FitLoop(DistillationTrainer):
         rise: Steps in which the learning rate rises.
         schedule: How it falls then.
         floor: The share of the highest rate that it falls to.
+        held_out: What is measured during the run; None measures nothing.
+        keep_best: Whether the weights of the best measurement are kept.
         others: The arguments of `DistillationTrainer`.
     """
 
-    def __init__(self, *, rise: int, schedule: str, floor: float, **others: Any) -> None:
-        super().__init__(**others)
+    def __init__(
+        self,
+        *,
+        rise: int,
+        schedule: str,
+        floor: float,
+        held_out: HeldOut | None = None,
+        keep_best: bool = False,
+        **others: Any,
+    ) -> None:
+        # transformers asks for a data set where it is to measure by steps, and does not read it.
+        data = None if held_out is None else held_out.batches
+        self.held_out, self._keep_best = held_out, keep_best
+        super().__init__(eval_dataset=data, **others)
         self._share = functools.partial(share_of_rate, rise=rise, schedule=schedule, floor=floor)
         self._saved_as: torch.dtype | None = None
 
@@ -61,6 +82,67 @@ class FitLoop(DistillationTrainer):
             group["lr"] = rate
         scheduler._last_lr = rates
 
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure the held-out store and log its figures; all ranks must call it.
+
+        Args:
+            eval_dataset: Another data set, which transformers then measures.
+            ignore_keys: As transformers takes it.
+            metric_key_prefix: As transformers takes it.
+        """
+        if self.held_out is None or eval_dataset is not None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        held = self.held_out
+        means = held.measure(
+            self.model_wrapped, accelerator=self.accelerator, objective=self.objective
+        )
+        held.best = held.best.after(self.state.global_step, means[held.metric])
+        if self._keep_best and held.best.step == self.state.global_step:
+            out = Path(self.args.output_dir)
+            with explain_failed_write(out, remedy=self.resume_remedy):
+                save_best(
+                    out,
+                    held.best.step,
+                    lambda folder: self.save_model(str(folder)),
+                    writes=self.args.should_save,
+                )
+        metrics = {f"{PREFIX}{name}": value for name, value in means.items()}
+        self.log(metrics | {"seconds": self.seconds})
+        control: Any = self.control  # type: ignore[has-type]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
+        return metrics
+
+    def more_state(self) -> dict[str, Any]:
+        """The best measurement so far."""
+        return {} if self.held_out is None else {"best": asdict(self.held_out.best)}
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        super()._go_on_from(state)
+        if self.held_out is not None and "best" in state:
+            self.held_out.best = Best(**state["best"])
+
+    def restore_state(self, checkpoint: Checkpoint) -> None:
+        """Take on what a checkpoint says besides its weights.
+
+        Args:
+            checkpoint: One that is whole.
+        """
+        self._go_on_from(checkpoint.state)
+
+    def take_best(self) -> None:
+        """Load the weights of the best measurement, if they are kept.
+
+        Raises StoreError where they have changed since they were written.
+        """
+        if self._keep_best and self.held_out is not None and self.held_out.best.step:
+            folder = checked_best(Path(self.args.output_dir), self.held_out.best.step)
+            self._load_from_checkpoint(str(folder))
+
     def save_result(self, out: Path, *, dtype: torch.dtype) -> None:
         """Write the model as the result of the run.
 
@@ -75,7 +157,7 @@ class FitLoop(DistillationTrainer):
             self.save_model(str(out))
         finally:
             self._saved_as = None
-        if self.args.should_save:
+        if self.args.should_save and (out / "config.json").is_file():
             _name_dtype(out / "config.json", dtype)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

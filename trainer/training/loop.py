@@ -130,7 +130,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # what says the same before transformers 5.20
         self._step_loss = torch.zeros((), device=self.args.device)
         self.tokens_seen = 0  # by this call, on all ranks, as many on each as on this one
-        self._objective = {
+        self.objective = {  # the arguments of the loss
             "alpha": alpha,
             "loss": loss,
             "router_weight": ROUTER_WEIGHT.check(router_weight),
@@ -194,7 +194,7 @@ class DistillationTrainer(Trainer):
         if "batch" not in inputs:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         batch: Batch = inputs["batch"]
-        result = loss_from_forward(model, batch, temperature=None, **self._objective)
+        result = loss_from_forward(model, batch, temperature=None, **self.objective)
         self._sums.add(result)
         targets = num_items_in_batch if num_items_in_batch is not None else batch.step_targets
         loss = result.loss * (self.args.world_size / int(targets))
@@ -302,6 +302,10 @@ class DistillationTrainer(Trainer):
         self._load_from_checkpoint(str(checkpoint.folder))
         self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
 
+    def more_state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides step, position, seconds and sums."""
+        return {}
+
     def _go_on_from(self, state: dict[str, Any]) -> None:
         self._began = time.monotonic() - state["seconds"]
         self._sums = MetricSums(self.accelerator, carried=state["sums"])
@@ -334,7 +338,8 @@ class DistillationTrainer(Trainer):
                         "stream": self._batches.state_dict(),
                         "seconds": self.seconds,
                         "sums": sums,
-                    },
+                    }
+                    | self.more_state(),
                     run=self.run,
                 )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from trainer.losses.fused import LossSums
 
-__all__ = ["METRICS", "SUMMED", "MetricSums", "history_of"]
+__all__ = ["METRICS", "SUMMED", "MetricSums", "history_of", "measured_of"]
 
 # Means over the targets of the sums that every forward gives, and of the agreement over those
 # "judged", where the teacher's likeliest token is known.
@@ -22,6 +22,7 @@ METRICS = (
     "router_loss",
 )
 SUMMED = (*METRICS, "judged", "targets")
+_MEASURED = {*(f"eval_{name}" for name in (*METRICS, "targets")), "step", "seconds"}
 _REPORTED = {*METRICS, "step", "targets", "seconds", "grad_norm", "epoch"}
 
 
@@ -70,6 +71,15 @@ class MetricSums:
         if judged:
             means["agreement"] = agreement / judged
         return means | {"targets": targets}
+
+
+def measured_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The measurements of a held-out store in `log`, as held_out.json has them."""
+    return [
+        {name: value for name, value in one.items() if name in _MEASURED}
+        for one in log
+        if "eval_ce" in one
+    ]
 
 
 def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

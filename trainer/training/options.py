@@ -24,7 +24,9 @@ from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, SPAN_ENDS, WINDOW
 from trainer.losses import SPAN_LOSSES
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
+from trainer.training.adaptation import Lora, refuse_no_peft
 from trainer.training.schedule import SCHEDULES
+from trainer.training.settings import parse_settings
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
@@ -38,6 +40,10 @@ _NOT_OF_THE_RESULT = (
     "resume",
     "keep_checkpoints",
     "save_dtype",
+    "lora_result",
+    "eval_logits",  # by its fingerprint
+    "report_to",
+    "push_to_hub",
     "max_memory",
     "device",
     "student_tokenizer",  # by its fingerprint it is part of the store's
@@ -55,6 +61,16 @@ _LATER = (
     "adam_beta2",
     "max_grad_norm",
     "router_weight",
+    "lora",
+    "freeze",
+    "attn",
+    "gradient_checkpointing",
+    "compile",
+    "eval_steps",
+    "best_by",
+    "keep_best",
+    "patience",
+    "set",
 )
 _BELOW_1 = 1 - 1e-6
 
@@ -81,7 +97,8 @@ class FitOptions:
     student: Any = option(
         refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
-        "which one is made with fresh weights.",
+        "which one is made with fresh weights; or the folder of an adapter, which is trained on.",
+        in_python="Or a loaded transformers model, which is trained in place.",
     )
     out: Path = option(help="The folder of the run: a new one, or that of a run to go on with.")
     alpha: float = option(like=ALPHA)
@@ -144,6 +161,67 @@ class FitOptions:
     )
     window: int | None = option(like=WINDOW)
     router_weight: float | None = option(like=ROUTER_WEIGHT)
+    lora: str | None = option(
+        None,
+        help="Train an adapter beside the linear layers and nothing else (LoRA, by PEFT): r=16, "
+        "with further parts after commas: alpha=32, dropout=0.05, targets=q_proj+v_proj.",
+        unset="all weights are trained; of a student that is an adapter, the adapter",
+    )
+    lora_result: str = option(
+        "merged",
+        help="What a run with an adapter leaves: the student with it merged, or the adapter alone.",
+        choices=lambda: ("merged", "adapter"),
+    )
+    freeze: list[str] | None = option(
+        None,
+        help="Parameters to leave as they are, by their names, as *.embed_tokens.*; may be given "
+        "several times.",
+        unset="none",
+    )
+    attn: str | None = option(
+        None,
+        help="The student's attention, as transformers names it: eager, sdpa, flash_attention_2, "
+        "flex_attention.",
+        unset="what transformers chooses",
+    )
+    gradient_checkpointing: bool = option(
+        False, help="Compute activations a second time in the backward pass: less memory, slower."
+    )
+    compile: bool = option(
+        False, help="Compile the student's layers by torch.compile: a slow first step, then faster."
+    )
+    eval_logits: Any | None = option(
+        None,
+        help="A held-out store that the student is measured on during the run.",
+        unset="none",
+        in_python="Or an open store, as `logits`.",
+    )
+    eval_steps: int | None = option(
+        None,
+        help="The number of steps between measurements; the last step has one too.",
+        unset="a tenth of the run",
+        least=1,
+        needs="eval_logits",
+    )
+    best_by: str = option(
+        "loss",
+        help="The figure whose least value on --eval-logits is the best: the loss of the run, "
+        "cross-entropy, or KL to the teacher.",
+        choices=lambda: ("loss", "ce", "kl"),
+        needs="eval_logits",
+    )
+    keep_best: bool = option(
+        False,
+        help="Let the result be the measured step that was best, and not the last.",
+        needs="eval_logits",
+    )
+    patience: int | None = option(
+        None,
+        help="Stop after that many measurements in a row without a better one.",
+        unset="never",
+        least=1,
+        needs="eval_logits",
+    )
     save_steps: int = option(500, help="The number of steps between checkpoints.", least=1)
     log_steps: int = option(10, help="The number of steps between reports.", least=1)
     resume: bool = option(
@@ -155,6 +233,25 @@ class FitOptions:
         False,
         help="Keep the newest checkpoint when the run has finished: two to three times the size of "
         "the model, and what a longer run goes on from.",
+    )
+    report_to: str | None = option(
+        None,
+        help="Where reports go besides, separated by commas: tensorboard, wandb, trackio, or any "
+        "other that transformers knows.",
+        unset="nowhere",
+    )
+    push_to_hub: str | None = option(
+        None,
+        refuse=refuse_uri,
+        help="The repository on the Hub, as org/name, that the result is uploaded to; it is made "
+        "if it is not there, for yourself alone.",
+        unset="none",
+    )
+    set: list[str] | None = option(
+        None,
+        help="Any other setting of transformers.TrainingArguments, as NAME=VALUE; may be given "
+        "several times.",
+        unset="none",
     )
     save_dtype: str = option(
         "auto",
@@ -179,21 +276,43 @@ class FitOptions:
     def __post_init__(self) -> None:
         """Raise SettingError for objects of a wrong type.
 
-        A student must be a name, because a resumed run loads it again.
+        A loaded student is trained in place.
         """
-        if not isinstance(self.student, str | Path):
+        loaded = all(hasattr(self.student, one) for one in ("get_output_embeddings", "config"))
+        if not isinstance(self.student, str | Path) and not loaded:
             raise SettingError(
-                "--student must be a name",
+                "--student is neither a name nor a loaded transformers model",
                 found=type(self.student).__name__,
                 allowed="a transformers folder, a Hub id, or a configuration file .json",
-                remedy="Save the model with save_pretrained and name the folder, or train it with "
-                "`trainer.DistillationTrainer`",
             )
+        self._check_pieces()
         if is_answers(self.logits):
             refuse_teacher(self.logits, alpha=self.alpha)
         self._check_spans()
         if self.report is not None and not callable(self.report):
             raise SettingError("report must be a function", found=repr(self.report)[:80])
+
+    def _check_pieces(self) -> None:
+        """Raise SettingError for a part that is described in a wrong way, or lacks its package."""
+        if self.lora is not None:
+            Lora.parse(self.lora)
+            refuse_no_peft()
+        if self.set is not None:
+            parse_settings(self.set)
+        if self.eval_logits is not None and self.loss in SPAN_LOSSES:
+            raise SettingError(
+                "--eval-logits is not served for losses over spans of text",
+                place="--loss",
+                found=self.loss,
+                remedy="Measure the result with `trainer eval`",
+            )
+        if self.lora_result == "adapter" and str(self.student).endswith(".json"):
+            raise SettingError(
+                "an adapter alone says nothing without its student, and a fresh one lies nowhere",
+                place="--lora-result",
+                found="adapter",
+                allowed="merged",
+            )
 
     def _check_spans(self) -> None:
         """Raise SettingError for options of another tokenizer that the loss does not look at."""
@@ -210,12 +329,20 @@ class FitOptions:
                     allowed=", ".join(SPAN_LOSSES),
                 )
 
-    def wanted(self, *, store: str, dtype: str) -> dict[str, Any]:
+    @property
+    def student_name(self) -> str:
+        """How the student is called: as it was named, or a loaded one by where it came from."""
+        if isinstance(self.student, str | Path):
+            return str(self.student)
+        return str(getattr(self.student.config, "name_or_path", "") or type(self.student).__name__)
+
+    def wanted(self, *, store: str, dtype: str, held_out: str | None = None) -> dict[str, Any]:
         """The settings that decide the weights of the result, as run.json holds them.
 
         Args:
             store: The fingerprint of the store that `logits` names.
             dtype: The number type that "auto" stands for here.
+            held_out: The fingerprint of the store that `eval_logits` names.
         """
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in _NOT_OF_THE_RESULT:
@@ -229,4 +356,6 @@ class FitOptions:
                 del content[one.name]
         if self.skip_damaged is not None:
             content["skip_damaged"] = "all"  # which are left out, run.json says
-        return content | {"student": str(self.student), "dtype": dtype, "store": store}
+        if held_out is not None and (self.keep_best or self.patience is not None):
+            content["held_out"] = held_out  # the others are not looked at by what is trained
+        return content | {"student": self.student_name, "dtype": dtype, "store": store}

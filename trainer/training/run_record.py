@@ -59,6 +59,8 @@ _SINCE_HASHES, _OF_A_RESULT = {"configuration": TEXT}, {"files": HASHES}
 _DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(value))}
 # Of a run whose student has another tokenizer than the store: what was found in its texts.
 _CROSSED = {"crossed": _OBJECT}
+# Of a run that was measured on a held-out store: the best step, its value, by which figure.
+_BEST = {"best": _OBJECT}
 # Of a run that several processes began, whose number the number of its bins is a multiple of.
 _SEVERAL = {"ranks": count(2, 1 << 20)}
 # Of a run that was made longer: how many steps it was to have before, each time.
@@ -97,6 +99,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
     wanted = found.get("wanted")
     if "damaged" in found or (isinstance(wanted, dict) and wanted.get("skip_damaged")):
         fields |= _DAMAGED
+    if "best" in found:
+        fields |= _BEST
     if "ranks" in found:
         fields |= _SEVERAL
     if "extended" in found:

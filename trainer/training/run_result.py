@@ -41,7 +41,10 @@ __all__ = [
     "write_tokenizer",
 ]
 
-_CONFIGS = ("config.json", "generation_config.json", "history.json")
+_CONFIGS = (
+    *("config.json", "adapter_config.json", "generation_config.json"),
+    *("history.json", "held_out.json"),
+)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 OF_A_RESULT = ("files", "seconds", "metrics")  # what run.json has once the run has finished
 
@@ -66,7 +69,7 @@ def share_weights(out: Path) -> None:
     Args:
         out: The folder of a run whose model has been saved.
     """
-    mode = stat.S_IMODE((out / "config.json").stat().st_mode)
+    mode = stat.S_IMODE((out / "history.json").stat().st_mode)
     for path in {path for pattern in _WEIGHTS for path in out.glob(pattern)}:
         path.chmod(mode)
 

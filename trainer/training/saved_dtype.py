@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 
 from logitstore.plumbing import model_config, model_path, parse_json
+from trainer.training.adaptation import base_of
+from trainer.training.options import FitOptions
 
 __all__ = ["saved_dtype"]
 
@@ -19,15 +21,18 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _FIELDS = ("dtype", "torch_dtype")
 
 
-def saved_dtype(wanted: str, *, student: str) -> torch.dtype:
+def saved_dtype(options: FitOptions, own: torch.dtype | None) -> torch.dtype:
     """The type of the saved weights.
 
     Args:
-        wanted: The option of that name; "auto" is the student's own.
-        student: As `load_student` takes it.
+        options: Those of the run.
+        own: That of a student that was given loaded, before it was trained.
     """
-    if wanted in _TYPES:
-        return _TYPES[wanted]
+    if options.save_dtype in _TYPES:
+        return _TYPES[options.save_dtype]
+    if own is not None:
+        return own
+    student = base_of(options.student_name)[0]
     if student.endswith(".json"):
         content = parse_json(Path(student).read_bytes(), place=student)
         named = [str(content.get(name)).removeprefix("torch.") for name in _FIELDS]

@@ -7,6 +7,7 @@ A student fits a store if ids mean the same tokens to both, if it has an output 
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from logitstore.plumbing import (
 )
 from trainer.data.options import SEED
 from trainer.data.packing import longest_document
+from trainer.training.adaptation import base_of, with_adapter
 from trainer.training.state_files import warn
 from trainer.training.tokens import folder_differences, no_files
 
@@ -46,7 +48,7 @@ _SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
 def load_student(
-    name: str | Path,
+    name: Any,
     *,
     spec: StoreSpec,
     store: StoreLike | None = None,
@@ -58,7 +60,8 @@ def load_student(
     Args:
         name: A transformers folder or a Hub id. Or the path of a transformers configuration, ending
             in .json: the student starts from fresh weights, and with the store's vocabulary where
-            the file names none.
+            the file names none. Or the folder of an adapter, which comes upon the model that it
+            belongs to and alone is trained. Or a loaded model, which is changed.
         spec: The spec of the store. A student that does not fit is refused: one to which ids mean
             other tokens, with fewer embeddings than the store has ids, with a shorter context than
             its documents may need, or with an output layer that is not a plain linear one.
@@ -72,17 +75,25 @@ def load_student(
     that is out of range.
     """
     seed = SEED.check(seed)
-    if not isinstance(name, str | Path):
-        raise SettingError("the student must be a name", found=type(name).__name__)
+    loaded = hasattr(name, "get_output_embeddings") and hasattr(name, "config")
+    if not isinstance(name, str | Path) and not loaded:
+        raise SettingError(
+            "the student must be a name or a loaded transformers model", found=type(name).__name__
+        )
     if not (hasattr(spec, "tokenizer") and hasattr(spec, "text")):
         raise SettingError(
             "spec must be that of a store", found=type(spec).__name__, allowed="`store.spec`"
         )
+    if loaded:
+        model = name.float()
+        refuse_misfits(model, Path(model.name_or_path or "model"), spec=spec, store=store)
+        return _checked(model, None, spec=spec, device=device)
     name = str(name)
-    if name.endswith(".json"):
-        model = _from_config(Path(name), spec=spec, seed=seed)
+    base, adapter = base_of(name)
+    if base.endswith(".json"):
+        model = _from_config(Path(base), spec=spec, seed=seed)
     else:
-        folder = model_path(name)
+        folder = model_path(base)
         if folder.is_file():
             raise ModelError(
                 "a .gguf file teaches and is measured, but cannot be trained",
@@ -98,20 +109,40 @@ def load_student(
             )
         model = load_model(folder, dtype=torch.float32)
     refuse_misfits(model, Path(name), spec=spec, store=store)
+    return _checked(model, adapter, spec=spec, device=device)
+
+
+def _checked(
+    model: Any, adapter: Path | None, *, spec: StoreSpec, device: str | torch.device
+) -> Any:
+    """The model with its adapter, on its device, its logits compared with those formed here."""
+    if adapter is not None:
+        model = with_adapter(model, adapter, trainable=True)
     model.to(device)
     LMHead.checked(model, vocab_size=spec.tokenizer.vocab_size)
     return model.train()
 
 
-def configuration_hash(name: str) -> str:
+def configuration_hash(name: Any) -> str:
     """The sha256 of what the configuration of a student says, however its file is laid out.
+
+    Of an adapter it is that of both, its own and its model's.
 
     Args:
         name: As `load_student` takes it.
 
     Raises ModelError where it cannot be read.
     """
-    path = Path(name) if name.endswith(".json") else model_path(name) / "config.json"
+    if not isinstance(name, str | Path):
+        content = {"config": name.config.to_dict()}
+        if hasattr(name, "peft_config"):
+            content["adapter"] = {key: str(one) for key, one in name.peft_config.items()}
+        return fingerprint(json.loads(json.dumps(content, default=str)))
+    base, adapter = base_of(str(name))
+    if adapter is not None:
+        parts = [configuration_hash(base), (adapter / "adapter_config.json").read_text()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    path = Path(base) if base.endswith(".json") else model_path(base) / "config.json"
     try:
         data = path.read_bytes()
     except OSError as error:
