@@ -327,7 +327,12 @@ def test_what_no_student_is_made_of_is_refused(teacher: Path, tmp_path: Path) ->
 
 
 def test_a_student_learns_from_a_store_of_its_teacher(tmp_path: Path) -> None:
-    teacher = made("llama", tmp_path / "teacher", tie_word_embeddings=True, initializer_range=0.02)
+    teacher = made("llama", tmp_path / "teacher", initializer_range=0.02)
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    with torch.no_grad():  # most of what it knows stands outside of its layers
+        model.get_input_embeddings().weight.mul_(10)
+        model.get_output_embeddings().weight.mul_(20)
+    model.save_pretrained(teacher)
     tiny_tokenizer().save_pretrained(teacher)
     logitstore.dump(teacher=teacher, data=texts(20), out=tmp_path / "store", max_length=64)
     trainer.make_student(teacher=teacher, layers="every:2", out=tmp_path / "student")
@@ -344,7 +349,7 @@ def test_a_student_learns_from_a_store_of_its_teacher(tmp_path: Path) -> None:
             log_steps=1,
         )
         losses[name] = done["metrics"]["kl"]
-    assert losses["own"] < 0.5 * losses["fresh"]
+    assert losses["own"] < 0.2 * losses["fresh"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "own").config.num_hidden_layers == 3
 
 
