@@ -46,6 +46,7 @@ RANKS = [
     "trainer.data",
     "trainer.losses",
     "trainer.training",
+    "trainer.pruning",
     "trainer.evaluation",
     "trainer.reporting",
     "trainer.cli",

@@ -19,6 +19,7 @@ STABLE = {
     "trainer fit": "--logits --student --out --alpha --temperature --loss --epochs --steps "
     "--batch-tokens --lr --seed --save-steps --resume",
     "trainer eval": "--logits --data --json",
+    "trainer student": "--from --layers --out --save-dtype --json",
     "trainer report": "DIR",
 }
 

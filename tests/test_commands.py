@@ -34,6 +34,7 @@ from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
 from logitstore.viewing.options import VIEW_OPTIONS
 from trainer.cli import app as trainer_app
 from trainer.evaluation.options import EvalOptions
+from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
 from trainer.training.options import FitOptions
 
@@ -59,6 +60,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore inspect": (logitstore.inspect, INSPECT_OPTIONS),
     "trainer fit": (trainer.fit, options_of(FitOptions)),
     "trainer eval": (trainer.evaluate, options_of(EvalOptions)),
+    "trainer student": (trainer.make_student, options_of(StudentOptions)),
     "trainer report": (trainer.report, options_of(ReportOptions)),
 }
 # Python draws no picture unless a file is named for it.
@@ -125,6 +127,8 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
         values["documents"] = "0:5"
     if command == "trainer eval" and not given & {"data", "logits"}:
         values["logits"] = "name"
+    if command == "trainer student":
+        values["layers"] = "2"
     if command == "logitstore generate":
         values["out"] = "name.parquet"
     return values

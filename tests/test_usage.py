@@ -141,6 +141,8 @@ def test_a_path_of_no_use_is_told_before_torch_is_imported(
         ("logitstore", "audit none --teacher ./teacher", "no store here"),
         ("trainer", "fit --logits none --student s.json --out o", "no store here"),
         ("trainer", "eval ./none --data text.jsonl", "no config.json"),
+        ("trainer", "student --from ./none --layers 2 --out o", "no config.json"),
+        ("trainer", "student --from ./teacher --layers 2 --out none", "is not empty"),
     ],
 )
 def test_a_place_of_no_use_is_told_before_torch_is_imported(

@@ -27,7 +27,8 @@ with one message that says how to go on; within a second they count as one, late
 ends the command where it stands, which loses nothing that was committed. With `--json` a command
 prints one JSON object and nothing else on standard output, also on exit code 1 and 2. Losses are
 in nats per target. Each command is also a Python function with the same names:
-`logitstore.dump(teacher=...)`, `trainer.fit(logits=...)`; `trainer eval` is `trainer.evaluate`.
+`logitstore.dump(teacher=...)`, `trainer.fit(logits=...)`; `trainer eval` is `trainer.evaluate`,
+`trainer student` is `trainer.make_student`.
 """
 
 

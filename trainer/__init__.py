@@ -1,8 +1,8 @@
 """Distil student language models from a store of a teacher's distributions.
 
-`fit`, `evaluate` and `report` do what the commands `fit`, `eval` and `report` do. The other names
-are their parts, for a training loop of your own. Importing this package does not load torch, which
-is loaded on first use.
+`fit`, `evaluate`, `make_student` and `report` do what the commands `fit`, `eval`, `student` and
+`report` do. The other names are their parts, for a training loop of your own. Importing this
+package does not load torch, which is loaded on first use.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trainer.losses import LOSSES, SPAN_LOSSES, Loss, SpanLoss
     from trainer.losses.distillation import distillation_loss
     from trainer.losses.fused import LossSums
+    from trainer.pruning.making import make_student
     from trainer.reporting.page import report
     from trainer.training.batching import training_batches
     from trainer.training.fit import fit
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load_student",
+    "make_student",
     "report",
     "retokenize",
     "training_batches",
@@ -64,6 +66,7 @@ __getattr__, __dir__ = lazy_names(
         "evaluate": "trainer.evaluation.measure",
         "fit": "trainer.training.fit",
         "load_student": "trainer.training.student",
+        "make_student": "trainer.pruning.making",
         "report": "trainer.reporting.page",
         "retokenize": "trainer.data.retokenized",
         "training_batches": "trainer.training.batching",

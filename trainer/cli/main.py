@@ -28,6 +28,7 @@ from logitstore.plumbing import (
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.evaluation.yardstick_lines import yardstick_lines
+from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
 from trainer.training.adaptation import base_of
 from trainer.training.options import FitOptions
@@ -98,6 +99,33 @@ def evaluate(*, json: bool, **options: Any) -> None:
     else:
         for line in (*lines(result), *yardstick_lines(result)):
             say(line)
+
+
+@command(app, options=(*options_of(StudentOptions), JSON), check=StudentOptions, again=AGAIN)
+def student(*, json: bool, **options: Any) -> None:
+    """Make a student of some of its teacher's layers.
+
+    It starts with the teacher's own weights, for `trainer fit --student`. Its folder is there only
+    once it has been loaded and compared with the teacher without the other layers.
+    """
+    from trainer.pruning.places import refuse_bad_teacher, refuse_used
+
+    refuse_used(options["out"])
+    refuse_bad_teacher(options["teacher"])
+    refuse_bad_model(options["teacher"])
+    announce_hub(options["teacher"])
+    with show_progress("starting") as on_progress:
+        quiet_libraries()
+        from trainer.pruning.making import make_student
+
+        made = make_student(**options, on_progress=on_progress)
+    if json:
+        print_json(made)
+        return
+    layers = ",".join(map(str, made["layers"]))
+    say(f"{made['out']}: layers {layers} of {made['teacher_layers']}")
+    for name in ("parameters", "bytes"):
+        say(f"{made[name]:,} of {made[f'teacher_{name}']:,} {name}")
 
 
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=AGAIN)

@@ -1,0 +1,1 @@
+"""Pruning: a student of some of its teacher's layers."""
