@@ -69,6 +69,8 @@ OTHER_DEFAULTS = {("logitstore tune", "out"): None}
 VALUES: dict[str, Any] = {
     "out": "tune.png",
     "temperature": 2.0,
+    "warmup": 0.5,
+    "best_by": "kl",
     "data": "d.jsonl",
     "records": "text",
     "max_memory": "8G",
@@ -77,7 +79,10 @@ VALUES: dict[str, Any] = {
     "dtype": "float32",
 }
 # What is any text, and names no place.
-_TEXTS = ("license", "teacher_license", "corpus_license", "host", "bos")
+_TEXTS = (
+    *("license", "teacher_license", "corpus_license", "host", "bos"),
+    *("lora", "freeze", "attn", "report_to", "set"),
+)
 
 
 def _word(value: Any) -> str:

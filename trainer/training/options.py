@@ -192,6 +192,9 @@ class FitOptions:
     )
     eval_logits: Any | None = option(
         None,
+        like=STORE,
+        nullable=True,
+        positional=False,
         help="A held-out store that the student is measured on during the run.",
         unset="none",
         in_python="Or an open store, as `logits`.",
