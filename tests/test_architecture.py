@@ -49,6 +49,7 @@ RANKS = [
     "trainer.pruning",
     "trainer.evaluation",
     "trainer.reporting",
+    "trainer.sweeping",
     "trainer.cli",
     "trainer",
     "trainer.__main__",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.losses.fused import LossSums
     from trainer.pruning.making import make_student
     from trainer.reporting.page import report
+    from trainer.sweeping.sweep import sweep
     from trainer.training.batching import training_batches
     from trainer.training.fit import fit
     from trainer.training.loop import DistillationTrainer
@@ -45,6 +46,7 @@ __all__ = [
     "make_student",
     "report",
     "retokenize",
+    "sweep",
     "training_batches",
 ]
 
@@ -69,6 +71,7 @@ __getattr__, __dir__ = lazy_names(
         "make_student": "trainer.pruning.making",
         "report": "trainer.reporting.page",
         "retokenize": "trainer.data.retokenized",
+        "sweep": "trainer.sweeping.sweep",
         "training_batches": "trainer.training.batching",
     },
 )

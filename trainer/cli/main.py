@@ -30,6 +30,8 @@ from trainer.evaluation.signs import lines
 from trainer.evaluation.yardstick_lines import yardstick_lines
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
+from trainer.sweeping.lines import as_object, sweep_lines
+from trainer.sweeping.options import NAMES, PASSED, SweepOptions
 from trainer.training.adaptation import base_of
 from trainer.training.options import FitOptions
 from trainer.training.state_files import RunWarning
@@ -128,6 +130,34 @@ def student(*, json: bool, **options: Any) -> None:
         say(f"{made[name]:,} of {made[f'teacher_{name}']:,} {name}")
 
 
+@command(
+    app,
+    options=(*options_of(SweepOptions), *PASSED, JSON),
+    check=lambda **given: SweepOptions(**{name: given[name] for name in NAMES}),
+    again="Run the same command to go on: runs that are done are skipped",
+)
+def sweep(*, json: bool, **options: Any) -> None:
+    """Run a grid of settings with several seeds, and say what that shows.
+
+    Each value of an axis (store, student, alpha, temperature, divergence, learning rate) is
+    combined with each of the others. Settings are compared by the held-out loss, seed by seed.
+    """
+    for store in (*options["logits"], options["eval_logits"]):
+        refuse_bad_store(store)
+    for student in options["student"]:
+        _refuse_bad_student(student)
+    with show_progress("starting") as on_progress, _telling_warnings():
+        quiet_libraries()
+        from trainer.sweeping.sweep import sweep as run
+
+        swept = run(**options, on_progress=on_progress)
+    if json:
+        print_json(as_object(swept))
+    else:
+        for line in sweep_lines(swept):
+            say(line)
+
+
 @command(app, options=(*options_of(ReportOptions), JSON), check=ReportOptions, again=AGAIN)
 def report(*, json: bool, **options: Any) -> None:
     """Compare runs on one page."""
@@ -149,7 +179,11 @@ def _refuse_early(options: dict[str, Any]) -> None:
         from trainer.training import run_folder
 
         run_folder.refuse_no_place(options["out"])
-    student, _ = base_of(str(options["student"]))
+    _refuse_bad_student(str(options["student"]))
+
+
+def _refuse_bad_student(name: str) -> None:
+    student, _ = base_of(name)
     if not student.endswith(".json"):
         refuse_bad_model(student)
     elif not Path(student).is_file():

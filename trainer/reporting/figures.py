@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-__all__ = ["DASHES", "PALETTE", "Series", "bar_chart", "curve_chart", "reliability_chart"]
+__all__ = [
+    "DASHES",
+    "PALETTE",
+    "Series",
+    "bar_chart",
+    "curve_chart",
+    "interval_chart",
+    "reliability_chart",
+]
 
 PALETTE = 8  # series colours that the page defines; the ninth series is dashed instead
 DASHES = ((), (6, 2), (2, 2), (8, 2, 2, 2))  # so colour is never all that tells two series apart
@@ -95,6 +103,60 @@ def curve_chart(series: Sequence[Series], *, key: str, title: str, unit: str) ->
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         return _svg(figure, key=key, title=title, description=_ends(series))
+
+
+def interval_chart(
+    series: Sequence[Series],
+    *,
+    halves: Sequence[np.ndarray],
+    key: str,
+    title: str,
+    across: str,
+    unit: str,
+    line: tuple[str, float] | None = None,
+) -> Markup:
+    """Means with their intervals over the values of a setting, one line for each series.
+
+    Args:
+        series: The values of the setting and the means there.
+        halves: Half the width of each interval; NaN draws none.
+        key: The prefix of the chart's ids, one for each chart of a page.
+        title: The chart's name for screen readers.
+        across: What stands below the horizontal axis.
+        unit: What stands beside the vertical axis.
+        line: Name and value of a dashed line to compare with; None for no line.
+    """
+    ticks = sorted({float(x) for one in series for x in one.x_N})
+    place = {value: number for number, value in enumerate(ticks)}
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(width=4.8, height=3.2)
+        for number, (one, half_N) in enumerate(zip(series, halves, strict=True)):
+            # Side by side, so that intervals of several series do not cover each other.
+            x_N = np.array([place[float(x)] for x in one.x_N]) + 0.06 * number
+            axes.errorbar(
+                x_N,
+                one.y_N,
+                yerr=np.nan_to_num(half_N),
+                color=one.colour,
+                marker="o",
+                markersize=4,
+                capsize=3,
+                dashes=one.dashes or (None, None),
+            )
+        if line is not None:
+            axes.axhline(line[1], color=_REFERENCE, dashes=(4, 3), linewidth=1.2)
+            axes.annotate(
+                line[0],
+                (0.0, line[1]),
+                xytext=(2, 3),
+                textcoords="offset points",
+                color=_REFERENCE,
+                fontsize=9,
+            )
+        axes.set_xticks(range(len(ticks)), [f"{value:g}" for value in ticks])
+        axes.set_xlabel(across)
+        axes.set_ylabel(unit)
+        return _svg(figure, key=key, title=title, description=_points(series))
 
 
 def bar_chart(
@@ -210,6 +272,14 @@ def _thin(values_N: np.ndarray) -> np.ndarray:
     if len(values_N) <= MAX_POINTS:
         return values_N
     return np.array([part.mean() for part in np.array_split(values_N, MAX_POINTS)])
+
+
+def _points(series: Sequence[Series]) -> str:
+    return "; ".join(
+        f"{one.name}: "
+        + ", ".join(f"{y:.3f} at {x:g}" for x, y in zip(one.x_N, one.y_N, strict=True))
+        for one in series
+    )
 
 
 def _ends(series: Sequence[Series]) -> str:

@@ -32,7 +32,7 @@ from trainer.reporting.summary import COLUMNS, best_rows, cell, notes_of, row_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Report", "print_table", "render_table", "report"]
+__all__ = ["Report", "print_table", "render_table", "rendered", "report"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +129,13 @@ def _visible(value: Any) -> Any:
     return printable(value, keep="\n") if plain else value
 
 
-def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
+def rendered(template: Path, **content: Any) -> str:
+    """A page of a template; what it is given is text from elsewhere, and is escaped.
+
+    Args:
+        template: The file of the template, which may use `style`.
+        content: By the names that the template uses.
+    """
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -137,9 +143,15 @@ def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequ
         lstrip_blocks=True,
         finalize=_visible,
     )
-    source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    source = environment.from_string(template.read_text(encoding="utf-8"))
+    return source.render(style=Markup(style), **content)
+
+
+def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
     best = {key: best_rows(key, rows) for key in COLUMNS}
-    return environment.from_string(source).render(
+    return rendered(
+        Path(__file__).with_name("report.html.jinja"),
         headings=[column.title for column in COLUMNS.values()],
         rows=[
             {
