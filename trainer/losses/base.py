@@ -1,11 +1,12 @@
 """What a loss declares, what it is given, and the plain formula that it is compared with.
 
 A distribution over V tokens is represented by the K entries of a stored target and one bucket,
-which has the probability of all other tokens together. A divergence between two distributions in
-this form is a lower bound of that between the whole ones, and equal to it where the bucket is
-empty. A loss is a differentiable function of student and teacher in this form; the fused pass takes
-its gradient from autograd. A new loss is one file and one line of `LOSSES`; the conformance tests
-run over that table.
+which has the probability of all other tokens together. Merging outcomes never increases an
+f-divergence (the data processing inequality): one between two distributions in this form is a lower
+bound of that between the whole ones, and equal to it where the bucket is empty. A loss is a
+differentiable function of student and teacher in this form; the fused pass takes its gradient from
+autograd. A new loss is one file and one line of `LOSSES`; the conformance tests run over that
+table.
 
 Nothing here imports torch, so that a command line can name every loss without the cost of it.
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
+__all__ = ["Bound", "DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
 
+Bound = Literal["lower", "upper", "none"]
 TailUse = Literal["bucket", "dropped", "label"]
 
 
@@ -91,6 +93,9 @@ class Loss:
     `linear` says that the gradient on the student is linear in the teacher, over given entries and
     bucket: the divergence of a mixture of two teachers is the mixture of theirs, up to a term that
     no student changes (for forward KL the teacher's entropy).
+
+    `bound` says what its value over entries and one bucket is of its value where all tokens are
+    entries: a lower bound, an upper one, or neither. Where the bucket is empty both are equal.
     """
 
     name: str  # on the command line and in run.json
@@ -99,6 +104,7 @@ class Loss:
     reference: Callable[[DenseRows], Tensor]
     linear: bool  # in the teacher, as far as the student's gradient goes
     tail: TailUse
+    bound: Bound
     times_temperature_squared: bool  # it is weighed by T^2, so that its gradient keeps its size
 
     @property
@@ -119,6 +125,7 @@ class Loss:
             ("reference", callable(self.reference)),
             ("linear", isinstance(self.linear, bool)),
             ("tail", self.tail in get_args(TailUse)),
+            ("bound", self.bound in get_args(Bound)),
             ("times_temperature_squared", isinstance(self.times_temperature_squared, bool)),
         ):
             if not fits:

@@ -5,7 +5,7 @@ Importing this costs no torch, so that a command line can refuse a value at once
 
 from __future__ import annotations
 
-from logitstore.plumbing import Option
+from logitstore.plumbing import Option, listed
 from trainer.losses import LOSSES, SPAN_LOSSES
 
 __all__ = ["ALPHA", "LOSS", "ROUTER_WEIGHT", "TEMPERATURE"]
@@ -35,6 +35,7 @@ ROUTER_WEIGHT = Option(
     unset="router_aux_loss_coef of the student's configuration",
     least=0,
 )
+_LOWER = [one.name for one in LOSSES.values() if one.bound == "lower"]
 LOSS = Option(
     name="loss",
     kind=str,
@@ -44,6 +45,8 @@ LOSS = Option(
             "The divergence from the teacher's distribution.",
             *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
             *(f"{one.name}: {one.summary}" for one in SPAN_LOSSES.values()),
+            "Over kept tokens and one bucket of all others, the values of",
+            f"{listed(_LOWER)} are lower bounds of those over all tokens.",
         ]
     ),
     choices=lambda: (*LOSSES, *SPAN_LOSSES),
