@@ -96,6 +96,7 @@ def _losses() -> str:
     rows = (
         (
             f"`{one.name}`",
+            " ".join(f"`{option.flag} {default}`" for option, default in one.options.items()),
             one.summary,
             "yes" if one.linear else "no",
             one.tail,
@@ -107,6 +108,7 @@ def _losses() -> str:
     )
     heads = (
         "`--loss`",
+        "options",
         "what it is",
         "linear in the teacher",
         "the tail's mass",
@@ -117,7 +119,8 @@ def _losses() -> str:
     note = (
         "*Over entries and bucket* says what the value from kept entries and one bucket of all "
         "other tokens is of the value over all tokens. Merging outcomes never increases an "
-        "f-divergence, hence the lower bounds; where all tokens are kept (K = V) every loss is exact.\n"
+        "f-divergence, hence the lower bounds; where all tokens are kept (K = V) every loss is "
+        "exact.\n"
     )
     return f"## Losses\n\n{note}\n{_table(heads, rows)}\n{_span_losses()}"
 

@@ -31,7 +31,7 @@ from trainer.evaluation.yardstick_lines import yardstick_lines
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
 from trainer.training.adaptation import base_of
-from trainer.training.options import FitOptions
+from trainer.training.fit_options import FIT_OPTIONS, fit_options
 from trainer.training.state_files import RunWarning
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
 
 @command(
     app,
-    options=(*options_of(FitOptions), JSON),
-    check=FitOptions,
+    options=(*FIT_OPTIONS, JSON),
+    check=fit_options,
     again="Run the same command with --resume to go on",
 )
 def fit(*, json: bool, **options: Any) -> None:

@@ -6,6 +6,7 @@ from logitstore.plumbing import lazy_names
 from trainer.losses.alm import alm
 from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs
 from trainer.losses.forward_kl import forward_kl
+from trainer.losses.jensen_shannon import jensen_shannon
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
@@ -48,6 +49,7 @@ LOSSES: dict[str, Loss] = {
     for one in (
         forward_kl,
         reverse_kl,
+        jensen_shannon,
         renormalised,
         residual_to_label,
     )

@@ -15,13 +15,16 @@ Shapes: N rows, K entries, R rows of whole distributions, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
+
+    from logitstore.plumbing import Option
 
 __all__ = ["Bound", "DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
 
@@ -96,16 +99,21 @@ class Loss:
 
     `bound` says what its value over entries and one bucket is of its value where all tokens are
     entries: a lower bound, an upper one, or neither. Where the bucket is empty both are equal.
+
+    `options` are what a user may set: options of `fit` by their names, each with its default here.
+    The two functions are given their values by keyword; those of a `Loss` have got them already.
     """
 
     name: str  # on the command line and in run.json
     summary: str  # a sentence, for help texts and docs
-    divergence: Callable[[LossInputs], Tensor]
-    reference: Callable[[DenseRows], Tensor]
+    divergence: Callable[..., Tensor]  # of LossInputs
+    reference: Callable[..., Tensor]  # of DenseRows
     linear: bool  # in the teacher, as far as the student's gradient goes
     tail: TailUse
     bound: Bound
     times_temperature_squared: bool  # it is weighed by T^2, so that its gradient keeps its size
+    options: Mapping[Option, Any] = field(default_factory=dict, hash=False)
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of options, by name
 
     @property
     def serves_drawn(self) -> bool:
@@ -116,9 +124,26 @@ class Loss:
         """
         return self.linear and self.tail == "bucket"
 
+    def with_options(self, **values: Any) -> Loss:
+        """The same loss with other values of its options; those that are not given stay.
+
+        Args:
+            values: The values by the names of options.
+
+        Raises SettingError for a value that is out of range, TypeError for an option that the loss
+        does not have.
+        """
+        known = {one.name: one for one in self.options}
+        for name in values:
+            if name not in known:
+                raise TypeError(f"loss {self.name!r} takes no option {name!r}")
+        checked = {name: known[name].check(value) for name, value in values.items()}
+        return replace(self, values={**self.values, **checked})
+
     def __post_init__(self) -> None:
-        """Raise TypeError for a declaration that leaves something open."""
-        for field, fits in (
+        """Fill in defaults; raise TypeError for a declaration that leaves something open."""
+        values = {one.name: default for one, default in self.options.items()}
+        for declared, fits in (
             ("name", isinstance(self.name, str) and self.name.isidentifier()),
             ("summary", isinstance(self.summary, str) and self.summary.endswith(".")),
             ("divergence", callable(self.divergence)),
@@ -127,6 +152,14 @@ class Loss:
             ("tail", self.tail in get_args(TailUse)),
             ("bound", self.bound in get_args(Bound)),
             ("times_temperature_squared", isinstance(self.times_temperature_squared, bool)),
+            ("values", self.values.keys() <= values.keys()),
         ):
             if not fits:
-                raise TypeError(f"loss {self.name!r}: {field} cannot be {getattr(self, field)!r}")
+                raise TypeError(
+                    f"loss {self.name!r}: {declared} cannot be {getattr(self, declared)!r}"
+                )
+        values |= self.values
+        object.__setattr__(self, "values", values)
+        if values:
+            object.__setattr__(self, "divergence", partial(self.divergence, **values))
+            object.__setattr__(self, "reference", partial(self.reference, **values))
