@@ -7,8 +7,11 @@ from trainer.losses import LOSSES, Loss
 
 __all__ = ["variants", "variants_of"]
 
+_SKEWS = tuple({"skew": one} for one in (0.0, 0.5, 0.9))
 _SEVERAL: dict[str, tuple[Mapping[str, Any], ...]] = {
     "jensen_shannon": tuple({"beta": one} for one in (0.0, 0.1, 0.9, 1.0)),
+    "skewed_forward_kl": _SKEWS,
+    "skewed_reverse_kl": _SKEWS,
 }
 
 

@@ -138,7 +138,7 @@ def test_a_loss_is_linear_in_the_teacher_if_and_only_if_it_says_so(name):
 
 def use_of_the_tail(loss: Loss) -> str:
     """The word for what a loss makes of the teacher's bucket, found by trying."""
-    p_NV, q_NV = rows(sharpness=2.0).flip(-1), rows(sharpness=1.0, seed=1)
+    p_NV, q_NV = rows(sharpness=0.5).flip(-1), rows(sharpness=1.0, seed=1)
     given = fused_inputs(p_NV, q_NV)
 
     def gradients(inputs: LossInputs) -> dict[str, torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -159,9 +161,33 @@ def test_jensen_shannon_is_that_of_trl(beta):
     )
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_jensen_shannon_ends_in_forward_and_reverse_kl(beta):
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        ("jensen_shannon beta=0", "forward_kl"),
+        ("jensen_shannon beta=1", "reverse_kl"),
+        ("skewed_forward_kl skew=0", "forward_kl"),
+        ("skewed_reverse_kl skew=0", "reverse_kl"),
+    ],
+)
+def test_at_its_ends_a_loss_is_forward_or_reverse_kl(end, name):
     student, teacher = view(rows(sharpness=1.0, seed=1)), view(rows(sharpness=2.0))
-    found = divergence(f"jensen_shannon beta={beta:g}", student, teacher, USED)
-    name = "reverse_kl" if beta else "forward_kl"
-    assert torch.equal(found, divergence(name, student, teacher, USED))
+    assert torch.equal(
+        divergence(end, student, teacher, USED), divergence(name, student, teacher, USED)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("jensen_shannon beta=0.5", math.log(2)),
+        ("skewed_forward_kl skew=0.1", -math.log(0.1)),
+        ("skewed_reverse_kl skew=0.1", -math.log(0.1)),
+    ],
+)
+def test_what_is_bounded_reaches_its_bound_and_no_more(name, most):
+    """Student and teacher 10,000 nats apart."""
+    used = torch.ones(1, 2, dtype=torch.bool)
+    far = torch.tensor([[0.0, -1e4]])
+    sides = [bucketed(one, torch.tensor([EMPTY_TAIL]), used) for one in (far, far.flip(-1))]
+    assert float(divergence(name, *sides, used)) == pytest.approx(most, rel=1e-6)

@@ -10,6 +10,8 @@ from trainer.losses.jensen_shannon import jensen_shannon
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
+from trainer.losses.skewed_forward_kl import skewed_forward_kl
+from trainer.losses.skewed_reverse_kl import skewed_reverse_kl
 from trainer.losses.span_loss import SpanLoss
 from trainer.losses.uld import uld
 
@@ -50,6 +52,8 @@ LOSSES: dict[str, Loss] = {
         forward_kl,
         reverse_kl,
         jensen_shannon,
+        skewed_forward_kl,
+        skewed_reverse_kl,
         renormalised,
         residual_to_label,
     )
