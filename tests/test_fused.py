@@ -124,7 +124,8 @@ def test_nothing_is_lost_against_itself(name, temperature):
     found.loss.backward()
     assert abs(float(found.sums["divergence"])) < 1e-5
     assert float(found.sums["agreement"]) == N
-    assert hidden.grad.abs().max() < 1e-4
+    if ALL[name].times_temperature_squared:  # else it has a corner there: rounding gives a slope
+        assert hidden.grad.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ALL)

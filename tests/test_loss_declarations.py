@@ -157,13 +157,13 @@ def use_of_the_tail(loss: Loss) -> str:
             for (name, leaf), one in zip(leaves.items(), found, strict=True)
         }
 
-    # The same head but for its mass: the bucket takes half of what the entries had.
-    halved_N = given.teacher.log_head_NK.exp().sum(1) / 2
-    lighter = HeadTail(
-        log_head_NK=given.teacher.log_head_NK - math.log(2),
-        log_tail_N=(given.teacher.log_tail_N.exp() + halved_N).log(),
+    # The same head but for its mass, which is now nearly all there is.
+    log_mass_N1 = given.teacher.log_head_NK.logsumexp(1, keepdim=True)
+    heavier = HeadTail(
+        log_head_NK=given.teacher.log_head_NK - log_mass_N1 + math.log(0.99),
+        log_tail_N=torch.full_like(given.teacher.log_tail_N, math.log(0.01)),
     )
-    plain, changed = gradients(given), gradients(replace(given, teacher=lighter))
+    plain, changed = gradients(given), gradients(replace(given, teacher=heavier))
     outside_N = ~given.is_label_NK.any(1)
     assert outside_N.any()
     assert not outside_N.all()

@@ -73,6 +73,48 @@ def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperatur
     torch.testing.assert_close(ours.grad, exact.grad, rtol=1e-3, atol=1e-6)
 
 
+def peaked(entropy: float, *, seed: int) -> torch.Tensor:
+    """Log-probabilities [8, 1000], float64, falling, each row of about that many nats."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(8, 1000, generator=g, dtype=torch.float64).sort(-1, descending=True).values
+    low, high = torch.zeros(8, 1, dtype=torch.float64), torch.full((8, 1), 1e4).double()
+    for _ in range(60):
+        middle = (low + high) / 2
+        log_p = (middle * z).log_softmax(-1)
+        flat = -(log_p.exp() * log_p).sum(-1, keepdim=True) > entropy
+        low, high = torch.where(flat, middle, low), torch.where(flat, high, middle)
+    return (high * z).log_softmax(-1)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("entropies", [(0.01, 0.01), (0.01, 6.0), (6.0, 0.01), (2.0, 6.0)], ids=str)
+def test_float32_is_right_from_a_hundredth_of_a_nat_to_six(name, entropies):
+    """Of teacher and student, whose likeliest tokens are the same; the head holds 32 tokens."""
+    kept, labels = torch.arange(1000) < 32, torch.arange(8)
+    p, z = peaked(entropies[0], seed=2), peaked(entropies[1], seed=3)
+    ours, exact = z.clone().requires_grad_(), z.clone().requires_grad_()
+    log_q = ours.log_softmax(-1)
+    given = LossInputs(
+        student=view(log_q, k=32),
+        teacher=view(p, k=32),
+        used_NK=torch.ones(8, 32, dtype=torch.bool),
+        is_label_NK=torch.arange(32) == labels[:, None],
+        log_label_N=log_q.gather(1, labels[:, None]).squeeze(1).float(),
+    )
+    found = ALL[name].divergence(given)
+    found.sum().backward()
+    dense = DenseRows(
+        log_student_RV=exact.log_softmax(-1),
+        log_teacher_RV=p,
+        kept_RV=kept.expand(8, -1),
+        label_ids_R=labels,
+    )
+    expected = ALL[name].reference(dense)
+    expected.sum().backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(ours.grad, exact.grad, rtol=1e-3, atol=2e-6)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_loss_ignores_entries_that_are_not_used(name):
     student, teacher = rows(sharpness=1.0, seed=1), rows(sharpness=2.0)
@@ -191,3 +233,25 @@ def test_what_is_bounded_reaches_its_bound_and_no_more(name, most):
     far = torch.tensor([[0.0, -1e4]])
     sides = [bucketed(one, torch.tensor([EMPTY_TAIL]), used) for one in (far, far.flip(-1))]
     assert float(divergence(name, *sides, used)) == pytest.approx(most, rel=1e-6)
+
+
+def test_acceptance_is_the_log_of_what_total_variation_leaves():
+    student, teacher = view(rows(sharpness=1.0, seed=1)), view(rows(sharpness=2.0))
+    left = 1 - divergence("total_variation", student, teacher, USED)
+    found = divergence("acceptance", student, teacher, USED)
+    torch.testing.assert_close(found, -left.log(), rtol=1e-5, atol=1e-6)
+
+
+def test_acceptance_teaches_where_nothing_is_accepted():
+    """Student and teacher 300 nats apart, where total variation has no gradient in float32."""
+    used = torch.ones(1, 2, dtype=torch.bool)
+    slopes = {}
+    for name in ("acceptance", "total_variation"):
+        z = torch.tensor([[0.0, -300.0]]).requires_grad_()
+        empty = torch.tensor([EMPTY_TAIL])
+        sides = [bucketed(one, empty, used) for one in (z, z.detach().flip(-1))]
+        divergence(name, *sides, used).sum().backward()
+        slopes[name] = z.grad[0].tolist()
+    # Each of the two tokens is half of the little that is accepted; one is up to the student.
+    assert slopes["acceptance"] == pytest.approx([0.5, -0.5], rel=1e-5)
+    assert slopes["total_variation"] == [0.0, 0.0]

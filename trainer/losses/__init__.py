@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from logitstore.plumbing import lazy_names
+from trainer.losses.acceptance import acceptance
 from trainer.losses.alm import alm
 from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs
 from trainer.losses.forward_kl import forward_kl
@@ -13,6 +14,7 @@ from trainer.losses.reverse_kl import reverse_kl
 from trainer.losses.skewed_forward_kl import skewed_forward_kl
 from trainer.losses.skewed_reverse_kl import skewed_reverse_kl
 from trainer.losses.span_loss import SpanLoss
+from trainer.losses.total_variation import total_variation
 from trainer.losses.uld import uld
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ LOSSES: dict[str, Loss] = {
         jensen_shannon,
         skewed_forward_kl,
         skewed_reverse_kl,
+        total_variation,
+        acceptance,
         renormalised,
         residual_to_label,
     )
