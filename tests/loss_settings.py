@@ -12,6 +12,8 @@ _SEVERAL: dict[str, tuple[Mapping[str, Any], ...]] = {
     "jensen_shannon": tuple({"beta": one} for one in (0.0, 0.1, 0.9, 1.0)),
     "skewed_forward_kl": _SKEWS,
     "skewed_reverse_kl": _SKEWS,
+    "decoupled": ({"tail_weight": 4.0}, {"tail_weight": 0.25}, {"head_weight": 2.0}),
+    "tail_reweighted": ({"tail_weight": 0.25}, {"tail_weight": 1.0}, {"modes": 3}),
 }
 
 

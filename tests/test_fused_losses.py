@@ -112,6 +112,8 @@ def test_exact_heads_give_the_dense_loss_and_its_gradients(name, kind, temperatu
     """Labels inside and outside the head, rows with padding, every temperature a stored one."""
     if (kind, temperature) == ("hybrid", 1.0) and ALL[name].serves_drawn:
         pytest.skip("taken from the weights instead")
+    if kind == "hybrid" and ALL[name].values.get(ALL[name].sets_apart, 0) > 1:
+        pytest.skip("two entries are exact for sure")
     hidden, head, teacher, labels, counts = scene()
     settings = {"loss": ALL[name], "temperature": temperature, "alpha": alpha, "chunk_rows": 5}
     if kind == "topk":

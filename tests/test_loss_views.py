@@ -72,6 +72,24 @@ def test_a_temperature_that_is_not_there_is_refused_with_the_way_out(name, tempe
         choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
 
 
+@pytest.mark.parametrize(
+    ("spec", "modes", "served"),
+    [
+        (sparsifier_spec("topk", k=4), 3, True),
+        (sparsifier_spec("topk", k=4), 4, False),
+        (sparsifier_spec("hybrid", k=2, tail_draws=8), 1, True),
+        (sparsifier_spec("hybrid", k=2, tail_draws=8), 2, False),  # drawn entries do not count
+    ],
+)
+def test_a_store_must_keep_more_than_a_loss_sets_apart(spec, modes, served):
+    loss = LOSSES["tail_reweighted"].with_options(modes=modes)
+    if served:
+        assert choose_view(spec, loss=loss, temperature=1.0) is View.BUCKET
+    else:
+        with pytest.raises(SettingError, match=rf"^modes: .*found {modes}; allowed: less than .*k"):
+            choose_view(spec, loss=loss, temperature=1.0)
+
+
 def test_repeats_take_turns_from_epoch_to_epoch():
     found = [draw_for(SPECS["sample"], temperature=2.0, epoch=epoch) for epoch in range(5)]
     assert found == [3, 4, 5, 3, 4]

@@ -30,7 +30,7 @@ def divergence(name: str, *sides_and_used) -> torch.Tensor:
 @pytest.mark.parametrize("sharpness", [0.5, 3.0, 30.0])
 def test_a_loss_is_zero_against_itself_and_positive_elsewhere(name, sharpness):
     """A loss that does not compare the two buckets is zero only where they are empty."""
-    k = K if ALL[name].tail == "bucket" else V
+    k = K if ALL[name].tail in ("bucket", "apart") else V
     used = torch.ones(N, k, dtype=torch.bool)
     same, other = view(rows(sharpness=sharpness), k=k), view(rows(sharpness=1.0, seed=1), k=k)
     assert divergence(name, same, same, used).abs().max() < 1e-6
@@ -210,6 +210,7 @@ def test_jensen_shannon_is_that_of_trl(beta):
         ("jensen_shannon beta=1", "reverse_kl"),
         ("skewed_forward_kl skew=0", "forward_kl"),
         ("skewed_reverse_kl skew=0", "reverse_kl"),
+        ("tail_reweighted modes=1 tail_weight=1", "forward_kl"),
     ],
 )
 def test_at_its_ends_a_loss_is_forward_or_reverse_kl(end, name):
@@ -255,3 +256,25 @@ def test_acceptance_teaches_where_nothing_is_accepted():
     # Each of the two tokens is half of the little that is accepted; one is up to the student.
     assert slopes["acceptance"] == pytest.approx([0.5, -0.5], rel=1e-5)
     assert slopes["total_variation"] == [0.0, 0.0]
+
+
+def test_decoupled_weighs_the_parts_of_forward_kl():
+    student, teacher = view(rows(sharpness=1.0, seed=1)), view(rows(sharpness=2.0))
+    parts = kl_terms(student, teacher)
+    heavy = divergence("decoupled head_weight=1 tail_weight=4", student, teacher, USED)
+    torch.testing.assert_close(heavy, parts["kl_head"] + 4 * parts["kl_binary"])
+    plain = divergence("decoupled head_weight=1 tail_weight=1", student, teacher, USED)
+    torch.testing.assert_close(plain, divergence("forward_kl", student, teacher, USED))
+
+
+def test_the_rest_of_a_row_weighs_more_and_the_likeliest_token_as_before():
+    """Two students that differ from the teacher inside the rest alone, and in its mass alone."""
+    used, none = torch.ones(1, 4, dtype=torch.bool), torch.tensor([EMPTY_TAIL])
+    teacher, inside, mass = (
+        bucketed(torch.tensor([one]).log(), none, used)
+        for one in ([0.6, 0.2, 0.1, 0.1], [0.6, 0.1, 0.1, 0.2], [0.2, 0.4, 0.2, 0.2])
+    )
+    for student, factor in ((inside, 2.0), (mass, 1.0)):
+        found = divergence("tail_reweighted modes=1 tail_weight=2", student, teacher, used)
+        plain = divergence("forward_kl", student, teacher, used)
+        assert float(found) == pytest.approx(factor * float(plain), rel=1e-5)

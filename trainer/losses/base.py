@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Bound", "DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
 
 Bound = Literal["lower", "upper", "none"]
-TailUse = Literal["bucket", "dropped", "label"]
+TailUse = Literal["bucket", "apart", "dropped", "label"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -89,9 +89,9 @@ class Loss:
     differentiable in the student. `reference` is the same in the plainest form, over whole
     distributions in float64, [R]: written from the definition, not from `divergence`.
 
-    `tail` says what the loss makes of the teacher's bucket: it is compared with the student's
-    ("bucket"), it is left out and the head renormalised ("dropped"), or its mass is given to the
-    true token ("label").
+    `tail` says what the loss makes of the teacher's bucket: it is compared with the student's, as
+    an entry is ("bucket") or at a weight of its own ("apart"), it is left out and the head
+    renormalised ("dropped"), or its mass is given to the true token ("label").
 
     `linear` says that the gradient on the student is linear in the teacher, over given entries and
     bucket: the divergence of a mixture of two teachers is the mixture of theirs, up to a term that
@@ -102,6 +102,8 @@ class Loss:
 
     `options` are what a user may set: options of `fit` by their names, each with its default here.
     The two functions are given their values by keyword; those of a `Loss` have got them already.
+    `sets_apart` is the one, if any, that says how many entries the loss treats unlike all others: a
+    store must keep more.
     """
 
     name: str  # on the command line and in run.json
@@ -114,13 +116,15 @@ class Loss:
     times_temperature_squared: bool  # it is weighed by T^2, so that its gradient keeps its size
     options: Mapping[Option, Any] = field(default_factory=dict, hash=False)
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of options, by name
+    sets_apart: str | None = None
 
     @property
     def serves_drawn(self) -> bool:
         """Whether drawn weights can stand for the teacher, without bias.
 
         It must be linear, and ask nothing of the tail but what it weighs: drawn entries have no
-        bucket, so a loss that gives the tail's mass to the label would find none to give.
+        bucket, so a loss that gives the tail's mass to the label would find none to give, and one
+        that weighs the tail apart would weigh as the head what was drawn of the tail.
         """
         return self.linear and self.tail == "bucket"
 
@@ -153,6 +157,7 @@ class Loss:
             ("bound", self.bound in get_args(Bound)),
             ("times_temperature_squared", isinstance(self.times_temperature_squared, bool)),
             ("values", self.values.keys() <= values.keys()),
+            ("sets_apart", self.sets_apart is None or self.sets_apart in values),
         ):
             if not fits:
                 raise TypeError(
