@@ -120,7 +120,7 @@ def _losses() -> str:
         "*Over entries and bucket* says what the value from kept entries and one bucket of all "
         "other tokens is of the value over all tokens. Merging outcomes never increases an "
         "f-divergence, hence the lower bounds; where all tokens are kept (K = V) every loss is "
-        "exact.\n"
+        "exact. What each computes: [losses](losses.md).\n"
     )
     return f"## Losses\n\n{note}\n{_table(heads, rows)}\n{_span_losses()}"
 

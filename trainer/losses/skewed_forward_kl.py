@@ -30,8 +30,8 @@ __all__ = ["SKEW", "skewed_forward_kl"]
 SKEW = Option(
     name="skew",
     kind=float,
-    help="The share of the other side in the distribution that the KL is taken to; 0 is plain KL, "
-    "and a larger share bounds the loss lower and makes its gradient smaller.",
+    help="How much of the first distribution, teacher or student, is mixed into the second before "
+    "the KL is taken: 0 is plain KL, more bounds it lower and makes its gradient smaller.",
     least=0,
     most=0.99,  # with a share of 1 there is nothing to learn
 )
