@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         signature_of,
         takes,
     )
+    from logitstore.own_options import listed, own_options
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.liveness import is_alive
@@ -127,6 +128,7 @@ __all__ = [
     "is_alive",
     "is_tokenizer_name",
     "lazy_names",
+    "listed",
     "load_model",
     "load_tokenizer",
     "model_body",
@@ -138,6 +140,7 @@ __all__ = [
     "open_corpus",
     "option",
     "options_of",
+    "own_options",
     "parse_json",
     "print_json",
     "printable",
@@ -226,6 +229,8 @@ __getattr__, __dir__ = lazy_names(
         "open_corpus": "logitstore.corpus.corpus",
         "option": "logitstore.options",
         "options_of": "logitstore.options",
+        "listed": "logitstore.own_options",
+        "own_options": "logitstore.own_options",
         "checked_content": "logitstore.format.json",
         "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",

@@ -23,6 +23,7 @@ RANKS = [
     "logitstore.version",
     "logitstore.format",
     "logitstore.options",
+    "logitstore.own_options",
     "logitstore.progress",
     "logitstore.targets",
     "logitstore.corpus",

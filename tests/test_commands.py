@@ -36,7 +36,7 @@ from trainer.cli import app as trainer_app
 from trainer.evaluation.options import EvalOptions
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
-from trainer.training.options import FitOptions
+from trainer.training.fit_options import FIT_OPTIONS
 
 APPS = {"logitstore": logitstore_app, "trainer": trainer_app}
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
@@ -58,7 +58,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore gc": (logitstore.gc, GC_OPTIONS),
     "logitstore audit": (logitstore.audit, AUDIT_OPTIONS),
     "logitstore inspect": (logitstore.inspect, INSPECT_OPTIONS),
-    "trainer fit": (trainer.fit, options_of(FitOptions)),
+    "trainer fit": (trainer.fit, FIT_OPTIONS),
     "trainer eval": (trainer.evaluate, options_of(EvalOptions)),
     "trainer student": (trainer.make_student, options_of(StudentOptions)),
     "trainer report": (trainer.report, options_of(ReportOptions)),

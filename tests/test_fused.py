@@ -8,7 +8,11 @@ import torch
 from logitstore import SettingError
 from logitstore.plumbing import LMHead
 from tests.fused_scene import D, K, N, P, V, as_double, dense_logits, fused, make_targets, scene
-from trainer.losses import LOSSES, DenseRows
+from tests.loss_settings import variants
+from trainer.losses import DenseRows
+
+ALL = variants()
+BY_BUCKET = ("bucket", "apart")
 
 
 def dense_loss(
@@ -111,25 +115,26 @@ def test_a_tied_weight_gets_the_gradient_of_both_its_uses(temperature):
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=5e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, one in LOSSES.items() if one.tail == "bucket"])
+@pytest.mark.parametrize("name", [name for name, one in ALL.items() if one.tail in BY_BUCKET])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_nothing_is_lost_against_itself(name, temperature):
     hidden, head, _, labels, counts = scene()
     own = dense_logits(hidden, head).detach()
     targets = make_targets(own, counts=counts)
-    found = fused(hidden, head, targets, labels, loss=LOSSES[name], temperature=temperature)
+    found = fused(hidden, head, targets, labels, loss=ALL[name], temperature=temperature)
     found.loss.backward()
     assert abs(float(found.sums["divergence"])) < 1e-5
     assert float(found.sums["agreement"]) == N
-    assert hidden.grad.abs().max() < 1e-4
+    if ALL[name].times_temperature_squared:  # else it has a corner there: rounding gives a slope
+        assert hidden.grad.abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_with_all_entries_kept_it_is_the_dense_divergence(name, temperature):
     hidden, head, teacher, labels, _ = scene()
     targets = make_targets(teacher, k=V)
-    found = fused(hidden, head, targets, labels, loss=LOSSES[name], temperature=temperature)
+    found = fused(hidden, head, targets, labels, loss=ALL[name], temperature=temperature)
     found.loss.backward()
     exact = hidden.detach().double().requires_grad_()
     rows = DenseRows(
@@ -138,20 +143,20 @@ def test_with_all_entries_kept_it_is_the_dense_divergence(name, temperature):
         kept_RV=torch.ones(N, V, dtype=torch.bool),
         label_ids_R=labels,
     )
-    factor = temperature**2 if LOSSES[name].times_temperature_squared else 1.0
-    expected = LOSSES[name].reference(rows).sum() * factor
+    factor = temperature**2 if ALL[name].times_temperature_squared else 1.0
+    expected = ALL[name].reference(rows).sum() * factor
     expected.backward()
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_chunk_size_changes_nothing(name):
     results = []
     for chunk_rows in (1, 4, N, None):
         hidden, head, teacher, labels, counts = scene()
         targets = make_targets(teacher, counts=counts)
-        settings = {"loss": LOSSES[name], "alpha": 0.6, "temperature": 2.0}
+        settings = {"loss": ALL[name], "alpha": 0.6, "temperature": 2.0}
         found = fused(hidden, head, targets, labels, chunk_rows=chunk_rows, **settings)
         found.loss.backward()
         results.append((found.loss.detach(), hidden.grad, head.weight_PD.grad, head.bias_P.grad))
@@ -160,11 +165,11 @@ def test_the_chunk_size_changes_nothing(name):
             torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_halves_add_up_to_the_whole(name):
     hidden, head, teacher, labels, counts = scene()
     targets = make_targets(teacher, counts=counts)
-    settings = {"loss": LOSSES[name], "alpha": 0.6}
+    settings = {"loss": ALL[name], "alpha": 0.6}
     whole = fused(hidden, head, targets, labels, **settings)
     halves = [
         fused(hidden[part], head, targets.rows(part), labels[part], **settings)

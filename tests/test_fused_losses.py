@@ -12,6 +12,7 @@ from logitstore import SettingError, SparseTargets, SparsifierSpec
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from tests.fused_scene import K, N, V, as_double, dense_logits, fused, make_targets, scene
+from tests.loss_settings import variants
 from trainer.losses import LOSSES, DenseRows
 from trainer.losses.fused import TargetTensors
 
@@ -20,6 +21,8 @@ SPECS = {
     "unbiased": sparsifier_spec("unbiased", k=5, temperatures=(1.0, 2.0)),
     "hybrid": sparsifier_spec("hybrid", k=2, tail_draws=4, temperatures=(1.0, 2.0)),
 }
+
+ALL = variants()
 
 
 def sparse(
@@ -101,16 +104,18 @@ def check(found, expected, pairs) -> None:
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("kind", ["topk", "hybrid"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("alpha", [0.4, 1.0])
 def test_exact_heads_give_the_dense_loss_and_its_gradients(name, kind, temperature, alpha):
     """Labels inside and outside the head, rows with padding, every temperature a stored one."""
-    if (kind, temperature) == ("hybrid", 1.0) and LOSSES[name].serves_drawn:
+    if (kind, temperature) == ("hybrid", 1.0) and ALL[name].serves_drawn:
         pytest.skip("taken from the weights instead")
+    if kind == "hybrid" and ALL[name].values.get(ALL[name].sets_apart, 0) > 1:
+        pytest.skip("two entries are exact for sure")
     hidden, head, teacher, labels, counts = scene()
-    settings = {"loss": LOSSES[name], "temperature": temperature, "alpha": alpha, "chunk_rows": 5}
+    settings = {"loss": ALL[name], "temperature": temperature, "alpha": alpha, "chunk_rows": 5}
     if kind == "topk":
         targets = make_targets(teacher, counts=counts)
     else:
@@ -128,9 +133,9 @@ def test_exact_heads_give_the_dense_loss_and_its_gradients(name, kind, temperatu
     exact_hidden, exact = hidden.detach().double().requires_grad_(), as_double(head)
     z_NV = dense_logits(exact_hidden, exact)
     rows = dense_rows(z_NV, teacher, labels, heads_NV, temperature=temperature)
-    divergence = LOSSES[name].reference(rows).sum()
+    divergence = ALL[name].reference(rows).sum()
     ce = torch.nn.functional.cross_entropy(z_NV, labels, reduction="sum")
-    factor = temperature**2 if LOSSES[name].times_temperature_squared else 1.0
+    factor = temperature**2 if ALL[name].times_temperature_squared else 1.0
     expected = (1 - alpha) * ce + alpha * factor * divergence
     if (kind, temperature) != ("hybrid", 1.0):  # there kl is an estimate from weights, see below
         kl = plain_divergence("forward_kl", rows)

@@ -1,118 +1,43 @@
-"""Every loss of the table keeps the contract; the teacher's tail is right at any temperature."""
+"""Every loss of the table keeps the contract, in values and in gradients."""
 
 from __future__ import annotations
 
-import functools
 import math
-import subprocess
-import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
-from logitstore import EMPTY_TAIL, SettingError
-from logitstore.sparsify import SPARSIFIERS
-from logitstore.sparsify.build import sparsifier_spec
+from logitstore import EMPTY_TAIL
+from tests.loss_scene import USED, K, N, V, inputs, rows, view
+from tests.loss_settings import variants
 from trainer.losses import (
     LOSSES,
     DenseRows,
-    HeadTail,
-    Loss,
     LossInputs,
-    View,
     bucketed,
-    choose_view,
-    draw_for,
     kl_terms,
-    teacher_head_tail,
 )
 
-N, V, K = 32, 200, 16
-NODES = (1.0, 0.75, 0.5, 0.25)
-USED = torch.ones(N, K, dtype=torch.bool)
-
-
-def rows(*, sharpness: float, seed: int = 0) -> torch.Tensor:
-    """Log-probabilities [N, V], float64, falling along each row."""
-    g = torch.Generator().manual_seed(seed)
-    z = sharpness * torch.randn(N, V, generator=g, dtype=torch.float64)
-    return z.log_softmax(-1).sort(-1, descending=True).values
-
-
-def view(logp_NV: torch.Tensor, *, k: int = K) -> HeadTail:
-    """What a loss sees of a whole distribution, in float32."""
-    rest = logp_NV[:, k:].logsumexp(-1).clamp(min=EMPTY_TAIL).float()
-    return bucketed(logp_NV[:, :k].float(), rest, torch.ones(len(logp_NV), k, dtype=torch.bool))
-
-
-def inputs(student: HeadTail, teacher: HeadTail, used: torch.Tensor = USED) -> LossInputs:
-    """What a loss is given; the true token is the last entry in use."""
-    last_N1 = used.sum(-1, keepdim=True) - 1
-    is_label = torch.zeros_like(used).scatter_(1, last_N1, True)
-    log_label_N = student.log_head_NK.gather(1, last_N1).squeeze(1)
-    return LossInputs(
-        student=student,
-        teacher=teacher,
-        used_NK=used,
-        is_label_NK=is_label,
-        log_label_N=log_label_N,
-    )
+ALL = variants()
 
 
 def divergence(name: str, *sides_and_used) -> torch.Tensor:
-    return LOSSES[name].divergence(inputs(*sides_and_used))
-
-
-# --- the table
-
-DECLARED = {
-    "name": "mine",
-    "summary": "Mine.",
-    "divergence": LOSSES["forward_kl"].divergence,
-    "reference": LOSSES["forward_kl"].reference,
-    "linear": True,
-    "tail": "bucket",
-    "times_temperature_squared": True,
-}
-
-
-def test_a_loss_stands_under_its_own_name_and_says_what_it_is():
-    for name, loss in LOSSES.items():
-        assert loss.name == name
-        assert loss.summary[0].isupper()
-    assert len({loss.summary for loss in LOSSES.values()}) == len(LOSSES)
-
-
-@pytest.mark.parametrize("name", DECLARED)
-def test_a_declaration_that_leaves_something_open_does_not_import(name):
-    with pytest.raises(TypeError, match=name):
-        Loss(**{field: value for field, value in DECLARED.items() if field != name})
-    with pytest.raises(TypeError, match=f"{name} cannot be None"):
-        Loss(**DECLARED | {name: None})
-
-
-def test_the_declarations_cost_no_torch():
-    script = "import sys, trainer.losses as one; sys.exit('torch' in sys.modules or not one.LOSSES)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
-
-
-# --- every loss of the table
+    return ALL[name].divergence(inputs(*sides_and_used))
 
 
 # From 5 nats down to 0.01: where the head holds all but 1e-9, differences of masses give NaN.
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("sharpness", [0.5, 3.0, 30.0])
 def test_a_loss_is_zero_against_itself_and_positive_elsewhere(name, sharpness):
     """A loss that does not compare the two buckets is zero only where they are empty."""
-    k = K if LOSSES[name].tail == "bucket" else V
+    k = K if ALL[name].tail in ("bucket", "apart") else V
     used = torch.ones(N, k, dtype=torch.bool)
     same, other = view(rows(sharpness=sharpness), k=k), view(rows(sharpness=1.0, seed=1), k=k)
     assert divergence(name, same, same, used).abs().max() < 1e-6
     assert (divergence(name, other, same, used) > 0).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("k", [K, V])
 def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperature, k):
@@ -132,7 +57,7 @@ def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperatur
         is_label_NK=torch.arange(k) == labels[:, None],
         log_label_N=log_q.gather(1, labels[:, None]).squeeze(1).float(),
     )
-    found = LOSSES[name].divergence(given)
+    found = ALL[name].divergence(given)
     found.sum().backward()
 
     exact = z.clone().requires_grad_()
@@ -142,13 +67,55 @@ def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperatur
         kept_RV=kept,
         label_ids_R=labels,
     )
-    expected = LOSSES[name].reference(dense)
+    expected = ALL[name].reference(dense)
     expected.sum().backward()
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=2e-6)
     torch.testing.assert_close(ours.grad, exact.grad, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def peaked(entropy: float, *, seed: int) -> torch.Tensor:
+    """Log-probabilities [8, 1000], float64, falling, each row of about that many nats."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(8, 1000, generator=g, dtype=torch.float64).sort(-1, descending=True).values
+    low, high = torch.zeros(8, 1, dtype=torch.float64), torch.full((8, 1), 1e4).double()
+    for _ in range(60):
+        middle = (low + high) / 2
+        log_p = (middle * z).log_softmax(-1)
+        flat = -(log_p.exp() * log_p).sum(-1, keepdim=True) > entropy
+        low, high = torch.where(flat, middle, low), torch.where(flat, high, middle)
+    return (high * z).log_softmax(-1)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("entropies", [(0.01, 0.01), (0.01, 6.0), (6.0, 0.01), (2.0, 6.0)], ids=str)
+def test_float32_is_right_from_a_hundredth_of_a_nat_to_six(name, entropies):
+    """Of teacher and student, whose likeliest tokens are the same; the head holds 32 tokens."""
+    kept, labels = torch.arange(1000) < 32, torch.arange(8)
+    p, z = peaked(entropies[0], seed=2), peaked(entropies[1], seed=3)
+    ours, exact = z.clone().requires_grad_(), z.clone().requires_grad_()
+    log_q = ours.log_softmax(-1)
+    given = LossInputs(
+        student=view(log_q, k=32),
+        teacher=view(p, k=32),
+        used_NK=torch.ones(8, 32, dtype=torch.bool),
+        is_label_NK=torch.arange(32) == labels[:, None],
+        log_label_N=log_q.gather(1, labels[:, None]).squeeze(1).float(),
+    )
+    found = ALL[name].divergence(given)
+    found.sum().backward()
+    dense = DenseRows(
+        log_student_RV=exact.log_softmax(-1),
+        log_teacher_RV=p,
+        kept_RV=kept.expand(8, -1),
+        label_ids_R=labels,
+    )
+    expected = ALL[name].reference(dense)
+    expected.sum().backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(ours.grad, exact.grad, rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_loss_ignores_entries_that_are_not_used(name):
     student, teacher = rows(sharpness=1.0, seed=1), rows(sharpness=2.0)
     rest = [side[:, K:].logsumexp(-1).float() for side in (student, teacher)]
@@ -168,7 +135,7 @@ def test_a_loss_ignores_entries_that_are_not_used(name):
     torch.testing.assert_close(divergence(name, *padded, used), divergence(name, *short, USED))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("empty", ["student", "teacher", "both", "neither"])
 def test_values_and_gradients_stay_finite_at_the_edges(name, empty):
     """Heads that hold everything, tails that hold everything, 10,000 nats apart."""
@@ -199,128 +166,7 @@ def test_the_terms_are_those_of_the_divergence(sharpness):
     torch.testing.assert_close(found["kl"], divergence("forward_kl", view(q), view(p)))
 
 
-# --- what a loss declares is what it does
-
-
-def shuffled(*, seed, sharpness):
-    g = torch.Generator().manual_seed(seed)
-    return rows(sharpness=sharpness, seed=seed)[:, torch.randperm(V, generator=g)]
-
-
-def seen(p_NV, q_NV, *, kept_NV):
-    """The divergence of each row by the plain formula, over whole distributions."""
-    labels_N = torch.arange(N) + 2  # half of them are kept where K tokens are
-    sides = {"log_student_RV": q_NV, "log_teacher_RV": p_NV}
-    return DenseRows(**sides, kept_RV=kept_NV, label_ids_R=labels_N)
-
-
-def fused_inputs(p_NV, q_NV):
-    """The same rows as a loss is given them, the first K tokens as entries."""
-    labels_N1 = torch.arange(N)[:, None] + 2
-    return LossInputs(
-        student=view(q_NV),
-        teacher=view(p_NV),
-        used_NK=USED,
-        is_label_NK=torch.arange(K) == labels_N1,
-        log_label_N=q_NV.gather(1, labels_N1).squeeze(1).float(),
-    )
-
-
-def misses_affinity(loss: Loss) -> tuple[float, float]:
-    """By how much a loss of a mixture of teachers is not the mixture of its losses.
-
-    Of the formula and of the divergence. Terms of the teacher alone, such as its entropy, cancel
-    in the difference of two students.
-    """
-    # One teacher with its mass among the first K tokens, one with it anywhere.
-    teachers = [rows(sharpness=3.0), shuffled(seed=6, sharpness=3.0)]
-    students = [rows(sharpness=1.0), shuffled(seed=8, sharpness=1.0)]
-    share = 0.3
-    mixture = torch.logaddexp(teachers[0] + math.log(share), teachers[1] + math.log(1 - share))
-    kept_NV = torch.zeros(N, V, dtype=torch.bool)
-    kept_NV[:, :K] = True
-
-    def difference(formula, given) -> list[torch.Tensor]:
-        found = []
-        for p_NV in (*teachers, mixture):
-            first, second = (formula(given(p_NV, q_NV)).double() for q_NV in students)
-            found.append(first - second)
-        return found
-
-    missed = []
-    for formula, given in (
-        (loss.reference, functools.partial(seen, kept_NV=kept_NV)),
-        (loss.divergence, fused_inputs),
-    ):
-        first, second, both = difference(formula, given)
-        missed.append(float((both - share * first - (1 - share) * second).abs().max()))
-    return missed[0], missed[1]
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_linear_in_the_teacher_if_and_only_if_it_says_so(name):
-    formula, divergence = misses_affinity(LOSSES[name])
-    if LOSSES[name].linear:
-        assert formula < 1e-9
-        assert divergence < 1e-5
-    else:
-        assert formula > 0.05
-        assert divergence > 0.05
-
-
-def use_of_the_tail(loss: Loss) -> str:
-    """The word for what a loss makes of the teacher's bucket, found by trying."""
-    p_NV, q_NV = rows(sharpness=2.0).flip(-1), rows(sharpness=1.0, seed=1)
-    given = fused_inputs(p_NV, q_NV)
-
-    def gradients(inputs: LossInputs) -> dict[str, torch.Tensor]:
-        """On what a student could change: its head, its bucket, its probability of the label."""
-        leaves = {
-            "head": inputs.student.log_head_NK,
-            "tail": inputs.student.log_tail_N,
-            "label": inputs.log_label_N,
-        }
-        leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-        student = HeadTail(log_head_NK=leaves["head"], log_tail_N=leaves["tail"])
-        value = loss.divergence(replace(inputs, student=student, log_label_N=leaves["label"]))
-        found = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
-        return {
-            name: torch.zeros_like(leaf) if one is None else one
-            for (name, leaf), one in zip(leaves.items(), found, strict=True)
-        }
-
-    # The same head but for its mass: the bucket takes half of what the entries had.
-    halved_N = given.teacher.log_head_NK.exp().sum(1) / 2
-    lighter = HeadTail(
-        log_head_NK=given.teacher.log_head_NK - math.log(2),
-        log_tail_N=(given.teacher.log_tail_N.exp() + halved_N).log(),
-    )
-    plain, changed = gradients(given), gradients(replace(given, teacher=lighter))
-    outside_N = ~given.is_label_NK.any(1)
-    assert outside_N.any()
-    assert not outside_N.all()
-    follows = any((plain[name] - changed[name]).abs().max() > 1e-4 for name in plain)
-    by_bucket = bool((plain["tail"].abs() > 1e-6).all())
-    by_label = bool((plain["label"][outside_N].abs() > 1e-6).all())
-    assert by_bucket or not plain["tail"].any()
-    assert by_label or not plain["label"].any()
-    words = {(True, True, False): "bucket", (False, False, False): "dropped"}
-    return (words | {(True, False, True): "label"})[follows, by_bucket, by_label]
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_makes_of_the_tail_what_it_says(name):
-    assert use_of_the_tail(LOSSES[name]) == LOSSES[name].tail
-
-
-def test_drawn_entries_serve_losses_that_are_linear_and_need_no_tail():
-    for linear, tail, served in (
-        (True, "bucket", True),
-        (False, "bucket", False),
-        (True, "label", False),
-        (True, "dropped", False),
-    ):
-        assert Loss(**DECLARED | {"linear": linear, "tail": tail}).serves_drawn is served
+# --- values that others compute
 
 
 def test_forward_kl_of_whole_rows_is_the_dense_one():
@@ -331,156 +177,104 @@ def test_forward_kl_of_whole_rows_is_the_dense_one():
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl"])
-def test_a_divergence_over_a_bucket_is_a_lower_bound(name):
-    p, q = rows(sharpness=2.0), rows(sharpness=1.0, seed=1).flip(-1)
-    sides = (p, q) if name == "reverse_kl" else (q, p)
-    dense = torch.nn.functional.kl_div(*sides, log_target=True, reduction="none").sum(-1)
-    found = divergence(name, view(q), view(p))
-    assert (found.double() < dense).all()
-
-
-# --- which targets serve which loss
-
-SPECS = {name: sparsifier_spec(name) for name in ("topk", "topp", "hybrid")} | {
-    name: sparsifier_spec(name, temperatures=(1.0, 2.0), repeats=3)
-    for name in ("sample", "unbiased")
+# What TRL 1.16 gives for this student and teacher at T = 2: `generalized_jsd_loss`, its sum over
+# three tokens, and its gradient on the student's first logit.
+TRL_STUDENT = [[0.0, 1.0, -1.0, 2.5], [3.0, -2.0, 0.5, 0.5], [-4.0, 0.0, 4.0, 1.0]]
+TRL_TEACHER = [[1.0, 1.0, 0.0, -1.0], [2.0, 2.0, -3.0, 0.0], [-6.0, 2.0, 5.0, -1.0]]
+TRL_VALUES = {
+    0.0: (1.09564094, -0.09397811),
+    0.1: (0.09363724, -0.00819762),
+    0.5: (0.24245612, -0.02148633),
+    0.9: (0.09130262, -0.00820049),
+    1.0: (1.04757648, -0.0953522),
 }
 
 
-def test_what_a_message_offers_comes_from_the_table(monkeypatch):
-    """A sparsifier that keeps a tail is offered, and one that is gone is not."""
-    kept = replace(SPARSIFIERS["topk"], name="another")
-    monkeypatch.delitem(SPARSIFIERS, "topp")
-    monkeypatch.setitem(SPARSIFIERS, "another", kept)
-    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk or another$"):
-        choose_view(SPECS["sample"], loss=LOSSES["reverse_kl"], temperature=1.0)
-    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk or another$"):
-        choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.0)
-    with pytest.raises(SettingError, match=r"temperature 1,2,10\.5$"):
-        choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.5)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
-def test_exact_heads_serve_every_loss(name, temperature, loss):
-    weighted = (name, temperature) == ("hybrid", 1.0) and LOSSES[loss].serves_drawn
-    found = choose_view(SPECS[name], loss=LOSSES[loss], temperature=temperature)
-    assert found is (View.WEIGHTS if weighted else View.BUCKET)
-
-
-@pytest.mark.parametrize("name", ["sample", "unbiased"])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
-    found = choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
-    assert found is View.WEIGHTS
-    for other in (one.name for one in LOSSES.values() if not one.serves_drawn):
-        with pytest.raises(
-            SettingError, match=r"^loss: .*forward_kl, or dump .*hybrid, topk or topp"
-        ):
-            choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
-
-
-@pytest.mark.parametrize(
-    ("name", "temperature", "message"),
-    [
-        ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with temperature 1,2,4, or with"),
-        ("unbiased", 0.5, r"Dump again with temperature 0\.5,1,2$"),
-        ("topk", 0.5, "allowed: 1 to 10"),
-        ("hybrid", 11.0, "allowed: 1 to 10"),
-    ],
-)
-def test_a_temperature_that_is_not_there_is_refused_with_the_way_out(name, temperature, message):
-    with pytest.raises(SettingError, match=message):
-        choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=temperature)
-
-
-def test_repeats_take_turns_from_epoch_to_epoch():
-    found = [draw_for(SPECS["sample"], temperature=2.0, epoch=epoch) for epoch in range(5)]
-    assert found == [3, 4, 5, 3, 4]
-    assert draw_for(SPECS["topk"], temperature=2.0, epoch=1) == 0
-
-
-# --- the teacher's tail at a temperature
-
-
-def tails_at(logp_NV: torch.Tensor, nodes: tuple[float, ...], *, k: int = K) -> torch.Tensor:
-    tails = [(logp_NV[:, k:] * b).logsumexp(-1).clamp(min=EMPTY_TAIL) for b in nodes]
-    return torch.stack(tails, -1).float()
-
-
-def at_temperature(logp_NV: torch.Tensor, temperature: float, **changed: object) -> HeadTail:
-    settings = {
-        "logprobs_NK": logp_NV[:, :K].float(),
-        "used_NK": USED,
-        "tail_logmass_NB": tails_at(logp_NV, NODES),
-        "nodes": NODES,
-        "vocab_size": V,
-        "count_N": torch.full((N,), K),
-    }
-    return teacher_head_tail(temperature=temperature, **(settings | changed))
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4 / 3, 2.0, 4.0])
-def test_a_stored_temperature_is_exact(temperature):
-    p = rows(sharpness=3.0)
-    found, expected = at_temperature(p, temperature), view((p / temperature).log_softmax(-1))
-    torch.testing.assert_close(found.log_head_NK, expected.log_head_NK, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.log_tail_N, expected.log_tail_N, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("sharpness", [0.5, 1.5, 3.0])
-@pytest.mark.parametrize("temperature", [1.25, 1.5, 3.0, 5.0, 10.0])
-def test_other_temperatures_are_interpolated(sharpness, temperature):
-    p = rows(sharpness=sharpness)
-    found = at_temperature(p, temperature).log_tail_N.exp()
-    error = (found - view((p / temperature).log_softmax(-1)).log_tail_N.exp()).abs()
-    assert error.mean() < 4e-4
-    assert error.max() < 4e-3
-
-
-def test_many_stored_temperatures_do_not_swing():
-    """Ten nodes with errors of 1e-4, which a polynomial through all or the nearest magnifies."""
-    p = rows(sharpness=1.5)
-    nodes = tuple(1.0 / t for t in range(1, 11))
-    noise = 1e-4 * torch.randn(N, 10, generator=torch.Generator().manual_seed(0))
-    stored = {"nodes": nodes, "tail_logmass_NB": tails_at(p, nodes) + noise}
-    for temperature in (1.25, 1.5, 2.5, 5.5, 8.5):
-        found = at_temperature(p, temperature, **stored).log_tail_N.exp()
-        error = (found - view((p / temperature).log_softmax(-1)).log_tail_N.exp()).abs()
-        assert error.max() < 4e-3
-
-
-@pytest.mark.parametrize("temperature", [1.0, 1.7, 10.0])
-def test_an_empty_tail_stays_empty(temperature):
-    p = rows(sharpness=1.0)[:, :K].log_softmax(-1)
-    found = at_temperature(
-        p, temperature, vocab_size=K, tail_logmass_NB=torch.full((N, len(NODES)), EMPTY_TAIL)
-    )
-    assert (found.log_tail_N == EMPTY_TAIL).all()
-    torch.testing.assert_close(
-        found.log_head_NK.double(), (p / temperature).log_softmax(-1), rtol=1e-5, atol=1e-5
+@pytest.mark.parametrize("beta", TRL_VALUES)
+def test_jensen_shannon_is_that_of_trl(beta):
+    z = torch.tensor(TRL_STUDENT).requires_grad_()
+    log_p, log_q = ((one / 2.0).log_softmax(-1) for one in (torch.tensor(TRL_TEACHER), z))
+    used = torch.ones(3, 4, dtype=torch.bool)
+    sides = [bucketed(one, torch.full((3,), EMPTY_TAIL), used) for one in (log_q, log_p)]
+    found = LOSSES["jensen_shannon"].with_options(beta=beta).divergence(inputs(*sides, used))
+    found.sum().backward()
+    assert [float(found.sum().detach()), float(z.grad[0, 0])] == pytest.approx(
+        TRL_VALUES[beta], rel=2e-5
     )
 
 
 @pytest.mark.parametrize(
-    ("temperature", "nodes", "allowed"),
+    ("end", "name"),
     [
-        (0.5, (1.0, 0.5), "1 to 10"),
-        (11.0, (1.0, 0.5), "1 to 10"),
-        (1.0, (0.5,), "2 to 10"),  # below the largest stored b there is nothing to lean on
+        ("jensen_shannon beta=0", "forward_kl"),
+        ("jensen_shannon beta=1", "reverse_kl"),
+        ("skewed_forward_kl skew=0", "forward_kl"),
+        ("skewed_reverse_kl skew=0", "reverse_kl"),
+        ("tail_reweighted modes=1 tail_weight=1", "forward_kl"),
     ],
 )
-def test_a_temperature_out_of_reach_is_refused(temperature, nodes, allowed):
-    p = rows(sharpness=1.0)
-    with pytest.raises(SettingError, match=allowed):
-        at_temperature(p, temperature, nodes=nodes, tail_logmass_NB=tails_at(p, nodes))
+def test_at_its_ends_a_loss_is_forward_or_reverse_kl(end, name):
+    student, teacher = view(rows(sharpness=1.0, seed=1)), view(rows(sharpness=2.0))
+    assert torch.equal(
+        divergence(end, student, teacher, USED), divergence(name, student, teacher, USED)
+    )
 
 
-def test_a_stored_temperature_out_of_range_is_served():
-    p, nodes = rows(sharpness=1.0), (2.0, 1.0, 0.05)
-    for temperature in (0.5, 20.0):
-        found = at_temperature(p, temperature, nodes=nodes, tail_logmass_NB=tails_at(p, nodes))
-        tail = (p / temperature).log_softmax(-1)[:, K:].logsumexp(-1)
-        assert math.isclose(found.log_tail_N.exp().sum(), tail.exp().sum(), rel_tol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("jensen_shannon beta=0.5", math.log(2)),
+        ("skewed_forward_kl skew=0.1", -math.log(0.1)),
+        ("skewed_reverse_kl skew=0.1", -math.log(0.1)),
+    ],
+)
+def test_what_is_bounded_reaches_its_bound_and_no_more(name, most):
+    """Student and teacher 10,000 nats apart."""
+    used = torch.ones(1, 2, dtype=torch.bool)
+    far = torch.tensor([[0.0, -1e4]])
+    sides = [bucketed(one, torch.tensor([EMPTY_TAIL]), used) for one in (far, far.flip(-1))]
+    assert float(divergence(name, *sides, used)) == pytest.approx(most, rel=1e-6)
+
+
+def test_acceptance_is_the_log_of_what_total_variation_leaves():
+    student, teacher = view(rows(sharpness=1.0, seed=1)), view(rows(sharpness=2.0))
+    left = 1 - divergence("total_variation", student, teacher, USED)
+    found = divergence("acceptance", student, teacher, USED)
+    torch.testing.assert_close(found, -left.log(), rtol=1e-5, atol=1e-6)
+
+
+def test_acceptance_teaches_where_nothing_is_accepted():
+    """Student and teacher 300 nats apart, where total variation has no gradient in float32."""
+    used = torch.ones(1, 2, dtype=torch.bool)
+    slopes = {}
+    for name in ("acceptance", "total_variation"):
+        z = torch.tensor([[0.0, -300.0]]).requires_grad_()
+        empty = torch.tensor([EMPTY_TAIL])
+        sides = [bucketed(one, empty, used) for one in (z, z.detach().flip(-1))]
+        divergence(name, *sides, used).sum().backward()
+        slopes[name] = z.grad[0].tolist()
+    # Each of the two tokens is half of the little that is accepted; one is up to the student.
+    assert slopes["acceptance"] == pytest.approx([0.5, -0.5], rel=1e-5)
+    assert slopes["total_variation"] == [0.0, 0.0]
+
+
+def test_decoupled_weighs_the_parts_of_forward_kl():
+    student, teacher = view(rows(sharpness=1.0, seed=1)), view(rows(sharpness=2.0))
+    parts = kl_terms(student, teacher)
+    heavy = divergence("decoupled head_weight=1 tail_weight=4", student, teacher, USED)
+    torch.testing.assert_close(heavy, parts["kl_head"] + 4 * parts["kl_binary"])
+    plain = divergence("decoupled head_weight=1 tail_weight=1", student, teacher, USED)
+    torch.testing.assert_close(plain, divergence("forward_kl", student, teacher, USED))
+
+
+def test_the_rest_of_a_row_weighs_more_and_the_likeliest_token_as_before():
+    """Two students that differ from the teacher inside the rest alone, and in its mass alone."""
+    used, none = torch.ones(1, 4, dtype=torch.bool), torch.tensor([EMPTY_TAIL])
+    teacher, inside, mass = (
+        bucketed(torch.tensor([one]).log(), none, used)
+        for one in ([0.6, 0.2, 0.1, 0.1], [0.6, 0.1, 0.1, 0.2], [0.2, 0.4, 0.2, 0.2])
+    )
+    for student, factor in ((inside, 2.0), (mass, 1.0)):
+        found = divergence("tail_reweighted modes=1 tail_weight=2", student, teacher, used)
+        plain = divergence("forward_kl", student, teacher, used)
+        assert float(found) == pytest.approx(factor * float(plain), rel=1e-5)

@@ -21,7 +21,7 @@ from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.forecast.options import TUNE_OPTIONS
 from logitstore.format.json import canonical_json
 from logitstore.generation.options import GENERATE_OPTIONS
-from logitstore.options import Option, options_of
+from logitstore.options import Option
 from logitstore.store.options import VERIFY_OPTIONS
 from tests import run_files
 from tests.fuzzed import CHOICES, JSON, ODD, told
@@ -31,12 +31,12 @@ from tools.fuzzing.runs import RunFiles
 from trainer.data.packing import Packing, Position
 from trainer.reporting.data import load_runs
 from trainer.training.checkpoints import read_checkpoint
-from trainer.training.options import FitOptions
+from trainer.training.fit_options import FIT_OPTIONS
 from trainer.training.run_record import RECORD, read_record, write_record
 from trainer.training.state_files import read_state, write_json, write_state
 
 LISTS = (DUMP_OPTIONS, TUNE_OPTIONS, AUDIT_OPTIONS, GENERATE_OPTIONS, VERIFY_OPTIONS)
-OPTIONS = [one for options in (*LISTS, options_of(FitOptions)) for one in options]
+OPTIONS = [one for options in (*LISTS, FIT_OPTIONS) for one in options]
 # A folder for all examples of a test: each writes anew what it reads.
 shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -19,7 +19,8 @@ from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
 from trainer.evaluation.options import EvalOptions
 from trainer.losses import LOSSES
-from trainer.training.options import FitOptions
+from trainer.losses.options import LOSS_OPTIONS
+from trainer.training.fit_options import FIT_OPTIONS
 
 QUICK = ["--steps", "2", "--batch-tokens", "64", "--micro-tokens", "16", "--device", "cpu"]
 
@@ -141,6 +142,32 @@ def test_what_a_run_passes_over_is_a_line_on_standard_error(folder):
     assert (out / "model.safetensors").is_file()
 
 
+def test_an_option_of_the_loss_is_a_setting_of_the_run(folder):
+    """It stands in run.json, and a run is not gone on with at another value."""
+    other = ("--loss", "jensen_shannon", "--beta", "0.25")
+    result = fit(folder, *other, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["settings"]["beta"] == 0.25
+    assert fit(folder, *other).exit_code == 0
+    result = fit(folder, "--loss", "jensen_shannon", "--resume")
+    assert result.exit_code == 1
+    assert "the run was begun with other settings: --beta 0.25 there, 0.5 here" in result.stderr
+
+
+def test_a_loss_without_options_adds_nothing_to_the_settings(folder):
+    """So runs of before there were any still go on."""
+    names = {one.name for one in LOSS_OPTIONS}
+    assert not names & set(json.loads(fit(folder, "--json").stdout)["settings"])
+    result = fit(folder, "--loss", "reverse_kl", "--beta", "0.5")
+    assert result.exit_code == 2
+    assert "--beta has no effect with --loss reverse_kl" in result.stderr
+
+
+def test_no_two_options_of_fit_have_one_name():
+    names = [one.name for one in FIT_OPTIONS]
+    assert len(set(names)) == len(names)
+
+
 def test_the_help_names_every_loss():
     shown = " ".join(call("fit", "--help").stdout.split())
     assert [name for name in LOSSES if name not in shown] == []
@@ -202,6 +229,9 @@ FIT = ("fit", "--logits", "S", "--student", "T", "--out", "R")
 WRONG = [
     (*FIT, "--alpha", "2"),
     (*FIT, "--loss", "nope"),
+    (*FIT, "--loss", "jensen_shannon", "--beta", "2"),
+    (*FIT, "--loss", "reverse_kl", "--beta", "0.5"),
+    (*FIT, "--loss", "alm", "--beta", "0.5"),
     (*FIT, "--epochs", "0"),
     (*FIT, "--epochs", "1", "--steps", "1"),
     (*FIT, "--temperature", "0"),
@@ -240,11 +270,11 @@ def test_wrong_values_cost_no_torch():
 def test_python_refuses_what_the_command_line_refuses(command):
     """With the same words, as a SettingError that names arguments and not flags."""
     run = {"fit": trainer.fit, "eval": trainer.evaluate}[command]
-    kind = {"fit": FitOptions, "eval": EvalOptions}[command]
+    options = {"fit": FIT_OPTIONS, "eval": options_of(EvalOptions)}[command]
     for name, *arguments in WRONG:
         if name != command:
             continue
-        flags = {option.flag: option for option in options_of(kind)}
+        flags = {option.flag: option for option in options}
         values = {"model": "M"} if command == "eval" else {}
         arguments = arguments[len(values) :]
         for flag, text in zip(arguments[::2], arguments[1::2], strict=True):
@@ -262,10 +292,13 @@ def arguments_of(name, arguments):
 
 
 def test_python_shows_the_options_of_the_command_line():
-    for run, kind in ((trainer.fit, FitOptions), (trainer.evaluate, EvalOptions)):
+    for run, options in (
+        (trainer.fit, FIT_OPTIONS),
+        (trainer.evaluate, options_of(EvalOptions)),
+    ):
         parameters = inspect.signature(run).parameters
-        assert list(parameters) == [option.name for option in options_of(kind)]
-        for option in options_of(kind):
+        assert list(parameters) == [option.name for option in options]
+        for option in options:
             assert parameters[option.name].default == option.default
             assert f"    {option.name}: " in run.__doc__
             assert option.help.endswith(".")

@@ -202,6 +202,7 @@ def test_a_loss_of_ones_own_is_taken_and_an_unknown_one_refused():
         reference=lambda rows: forward.reference(rows) / 2,
         linear=True,
         tail="bucket",
+        bound="lower",
         times_temperature_squared=False,
     )
     found = trainer.distillation_loss(model, batch, alpha=1.0, loss=own).loss

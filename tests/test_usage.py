@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import logitstore
-from logitstore.dumping.options import OWN_OPTIONS, own_options, target_spec
+from logitstore.dumping.options import OWN_OPTIONS, target_spec
 from logitstore.errors import SettingError
 from logitstore.options import Option
+from logitstore.own_options import own_options
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from logitstore.store.containers import CONTAINERS

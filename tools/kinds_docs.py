@@ -24,6 +24,7 @@ _HEAD = """# Sparsifiers, codecs and losses
 Made from their declarations by `make docs`; do not edit. What each declares is said once, in its
 own module; [architecture](architecture.md) says how to add one.
 """
+_BOUNDS = {"lower": "a lower bound", "upper": "an upper bound", "none": "no bound"}
 _VOCABULARY = 32_768  # for the codecs: what they state does not depend on it
 
 
@@ -95,9 +96,11 @@ def _losses() -> str:
     rows = (
         (
             f"`{one.name}`",
+            " ".join(f"`{option.flag} {default}`" for option, default in one.options.items()),
             one.summary,
             "yes" if one.linear else "no",
             one.tail,
+            _BOUNDS[one.bound],
             "yes" if one.serves_drawn else "no",
             "yes" if one.times_temperature_squared else "no",
         )
@@ -105,13 +108,21 @@ def _losses() -> str:
     )
     heads = (
         "`--loss`",
+        "options",
         "what it is",
         "linear in the teacher",
         "the tail's mass",
+        "over entries and bucket",
         "from drawn entries",
         "times T²",
     )
-    return f"## Losses\n\n{_table(heads, rows)}\n{_span_losses()}"
+    note = (
+        "*Over entries and bucket* says what the value from kept entries and one bucket of all "
+        "other tokens is of the value over all tokens. Merging outcomes never increases an "
+        "f-divergence, hence the lower bounds; where all tokens are kept (K = V) every loss is "
+        "exact. What each computes: [losses](losses.md).\n"
+    )
+    return f"## Losses\n\n{note}\n{_table(heads, rows)}\n{_span_losses()}"
 
 
 def _span_losses() -> str:

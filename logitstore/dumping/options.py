@@ -12,7 +12,6 @@ sparsifier has no use for are refused.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -24,6 +23,7 @@ from logitstore.corpus.fields import Fields
 from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import SettingError
 from logitstore.options import Option, option, options_of, refuse_uri
+from logitstore.own_options import listed, own_options
 from logitstore.progress import ON_PROGRESS
 from logitstore.sparsify import DEFAULT_SPARSIFIER, SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
@@ -42,7 +42,6 @@ __all__ = [
     "TEACHER",
     "JobOptions",
     "check_targets",
-    "own_options",
     "split_options",
     "system_prompt",
     "target_spec",
@@ -262,50 +261,6 @@ def _options_by_kind() -> dict[str, Mapping[Option, Any]]:
     return {name: one.options for name, one in SPARSIFIERS.items()}
 
 
-def own_options(kinds: Mapping[str, Mapping[Option, Any]]) -> tuple[Option, ...]:
-    """The options of all sparsifiers, each once, with the help and default that each gives it.
-
-    kinds: sparsifier -> its options, each with its default.
-    """
-    declared: dict[str, Option] = {}
-    defaults: dict[str, dict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
-    helps: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for kind, options in kinds.items():
-        for one, default in options.items():
-            declared.setdefault(one.name, one)
-            defaults[one.name][default].append(kind)
-            helps[one.name][one.help].append(kind)
-    return tuple(
-        replace(
-            one,
-            default=None,
-            nullable=True,
-            help=_help_by_kind(helps[name]),
-            unset=_in_words(defaults[name]),
-        )
-        for name, one in declared.items()
-    )
-
-
-def _help_by_kind(kinds_of: Mapping[str, list[str]]) -> str:
-    """The one help of an option; where sparsifiers differ, that of each after their names."""
-    if len(kinds_of) == 1:
-        return next(iter(kinds_of))
-    return " ".join(
-        f"With {_listed(kinds)}: {text[:1].lower()}{text[1:]}" for text, kinds in kinds_of.items()
-    )
-
-
-def _in_words(kinds_of: Mapping[Any, list[str]]) -> str:
-    """Defaults and the sparsifiers that have them: "8 for hybrid, 64 for topk and topp"."""
-    return ", ".join(f"{default} for {_listed(kinds)}" for default, kinds in kinds_of.items())
-
-
-def _listed(names: list[str]) -> str:
-    """ "a, b and c"."""
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-
-
 _SPARSIFY = Option(
     name="sparsify",
     kind=str,
@@ -320,7 +275,7 @@ def _temperature() -> Option:
     drawn = [name for name, one in SPARSIFIERS.items() if not one.targets.keeps_tail]
     return replace(
         TEMPERATURE,
-        help=f"The temperatures that the store serves, as in 1,2,4. {_listed(drawn)} draw once for "
+        help=f"The temperatures that the store serves, as in 1,2,4. {listed(drawn)} draw once for "
         "each; the others store the mass of the tail at each.",
         unset="1; for the others, all from 1 to 10",
     )

@@ -3,13 +3,20 @@
 from typing import TYPE_CHECKING
 
 from logitstore.plumbing import lazy_names
+from trainer.losses.acceptance import acceptance
 from trainer.losses.alm import alm
 from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs
+from trainer.losses.decoupled import decoupled
 from trainer.losses.forward_kl import forward_kl
+from trainer.losses.jensen_shannon import jensen_shannon
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
+from trainer.losses.skewed_forward_kl import skewed_forward_kl
+from trainer.losses.skewed_reverse_kl import skewed_reverse_kl
 from trainer.losses.span_loss import SpanLoss
+from trainer.losses.tail_reweighted import tail_reweighted
+from trainer.losses.total_variation import total_variation
 from trainer.losses.uld import uld
 
 if TYPE_CHECKING:
@@ -48,6 +55,13 @@ LOSSES: dict[str, Loss] = {
     for one in (
         forward_kl,
         reverse_kl,
+        jensen_shannon,
+        skewed_forward_kl,
+        skewed_reverse_kl,
+        total_variation,
+        acceptance,
+        decoupled,
+        tail_reweighted,
         renormalised,
         residual_to_label,
     )

@@ -1,11 +1,12 @@
 """What a loss declares, what it is given, and the plain formula that it is compared with.
 
 A distribution over V tokens is represented by the K entries of a stored target and one bucket,
-which has the probability of all other tokens together. A divergence between two distributions in
-this form is a lower bound of that between the whole ones, and equal to it where the bucket is
-empty. A loss is a differentiable function of student and teacher in this form; the fused pass takes
-its gradient from autograd. A new loss is one file and one line of `LOSSES`; the conformance tests
-run over that table.
+which has the probability of all other tokens together. Merging outcomes never increases an
+f-divergence (the data processing inequality): one between two distributions in this form is a lower
+bound of that between the whole ones, and equal to it where the bucket is empty. A loss is a
+differentiable function of student and teacher in this form; the fused pass takes its gradient from
+autograd. A new loss is one file and one line of `LOSSES`; the conformance tests run over that
+table.
 
 Nothing here imports torch, so that a command line can name every loss without the cost of it.
 
@@ -14,17 +15,21 @@ Shapes: N rows, K entries, R rows of whole distributions, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-__all__ = ["DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
+    from logitstore.plumbing import Option
 
-TailUse = Literal["bucket", "dropped", "label"]
+__all__ = ["Bound", "DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
+
+Bound = Literal["lower", "upper", "none"]
+TailUse = Literal["bucket", "apart", "dropped", "label"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,42 +89,82 @@ class Loss:
     differentiable in the student. `reference` is the same in the plainest form, over whole
     distributions in float64, [R]: written from the definition, not from `divergence`.
 
-    `tail` says what the loss makes of the teacher's bucket: it is compared with the student's
-    ("bucket"), it is left out and the head renormalised ("dropped"), or its mass is given to the
-    true token ("label").
+    `tail` says what the loss makes of the teacher's bucket: it is compared with the student's, as
+    an entry is ("bucket") or at a weight of its own ("apart"), it is left out and the head
+    renormalised ("dropped"), or its mass is given to the true token ("label").
 
     `linear` says that the gradient on the student is linear in the teacher, over given entries and
     bucket: the divergence of a mixture of two teachers is the mixture of theirs, up to a term that
     no student changes (for forward KL the teacher's entropy).
+
+    `bound` says what its value over entries and one bucket is of its value where all tokens are
+    entries: a lower bound, an upper one, or neither. Where the bucket is empty both are equal.
+
+    `options` are what a user may set: options of `fit` by their names, each with its default here.
+    The two functions are given their values by keyword; those of a `Loss` have got them already.
+    `sets_apart` is the one, if any, that says how many entries the loss treats unlike all others: a
+    store must keep more.
     """
 
     name: str  # on the command line and in run.json
     summary: str  # a sentence, for help texts and docs
-    divergence: Callable[[LossInputs], Tensor]
-    reference: Callable[[DenseRows], Tensor]
+    divergence: Callable[..., Tensor]  # of LossInputs
+    reference: Callable[..., Tensor]  # of DenseRows
     linear: bool  # in the teacher, as far as the student's gradient goes
     tail: TailUse
+    bound: Bound
     times_temperature_squared: bool  # it is weighed by T^2, so that its gradient keeps its size
+    options: Mapping[Option, Any] = field(default_factory=dict, hash=False)
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of options, by name
+    sets_apart: str | None = None
 
     @property
     def serves_drawn(self) -> bool:
         """Whether drawn weights can stand for the teacher, without bias.
 
         It must be linear, and ask nothing of the tail but what it weighs: drawn entries have no
-        bucket, so a loss that gives the tail's mass to the label would find none to give.
+        bucket, so a loss that gives the tail's mass to the label would find none to give, and one
+        that weighs the tail apart would weigh as the head what was drawn of the tail.
         """
         return self.linear and self.tail == "bucket"
 
+    def with_options(self, **values: Any) -> Loss:
+        """The same loss with other values of its options; those that are not given stay.
+
+        Args:
+            values: The values by the names of options.
+
+        Raises SettingError for a value that is out of range, TypeError for an option that the loss
+        does not have.
+        """
+        known = {one.name: one for one in self.options}
+        for name in values:
+            if name not in known:
+                raise TypeError(f"loss {self.name!r} takes no option {name!r}")
+        checked = {name: known[name].check(value) for name, value in values.items()}
+        return replace(self, values={**self.values, **checked})
+
     def __post_init__(self) -> None:
-        """Raise TypeError for a declaration that leaves something open."""
-        for field, fits in (
+        """Fill in defaults; raise TypeError for a declaration that leaves something open."""
+        values = {one.name: default for one, default in self.options.items()}
+        for declared, fits in (
             ("name", isinstance(self.name, str) and self.name.isidentifier()),
             ("summary", isinstance(self.summary, str) and self.summary.endswith(".")),
             ("divergence", callable(self.divergence)),
             ("reference", callable(self.reference)),
             ("linear", isinstance(self.linear, bool)),
             ("tail", self.tail in get_args(TailUse)),
+            ("bound", self.bound in get_args(Bound)),
             ("times_temperature_squared", isinstance(self.times_temperature_squared, bool)),
+            ("values", self.values.keys() <= values.keys()),
+            ("sets_apart", self.sets_apart is None or self.sets_apart in values),
         ):
             if not fits:
-                raise TypeError(f"loss {self.name!r}: {field} cannot be {getattr(self, field)!r}")
+                raise TypeError(
+                    f"loss {self.name!r}: {declared} cannot be {getattr(self, declared)!r}"
+                )
+        values |= self.values
+        object.__setattr__(self, "values", values)
+        if values:
+            object.__setattr__(self, "divergence", partial(self.divergence, **values))
+            object.__setattr__(self, "reference", partial(self.reference, **values))

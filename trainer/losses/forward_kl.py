@@ -46,5 +46,6 @@ forward_kl = Loss(
     reference=_reference,
     linear=True,
     tail="bucket",
+    bound="lower",
     times_temperature_squared=True,
 )

@@ -5,10 +5,18 @@ Importing this costs no torch, so that a command line can refuse a value at once
 
 from __future__ import annotations
 
-from logitstore.plumbing import Option
+from typing import TYPE_CHECKING, Any
+
+from logitstore import SettingError
+from logitstore.plumbing import Option, listed, own_options
 from trainer.losses import LOSSES, SPAN_LOSSES
 
-__all__ = ["ALPHA", "LOSS", "ROUTER_WEIGHT", "TEMPERATURE"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainer.losses import Loss, SpanLoss
+
+__all__ = ["ALPHA", "LOSS", "LOSS_OPTIONS", "ROUTER_WEIGHT", "TEMPERATURE", "chosen_loss"]
 
 ALPHA = Option(
     name="alpha",
@@ -35,6 +43,7 @@ ROUTER_WEIGHT = Option(
     unset="router_aux_loss_coef of the student's configuration",
     least=0,
 )
+_LOWER = [one.name for one in LOSSES.values() if one.bound == "lower"]
 LOSS = Option(
     name="loss",
     kind=str,
@@ -44,7 +53,35 @@ LOSS = Option(
             "The divergence from the teacher's distribution.",
             *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
             *(f"{one.name}: {one.summary}" for one in SPAN_LOSSES.values()),
+            "Over kept tokens and one bucket of all others, the values of",
+            f"{listed(_LOWER)} are lower bounds of those over all tokens.",
         ]
     ),
     choices=lambda: (*LOSSES, *SPAN_LOSSES),
 )
+# Of losses that have options; each declares its own, with its default.
+LOSS_OPTIONS = own_options({name: one.options for name, one in LOSSES.items()})
+
+
+def chosen_loss(name: str, values: Mapping[str, Any]) -> Loss | SpanLoss:
+    """The loss of that name with the values of its options that are set, else its defaults.
+
+    Args:
+        name: A name of the table of losses.
+        values: Values of `LOSS_OPTIONS` by name; None where one is not set.
+
+    Raises SettingError for an unknown name, for an option that is set and that the loss does not
+    have, and for a value that is out of range.
+    """
+    name = LOSS.check(name)
+    given = {option: value for option, value in values.items() if value is not None}
+    for one in LOSS_OPTIONS:
+        takers = [other.name for other in LOSSES.values() if one.name in other.values]
+        if one.name in given and name not in takers:
+            raise SettingError(
+                f"{one.flag} has no effect with --loss {name}",
+                found=given[one.name],
+                allowed=f"with --loss {' or '.join(takers)}",
+                remedy=f"Leave {one.flag} out, or choose another loss",
+            )
+    return LOSSES[name].with_options(**given) if name in LOSSES else SPAN_LOSSES[name]

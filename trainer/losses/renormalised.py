@@ -49,5 +49,6 @@ renormalised = Loss(
     reference=_reference,
     linear=False,
     tail="dropped",
+    bound="none",
     times_temperature_squared=True,
 )

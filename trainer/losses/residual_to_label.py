@@ -72,5 +72,6 @@ residual_to_label = Loss(
     reference=_reference,
     linear=True,
     tail="label",
+    bound="none",
     times_temperature_squared=True,
 )

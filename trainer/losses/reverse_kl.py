@@ -39,5 +39,6 @@ reverse_kl = Loss(
     reference=_reference,
     linear=False,
     tail="bucket",
+    bound="lower",
     times_temperature_squared=True,
 )

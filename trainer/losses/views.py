@@ -69,6 +69,7 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
         vocab_size=1,
         count_R=none_RB.new_zeros(0, dtype=torch.int64),
     )
+    _check_entries(sparsifier, loss=loss)
     return View.BUCKET
 
 
@@ -126,6 +127,22 @@ def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) ->
             else "the loss needs a head of exact entries, and drawn targets have none for sure",
             place="--loss",
             remedy=f"Take --loss {forward_kl.name}, or dump with --sparsify {keeping}",
+        )
+
+
+def _check_entries(sparsifier: SparsifierSpec, *, loss: Loss) -> None:
+    """Raise SettingError where the loss sets all entries apart that are exact for sure."""
+    if loss.sets_apart is None:
+        return
+    kind = sparsifier_of(sparsifier)
+    entries = kind.asked(sparsifier)[kind.room[0]]
+    if loss.values[loss.sets_apart] >= entries:
+        raise SettingError(
+            f"--loss {loss.name} needs more kept tokens than it sets apart",
+            place=f"--{loss.sets_apart}",
+            found=loss.values[loss.sets_apart],
+            allowed=f"less than the store's {kind.room[0]} of {entries}",
+            remedy="Give a smaller number, or dump with more entries",
         )
 
 

@@ -17,13 +17,13 @@ from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback
 
 from logitstore import CorruptionError, LogitStoreError, ModelError, SpecError, StorageError
-from logitstore.plumbing import LocalStorage, choose_device, options_of, takes, tell_stage
+from logitstore.plumbing import LocalStorage, choose_device, takes, tell_stage
 from trainer.data.batches import count_steps
 from trainer.data.packing import Lengths, Packing
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.losses import Loss, SpanLoss
-from trainer.losses.distillation import named_loss, refuse_unserved
+from trainer.losses.distillation import refuse_unserved
 from trainer.training import run_folder
 from trainer.training.adaptation import without_adapter
 from trainer.training.arguments import computing_dtype, training_arguments
@@ -39,6 +39,7 @@ from trainer.training.callbacks import (
 from trainer.training.checkpoints import newest_completed, remove_checkpoints
 from trainer.training.damage import sound_store
 from trainer.training.fit_loop import FitLoop
+from trainer.training.fit_options import FIT_OPTIONS, fit_options
 from trainer.training.held_out import HeldOut, held_batches, open_held_out
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
@@ -74,7 +75,7 @@ __all__ = ["fit"]
 _RESUME = "Make room, then go on from the last whole checkpoint (--resume)"
 
 
-@takes(options_of(FitOptions))
+@takes(FIT_OPTIONS)
 def fit(**values: Any) -> dict[str, Any]:
     """Distil a student from a store into the folder of a run; returns the content of run.json.
 
@@ -97,9 +98,9 @@ def fit(**values: Any) -> dict[str, Any]:
     run whose files have changed), StorageError (a place that cannot be written), ModelError,
     WorkerError (another rank has died).
     """
-    options = FitOptions(**values)
+    options = fit_options(**values)
     store = as_store(options.logits, model=options.student_name, max_memory=options.max_memory)
-    loss = named_loss(options.loss)
+    loss = options.chosen_loss()
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
     else:
@@ -191,7 +192,7 @@ class _Fit:
             args=self.args,
             train_dataset=batches,
             alpha=self.options.alpha,
-            loss=self.options.loss,
+            loss=self.options.chosen_loss(),
             router_weight=self.options.router_weight,
             rise=self._rise(),
             schedule=self.options.lr_schedule,

@@ -5,9 +5,10 @@ Importing this costs no torch, so that a command line can refuse a value at once
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError
 from logitstore.plumbing import (
@@ -22,11 +23,14 @@ from logitstore.plumbing import (
 )
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, SPAN_ENDS, WINDOW
-from trainer.losses import SPAN_LOSSES
-from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
+from trainer.losses import SPAN_LOSSES, Loss
+from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chosen_loss
 from trainer.training.adaptation import Lora, refuse_no_peft
 from trainer.training.schedule import SCHEDULES
 from trainer.training.settings import parse_settings
+
+if TYPE_CHECKING:
+    from trainer.losses import SpanLoss
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
@@ -104,6 +108,7 @@ class FitOptions:
     alpha: float = option(like=ALPHA)
     temperature: float = option(like=TEMPERATURE)
     loss: str = option(like=LOSS)
+    loss_values: Mapping[str, Any] = field(default_factory=dict)  # of the loss's own options
     student_tokenizer: Any = option(
         None,
         refuse=refuse_uri,
@@ -292,6 +297,7 @@ class FitOptions:
         if is_answers(self.logits):
             refuse_teacher(self.logits, alpha=self.alpha)
         self._check_spans()
+        self.chosen_loss()
         if self.report is not None and not callable(self.report):
             raise SettingError("report must be a function", found=repr(self.report)[:80])
 
@@ -339,6 +345,13 @@ class FitOptions:
             return str(self.student)
         return str(getattr(self.student.config, "name_or_path", "") or type(self.student).__name__)
 
+    def chosen_loss(self) -> Loss | SpanLoss:
+        """The loss with the values of its own options.
+
+        Raises SettingError where those do not fit it.
+        """
+        return chosen_loss(self.loss, self.loss_values)
+
     def wanted(self, *, store: str, dtype: str, held_out: str | None = None) -> dict[str, Any]:
         """The settings that decide the weights of the result, as run.json holds them.
 
@@ -350,6 +363,7 @@ class FitOptions:
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in _NOT_OF_THE_RESULT:
             del content[name]
+        del content["loss_values"]
         if self.epochs is None and self.steps is None:
             content["epochs"] = 1
         if self.loss not in SPAN_LOSSES:
@@ -361,4 +375,6 @@ class FitOptions:
             content["skip_damaged"] = "all"  # which are left out, run.json says
         if held_out is not None and (self.keep_best or self.patience is not None):
             content["held_out"] = held_out  # the others are not looked at by what is trained
+        if isinstance(loss := self.chosen_loss(), Loss):
+            content |= loss.values
         return content | {"student": self.student_name, "dtype": dtype, "store": store}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from logitstore import CorruptionError, SpecError, StorageError, StoreError
-from logitstore.plumbing import LocalStorage, options_of
-from trainer.training.options import FitOptions
+from logitstore.plumbing import LocalStorage
+from trainer.training.fit_options import FIT_OPTIONS
 from trainer.training.run_record import LENGTH, RECORD, read_record
 from trainer.training.run_result import OF_A_RESULT, checked_result, has_checkpoint
 from trainer.training.state_files import same, warn
@@ -207,7 +207,7 @@ def refuse_other_settings(
         key for key in sorted({*found, *wanted}) if not same(found.get(key), wanted.get(key))
     ]
     if different:
-        flags = {one.name: one.flag for one in options_of(FitOptions)}
+        flags = {one.name: one.flag for one in FIT_OPTIONS}
         listed = ", ".join(
             f"{flags.get(key, key)} {_told(found.get(key))} there, {_told(wanted.get(key))} here"
             for key in different

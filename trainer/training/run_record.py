@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError, StoreError
-from logitstore.plumbing import fingerprint, options_of
+from logitstore.plumbing import fingerprint
 from trainer.data.packing import round_up
-from trainer.training.options import FitOptions
+from trainer.training.fit_options import FIT_OPTIONS
 from trainer.training.state_files import (
     FLAG,
     HASHES,
@@ -146,7 +146,7 @@ def _refuse_odd_settings(record: dict[str, Any], *, place: Path) -> None:
     odd = {*settings} ^ {*wanted, "steps"}
     if odd:
         raise StoreError(f"the field settings.{min(odd)} is missing or unknown", place=place)
-    options = {one.name: one for one in options_of(FitOptions)}
+    options = {one.name: one for one in FIT_OPTIONS}
     try:
         for name, value in settings.items():
             if name in options:
