@@ -36,6 +36,7 @@ from trainer.cli import app as trainer_app
 from trainer.evaluation.options import EvalOptions
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
+from trainer.sweeping.options import PASSED, SweepOptions
 from trainer.training.fit_options import FIT_OPTIONS
 
 APPS = {"logitstore": logitstore_app, "trainer": trainer_app}
@@ -61,6 +62,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "trainer fit": (trainer.fit, FIT_OPTIONS),
     "trainer eval": (trainer.evaluate, options_of(EvalOptions)),
     "trainer student": (trainer.make_student, options_of(StudentOptions)),
+    "trainer sweep": (trainer.sweep, (*options_of(SweepOptions), *PASSED)),
     "trainer report": (trainer.report, options_of(ReportOptions)),
 }
 # Python draws no picture unless a file is named for it.

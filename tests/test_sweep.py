@@ -219,6 +219,20 @@ def test_the_teacher_is_measured_where_it_is_named(place):
     assert teacher["mib"] > 0
 
 
+def test_options_of_one_loss_go_to_its_runs_alone(place):
+    found = sweep(place, loss=["forward_kl", "jensen_shannon"], beta=0.1, alpha=(0.9,), seeds=1)
+    assert len(found.rows) == 2
+    runs = place / "sweep" / "runs"
+    settings = {
+        path.name: json.loads((path / "run.json").read_text())["settings"]
+        for path in runs.iterdir()
+    }
+    assert settings["jensen_shannon_seed-0"]["beta"] == 0.1
+    assert "beta" not in settings["forward_kl_seed-0"]
+    with pytest.raises(SettingError, match="beta has no effect with loss forward_kl"):
+        sweep(place, beta=0.1)
+
+
 # --- intervals and sentences
 
 

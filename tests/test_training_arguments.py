@@ -252,11 +252,11 @@ def test_what_is_no_store_is_refused(store, tmp_path):
         trainer.fit(logits=store, student="S", out=tmp_path / "run", device="cpu")
 
 
-def test_a_student_of_a_run_is_named(tmp_path):
-    with pytest.raises(SettingError, match=r"^student must be a name .*DistillationTrainer"):
-        trainer.fit(logits=Unread(), student=tiny(), out=tmp_path / "run")
-    with pytest.raises(SettingError, match="student must be a name"):
-        trainer.load_student(tiny(), spec=Unread().spec)
+def test_a_student_of_a_run_is_a_name_or_a_model(tmp_path):
+    with pytest.raises(SettingError, match=r"^student is neither a name nor a loaded"):
+        trainer.fit(logits=Unread(), student=3, out=tmp_path / "run")
+    with pytest.raises(SettingError, match="student must be a name or a loaded"):
+        trainer.load_student(torch.nn.Linear(2, 2), spec=Unread().spec)
     with pytest.raises(SettingError, match=r"^spec .*`store\.spec`"):
         trainer.load_student("S", spec=Unread())
     with pytest.raises(SettingError, match=r"^seed"):

@@ -15,7 +15,7 @@ from logitstore import SettingError
 from logitstore.plumbing import ON_PROGRESS, STORE, option, options_of, refuse_uri
 from trainer.losses import LOSSES
 from trainer.losses.options import ALPHA, TEMPERATURE
-from trainer.training.options import FitOptions
+from trainer.training.fit_options import FIT_OPTIONS
 
 __all__ = ["NAMES", "PASSED", "SweepOptions", "presets"]
 
@@ -25,7 +25,7 @@ _OF_A_RUN = (
     *("report", "on_progress", "eval_logits", "eval_steps", "best_by", "keep_best", "patience"),
     *("student_tokenizer", "span_ends", "push_to_hub", "report_to", "skip_damaged"),
 )
-PASSED = tuple(one for one in options_of(FitOptions) if one.name not in _OF_A_RUN)
+PASSED = tuple(one for one in FIT_OPTIONS if one.name not in _OF_A_RUN)
 
 
 @cache
@@ -43,6 +43,7 @@ class SweepOptions:
     logits: list[str] = option(
         help="The store to learn from; given several times, each is one more value of the grid.",
         places=True,
+        refuse=lambda stores: [STORE.refuse(one) for one in stores if STORE.refuse],
         in_python="Or open stores.",
     )
     student: list[str] = option(

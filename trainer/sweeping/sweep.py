@@ -13,6 +13,7 @@ from trainer.data.store import as_store
 from trainer.evaluation.measure import evaluate
 from trainer.losses import LOSSES
 from trainer.losses.distillation import refuse_unserved
+from trainer.losses.options import LOSS_OPTIONS, chosen_loss
 from trainer.sweeping.findings import Pair, Sweep, row_of, sentences
 from trainer.sweeping.grid import Setting, settings_of, short_names
 from trainer.sweeping.options import PASSED, SweepOptions
@@ -86,6 +87,9 @@ class _Work:
         stores = [as_store(one, max_memory=memory) for one in options.logits]
         held = as_store(options.eval_logits, max_memory=memory)
         settings = settings_of(options)
+        for each in LOSS_OPTIONS:  # it goes to the runs whose loss has it
+            takers = [own.loss for own in settings if each.name in LOSSES[own.loss].values]
+            chosen_loss((takers or [settings[0].loss])[0], {each.name: passed[each.name]})
         for one in settings:
             loss, store = LOSSES[one.loss], stores[one.logits]
             refuse_unserved(store.spec, loss=loss, temperature=one.temperature)
@@ -100,11 +104,12 @@ class _Work:
 
     def _run(self, setting: Setting, seed: int) -> Run:
         options, name = self.options, f"{setting.name}_seed-{seed}"
+        others = {one.name for one in LOSS_OPTIONS} - {*LOSSES[setting.loss].values}
         return Run(
             name=setting.name,
             seed=seed,
             eval_logits=options.eval_logits,
-            options=self.passed
+            options={key: one for key, one in self.passed.items() if key not in others}
             | {
                 "logits": options.logits[setting.logits],
                 "student": options.student[setting.student],

@@ -20,7 +20,7 @@ from trainer.data.options import (
     WINDOW,
     rank_option,
 )
-from trainer.data.packing import Lengths, Packing, choose_packing
+from trainer.data.packing import Lengths, Packing, choose_packing, longest_document
 from trainer.data.rows import choose_border, choose_layout
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
@@ -190,9 +190,12 @@ def plan_packing(
             default=0,
         ),
     )
+    max_length = store.spec.text.max_length
+    if micro_tokens is not None and micro_tokens < max_length:  # all documents may be shorter
+        max_length = longest_document(store)
     return choose_packing(
         shuffle=order.Shuffle(fingerprint=store.fingerprint, seed=seed, lanes=lanes, window=window),
-        max_length=store.spec.text.max_length,
+        max_length=max_length,
         batch_tokens=batch_tokens,
         micro_tokens=micro_tokens,
         ranks=ranks,
