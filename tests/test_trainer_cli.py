@@ -20,7 +20,7 @@ from trainer.cli import app
 from trainer.evaluation.options import EvalOptions
 from trainer.losses import LOSSES
 from trainer.losses.options import LOSS_OPTIONS
-from trainer.training.fit_options import FIT_OPTIONS
+from trainer.training.fit_options import FIT_OPTIONS, FIT_SECTIONS
 
 QUICK = ["--steps", "2", "--batch-tokens", "64", "--micro-tokens", "16", "--device", "cpu"]
 
@@ -166,6 +166,16 @@ def test_a_loss_without_options_adds_nothing_to_the_settings(folder):
 def test_no_two_options_of_fit_have_one_name():
     names = [one.name for one in FIT_OPTIONS]
     assert len(set(names)) == len(names)
+
+
+def test_the_help_shows_each_option_once_and_the_needed_ones_first():
+    listed = [name for _, names in FIT_SECTIONS for name in names]
+    shown = {one.name for one in FIT_OPTIONS if not one.python_only} | {"json", "help"}
+    assert sorted(listed) == sorted(shown)
+    text = call("fit", "--help").stdout
+    places = [text.index(f"\n{title}:\n") for title, _ in FIT_SECTIONS]
+    assert places == sorted(places)
+    assert text.index("  --alpha ") < text.index("  --lr ") < text.index("  --micro-tokens ")
 
 
 def test_the_help_names_every_loss():

@@ -47,10 +47,19 @@ def _section(title: str, command: Any) -> Iterator[str]:
     options = [one for one in command.params if one.param_type_name == "option"]
     usage = " ".join([title, *(_metavar(one) for one in arguments), "[options]"])
     yield f"## {title}\n\n{command.help.strip()}\n\n    {usage}\n"
+    section_of = getattr(command, "section_of", None)
+    shown = [one for one in (*arguments, *options) if one.name != "help"]
+    if section_of is None:
+        yield from _table(shown, arguments)
+        return
+    for title in dict.fromkeys(section_of(one.name) for one in shown):
+        yield f"### {title}\n"
+        yield from _table([one for one in shown if section_of(one.name) == title], arguments)
+
+
+def _table(parameters: list[Any], arguments: list[Any]) -> Iterator[str]:
     yield "| option | default | meaning |\n|---|---|---|"
-    for one in [*arguments, *options]:
-        if one.name == "help":
-            continue
+    for one in parameters:
         shown = _metavar(one) if one in arguments else ", ".join(f"`{o}`" for o in one.opts)
         yield f"| {shown} | {_default(one)} | {' '.join((one.help or '').split())} |"
     yield ""

@@ -18,10 +18,10 @@ import re
 import sys
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from logitstore.cli.console import RESUMES, print_json, reporting_errors
 from logitstore.errors import SettingError
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["JSON", "command", "command_signature", "new_program"]
 
 JSON = Option(name="json", kind=bool, default=False, help="Print one JSON object and nothing else.")
+
+# Titles of a help, and the names of the options below each.
+Sections: TypeAlias = "Iterable[tuple[str, tuple[str, ...]]]"
+_OTHERS = "Options"
 
 # typer's own copy of click, or click itself, by its version: the class is named by its subclass.
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -78,14 +82,16 @@ def command(
     name: str | None = None,
     check: Callable[..., Any] | None = None,
     again: str = RESUMES,
+    sections: Sections = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function becomes a command of `program` that takes `options` by keyword.
 
     Its docstring is the command's help, and `name` the command's where it is not the function's.
     Each option is checked, then all together by `check`, which takes the same keywords; their
     SettingError is wrong usage. A LogitStoreError of the function itself is one message and exit
-    code 1; `again` is how an interrupted command is taken up again. A function with a parameter
-    `context` is given typer's.
+    code 1; `again` is how an interrupted command is taken up again. `sections` are the titles under
+    which the help shows options, with their names; what is in none of them comes last. A function
+    with a parameter `context` is given typer's.
     """
     listed = tuple(one for one in options if not one.python_only)
     _BARE.update({one.flag: one.bare for one in listed if one.bare is not None})
@@ -114,10 +120,33 @@ def command(
         run.__annotations__ = {
             name: parameter.annotation for name, parameter in signature.parameters.items()
         }
-        program.command(name=name or function.__name__)(run)
+        kind = _sectioned(sections) if sections else None
+        program.command(name=name or function.__name__, cls=kind)(run)
         return function
 
     return decorate
+
+
+def _sectioned(sections: Sections) -> type[TyperCommand]:
+    """The class of a command whose help shows its options under titles."""
+    titles = {name: title for title, names in sections for name in names}
+
+    class Sectioned(TyperCommand):
+        section_of = staticmethod(lambda name: titles.get(name, _OTHERS))
+
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            """The options, section by section."""
+            shown: dict[str, list[Any]] = {title: [] for title, _ in sections} | {_OTHERS: []}
+            for one in self.get_params(ctx):
+                record = one.get_help_record(ctx)
+                if record is not None:
+                    shown[titles.get(str(one.name), _OTHERS)].append(record)
+            for title, records in shown.items():
+                if records:
+                    with formatter.section(title):
+                        formatter.write_dl(records)
+
+    return Sectioned
 
 
 def command_signature(options: Iterable[Option]) -> inspect.Signature:

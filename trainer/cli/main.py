@@ -33,7 +33,7 @@ from trainer.reporting.options import ReportOptions
 from trainer.sweeping.lines import as_object, sweep_lines
 from trainer.sweeping.options import NAMES, PASSED, SweepOptions
 from trainer.training.adaptation import base_of
-from trainer.training.fit_options import FIT_OPTIONS, fit_options
+from trainer.training.fit_options import FIT_OPTIONS, FIT_SECTIONS, fit_options
 from trainer.training.state_files import RunWarning
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
 @command(
     app,
     options=(*FIT_OPTIONS, JSON),
+    sections=FIT_SECTIONS,
     check=fit_options,
     again="Run the same command with --resume to go on",
 )

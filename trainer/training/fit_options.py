@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from logitstore.plumbing import Option
 
-__all__ = ["FIT_OPTIONS", "fit_options"]
+__all__ = ["FIT_OPTIONS", "FIT_SECTIONS", "fit_options"]
 
 
 def _all_options() -> Iterator[Option]:
@@ -25,6 +25,42 @@ def _all_options() -> Iterator[Option]:
 
 
 FIT_OPTIONS = tuple(_all_options())
+
+
+# What the help shows together, the most needed first.
+FIT_SECTIONS = (
+    ("What is learnt, by whom, where to", ("logits", "student", "out")),
+    (
+        "The loss",
+        (
+            *("alpha", "temperature", "loss", *(one.name for one in LOSS_OPTIONS)),
+            *("router_weight", "student_tokenizer", "span_ends"),
+        ),
+    ),
+    (
+        "Length and learning rate",
+        (
+            *("epochs", "steps", "batch_tokens", "lr", "warmup", "warmup_steps", "lr_schedule"),
+            *("lr_floor", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "seed"),
+        ),
+    ),
+    ("A held-out store", ("eval_logits", "eval_steps", "best_by", "keep_best", "patience")),
+    ("What of the student is trained", ("lora", "lora_result", "freeze")),
+    (
+        "Reports, checkpoints and the result",
+        (
+            *("log_steps", "report_to", "save_steps", "resume", "keep_checkpoints", "save_dtype"),
+            *("push_to_hub", "json"),
+        ),
+    ),
+    (
+        "Memory, speed and the rest",
+        (
+            *("micro_tokens", "device", "dtype", "attn", "compile", "gradient_checkpointing"),
+            *("window", "max_memory", "skip_damaged", "set", "help"),
+        ),
+    ),
+)
 
 
 def fit_options(**values: Any) -> FitOptions:
