@@ -160,7 +160,7 @@ def test_the_figures_are_those_of_the_harness(
 def test_solved_examples_come_from_the_file_of_their_split(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
-    heard: list[str] = []
+    heard: dict[str, str] = {}
     for root, shots in ((tmp_path / "0", 0), (tmp_path / "2", 2)):
         root.mkdir()
         options: dict[str, Any] = {"tasks": ["triviaqa"], "num_fewshot": shots}
@@ -181,17 +181,43 @@ def test_solved_examples_come_from_the_file_of_their_split(
         (tmp_path / "away").rename(data / "triviaqa.train.jsonl")
 
 
-def _listen(patch: pytest.MonkeyPatch, heard: list[str]) -> None:
-    """Note each question that the model is asked."""
+def _listen(patch: pytest.MonkeyPatch, heard: dict[str, str]) -> None:
+    """Note each question that the model is asked, and its answer."""
     from lm_eval.models.huggingface import HFLM
 
     original = HFLM.generate_until
 
     def generate_until(self: Any, requests: Any, **more: Any) -> Any:
-        heard.extend(one.args[0] for one in requests)
-        return original(self, requests, **more)
+        answers = original(self, requests, **more)
+        heard.update(zip((one.args[0] for one in requests), answers, strict=True))
+        return answers
 
     patch.setattr(HFLM, "generate_until", generate_until)
+
+
+def test_answers_are_those_of_the_harness_and_a_right_one_counts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: dict[str, str] = {}
+    _listen(monkeypatch, heard)
+    items = [one | {"answer": dict(one["answer"])} for one in ITEMS["triviaqa"]]
+    write(tmp_path / "triviaqa.jsonl", items)
+    assert measured(model, tmp_path, tasks="triviaqa")["tasks"]["triviaqa"]["exact_match"] == 0
+    first = dict(heard)
+    assert len(first) == len(items)
+    assert any(answer.strip() for answer in first.values())
+    for one in items[:3]:
+        answer = first[f"Question: {one['question']}?\nAnswer:"].strip()
+        one["answer"]["aliases"] = ["nothing of the kind", answer]
+    write(tmp_path / "triviaqa.jsonl", items)
+    found = measured(model, tmp_path, tasks="triviaqa")["tasks"]
+    assert found["triviaqa"]["exact_match"] == 0.75
+    heard.clear()
+    root = tmp_path / "plain"
+    root.mkdir()
+    options: dict[str, Any] = {"tasks": ["triviaqa"], "batch_size": 8}
+    assert by_the_harness(model, tmp_path, root, **options) == found
+    assert heard == first
 
 
 def test_a_loaded_model_gives_the_same_and_is_left_as_it_was(
