@@ -5,8 +5,8 @@ import json
 from trainer.training.checkpoints import complete_checkpoint
 from trainer.training.options import FitOptions
 from trainer.training.run_record import FORMAT, run_fingerprint, write_record
-from trainer.training.run_result import result_hashes
-from trainer.training.state_files import write_json
+from trainer.training.run_result import result_hashes, weight_hashes
+from trainer.training.state_files import EVALS, EVALUATION, write_json, write_state
 
 STORE = "5" * 64
 WANTED = FitOptions(logits="store", student="student.json", out="run", steps=20, seed=7).wanted(
@@ -16,6 +16,16 @@ PACKING = {
     "shuffle": {"fingerprint": STORE, "seed": 7, "lanes": 2, "window": 3},
     "bins": 16,
     "bin_tokens": 4096,
+}
+
+TASKS = {  # as an evaluation by tasks has them
+    "format": EVALUATION,
+    "tasks": {"lambada": {"acc": 0.25, "acc_stderr": 0.25, "exact,strict": 0.5}},
+    "items": {"lambada": {"count": 4, "sha256": "feed"}},
+    "num_fewshot": {"lambada": 2},
+    "higher_is_better": {"lambada": {"acc": True}},
+    "task_versions": {"lambada": "1.0"},
+    "harness": "lm_eval 0.4",
 }
 
 
@@ -58,13 +68,15 @@ def begun(out, **changes):
     return record(**changes)
 
 
-def finished(out):
-    """A finished run in `out` with its last checkpoint."""
+def finished(out, *, made=True):
+    """A finished run in `out` with its last checkpoint; its model is there, unless it is `made`."""
     out.mkdir(exist_ok=True)
     checkpoint(out, 20)
-    (out / "model.safetensors").write_bytes(b"weights")
-    (out / "config.json").write_text("{}")
-    (out / "tokenizer.json").write_text("{}")
+    if made:
+        (out / "model.safetensors").write_bytes(b"weights")
+        (out / "config.json").write_text("{}")
+        (out / "tokenizer.json").write_text("{}")
+        write_state(out / EVALS / "tasks.json", {"weights": weight_hashes(out)} | TASKS)
     write_json(out / "history.json", [{"loss": 1.0, "step": 20}])
     files = result_hashes(out, tokenizer={"tokenizer.json": b"{}"})
     content = record(finished=True, seconds=2.5, metrics={"loss": 1.0, "step": 20}, files=files)

@@ -132,7 +132,7 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
     }
     if command == "logitstore subset":
         values["documents"] = "0:5"
-    if command == "trainer eval" and not given & {"data", "logits"}:
+    if command == "trainer eval" and not given & {"data", "logits", "tasks"}:
         values["logits"] = "name"
     if command == "trainer student":
         values["layers"] = "2"

@@ -257,7 +257,7 @@ def test_plain_text_needs_no_teacher(tmp_path, tokenizer_folder, tokenizer):
 
 def test_what_does_not_fit_is_refused(use_store, model, tmp_path, tokenizer):
     store = use_store(MemoryStore())
-    with pytest.raises(SettingError, match="logits and data"):
+    with pytest.raises(SettingError, match="logits, data and tasks"):
         trainer.evaluate(model)
     with pytest.raises(SettingError, match="logits and data"):
         trainer.evaluate(model, logits="memory", data="text.txt")

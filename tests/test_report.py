@@ -544,3 +544,142 @@ def test_default_page_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     assert write_report([path]).path.name == "report.html"
     assert (tmp_path / "report.html").is_file()
+
+
+def by_tasks(**changes: Any) -> dict[str, Any]:
+    """What `trainer eval --tasks` gives, as far as a report reads it."""
+    return {
+        "parameters": 77,
+        "tasks": {
+            "lambada": {
+                "perplexity": 12.5,
+                "perplexity_stderr": 1.25,
+                "acc": 0.5,
+                "acc_stderr": 0.05,
+            },
+            "gsm": {"exact,strict": 0.25, "exact_stderr,strict": None},
+        },
+        "items": {
+            "lambada": {"count": 100, "sha256": "ab" * 32},
+            "gsm": {"count": 1, "sha256": "cd" * 32},
+        },
+        "num_fewshot": {"lambada": 0, "gsm": 5},
+        "higher_is_better": {"lambada": {"perplexity": False, "acc": True}, "gsm": {"exact": True}},
+        "task_versions": {"lambada": "1.0", "gsm": "3"},
+        "harness": "lm_eval 1",
+        "model": "runs/x",
+    } | changes
+
+
+def keep(root: Path, **kept: dict[str, Any]) -> Path:
+    """The folder `root` with these evaluations in evals/."""
+    (root / "evals").mkdir(parents=True)
+    for name, content in kept.items():
+        (root / "evals" / f"{name}.json").write_text(json.dumps(content))
+    return root
+
+
+def better(**figures: float) -> dict[str, Any]:
+    return by_tasks(tasks={"lambada": figures | {"acc_stderr": 0.04}})
+
+
+def test_tasks_stand_side_by_side_with_their_errors(tmp_path: Path) -> None:
+    teacher = keep(tmp_path / "teacher", tasks=better(acc=0.75, perplexity=4.0))
+    hard = keep(folder(tmp_path, "hard", run=trained(), history=history()), tasks=by_tasks())
+    soft = keep(
+        folder(tmp_path, "soft", run=trained(), history=history(), eval=evaluation()),
+        tasks=better(acc=0.625, perplexity=13.0),
+    )
+    report, page, text = report_of(tmp_path, teacher, hard, soft)
+    rows = {(row.task, row.metric): row for row in report.tasks}
+    assert list(rows) == [("lambada", "acc"), ("lambada", "perplexity"), ("gsm", "exact,strict")]
+    acc = rows["lambada", "acc"]
+    assert acc.values == {"teacher": 0.75, "hard": 0.5, "soft": 0.625}
+    assert acc.errors == {"teacher": 0.04, "hard": 0.05, "soft": 0.04}
+    assert acc.asked == "100 items"
+    assert rows["gsm", "exact,strict"].asked == "1 item, 5-shot"
+    assert rows["gsm", "exact,strict"].errors == {}
+    assert '<td class="best">0.625 ± 0.040 ★</td>' in text
+    assert '<td class="best">12.500 ± 1.250 ★</td>' in text  # of perplexity less is better
+    assert '<td class="best">0.750' not in text  # the teacher does not compete
+    assert "0.750 ± 0.040" in page.text
+    shown = terminal(report, width=120)
+    assert "*0.625 ± 0.040" in shown
+    assert "lambada acc (100 items)" in shown
+    assert report.rows[0]["parameters"] == 77
+    assert "Without eval.json, so no held-out figures: teacher, hard." in report.notes
+    assert any("± behind a figure of a task" in note for note in report.notes)
+
+
+def test_figures_of_other_items_have_rows_of_their_own(tmp_path: Path) -> None:
+    other = by_tasks(
+        items={"lambada": {"count": 100, "sha256": "ef" * 32}, "gsm": by_tasks()["items"]["gsm"]},
+        harness="lm_eval 2",
+    )
+    one = keep(tmp_path / "one", tasks=by_tasks())
+    report, _, _ = report_of(tmp_path, one, keep(tmp_path / "two", tasks=other))
+    rows = [row for row in report.tasks if (row.task, row.metric) == ("lambada", "acc")]
+    assert [set(row.values) for row in rows] == [{"one"}, {"two"}]
+    assert [row.asked for row in rows] == [
+        "100 items, items abababab, version 1.0",
+        "100 items, items efefefef, version 1.0",
+    ]
+    assert [set(row.values) for row in report.tasks if row.task == "gsm"] == [{"one", "two"}]
+    assert any("compare within a row" in note for note in report.notes)
+    assert "Tasks were asked by different versions: lm_eval 1, lm_eval 2." in report.notes
+
+
+def test_all_that_a_folder_keeps_is_shown_once(tmp_path: Path) -> None:
+    far = evaluation(loss=4.25, store="aa" * 16, weights={"m.safetensors": "a"})
+    run = folder(tmp_path, "run", run=trained(), history=history(), eval=evaluation())
+    keep(run, near=evaluation(), far=far)
+    report, page, _ = report_of(tmp_path, run)
+    assert [row["name"] for row in report.others] == ["run: far"]
+    assert "4.250" in page.text
+    assert not [note for note in report.notes if "several models" in note]
+    mixed = keep(tmp_path / "mixed", far=far, tasks=by_tasks(weights={"m.safetensors": "b"}))
+    report, _, _ = report_of(tmp_path, mixed)
+    assert "Of several models, by the weights they name: mixed." in report.notes
+
+
+def test_a_kept_evaluation_of_other_weights_is_left_out(tmp_path: Path) -> None:
+    out = written(tmp_path, run=trained(), evaluation=evaluation() | {"weights": WEIGHTS})
+    (out / "evals").mkdir()
+    mine = {"format": EVALUATION, "weights": WEIGHTS}
+    other = mine | {"weights": {"model.safetensors": "b" * 64}}
+    write_state(out / "evals" / "mine.json", mine | by_tasks())
+    write_state(out / "evals" / "other.json", other | better(acc=0.9))
+    report, _, _ = report_of(tmp_path, out)
+    assert [row.values for row in report.tasks if row.metric == "acc"] == [{"run": 0.5}]
+    assert any(
+        "evals/other.json of run is left out: it is of other weights" in note
+        for note in report.notes
+    )
+    place = out / "evals" / "mine.json"
+    place.write_text(place.read_text().replace("0.05", "0.06"))
+    with pytest.raises(StoreError, match=re.escape(str(place))):
+        report_of(tmp_path, out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tasks": {"lambada": {"acc": "high"}}},
+        {"tasks": {"lambada": {"acc": 0.5, "acc_stderr": True}}},
+        {"num_fewshot": {"lambada": []}},
+        {"items": {"lambada": {"count": "x"}}},
+    ],
+)
+def test_figures_of_tasks_that_are_no_numbers_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(StoreError, match=r"evals/tasks\.json.*lambada.*not a number"):
+        report_of(tmp_path, keep(tmp_path / "run", tasks=by_tasks(**changes)))
+
+
+def test_odd_names_of_tasks_are_text_on_the_page(tmp_path: Path) -> None:
+    odd = by_tasks(tasks={"<b>x\u202e": {"acc": 0.5}, "y": 3}, items=[], higher_is_better={"y": 1})
+    _, page, text = report_of(tmp_path, keep(tmp_path / "run", tasks=odd))
+    assert "<b>x" not in text
+    assert "\u202e" not in text
+    assert "<b>x" in page.text

@@ -40,7 +40,7 @@ from trainer.training import run_folder
 from trainer.training.checkpoints import find_checkpoints
 from trainer.training.run_record import run_fingerprint
 from trainer.training.run_result import weight_hashes
-from trainer.training.state_files import RunWarning
+from trainer.training.state_files import EVALS, RunWarning
 
 _STATE_FILES = ("run.json", "complete.json", "eval.json", "history.json", "trainer_state.json")
 _SETTINGS: dict[str, Any] = {
@@ -119,7 +119,7 @@ def _runs(work: Path) -> Any:
 
 def _flips(run: Path, *, flips: int, generator: random.Random) -> list[_Flip]:
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.stat().st_size)
-    small = [path for path in files if path.name in _STATE_FILES]
+    small = [path for path in files if path.name in _STATE_FILES or path.parent.name == EVALS]
     chosen = [generator.choice(small if number % 2 else files) for number in range(flips)]
     return [
         _Flip(file=one, place=generator.randrange(one.stat().st_size), bit=generator.randrange(8))
@@ -154,7 +154,7 @@ def _read(run: Path, *, wanted: dict[str, Any]) -> dict[str, Any]:
         "state": None if newest is None else newest.state,
         "folder": None if newest is None else newest.folder,
         "damaged": () if found is None else found.damaged,
-        "shown": (shown.run, shown.history, shown.evaluation, shown.stray),
+        "shown": (shown.run, shown.history, shown.evaluation, shown.kept, shown.strays),
     }
 
 
@@ -177,6 +177,7 @@ def _outcome(run: Path, flip: _Flip, *, sound: dict[str, Any]) -> str:
     result = flip.file.parent == run and flip.file.name in found["record"].get("files", ())
     used = flip.file.parent == found["folder"] or result
     blank = flip.file.name in ("complete.json", "run.json", "eval.json")
+    blank = blank or flip.file.parent.name == EVALS
     return "harmless" if blank or not used else "wrong"
 
 

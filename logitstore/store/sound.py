@@ -76,7 +76,7 @@ def most_damaged(value: Any) -> int | None:
 
     Raises SettingError for anything else.
     """
-    if value is True or value == _ALL:
+    if value is True or (isinstance(value, str) and value == _ALL):
         return None
     if isinstance(value, str) and value.isdecimal() and len(value) < _MOST_DIGITS:
         return int(value)

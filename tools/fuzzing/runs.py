@@ -18,10 +18,11 @@ from tools.tiny_teacher import make_teacher, texts
 from trainer.data.packing import Packing, Position
 from trainer.reporting.data import load_runs
 from trainer.reporting.page import Report, render_table, report
-from trainer.reporting.summary import notes_of, row_of
 from trainer.training import run_folder
 from trainer.training.checkpoints import find_checkpoints
 from trainer.training.run_record import read_record, run_fingerprint
+from trainer.training.run_result import weight_hashes
+from trainer.training.state_files import EVALS, EVALUATION, write_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["RunFiles", "make_run"]
 
 _DOCUMENTS_B = np.array([3, 5])
+_TASKS = {  # as an evaluation by tasks has them
+    "format": EVALUATION,
+    "tasks": {"lambada": {"acc": 0.25, "acc_stderr": 0.25, "exact,strict": 0.5}},
+    "items": {"lambada": {"count": 4, "sha256": "feed"}},
+    "num_fewshot": {"lambada": 2},
+    "higher_is_better": {"lambada": {"acc": True}},
+    "task_versions": {"lambada": "1.0"},
+    "harness": "lm_eval 0.4",
+}
 _PAGE_FROM = 65_400  # of 65,536: a page takes a second
 
 
@@ -43,6 +53,7 @@ def make_run(work: Path) -> dict[str, bytes]:
     sizes: dict[str, Any] = {"batch_tokens": 128, "micro_tokens": 64, "steps": 4, "save_steps": 2}
     trainer.fit(logits=str(store), student=student, out=out, device="cpu", log_steps=1, **sizes)
     trainer.evaluate(str(out), logits=str(store), device="cpu")
+    write_state(out / EVALS / "tasks.json", {"weights": weight_hashes(out)} | _TASKS)
     files = {str(one.relative_to(out)): one for one in out.rglob("*") if one.is_file()}
     return {name: path.read_bytes() for name, path in sorted(files.items())}
 
@@ -81,7 +92,7 @@ class RunFiles:
         """The file that holds the hash of another: complete.json of a checkpoint's, or run.json."""
         folder = name.rpartition("/")[0]
         holder = f"{folder}/complete.json" if folder else "run.json"
-        return [] if name == holder else [holder]
+        return [] if name == holder or folder == EVALS else [holder]
 
     def _changed(self, name: str, choices: Choices) -> dict[str, bytes]:
         if choices.chance(0.1):
@@ -119,7 +130,4 @@ class RunFiles:
         find_checkpoints(self._folder, runs=(run_fingerprint(begun),), fits=fits)
 
     def _as_reported(self) -> None:
-        runs = load_runs([self._folder])
-        rows = [row_of(run) for run in runs]
-        notes = notes_of(runs, rows)
-        render_table(Report(path=self._folder, rows=rows, notes=notes))
+        render_table(Report.of(load_runs([self._folder]), path=self._folder))

@@ -27,6 +27,7 @@ from logitstore.plumbing import (
 )
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
+from trainer.evaluation.task_lines import task_lines
 from trainer.evaluation.yardstick_lines import yardstick_lines
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
@@ -88,7 +89,10 @@ def fit(*, json: bool, **options: Any) -> None:
 
 @command(app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=AGAIN)
 def evaluate(*, json: bool, **options: Any) -> None:
-    """Measure a model on held-out text. With a store, also how near it is to the teacher."""
+    """Measure a model on held-out text, or by tasks. A store also tells how near the teacher it is.
+
+    `--tasks` asks tasks of lm-evaluation-harness, by its own definitions, names and metrics.
+    """
     refuse_bad_store(options["logits"])
     refuse_bad_model(base_of(str(options["model"]))[0])
     announce_hub(options["model"], options["data"])
@@ -100,7 +104,8 @@ def evaluate(*, json: bool, **options: Any) -> None:
     if json:
         print_json(result)
     else:
-        for line in (*lines(result), *yardstick_lines(result)):
+        shown = task_lines(result) if "tasks" in result else lines(result)
+        for line in (*shown, *yardstick_lines(result)):
             say(line)
 
 
@@ -167,7 +172,9 @@ def report(*, json: bool, **options: Any) -> None:
 
     page = run(**options)
     if json:
-        print_json({"report": str(page.path), "rows": page.rows, "notes": page.notes})
+        tasks = [row.as_dict() for row in page.tasks]
+        found = {"rows": page.rows, "others": page.others, "tasks": tasks, "notes": page.notes}
+        print_json({"report": str(page.path)} | found)
     else:
         print_table(page)
 

@@ -31,15 +31,16 @@ from logitstore.plumbing import (
 )
 from trainer.data.rows import RowLayout, choose_layout, lay_out
 from trainer.evaluation.across import measure_spans
+from trainer.evaluation.harness import measure_tasks
+from trainer.evaluation.keeping import Place
 from trainer.evaluation.material import from_store, from_text
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
+from trainer.evaluation.tasks import open_tasks
 from trainer.evaluation.yardstick import MOST_NATS, Yardstick
 from trainer.losses import TargetTensors
-from trainer.training import run_folder
-from trainer.training.run_result import refuse_changed_weights, weight_hashes
-from trainer.training.state_files import EVALUATION, write_state
+from trainer.training.run_result import refuse_changed_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -65,7 +66,7 @@ _MEANS = {  # a figure -> the sums over each document whose ratio it is
 
 @takes(options_of(EvalOptions))
 def evaluate(**values: Any) -> dict[str, Any]:
-    """Measure a model on a store or on plain text.
+    """Measure a model on a store, on plain text, or by tasks.
 
     Losses and KL are in nats per target; `kl`, `top1_agreement` (of the most probable token with
     the teacher's) and `acceptance` (`sum_i min(p_i, q_i)`, the chance that speculative decoding
@@ -93,52 +94,57 @@ def evaluate(**values: Any) -> dict[str, Any]:
     `teacher_loss`, `teacher_entropy` and `yardstick` are None, and without the mass of its
     entries `kl` and `acceptance`.
 
-    A loaded model is left in the mode that it was in. The result is written to `eval.json` in
-    `out`, or in `model` where that is a run and `logits` a store: text and answers must not take
-    the place of a comparison with the teacher. There it also names the weights that were measured,
+    With `tasks` the model answers those of lm-evaluation-harness instead, and all figures are the
+    harness's own: `tasks` (task -> metric -> value, METRIC_stderr beside it, which is None of one
+    item), `higher_is_better` likewise; `items`, how many were asked and a hash of them;
+    `num_fewshot`, `task_versions`, `harness` (docs/evaluation.md).
+
+    A loaded model is left in the mode that it was in. The result is kept by its name in `evals/`,
+    and a comparison with a store, or whatever has a folder `out`, also in `eval.json` unless `name`
+    is given: text and answers must not take the place of a comparison with the teacher
+    (trainer/evaluation/keeping.py). There it also names the weights that were measured,
     by their sha256. With `skip_damaged`, `damaged` holds number, place and problem of each block
     that was left out. A model of another tokenizer than the store's is measured over spans of text:
     `bits_per_byte` beside `teacher_bits_per_byte` of the same bytes, and `span_kl`
     (docs/cross-tokenizer.md). Raises SettingError, StoreError (also where weights of a finished run
     have changed), ModelError (also where a loss is no finite number); TokenizerError where model
-    and store do not match.
+    and store do not match; CorpusError for items of tasks that cannot be read.
     """
     options = EvalOptions(**values)
-    # What the store cannot serve is refused before a model may have to be fetched.
-    stored = None
-    if options.logits is not None:
-        stored = from_store(options)
+    # What the store or the tasks cannot serve is refused before a model may have to be fetched.
+    stored = None if options.logits is None else from_store(options)
+    tasks = None if options.tasks is None else open_tasks(options)
     subject = Subject.of(options)
     if subject.place is not None:
         refuse_changed_weights(subject.place)
-    out = options.out
-    compared = stored is not None and stored.comparison is not None
-    if out is None and compared and subject.place is not None:
-        out = subject.place if (subject.place / "run.json").is_file() else None
-    if out is not None:
-        run_folder.refuse_unwritable(out)
-    source = stored or from_text(subject.open_tokenizer(), options, context=subject.context)
+    place = Place.of(options, model=subject.place, store=stored)
+    if tasks is not None:
+        result = measure_tasks(subject, tasks, options)
+    else:
+        source = stored or from_text(subject.open_tokenizer(), options, context=subject.context)
+        result = _measured(subject, source, options)
+        result["data"] = None if options.data is None else str(options.data)
+        result.setdefault("store", source.fingerprint)
+        if source.damaged:
+            result["damaged"] = [list(astuple(one)) for one in source.damaged]
+    result["model"] = subject.name
+    place.keep(result, model=subject.place)
+    return result
+
+
+def _measured(subject: Subject, source: EvalData, options: EvalOptions) -> dict[str, Any]:
+    """What is measured on documents, in the model's own tokens or over spans of text."""
     other = None
-    if compared and source.spec is not None:
+    if source.comparison is not None and source.spec is not None:
         other = subject.other_tokenizer(source, source.spec)
     if other is not None:
-        result = measure_spans(subject, source, other, options)
-    else:
-        tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
-        model = subject.open_model(source)
-        with evaluating(model):
-            result = _measure(
-                model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
-            )
-    data = None if options.data is None else str(options.data)
-    result |= {"model": subject.name, "data": data}
-    result.setdefault("store", source.fingerprint)
-    if source.damaged:
-        result["damaged"] = [list(astuple(one)) for one in source.damaged]
-    if out is not None:
-        weights = None if subject.place is None else weight_hashes(subject.place)
-        write_state(out / "eval.json", {"format": EVALUATION, "weights": weights} | result)
-    return result
+        return measure_spans(subject, source, other, options)
+    tell_stage(options.on_progress, f"loading {Path(subject.name).name}")
+    model = subject.open_model(source)
+    with evaluating(model):
+        return _measure(
+            model, source, batch_tokens=options.batch_tokens, on_progress=options.on_progress
+        )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -116,10 +116,10 @@ class Subject:
             return found
         return None
 
-    def open_model(self, source: EvalData) -> PreTrainedModel:
+    def open_model(self, source: EvalData | None) -> PreTrainedModel:
         """The model on its device, checked that it fits the store of `source`, if there is one."""
-        spec = source.spec
-        if spec is not None:
+        spec, store = (None, None) if source is None else (source.spec, source.store)
+        if source is not None and spec is not None:
             self._refuse_other_ids(source, spec)
         model: Any = self.loaded
         if self.folder is not None:
@@ -127,7 +127,6 @@ class Subject:
         if self.adapter is not None:
             model = with_adapter(model, self.adapter, trainable=False)
         if spec is not None:
-            store = source.store
             refuse_misfits(model, self.folder or Path(self.name), spec=spec, store=store)
         return model if self.folder is None else model.to(self.device)
 

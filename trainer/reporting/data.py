@@ -1,7 +1,7 @@
 """What the report reads: the files of a run's folder, checked before anything is made of them.
 
     run.json, history.json    from `trainer fit`: settings, provenance, course of training
-    eval.json                 from `trainer eval`; alone in its folder it is a reference
+    eval.json, evals/*.json   from `trainer eval`; alone in their folder they are a reference
 
 They may come from anywhere, so numbers must be numbers, texts lose their control characters, and a
 message names the file and the place in it. JSON is read with the caps and the errors of this module
@@ -9,7 +9,7 @@ and not with `logitstore.plumbing.parse_json`, which reads objects of a store: t
 infinities, which other programs write for a run that has diverged and which the page shows as "not
 finite", and files above 64 MiB, which the history of a long run exceeds.
 
-What carries a hash must have it. The figures of an eval.json are those of a run only if it names
+What carries a hash must have it. The figures of an evaluation are those of a run only if it names
 weights that run.json names too: others are left out, and the report says so. Files of earlier
 versions name none.
 """
@@ -19,14 +19,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError, StorageError, StoreError
 from logitstore.plumbing import checked_content, printable
 from trainer.training.run_record import FORMAT
-from trainer.training.state_files import CHECK, EVALUATION, refuse_changed_file
+from trainer.training.state_files import CHECK, EVALS, EVALUATION, NEWEST, refuse_changed_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "as_number", "load_runs", "words"]
 
 MAX_JSON_BYTES = 256 * 2**20  # a history of a million reports takes about 200 MB
+MAX_KEPT = 1000  # files in evals/
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,13 @@ class RunFolder:
     run: dict[str, Any] | None
     history: list[dict[str, Any]] | None
     evaluation: dict[str, Any] | None
-    stray: str | None = None  # why eval.json is not the run's, where it was left out
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # those of evals/, by their names
+    strays: dict[str, str] = field(default_factory=dict)  # file -> why it is not the run's
+
+    @property
+    def stray(self) -> bool:
+        """Whether there is an eval.json that is not the run's."""
+        return NEWEST in self.strays
 
     @property
     def reference(self) -> bool:
@@ -107,26 +115,42 @@ def _load(folder: Path, name: str) -> RunFolder:
     record = _read(folder / "run.json", kind=dict)
     files = record.get("files") if record is not None else None
     history = _read(folder / "history.json", kind=list)
-    evaluation = _read(folder / "eval.json", kind=dict)
     if isinstance(files, dict) and history is not None:
         refuse_changed_file(folder / "history.json", str(files.get("history.json")))
-    stray = _why_stray(record, evaluation)
+    evaluations = {name: _read(folder / name, kind=dict) for name in _evaluations(folder)}
+    found = {name: _why_stray(record, one) for name, one in evaluations.items()}
+    strays = {name: why for name, why in found.items() if why is not None}
+    sound = {name: one for name, one in evaluations.items() if name not in strays}
     run = RunFolder(
         name=name,
         folder=folder,
         run=record,
         history=history,
-        evaluation=None if stray else evaluation,
-        stray=stray,
+        evaluation=sound.pop(NEWEST, None),
+        kept={_short(name): one for name, one in sound.items() if one is not None},
+        strays=strays,
     )
-    if run.reference and run.evaluation is None:
+    if run.reference and run.evaluation is None and not run.kept:
         raise StoreError(
             "a folder without results",
             place=folder,
-            allowed="run.json, history.json, eval.json",
-            remedy="`trainer fit` writes the first two, `trainer eval --out` the third",
+            allowed="run.json, history.json, eval.json, evals/",
+            remedy="`trainer fit` writes the first two, `trainer eval --out` the others",
         )
     return run
+
+
+def _evaluations(folder: Path) -> list[str]:
+    """The files with evaluations in a folder, as far as there are any, from the folder on."""
+    kept = sorted(islice((folder / EVALS).glob("*.json"), MAX_KEPT + 1))
+    if len(kept) > MAX_KEPT:
+        raise StoreError("too many evaluations", place=folder / EVALS, allowed=MAX_KEPT)
+    return [NEWEST, *(f"{EVALS}/{path.name}" for path in kept)]
+
+
+def _short(name: str) -> str:
+    """What an evaluation of `evals/` is called on the page."""
+    return printable(Path(name).stem)
 
 
 def _why_stray(run: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str | None:

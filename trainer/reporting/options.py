@@ -15,7 +15,7 @@ class ReportOptions:
     """The options of a report."""
 
     dirs: list[str] = option(
-        help="The folders of the runs to compare; one with an eval.json alone is a reference.",
+        help="The folders of the runs to compare; one with evaluations alone is a reference.",
         positional=True,
         spelled="dir",
     )

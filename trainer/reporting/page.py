@@ -1,9 +1,9 @@
 """One page about several runs: what they reached, how they learned, what they were made of.
 
-A run's folder holds up to three files, `run.json`, `history.json` and `eval.json`; one with only an
-`eval.json` is a reference, such as the teacher. The page is one HTML file that asks the network for
-nothing, and the same folders give the same bytes. What a folder lacks the page says; it fills
-nothing in. Everything read is text from elsewhere: checked here, escaped by the template.
+A run's folder holds `run.json`, `history.json`, `eval.json` and `evals/`, or some of them; one with
+evaluations alone is a reference, such as the teacher. The page is one HTML file that asks the
+network for nothing, and the same folders give the same bytes. What a folder lacks the page says; it
+fills nothing in. Everything read is text from elsewhere: checked here, escaped by the template.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from trainer.reporting.data import RunFolder, as_number, load_runs, words
 from trainer.reporting.figures import DASHES, PALETTE, Series, bar_chart, curve_chart
 from trainer.reporting.figures import reliability_chart as draw_reliability
 from trainer.reporting.options import ReportOptions
-from trainer.reporting.summary import COLUMNS, best_rows, cell, notes_of, row_of
+from trainer.reporting.summary import COLUMNS, best_rows, cell, notes_of, other_rows, row_of
+from trainer.reporting.task_table import TaskRow, best_runs, task_cell, task_notes, task_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +43,35 @@ class Report:
     A row's keys are `name`, `reference`, `store`, `compared_at` (the temperature of KL and
     acceptance), `bounds` (figure -> its sign), `standard_errors` and those of `COLUMNS`; None
     stands where its folder says nothing. A figure with a sign of a bound is that bound, its coding
-    error included. `notes` are sentences that belong below the table.
+    error included. `others` are such rows of what the folders hold besides, on other stores and
+    texts. `notes` are sentences that belong below the tables.
     """
 
     path: Path
     rows: list[dict[str, Any]]
     notes: tuple[str, ...]
+    others: list[dict[str, Any]]
+    tasks: list[TaskRow]
+    runs: tuple[RunFolder, ...]  # what was read
+
+    @staticmethod
+    def of(runs: Sequence[RunFolder], *, path: Path) -> Report:
+        """The summary of runs.
+
+        Args:
+            runs: What `load_runs` gave.
+            path: The page, which need not be written yet.
+        """
+        rows = [row_of(run) for run in runs]
+        tasks = task_rows(runs)
+        return Report(
+            path=path,
+            rows=rows,
+            notes=(*notes_of(runs, rows), *task_notes(runs, tasks)),
+            others=[row for run in runs for row in other_rows(run)],
+            tasks=tasks,
+            runs=tuple(runs),
+        )
 
 
 CURVES = {
@@ -72,17 +96,15 @@ def report(dirs: Sequence[str | Path], *, out: Path) -> Report:
     Raises `SettingError` for a folder that is missing or named twice, `StoreError` for one without
     results or with a file that is not what it should be, `StorageError` where the disk refuses.
     """
-    runs = load_runs(dirs)
-    rows = [row_of(run) for run in runs]
-    notes = notes_of(runs, rows)
-    page = _page(runs, rows, notes)
+    found = Report.of(load_runs(dirs), path=out)
+    page = _page(found)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError("the report cannot be written", place=out, found=error) from error
     storage, name = LocalStorage.of_file(out)
     storage.put(name, page.encode())
-    return Report(path=out, rows=rows, notes=notes)
+    return found
 
 
 def render_table(report: Report) -> Table:
@@ -106,6 +128,26 @@ def render_table(report: Report) -> Table:
     return table
 
 
+def _task_table(report: Report) -> Table:
+    """A row for each metric of a task, a column for each run; the best is bold and starred."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", overflow="fold")
+    for run in report.runs:
+        table.add_column(Text(printable(run.name)), justify="right", overflow="fold")
+    for row in report.tasks:
+        best = best_runs(row, report.runs)
+        shown = {run.name: task_cell(row, run.name) for run in report.runs}
+        asked = f" ({row.asked})" if row.asked else ""
+        table.add_row(
+            Text(printable(f"{row.task} {row.metric}{asked}")),
+            *(
+                Text(f"*{one}", "bold") if name in best else Text(one)
+                for name, one in shown.items()
+            ),
+        )
+    return table
+
+
 def print_table(report: Report, *, console: Console | None = None) -> None:
     """Print the summary, what a reader must know of it, and where the page is.
 
@@ -115,6 +157,8 @@ def print_table(report: Report, *, console: Console | None = None) -> None:
     """
     console = console or Console()
     console.print(render_table(report))
+    if report.tasks:
+        console.print(_task_table(report))
     for note in (_LEGEND, *report.notes):
         console.print(Text(printable(note)), style="dim")
     console.print(Text(printable(f"page: {report.path}")), soft_wrap=True)
@@ -148,22 +192,29 @@ def rendered(template: Path, **content: Any) -> str:
     return source.render(style=Markup(style), **content)
 
 
-def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
+def _page(report: Report) -> str:
+    runs, rows = report.runs, report.rows
     best = {key: best_rows(key, rows) for key in COLUMNS}
     return rendered(
         Path(__file__).with_name("report.html.jinja"),
         headings=[column.title for column in COLUMNS.values()],
         rows=[
-            {
-                "name": row["name"],
-                "reference": row["reference"],
-                "cells": [
-                    (cell(key, row, with_error=True), number in best[key]) for key in COLUMNS
-                ],
-            }
+            _shown_row(row, best=[number in best[key] for key in COLUMNS])
             for number, row in enumerate(rows)
         ],
-        notes=notes,
+        others=[_shown_row(row, best=[False] * len(COLUMNS)) for row in report.others],
+        names=[run.name for run in runs],
+        tasks=[
+            {
+                "title": " ".join((row.task, row.metric)),
+                "asked": row.asked,
+                "cells": [
+                    (task_cell(row, run.name), run.name in best_runs(row, runs)) for run in runs
+                ],
+            }
+            for row in report.tasks
+        ],
+        notes=report.notes,
         legend=[
             {
                 "name": run.name,
@@ -180,6 +231,15 @@ def _page(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]], notes: Sequ
         **_settings(runs),
         provenance=_provenance(runs),
     )
+
+
+def _shown_row(row: dict[str, Any], *, best: Sequence[bool]) -> dict[str, Any]:
+    cells = [cell(key, row, with_error=True) for key in COLUMNS]
+    return {
+        "name": row["name"],
+        "reference": row["reference"],
+        "cells": list(zip(cells, best, strict=True)),
+    }
 
 
 def _curves(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:

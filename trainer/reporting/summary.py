@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.evaluation.signs import SIGNS, shown
-from trainer.reporting.data import words
+from trainer.reporting.data import as_number, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trainer.reporting.data import RunFolder
 
-__all__ = ["COLUMNS", "best_rows", "cell", "notes_of", "row_of"]
+__all__ = ["COLUMNS", "best_rows", "cell", "notes_of", "other_rows", "row_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +72,9 @@ def row_of(run: RunFolder) -> dict[str, Any]:
     row: dict[str, Any] = {key: run.number(column.source) for key, column in COLUMNS.items()}
     if row["parameters"] is None:
         row["parameters"] = run.number("run.parameters")
+    for one in run.kept.values():
+        if row["parameters"] is None:
+            row["parameters"] = as_number(one.get("parameters"), f"{run.folder}: parameters")
     signs: dict[str, str] = {}
     for key in COLUMNS:
         if row[key] is not None and (bound := run.value(f"eval.bounds.{key}")) in _BOUNDS:
@@ -191,11 +194,33 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         if some
     ]
     notes += [
-        f"The eval.json of {run.name} is left out: {run.stray}. Measure it anew: `trainer eval`."
+        f"The {file} of {run.name} is left out: {why}. Measure it anew: `trainer eval`."
         for run in runs
-        if run.stray
+        for file, why in run.strays.items()
     ]
+    mixed = [run.name for run in runs if len(_weights(run)) > 1]
+    if mixed:
+        notes.append(f"Of several models, by the weights they name: {', '.join(mixed)}.")
     return tuple(notes)
+
+
+def _weights(run: RunFolder) -> set[str]:
+    """What the evaluations of a folder say of the weights that they measured; each once."""
+    found = [run.evaluation or {}, *run.kept.values()]
+    return {words(weights) for one in found if (weights := one.get("weights"))}
+
+
+def other_rows(run: RunFolder) -> list[dict[str, Any]]:
+    """Rows as `row_of` gives them, for what a run was measured on besides: other stores, texts.
+
+    Args:
+        run: The run, or a reference.
+    """
+    return [
+        row_of(replace(run, name=f"{run.name}: {name}", evaluation=one))
+        for name, one in run.kept.items()
+        if "tasks" not in one and one != run.evaluation
+    ]
 
 
 def _other_tokens(run: RunFolder) -> str | None:

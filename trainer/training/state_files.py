@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECK",
+    "EVALS",
     "EVALUATION",
     "FLAG",
     "HASHES",
+    "NEWEST",
     "NUMBERS",
     "SECONDS",
     "TEXT",
@@ -42,6 +44,8 @@ __all__ = [
 ]
 
 EVALUATION = "trainer-eval/2"  # the format of eval.json; earlier ones name none
+NEWEST = "eval.json"  # in the folder of a run: the newest comparison with a store
+EVALS = "evals"  # the folder beside it, with one file for each evaluation, by its name
 CHECK = "sha256"  # the field that holds the hash of the others
 _MOST = 1 << 53  # the integers below it are the same in every reader of JSON
 
