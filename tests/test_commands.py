@@ -83,7 +83,7 @@ VALUES: dict[str, Any] = {
 # What is any text, and names no place.
 _TEXTS = (
     *("license", "teacher_license", "corpus_license", "host", "bos"),
-    *("lora", "freeze", "attn", "report_to", "set"),
+    *("lora", "freeze", "attn", "report_to", "set", "alpha_schedule", "temperature_schedule"),
 )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import ModelError, SettingError
-from logitstore.plumbing import LMHead
+from logitstore.plumbing import LMHead, sparsifier_of
 from trainer.data.answer_files import labels_only, refuse_teacher
 from trainer.data.rows import Batch
 from trainer.data.spans import SpanTargets, has_spans
@@ -257,7 +257,10 @@ def _temperature(batch: Batch, temperature: float | None, *, loss: Loss | SpanLo
         return batch.temperature
     if isinstance(loss, SpanLoss):
         return temperature
-    if _spec_of(batch).sparsifier.temperatures:
+    sparsifier = _spec_of(batch).sparsifier
+    keeps_tail = sparsifier_of(sparsifier).targets.keeps_tail
+    # Beside a tail draws are looked at where T is 1 alone.
+    if sparsifier.temperatures and not (keeps_tail and sparsifier.temperatures == (1.0,)):
         raise SettingError(
             "the batch holds targets that were drawn for another temperature",
             found=f"{temperature:g}",

@@ -104,7 +104,8 @@ def fit(**values: Any) -> dict[str, Any]:
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
     else:
-        refuse_unserved(store.spec, loss=loss, temperature=options.temperature)
+        for temperature in _temperatures(options):
+            refuse_unserved(store.spec, loss=loss, temperature=temperature)
     device = choose_device(options.device)
     args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
     store = sound_store(store, options, args)
@@ -132,6 +133,15 @@ def fit(**values: Any) -> dict[str, Any]:
     )
     with _telling_what_is_kept(options.out), Ranks.meet(args).watched():
         return work.run()
+
+
+def _temperatures(options: FitOptions) -> list[float]:
+    """Temperatures that a store must serve: the ends of a schedule, and what lies between."""
+    schedule = options.schedule("temperature")
+    found = [*schedule.values]
+    if schedule.continuous:
+        found.append(sum(schedule.values) / 2)
+    return found
 
 
 @contextmanager
@@ -199,6 +209,10 @@ class _Fit:
             floor=self.options.lr_floor,
             held_out=held_out,
             keep_best=self.options.keep_best,
+            alpha_schedule=self.options.schedule("alpha"),
+            temperature_schedule=self.options.schedule("temperature")
+            if self.options.temperature_schedule
+            else None,
             callbacks=[
                 *measure,
                 interrupt,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from trainer.training.checkpoints import Checkpoint
     from trainer.training.held_out import HeldOut
+    from trainer.training.value_schedule import ValueSchedule
 
 __all__ = ["FitLoop"]
 
@@ -37,6 +38,8 @@ class FitLoop(DistillationTrainer):
         floor: The share of the highest rate that it falls to.
         held_out: What is measured during the run; None measures nothing.
         keep_best: Whether the weights of the best measurement are kept.
+        alpha_schedule: How alpha changes; None is constant.
+        temperature_schedule: How the temperature changes; None is constant.
         others: The arguments of `DistillationTrainer`.
     """
 
@@ -48,6 +51,8 @@ class FitLoop(DistillationTrainer):
         floor: float,
         held_out: HeldOut | None = None,
         keep_best: bool = False,
+        alpha_schedule: ValueSchedule | None = None,
+        temperature_schedule: ValueSchedule | None = None,
         **others: Any,
     ) -> None:
         # transformers asks for a data set where it is to measure by steps, and does not read it.
@@ -56,6 +61,24 @@ class FitLoop(DistillationTrainer):
         super().__init__(eval_dataset=data, **others)
         self._share = functools.partial(share_of_rate, rise=rise, schedule=schedule, floor=floor)
         self._saved_as: torch.dtype | None = None
+        self._alpha, self._temperature = alpha_schedule, temperature_schedule
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        """The batches of the next step, whose alpha and temperature are set here.
+
+        Args:
+            epoch_iterator: As `DistillationTrainer` takes it.
+            num_batches: Likewise.
+            device: Likewise.
+        """
+        step, steps = self.state.global_step, self.args.max_steps
+        if self._alpha is not None:
+            self.objective["alpha"] = self._alpha.at(step, steps=steps)
+        if self._temperature is not None:
+            self.step_temperature = self._temperature.at(step, steps=steps)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The scheduler that transformers asks for.
@@ -99,7 +122,10 @@ class FitLoop(DistillationTrainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         held = self.held_out
         means = held.measure(
-            self.model_wrapped, accelerator=self.accelerator, objective=self.objective
+            self.model_wrapped,
+            accelerator=self.accelerator,
+            objective=self.objective,
+            temperature=self.step_temperature,
         )
         held.best = held.best.after(self.state.global_step, means[held.metric])
         if self._keep_best and held.best.step == self.state.global_step:

@@ -33,7 +33,8 @@ FIT_SECTIONS = (
     (
         "The loss",
         (
-            *("alpha", "temperature", "loss", *(one.name for one in LOSS_OPTIONS)),
+            *("alpha", "temperature", "alpha_schedule", "temperature_schedule"),
+            *("loss", *(one.name for one in LOSS_OPTIONS)),
             *("router_weight", "student_tokenizer", "span_ends"),
         ),
     ),

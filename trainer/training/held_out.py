@@ -59,7 +59,12 @@ class HeldOut:
     best: Best = Best()
 
     def measure(
-        self, model: torch.nn.Module, *, accelerator: Accelerator, objective: Mapping[str, Any]
+        self,
+        model: torch.nn.Module,
+        *,
+        accelerator: Accelerator,
+        objective: Mapping[str, Any],
+        temperature: float | None = None,
     ) -> dict[str, float]:
         """The means over all targets of the store, by the names of `METRICS`.
 
@@ -68,6 +73,7 @@ class HeldOut:
                 share of the batches.
             accelerator: Gathers the sums of all ranks.
             objective: The arguments of the loss.
+            temperature: T, where it is another than that of the run's options.
         """
         sums = MetricSums(accelerator, carried={})
         rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -76,7 +82,9 @@ class HeldOut:
             with torch.no_grad(), evaluating(model):
                 for batch in batches:
                     with accelerator.autocast():
-                        result = loss_from_forward(model, batch, temperature=None, **objective)
+                        result = loss_from_forward(
+                            model, batch, temperature=temperature, **objective
+                        )
                     sums.add(result)
         finally:
             batches.close()  # type: ignore[attr-defined]

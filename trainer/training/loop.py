@@ -135,6 +135,7 @@ class DistillationTrainer(Trainer):
             "loss": loss,
             "router_weight": ROUTER_WEIGHT.check(router_weight),
         }
+        self.step_temperature: float | None = None  # another than that of the batches
         self._batches = batches
         self._batch_thread: Iterator[Batch] | None = None
         self._go_on_from({"seconds": 0.0, "sums": {}})
@@ -194,7 +195,9 @@ class DistillationTrainer(Trainer):
         if "batch" not in inputs:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         batch: Batch = inputs["batch"]
-        result = loss_from_forward(model, batch, temperature=None, **self.objective)
+        result = loss_from_forward(
+            model, batch, temperature=self.step_temperature, **self.objective
+        )
         self._sums.add(result)
         targets = num_items_in_batch if num_items_in_batch is not None else batch.step_targets
         loss = result.loss * (self.args.world_size / int(targets))

@@ -28,6 +28,7 @@ from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chos
 from trainer.training.adaptation import Lora, refuse_no_peft
 from trainer.training.schedule import SCHEDULES
 from trainer.training.settings import parse_settings
+from trainer.training.value_schedule import ValueSchedule
 
 if TYPE_CHECKING:
     from trainer.losses import SpanLoss
@@ -61,6 +62,8 @@ _LATER = (
     "lr_schedule",
     "lr_floor",
     "warmup_steps",
+    "alpha_schedule",
+    "temperature_schedule",
     "adam_beta1",
     "adam_beta2",
     "max_grad_norm",
@@ -107,6 +110,18 @@ class FitOptions:
     out: Path = option(help="The folder of the run: a new one, or that of a run to go on with.")
     alpha: float = option(like=ALPHA)
     temperature: float = option(like=TEMPERATURE)
+    alpha_schedule: str | None = option(
+        None,
+        help="How alpha changes from its own value: linear:0.1 or cosine:0.1 to that at the last "
+        "step, or steps:100=0.5,200=0.1 from those steps on.",
+        unset="it does not",
+    )
+    temperature_schedule: str | None = option(
+        None,
+        help="How the temperature changes from its own value, likewise; for stores that keep the "
+        "tail's mass.",
+        unset="it does not",
+    )
     loss: str = option(like=LOSS)
     loss_values: Mapping[str, Any] = field(default_factory=dict)  # of the loss's own options
     student_tokenizer: Any = option(
@@ -308,6 +323,7 @@ class FitOptions:
             refuse_no_peft()
         if self.set is not None:
             parse_settings(self.set)
+        self._check_schedules()
         if self.eval_logits is not None and self.loss in SPAN_LOSSES:
             raise SettingError(
                 "--eval-logits is not served for losses over spans of text",
@@ -321,6 +337,37 @@ class FitOptions:
                 place="--lora-result",
                 found="adapter",
                 allowed="merged",
+            )
+
+    def schedule(self, name: str) -> ValueSchedule:
+        """How alpha or the temperature changes.
+
+        Args:
+            name: "alpha" or "temperature".
+        """
+        return ValueSchedule.parse(
+            getattr(self, f"{name}_schedule"),
+            first=getattr(self, name),
+            flag=f"--{name}-schedule",
+        )
+
+    def _check_schedules(self) -> None:
+        """Raise SettingError for a schedule that is none, or that gives values out of range."""
+        for one in (ALPHA, TEMPERATURE):
+            for value in self.schedule(one.name).values:
+                try:
+                    one.check(value)
+                except SettingError as error:
+                    raise SettingError(
+                        f"--{one.name}-schedule gives a value out of range",
+                        found=value,
+                        allowed=error.allowed,
+                    ) from error
+        if self.temperature_schedule is not None and self.loss in SPAN_LOSSES:
+            raise SettingError(
+                "--temperature-schedule is not served for losses over spans of text",
+                place="--loss",
+                found=self.loss,
             )
 
     def _check_spans(self) -> None:
