@@ -69,7 +69,8 @@ def share_weights(out: Path) -> None:
     Args:
         out: The folder of a run whose model has been saved.
     """
-    mode = stat.S_IMODE((out / "history.json").stat().st_mode)
+    configs = (out / name for name in ("config.json", "adapter_config.json"))
+    mode = stat.S_IMODE(next(one for one in configs if one.is_file()).stat().st_mode)
     for path in {path for pattern in _WEIGHTS for path in out.glob(pattern)}:
         path.chmod(mode)
 
