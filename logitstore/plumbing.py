@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from logitstore.own_options import listed, own_options
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
+    from logitstore.sharing.hub import explained as hub_errors
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
     from logitstore.store.liveness import is_alive
     from logitstore.store.local import LocalStorage
@@ -125,6 +126,7 @@ __all__ = [
     "gguf_file",
     "hidden_states",
     "holds_tokenizer",
+    "hub_errors",
     "is_alive",
     "is_tokenizer_name",
     "lazy_names",
@@ -175,6 +177,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "AGAIN": "logitstore.cli.interruption",
+        "hub_errors": "logitstore.sharing.hub:explained",
         "DEVICE": "logitstore.teacher.devices",
         "DTYPE": "logitstore.teacher.devices",
         "JSON": "logitstore.cli.program",

@@ -356,16 +356,16 @@ def _ranged(handler: _Handler, data: bytes) -> None:
 _ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/api/repos/create", _create),
     ("POST", "/api/validate-yaml", _validate),
-    ("GET", rf"/api/datasets/{_REPOSITORY}(?:/revision/(?P<revision>[^/]+))?", _info),
-    ("GET", rf"/api/datasets/{_REPOSITORY}/tree/(?P<revision>[^/]+)", _tree),
-    ("POST", rf"/api/datasets/{_REPOSITORY}/preupload/(?P<revision>[^/]+)", _preupload),
-    ("POST", rf"/api/datasets/{_REPOSITORY}/commit/(?P<revision>[^/]+)", _commit),
-    ("POST", rf"/datasets/{_REPOSITORY}\.git/info/lfs/objects/batch", _batch),
+    ("GET", rf"/api/(?:datasets|models)/{_REPOSITORY}(?:/revision/(?P<revision>[^/]+))?", _info),
+    ("GET", rf"/api/(?:datasets|models)/{_REPOSITORY}/tree/(?P<revision>[^/]+)", _tree),
+    ("POST", rf"/api/(?:datasets|models)/{_REPOSITORY}/preupload/(?P<revision>[^/]+)", _preupload),
+    ("POST", rf"/api/(?:datasets|models)/{_REPOSITORY}/commit/(?P<revision>[^/]+)", _commit),
+    ("POST", rf"(?:/datasets)?/{_REPOSITORY}\.git/info/lfs/objects/batch", _batch),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _put_large),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})/(?P<part>\d+)", _put_part),
     ("POST", r"/lfs/(?P<oid>[0-9a-f]{64})", _complete),
-    ("GET", rf"/datasets/{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _resolve),
-    ("HEAD", rf"/datasets/{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _resolve),
+    ("GET", rf"(?:/datasets)?/{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _resolve),
+    ("HEAD", rf"(?:/datasets)?/{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", _resolve),
     ("GET", r"/large/(?P<oid>[0-9a-f]{64})", _get_large),
 ]
 

@@ -44,6 +44,7 @@ from trainer.training.held_out import HeldOut, held_batches, open_held_out
 from trainer.training.metrics import history_of
 from trainer.training.options import FitOptions
 from trainer.training.prepared import prepared_student, with_plain_layers
+from trainer.training.pushing import make_repository, push_result
 from trainer.training.ranks import Ranks
 from trainer.training.retokenizing import in_students_tokens, prepare
 from trainer.training.run_record import (
@@ -120,6 +121,8 @@ def fit(**values: Any) -> dict[str, Any]:
     found = _begin(args, wanted=wanted, resume=options.resume)
     if found is not None and found["finished"]:
         return found
+    if options.push_to_hub is not None and args.should_save:
+        make_repository(options.push_to_hub)
     tokenizer = tokenizer_of(store)
     refuse_in_the_way(options.out, tokenizer)
     work = _Fit(
@@ -344,6 +347,9 @@ class _Fit:
                     remove_checkpoints(out)
                     forget_best(out)
         loop.accelerator.wait_for_everyone()
+        if self.options.push_to_hub is not None and self.args.should_save:
+            tell_stage(self.options.on_progress, f"uploading to {self.options.push_to_hub}")
+            push_result(out, self.options.push_to_hub)
         return finished
 
 
