@@ -20,7 +20,10 @@ from tests.memory_store import MemoryStore
 
 def main(out: str, config: str, settings: str, killed_at: str = "-1") -> None:
     torch.set_num_threads(1)
-    logitstore.open = lambda _, **__: MemoryStore(tokenizer=Path(config).parent / "tokenizer")
+    tokenizer = Path(config).parent / "tokenizer"
+    logitstore.open = lambda name, **__: (
+        MemoryStore(blocks=2, seed=1) if name == "held" else MemoryStore(tokenizer=tokenizer)
+    )
 
     def report(one: dict[str, float]) -> None:
         if one["step"] == int(killed_at):

@@ -176,18 +176,20 @@ def test_two_processes_give_the_weights_of_one(tmp_path, store, config):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    measured = {"steps": 10, "eval_steps": 4, "keep_best": True}
     ranks = [
         start_worker(
             tmp_path / "two",
             config,
-            {"steps": 10},
+            measured | {"eval_logits": "held"},
             **common,
             RANK=str(rank),
             LOCAL_RANK=str(rank),
         )
         for rank in range(2)
     ]
-    result = fit(tmp_path / "one", config, steps=10)
+    held = MemoryStore(blocks=2, seed=1)
+    result = fit(tmp_path / "one", config, **measured, eval_logits=held)
     assert result["metrics"]["epoch"] > 1  # so a rank had bins with nothing in them
     for rank in ranks:
         _, errors = rank.communicate()
@@ -196,6 +198,10 @@ def test_two_processes_give_the_weights_of_one(tmp_path, store, config):
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert [r["targets"] for r in one] == [r["targets"] for r in two]
     assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-4)
+    found = [json.loads((tmp_path / name / "held_out.json").read_text()) for name in ("one", "two")]
+    for name in ("step", "eval_loss", "eval_kl", "eval_targets", "eval_agreement"):
+        values = [[one[name] for one in each] for each in found]
+        assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
 def test_a_rank_that_is_killed_is_named_by_the_other_at_once(tmp_path, store, config):
