@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,18 @@ def teacher_folder(
         model.lm_head.weight.data.mul_(20)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unpadded_teacher(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same teacher without its columns that are no token: as a student it is the teacher."""
+    folder = tmp_path_factory.mktemp("unpadded")
+    model = LlamaForCausalLM.from_pretrained(teacher_folder)
+    model.resize_token_embeddings(300)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(teacher_folder / name, folder / name)
     return folder
 
 

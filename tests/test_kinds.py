@@ -106,7 +106,12 @@ def drawn_kl(store: Any, teacher: Path, temperature: float) -> np.ndarray:
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
 def test_a_teacher_agrees_with_its_own_store(
-    name: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
+    name: str,
+    container: str,
+    teacher_folder: Path,
+    unpadded_teacher: Path,
+    corpus: Path,
+    tmp_path: Path,
 ) -> None:
     store = dumped(tmp_path / "s", teacher_folder, corpus, sparsify=name, format=container)
     assert list(verify(tmp_path / "s")) == []
@@ -114,13 +119,18 @@ def test_a_teacher_agrees_with_its_own_store(
     assert all(one.targets.kind == SPARSIFIERS[name].targets for one in store)
     audit = logitstore.audit(tmp_path / "s", teacher=str(teacher_folder), documents=len(store))
     assert audit["ok"], audit["faults"]
-    check_teacher_on_its_own_store(tmp_path / "s", teacher_folder)
+    check_teacher_on_its_own_store(tmp_path / "s", unpadded_teacher)
 
 
 @pytest.mark.parametrize("temperature", [2.0, 4.0])
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
 def test_and_at_the_temperatures_that_it_was_made_for(
-    name: str, temperature: float, teacher_folder: Path, corpus: Path, tmp_path: Path
+    name: str,
+    temperature: float,
+    teacher_folder: Path,
+    unpadded_teacher: Path,
+    corpus: Path,
+    tmp_path: Path,
 ) -> None:
     options = {"sparsify": name, "temperature": [1.0, temperature]}
     store = dumped(tmp_path / "s", teacher_folder, corpus, **options)
@@ -129,17 +139,19 @@ def test_and_at_the_temperatures_that_it_was_made_for(
     )
     # Tails are stored in steps of 1/1024 nat; a bucket's KL is second order in that.
     check_teacher_on_its_own_store(
-        tmp_path / "s", teacher_folder, temperature=temperature, slack=1e-5
+        tmp_path / "s", unpadded_teacher, temperature=temperature, slack=1e-5
     )
 
 
 @pytest.mark.parametrize("name", sorted(SPARSIFIERS))
 def test_what_an_untold_temperature_gets_is_refused_or_right(
-    name: str, teacher_folder: Path, corpus: Path, tmp_path: Path
+    name: str, teacher_folder: Path, unpadded_teacher: Path, corpus: Path, tmp_path: Path
 ) -> None:
     dumped(tmp_path / "s", teacher_folder, corpus, sparsify=name)
     if SPARSIFIERS[name].targets.keeps_tail:
-        check_teacher_on_its_own_store(tmp_path / "s", teacher_folder, temperature=3.0, slack=1e-4)
+        check_teacher_on_its_own_store(
+            tmp_path / "s", unpadded_teacher, temperature=3.0, slack=1e-4
+        )
         return
     with pytest.raises(LogitStoreError, match="not drawn at this temperature"):
         trainer.evaluate(teacher_folder, logits=str(tmp_path / "s"), temperature=3.0)
@@ -220,7 +232,12 @@ def test_a_spec_that_is_none_of_the_sparsifiers_is_refused(name: str, field: str
     ("codec", "container"), [("rank-delta/1", "zarr"), ("made-up/1", "parquet")]
 )
 def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
-    codec: str, container: str, teacher_folder: Path, corpus: Path, tmp_path: Path
+    codec: str,
+    container: str,
+    teacher_folder: Path,
+    unpadded_teacher: Path,
+    corpus: Path,
+    tmp_path: Path,
 ) -> None:
     out, places = tmp_path / "s", ("--teacher", teacher_folder, "--data", corpus)
     options = ("--sparsify", "made_up", "--made-up-share", 0.05, "--format", container)
@@ -231,7 +248,7 @@ def test_a_new_sparsifier_and_a_new_codec_are_a_line_of_a_table(
             ["logitstore", "verify", out],
             ["logitstore", "inspect", out, "--json"],
             ["logitstore", "audit", out, "--teacher", teacher_folder, "--json"],
-            ["trainer", "eval", teacher_folder, "--logits", out, "--json"],
+            ["trainer", "eval", unpadded_teacher, "--logits", out, "--json"],
         ],
     )
     assert [one.returncode for one in done] == [0] * 5, [one.stderr for one in done]

@@ -86,7 +86,9 @@ def test_gradients_and_pulls_are_those_of_the_loss() -> None:
     np.testing.assert_allclose(1 / VOCAB - pulls.mean_V, sparse_V.numpy() / ROWS, atol=1e-7)
 
 
-def test_such_a_kind_is_sound_from_end_to_end(teacher_folder: Path, tmp_path: Path) -> None:
+def test_such_a_kind_is_sound_from_end_to_end(
+    teacher_folder: Path, unpadded_teacher: Path, tmp_path: Path
+) -> None:
     """Dumped, verified, audited; its teacher keeps every token that it drafts itself."""
     corpus = tmp_path / "corpus.jsonl"
     texts = ["A target is the distribution of the next token. " * 4, "The teacher reads."] * 12
@@ -102,7 +104,7 @@ def test_such_a_kind_is_sound_from_end_to_end(teacher_folder: Path, tmp_path: Pa
             ["logitstore", "dump", *places, "--sparsify", "poisson"],
             ["logitstore", "verify", out],
             ["logitstore", "audit", out, "--teacher", teacher_folder, "--json"],
-            ["trainer", "eval", teacher_folder, "--logits", out, "--json"],
+            ["trainer", "eval", unpadded_teacher, "--logits", out, "--json"],
             ["trainer", "fit", "--logits", out, *fit],
         ],
     )

@@ -167,7 +167,7 @@ class _Family:
         for folder in (self.run, self.teacher):
             losses = []
             for stored, logp_RV in zip(
-                logitstore.open(self.store), self._alone(folder, dtype="float32"), strict=True
+                logitstore.open(self.store), self._alone(folder, columns=None), strict=True
             ):
                 labels_R = stored.document.input_ids_L[stored.document.counted_L].astype(np.int64)
                 losses.append(-logp_RV.gather(1, torch.from_numpy(labels_R)[:, None])[:, 0])
@@ -175,16 +175,20 @@ class _Family:
             differences.append(found - float(torch.cat(losses).double().mean()))
         return self._difference(torch.tensor(differences), _MOST_LOSS)
 
-    def _alone(self, folder: Path, dtype: str | None = None) -> list[torch.Tensor]:
-        """log-probabilities [R, V] of each document's counted tokens, by plain transformers."""
+    def _alone(self, folder: Path, columns: int | None = VOCAB) -> list[torch.Tensor]:
+        """log-probabilities [R, V] of each document's counted tokens, by plain transformers.
+
+        Without a number of columns they are those of a student, in float32, over all of them.
+        """
         rows = []
-        untouched = load_model(folder, dtype=getattr(torch, dtype or self.dtype))
+        dtype = torch.float32 if columns is None else getattr(torch, self.dtype)
+        untouched = load_model(folder, dtype=dtype)
         for stored in logitstore.open(self.store):
             model = copy.deepcopy(untouched)  # some keep what they have met
             ids_L = torch.from_numpy(stored.document.input_ids_L.astype(np.int64))
             with torch.inference_mode():
                 outputs = model(input_ids=ids_L[None], use_cache=False)
-            logits_LV = outputs.logits[0, :, :VOCAB].float()
+            logits_LV = outputs.logits[0, :, :columns].float()
             at_R = torch.from_numpy(np.flatnonzero(stored.document.counted_L)) - 1
             rows.append(logits_LV[at_R].log_softmax(-1))
         return rows
