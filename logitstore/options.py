@@ -80,8 +80,8 @@ class Option:
     positional: bool = False  # given by its place; on the command line in capital letters
     python_only: bool = False  # the command line has no such option
     bare: str | None = None  # what the command line takes it for where no value follows
-    repeated: bool = False  # an object that the command line takes several times: paths, then
-    places: bool = False  # a list of what stores lie in: URIs too, and in Python any object
+    repeated: bool = False  # an object that the command line takes several times: a list, then
+    places: bool = False  # what stores lie in: URIs too, and in Python any object
 
     @property
     def flag(self) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from logitstore.errors import printable
     from logitstore.fidelity.rereading import stored_tokenizer
-    from logitstore.format.generation import generation_of
+    from logitstore.format.generation import GENERATION, generation_of
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
@@ -85,6 +85,7 @@ __all__ = [
     "AGAIN",
     "DEVICE",
     "DTYPE",
+    "GENERATION",
     "JSON",
     "MAX_MEMORY",
     "ON_PROGRESS",
@@ -244,6 +245,7 @@ __getattr__, __dir__ = lazy_names(
         "printable": "logitstore.errors",
         "quiet_libraries": "logitstore.cli.console",
         "refuse_other_answers": "logitstore.corpus.answers",
+        "GENERATION": "logitstore.format.generation",
         "generation_of": "logitstore.format.generation",
         "gguf_file": "logitstore.corpus.gguf",
         "refuse_other_tokens": "logitstore.corpus.gguf",

@@ -2,6 +2,7 @@
 
     python -m tests.fit_worker OUT CONFIG '{"steps": 3}' [STEP]
 
+With "stores" among the settings, pairs of a seed and a weight, it learns from a mix of such stores.
 One of several ranks where the environment says so; kills itself at the report of step STEP.
 """
 
@@ -29,13 +30,15 @@ def main(out: str, config: str, settings: str, killed_at: str = "-1") -> None:
         if one["step"] == int(killed_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    given = json.loads(settings)
+    stores = [(MemoryStore(seed=seed), weight) for seed, weight in given.pop("stores", ())]
     trainer.fit(
-        logits="memory",
+        logits=stores or "memory",
         student=config,
         out=out,
         device="cpu",
         report=report,
-        **json.loads(settings),
+        **given,
     )
 
 

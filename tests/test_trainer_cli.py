@@ -22,7 +22,8 @@ from trainer.losses import LOSSES
 from trainer.losses.options import LOSS_OPTIONS
 from trainer.training.fit_options import FIT_OPTIONS, FIT_SECTIONS
 
-QUICK = ["--steps", "2", "--batch-tokens", "64", "--micro-tokens", "16", "--device", "cpu"]
+FEW = ["--steps", "2", "--batch-tokens", "64", "--device", "cpu"]
+QUICK = [*FEW, "--micro-tokens", "16"]
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def folder(tmp_path, monkeypatch):
 
 def fit(folder, *arguments):
     student, out = str(folder / "student.json"), str(folder / "run")
-    return call("fit", "--logits", "S", "--student", student, "--out", out, *QUICK, *arguments)
+    quick = FEW if "--micro-tokens" in arguments else QUICK
+    return call("fit", "--logits", "S", "--student", student, "--out", out, *quick, *arguments)
 
 
 def call(*arguments):

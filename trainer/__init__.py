@@ -11,6 +11,7 @@ from logitstore.plumbing import lazy_names
 
 if TYPE_CHECKING:
     from trainer.data.batches import Batches
+    from trainer.data.mixture import MixedStore
     from trainer.data.retokenized import RetokenizedStore, retokenize
     from trainer.data.rows import Batch
     from trainer.data.store import StoreLike
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trainer.training.batching import training_batches
     from trainer.training.fit import fit
     from trainer.training.loop import DistillationTrainer
+    from trainer.training.mixing import mix
     from trainer.training.student import load_student
 
     __version__: str
@@ -36,6 +38,7 @@ __all__ = [
     "DistillationTrainer",
     "Loss",
     "LossSums",
+    "MixedStore",
     "RetokenizedStore",
     "SpanLoss",
     "StoreLike",
@@ -44,6 +47,7 @@ __all__ = [
     "fit",
     "load_student",
     "make_student",
+    "mix",
     "report",
     "retokenize",
     "sweep",
@@ -60,6 +64,7 @@ __getattr__, __dir__ = lazy_names(
         "LOSSES": "trainer.losses",
         "Loss": "trainer.losses",
         "LossSums": "trainer.losses.fused",
+        "MixedStore": "trainer.data.mixture",
         "RetokenizedStore": "trainer.data.retokenized",
         "SPAN_LOSSES": "trainer.losses",
         "SpanLoss": "trainer.losses",
@@ -69,6 +74,7 @@ __getattr__, __dir__ = lazy_names(
         "fit": "trainer.training.fit",
         "load_student": "trainer.training.student",
         "make_student": "trainer.pruning.making",
+        "mix": "trainer.training.mixing",
         "report": "trainer.reporting.page",
         "retokenize": "trainer.data.retokenized",
         "sweep": "trainer.sweeping.sweep",

@@ -120,7 +120,7 @@ def command(
         run.__annotations__ = {
             name: parameter.annotation for name, parameter in signature.parameters.items()
         }
-        kind = _sectioned(sections) if sections else None
+        kind = _sectioned(sections) if sections else _Command
         program.command(name=name or function.__name__, cls=kind)(run)
         return function
 
@@ -131,7 +131,7 @@ def _sectioned(sections: Sections) -> type[TyperCommand]:
     """The class of a command whose help shows its options under titles."""
     titles = {name: title for title, names in sections for name in names}
 
-    class Sectioned(TyperCommand):
+    class Sectioned(_Command):
         section_of = staticmethod(lambda name: titles.get(name, _OTHERS))
 
         def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -177,8 +177,9 @@ def _annotation(option: Option) -> Any:
 def _read(option: Option, given: Any) -> Any:
     """The checked value of what typer has parsed, which leaves lists of numbers as strings."""
     if option.repeated and isinstance(given, list):
-        # Several strings would be texts.
-        return option.check(given[0] if len(given) == 1 else [*map(_path(option), given)])
+        # Several strings would be texts, where they name no places of stores.
+        several = given if option.places else [*map(_path(option), given)]
+        return option.check(given[0] if len(given) == 1 else several)
     if option.kind is list and not given and option.nullable:
         given = None
     if option.kind is tuple and isinstance(given, str):
@@ -211,7 +212,25 @@ def _path(option: Option) -> Callable[[str], Path]:
     return lambda given: Path(option.check(given))
 
 
-class _Program(TyperGroup):
+class _OnceEach:
+    """What takes each option once, unless the option says otherwise: the last would win unsaid."""
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        """Refuse a command line that gives an option twice."""
+        this: Any = self
+        _, _, given = this.make_parser(context).parse_args(args=list(words))
+        for number, one in enumerate(given):
+            if one in given[:number] and not getattr(one, "multiple", False):
+                raise _UsageError(f"{one.opts[0]} is given twice", context)
+        rest: list[str] = super().parse_args(context, words)  # type: ignore[misc]
+        return rest
+
+
+class _Command(_OnceEach, TyperCommand):
+    """A command of a program."""
+
+
+class _Program(_OnceEach, TyperGroup):
     """Wrong usage is one line on standard error; with `--json` an object on standard output too."""
 
     def main(  # type: ignore[override]  # typer's own takes more by place

@@ -121,6 +121,24 @@ class SparseTargets:
         mass_R = np.exp(self.tail_logmass_RB[:, 0].astype(np.float64))
         return mass_R / np.maximum(vocab_size - self.count_R, 1)
 
+    def widened(self, k: int) -> SparseTargets:
+        """The same targets with room for `k` entries a row, which are no fewer than before.
+
+        Args:
+            k: Entries a row has room for.
+        """
+        if k == self.k:
+            return self
+        more = ((0, 0), (0, k - self.k))
+        return replace(
+            self,
+            ids_RK=np.pad(self.ids_RK, more),
+            logprobs_RK=np.pad(self.logprobs_RK, more, constant_values=EMPTY_TAIL),
+            sampled_RK=np.pad(self.sampled_RK, more)
+            if self.kind.drawn
+            else none_sampled(len(self), k),
+        )
+
     @staticmethod
     def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
         """The rows of all `parts`, one after another; the parts have the same kind, K and B."""

@@ -25,6 +25,7 @@ from logitstore.plumbing import (
     say,
     show_progress,
 )
+from trainer.data.sources import sources_of
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.evaluation.task_lines import task_lines
@@ -53,7 +54,7 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
     again="Run the same command with --resume to go on",
 )
 def fit(*, json: bool, **options: Any) -> None:
-    """Distil a student from a store.
+    """Distil a student from a store, or from several together.
 
     Each report holds means over the targets since the last one: loss; ce, the cross-entropy with
     the true tokens; kl, the forward KL from the teacher, whatever the loss is: an estimate where
@@ -181,7 +182,8 @@ def report(*, json: bool, **options: Any) -> None:
 
 def _refuse_early(options: dict[str, Any]) -> None:
     """Refuse, before transformers is imported, a store, a student or a folder that cannot be."""
-    refuse_bad_store(options["logits"])
+    for one in sources_of(options["logits"]):
+        refuse_bad_store(one.store)
     refuse_bad_store(options["eval_logits"])
     if _is_first_rank():  # another rank might see what the first one tries out
         from trainer.training import run_folder

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from logitstore import StoredDocument, StoreSpec
-    from trainer.data import order
-    from trainer.data.store import StoreLike
+    from trainer.data.order import Place
+    from trainer.data.store import Ahead, StoreLike
 
 __all__ = ["Batches", "count_steps"]
 
@@ -36,6 +36,8 @@ _BINS_AHEAD = 8
 # Bins behind these whose blocks a store that is far away is told of. They cost a few integers for
 # each document; what is fetched for them is bounded in bytes.
 _BINS_EXPECTED = 32
+
+_Window: TypeAlias = tuple[int, int]  # a pass over its store, its number in the lane
 
 
 def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
@@ -119,8 +121,9 @@ class Batches(IterableDataset[Batch]):
     @property
     def epoch(self) -> float:
         """Epochs consumed so far; of the current one the share of its documents."""
-        documents = int(self._lengths.documents_B.sum())
-        return self.position.epoch + sum(self.position.consumed) / documents
+        number, consumed = self.position.epoch, sum(self.position.consumed)
+        sizes = self.packing.stream_documents(self._lengths.documents_B, epoch=number)
+        return number + consumed / max(1, sum(sizes))
 
     def of_rank(self, rank: int, ranks: int) -> Batches:
         """The batches of process number `rank` among `ranks`, from the same position.
@@ -205,11 +208,11 @@ class Batches(IterableDataset[Batch]):
     def _bins(self, start: Position) -> Iterator[tuple[_Windows, Step, Bin]]:
         """The bins of this rank from `start` on; nothing of them is read yet."""
         while self._epochs is None or start.epoch < self._epochs:
-            windows = _Windows(self._store_of(start.epoch))
+            windows = _Windows(self._store, draw_of_epoch=self._draw_of_epoch)
             for step in steps(self.packing, self._lengths, start=start):
                 for one in step.bins[self._slots]:
                     yield windows, step, one
-            start = step.after
+            start = Position.start(self.packing, epoch=start.epoch + 1)
 
     def _lay_out(self, windows: _Windows, one: Bin, *, step: Step, after: Position | None) -> Batch:
         documents = [windows.document(place) for place in one.places]
@@ -230,10 +233,6 @@ class Batches(IterableDataset[Batch]):
     def _state(self, position: Position) -> dict[str, Any]:
         return position.to_json() | {"packing": self.packing.to_json()}
 
-    def _store_of(self, epoch: int) -> StoreLike:
-        draw = self._draw_of_epoch(epoch)
-        return self._store if draw == self._store.draw else self._store.with_draw(draw)
-
 
 def _expected(
     bins: Iterator[tuple[_Windows, Step, Bin]],
@@ -252,34 +251,45 @@ def _expected(
 class _Windows:
     """The decoded blocks of the current window of each lane, for one epoch."""
 
-    def __init__(self, store: StoreLike) -> None:
-        self._ahead = reading_ahead(store)
-        self._coming: dict[int, tuple[int, set[int]]] = {}  # lane -> window, its blocks
-        self._held: dict[int, tuple[int, dict[int, list[StoredDocument]]]] = {}
-
-    @property
-    def far(self) -> bool:
-        """Whether it helps to say which bins come."""
-        return self._ahead.far
+    def __init__(self, store: StoreLike, *, draw_of_epoch: Callable[[int], int]) -> None:
+        self._store, self._draw_of_epoch = store, draw_of_epoch
+        self._readers: dict[int, Ahead] = {}  # by the draw that they read
+        self._coming: dict[int, tuple[_Window, set[int]]] = {}  # lane -> window, its blocks
+        self._held: dict[int, tuple[_Window, dict[int, list[StoredDocument]]]] = {}
+        # Whether it helps to say which bins come.
+        self.far = reading_ahead(store).far
 
     def expect(self, one: Bin) -> None:
         """Have the blocks fetched that a bin is the first to need."""
         for place in one.places:
-            window, blocks = self._coming.get(place.lane, (-1, set()))
-            if window != place.window:
+            wanted = (place.epoch, place.window)
+            window, blocks = self._coming.get(place.lane, (wanted, set()))
+            if window != wanted:
                 blocks = set()
-                self._coming[place.lane] = (place.window, blocks)
+            self._coming[place.lane] = (wanted, blocks)
             if place.block not in blocks:
                 blocks.add(place.block)
-                self._ahead.expect(place.block)
+                self._reader(place.epoch).expect(place.block)
 
-    def document(self, place: order.Place) -> StoredDocument:
+    def document(self, place: Place) -> StoredDocument:
         """The document at `place`; a block of a new window is decoded."""
-        held, blocks = self._held.get(place.lane, (place.window, {}))
-        if held != place.window:
+        wanted = (place.epoch, place.window)
+        held, blocks = self._held.get(place.lane, (wanted, {}))
+        if held != wanted:
             blocks = {}
         if place.block not in blocks:
             self._held.pop(place.lane, None)  # free the last window before the next is read
-            blocks[place.block] = list(self._ahead.read_block(place.block).split())
-            self._held[place.lane] = (place.window, blocks)
+            read = self._reader(place.epoch).read_block(place.block)
+            blocks[place.block] = list(read.split())
+            self._held[place.lane] = (wanted, blocks)
         return blocks[place.block][place.document]
+
+    def _reader(self, epoch: int) -> Ahead:
+        """What reads the draw that a pass over a store has."""
+        draw = self._draw_of_epoch(epoch)
+        if draw not in self._readers:
+            store = self._store
+            self._readers[draw] = reading_ahead(
+                store if draw == store.draw else store.with_draw(draw)
+            )
+        return self._readers[draw]

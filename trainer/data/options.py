@@ -16,6 +16,7 @@ __all__ = [
     "RANKS",
     "SEED",
     "SPAN_ENDS",
+    "WEIGHT",
     "WINDOW",
     "rank_option",
 ]
@@ -67,6 +68,15 @@ RANKS = Option(
     default=1,
     help="The number of processes that share each optimiser step.",
     least=1,
+    python_only=True,
+)
+WEIGHT = Option(
+    name="weight",
+    kind=float,
+    default=1.0,
+    help="How many times an epoch passes over a store.",
+    above=0,
+    most=1000,
     python_only=True,
 )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,14 +22,24 @@ from logitstore import SettingError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Place", "Shuffle", "deal", "default_window", "interleave", "lane_count", "taken"]
+__all__ = [
+    "BUDGET_BYTES",
+    "Place",
+    "Shuffle",
+    "deal",
+    "default_window",
+    "interleave",
+    "lane_count",
+    "taken",
+]
 
 # 64 lanes give every slot of a step its own lanes for all usual numbers of ranks, and 64 open
 # blocks of 65,536 rows at K = 8 still fit into 0.3 GiB.
 _MOST_LANES = 64
 # A lane of fewer than 4 blocks has too few to permute, and ends long before its neighbours.
 _LEAST_BLOCKS_OF_A_LANE = 4
-_BUDGET_BYTES = 1 << 30
+BUDGET_BYTES = 1 << 30  # of all windows together
+_EPOCHS_DEALT = 16  # that are remembered: every stream of an epoch asks for the same one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +77,7 @@ class Shuffle:
 class Place(NamedTuple):
     """The place of the next document of a stream in the store."""
 
+    epoch: int  # that of the store: its passes are counted from 0
     lane: int
     window: int  # number of the window in its lane; its blocks stay decoded until the next one
     block: int
@@ -83,7 +95,7 @@ def lane_count(blocks: int) -> int:
 
 
 def default_window(
-    *, blocks: int, lanes: int, block_bytes: int, budget_bytes: int = _BUDGET_BYTES
+    *, blocks: int, lanes: int, block_bytes: int, budget_bytes: int = BUDGET_BYTES
 ) -> int:
     """The number of blocks of a window such that one window of every lane fits into memory.
 
@@ -99,6 +111,7 @@ def default_window(
     return int(max(1, min(affordable, -(-blocks // lanes))))
 
 
+@lru_cache(maxsize=_EPOCHS_DEALT)
 def deal(shuffle: Shuffle, *, epoch: int, blocks: int) -> list[np.ndarray]:
     """The blocks of each lane, in reading order. Lanes differ by at most one block.
 
@@ -204,7 +217,7 @@ def _walk_lane(
         start = 0
         pairs = zip(block_D[order_D].tolist(), document_D[order_D].tolist(), strict=True)
         for block, document in pairs:
-            yield Place(lane=lane, window=window, block=block, document=document)
+            yield Place(epoch, lane, window, block, document)
 
 
 def _windows(own: np.ndarray, *, lane: int, window: int) -> Iterator[np.ndarray]:

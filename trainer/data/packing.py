@@ -11,20 +11,22 @@ Shapes: B blocks of a store, D documents of a block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitstore import SettingError
-from trainer.data import order
+from trainer.data import streams
 from trainer.data.options import BATCH_TOKENS
 from trainer.data.store import reading_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from trainer.data.order import Place
     from trainer.data.store import StoreLike
+    from trainer.data.streams import Order
 
 __all__ = [
     "Bin",
@@ -108,19 +110,19 @@ def longest_document(store: StoreLike) -> int:
 class Packing:
     """How a store becomes steps. It is the same for every rank, and part of run.json."""
 
-    shuffle: order.Shuffle
+    shuffle: Order  # of one store or of several
     bins: int  # S, forward passes of a step
     bin_tokens: int  # C, tokens of one at most
 
     @property
     def pooled(self) -> bool:
-        """Whether one stream fills all bins, because there are too few lanes for one per slot."""
-        return self.shuffle.lanes % self.bins != 0
+        """Whether one stream fills all bins, because a store has too few lanes for one per slot."""
+        return any(lanes % self.bins for lanes in streams.lane_numbers(self.shuffle))
 
     @property
     def streams(self) -> list[list[int]]:
         """The lanes of each stream: one stream for each slot, or one for all."""
-        lanes = list(range(self.shuffle.lanes))
+        lanes = list(range(sum(streams.lane_numbers(self.shuffle))))
         return [lanes] if self.pooled else [lanes[slot :: self.bins] for slot in range(self.bins)]
 
     def stream_documents(self, documents_B: np.ndarray, *, epoch: int) -> list[int]:
@@ -130,10 +132,11 @@ class Packing:
             documents_B: Documents of every block of the store.
             epoch: The number of the epoch, from 0.
         """
-        dealt = order.deal(self.shuffle, epoch=epoch, blocks=len(documents_B))
-        return [
-            sum(int(documents_B[dealt[lane]].sum()) for lane in lanes) for lanes in self.streams
+        shared = [
+            streams.shares_of(self.shuffle, lanes=lanes, epoch=epoch, documents_B=documents_B)
+            for lanes in self.streams
         ]
+        return [sum(one.documents for one in shares) for shares in shared]
 
     def bins_of_a_rank(self, ranks: int) -> int:
         """The number of bins of each of `ranks` ranks in a step.
@@ -151,13 +154,17 @@ class Packing:
 
     def to_json(self) -> dict[str, Any]:
         """The object that run.json holds."""
-        return asdict(self)
+        return {
+            "shuffle": streams.order_to_json(self.shuffle),
+            "bins": self.bins,
+            "bin_tokens": self.bin_tokens,
+        }
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> Packing:
         """The packing from which `to_json` made `content`. Raises SettingError for others."""
         try:
-            found = Packing(**content | {"shuffle": order.Shuffle(**content["shuffle"])})
+            found = Packing(**content | {"shuffle": streams.order_from_json(content["shuffle"])})
         except (TypeError, KeyError) as error:
             raise SettingError("packing has missing or unknown fields", found=content) from error
         for name in ("bins", "bin_tokens"):
@@ -172,7 +179,7 @@ def round_up(bins: int, ranks: int) -> int:
 
 def choose_packing(
     *,
-    shuffle: order.Shuffle,
+    shuffle: Order,
     max_length: int,
     batch_tokens: int,
     micro_tokens: int | None,
@@ -292,7 +299,7 @@ def _no_position(name: str, value: Any, allowed: str) -> SettingError:
 class Bin:
     """The documents of one forward pass. It is empty where a slot has no documents left."""
 
-    places: tuple[order.Place, ...]
+    places: tuple[Place, ...]
     tokens: int
     targets: int
 
@@ -321,19 +328,19 @@ def steps(packing: Packing, lengths: Lengths, *, start: Position) -> Iterator[St
         lengths: Tokens and targets of the store's documents.
         start: The position of the first step.
     """
-    streams = [
+    own = [
         _Stream(packing, lengths, lanes=lanes, epoch=start.epoch, consumed=consumed)
         for lanes, consumed in zip(packing.streams, start.consumed, strict=True)
     ]
-    share = packing.bins // len(streams)
+    share = packing.bins // len(own)
     done = start.step
-    while any(stream.more for stream in streams):
-        bins = tuple(stream.fill() for stream in streams for _ in range(share))
+    while any(stream.more for stream in own):
+        bins = tuple(stream.fill() for stream in own for _ in range(share))
         done += 1
         position = Position(
-            epoch=start.epoch, step=done, consumed=tuple(stream.consumed for stream in streams)
+            epoch=start.epoch, step=done, consumed=tuple(stream.consumed for stream in own)
         )
-        if not any(stream.more for stream in streams):
+        if not any(stream.more for stream in own):
             position = Position.start(packing, epoch=start.epoch + 1)
         yield Step(bins=bins, after=position)
 
@@ -347,16 +354,13 @@ class _Stream:
         self.consumed = consumed
         self._room = packing.bin_tokens
         self._lengths = lengths
-        dealt = order.deal(packing.shuffle, epoch=epoch, blocks=len(lengths.documents_B))
-        # All blocks of a window are asked for when it begins: those of the next one are read then.
-        lengths.follow((dealt[lane] for lane in lanes), depth=2 * packing.shuffle.window)
-        self._places = order.interleave(
-            packing.shuffle,
-            epoch=epoch,
-            lanes=lanes,
-            documents_B=lengths.documents_B,
-            consumed=consumed,
+        shares = streams.shares_of(
+            packing.shuffle, lanes=lanes, epoch=epoch, documents_B=lengths.documents_B
         )
+        for one in shares:
+            # All blocks of a window are asked for when it begins: those of the next are read then.
+            lengths.follow(one.blocks(), depth=2 * one.shuffle.window)
+        self._places = streams.stream_places(shares, consumed=consumed)
         self._next = next(self._places, None)
 
     @property
@@ -365,7 +369,7 @@ class _Stream:
 
     def fill(self) -> Bin:
         """The next documents, in order, as many as fit."""
-        places: list[order.Place] = []
+        places: list[Place] = []
         tokens = targets = 0
         while self._next is not None:
             tokens_D, targets_D = self._lengths.of(self._next.block)

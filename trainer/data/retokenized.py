@@ -26,6 +26,7 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.crossing import CrossedDocument, Crossing
+from trainer.data.mixture import MixedStore
 from trainer.data.options import SPAN_ENDS
 from trainer.data.store import as_store
 
@@ -123,12 +124,19 @@ class RetokenizedStore:
         with_targets: Whether the teacher's distributions are kept, as ULD needs.
 
     Raises TokenizerError where a tokenizer does not say which bytes its tokens stand for, or the
-    store keeps none; StoreError where the store does not know the log-probabilities of true tokens.
+    store keeps none; StoreError where the store does not know the log-probabilities of true tokens;
+    SettingError for several stores as one.
     """
 
     def __init__(
         self, store: Any, tokenizer: Any, *, words: bool = False, with_targets: bool = False
     ) -> None:
+        if isinstance(store, MixedStore):
+            raise SettingError(
+                "several stores as one are not served in other tokens",
+                place=store.uri,
+                remedy="Take one of them, or make one with `logitstore merge`",
+            )
         if not sparsifier_of(store.spec.sparsifier).targets.knows_whole:
             raise StoreError(
                 "the store does not know the teacher's log-probabilities of the true tokens, of "

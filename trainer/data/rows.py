@@ -273,9 +273,15 @@ def _rows(lengths: list[int], numbers: list[int], layout: RowLayout) -> list[lis
 def _joined(
     targets: Sequence[SparseTargets] | Sequence[SpanTargets],
 ) -> SparseTargets | SpanTargets | None:
-    """The targets of all documents; None where there is no teacher."""
+    """The targets of all documents; None where there is no teacher.
+
+    Documents of several stores may have room for different numbers of entries.
+    """
     if not targets:
         return None
+    if isinstance(targets[0], SparseTargets):
+        k = max(one.k for one in targets)  # type: ignore[union-attr]
+        targets = [one.widened(k) for one in targets]  # type: ignore[union-attr]
     joined: SparseTargets | SpanTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
     return joined
 

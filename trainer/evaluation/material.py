@@ -16,6 +16,7 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.answer_files import labels_only
+from trainer.data.mixture import MixedStore
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
@@ -65,6 +66,10 @@ def from_store(options: EvalOptions) -> EvalData:
     tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
     source: Any = options.logits
     store = as_store(source, model=named, tokenizer=tokenizer, max_memory=options.max_memory)
+    if isinstance(store, MixedStore):
+        raise SettingError(
+            "a model is measured on one store at a time", place="--logits", found=store.uri
+        )
     if options.skip_damaged is not None:
         refuse_no_view(store)
         store = store.sound(most_damaged(options.skip_damaged), on_progress=options.on_progress)

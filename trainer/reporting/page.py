@@ -346,7 +346,20 @@ def _provenance(runs: Sequence[RunFolder]) -> list[tuple[str, dict[str, str]]]:
                 title: "not recorded" if (value := run.value(source)) is None else words(value)
                 for title, source in sources.items()
                 if source.startswith("eval") or not run.reference
-            },
+            }
+            | _mixed(run.value("run.parts")),
         )
         for run in runs
     ]
+
+
+def _mixed(parts: Any) -> dict[str, str]:
+    """The stores of a run that learnt from several, each with its weight; else nothing."""
+    listed = parts if isinstance(parts, list) else []
+    named = [
+        f"{words(one.get('name'))} ({words(one.get('store'))[:12]}), weight "
+        f"{words(one.get('weight'))}"
+        for one in listed
+        if isinstance(one, dict)
+    ]
+    return {"Stores": "; ".join(named)} if named else {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from logitstore import SettingError
 from logitstore.plumbing import ON_PROGRESS, STORE, option, options_of, refuse_uri
+from trainer.data.sources import sources_of
 from trainer.losses import LOSSES
 from trainer.losses.options import ALPHA, TEMPERATURE
 from trainer.training.fit_options import FIT_OPTIONS
@@ -106,6 +107,13 @@ class SweepOptions:
             values = [str(one) for one in getattr(self, name) or ()]
             if len({*values}) < len(values):
                 raise SettingError(f"--{name} is given twice with one value", found=values[0])
+        for one in self.logits:
+            if sources_of(one)[0].store is not one:
+                raise SettingError(
+                    "--logits of a sweep takes no weight: each store is a value of the grid",
+                    found=str(one),
+                    remedy="Name the store alone",
+                )
         for name in self.loss or ():
             if name not in LOSSES:
                 raise SettingError("--loss is unknown", found=name, allowed=", ".join(LOSSES))

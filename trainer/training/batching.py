@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,7 @@ from logitstore import SettingError
 from logitstore.plumbing import checked_options, sparsifier_of
 from trainer.data import order
 from trainer.data.batches import Batches
+from trainer.data.mixture import MixedStore
 from trainer.data.options import (
     BATCH_TOKENS,
     EPOCHS,
@@ -24,15 +25,19 @@ from trainer.data.packing import Lengths, Packing, choose_packing, longest_docum
 from trainer.data.rows import choose_border, choose_layout
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
+from trainer.data.streams import Mix, Part, refuse_empty_epochs
 from trainer.losses import choose_view, draw_for, forward_kl
 from trainer.losses.options import TEMPERATURE
 from trainer.training.student import refuse_small_vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel
 
     from logitstore import SparsifierSpec
     from trainer.data.store import StoreLike, StoreSource
+    from trainer.data.streams import Order
 
 __all__ = ["batches_of", "draw_of_epoch", "plan_packing", "training_batches"]
 
@@ -56,7 +61,8 @@ def training_batches(
 
     Args:
         store: The store to read: an open one, or what `logitstore.open` takes; or what
-            `trainer.retokenize` gives, for a model of another tokenizer.
+            `trainer.mix` gives of several, or `trainer.retokenize` for a model of another
+            tokenizer.
         model: The student, before it is wrapped for several processes. A short forward pass finds
             out whether documents may share a row; the model is not kept.
         batch_tokens: The number of tokens in an optimiser step, over all ranks.
@@ -170,36 +176,81 @@ def plan_packing(
     """How a store becomes steps of about `batch_tokens` tokens.
 
     Args:
-        store: The store that is read.
+        store: The store that is read, or several as one.
         seed: The seed of the order of documents.
         batch_tokens: Tokens of an optimiser step, over all ranks.
         micro_tokens: The most tokens of a forward pass; None chooses about 4096.
         window: Blocks of a lane that are shuffled together; None chooses what fits into 1 GiB.
         ranks: The number of processes that are to share each step.
+
+    Raises SettingError where a document would not fit into a forward pass, and where the weight of
+    one of several stores leaves an epoch without documents of it.
     """
-    sparsifier = store.spec.sparsifier
-    lanes = order.lane_count(len(store.blocks))
-    # An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
-    # bool.
-    entry = 9 if sparsifier_of(sparsifier).targets.drawn else 8
-    window = window or order.default_window(
-        blocks=len(store.blocks),
-        lanes=lanes,
-        block_bytes=max(
-            (one.targets * sparsifier.k * entry + one.tokens * 5 for one in store.blocks),
-            default=0,
-        ),
-    )
+    shuffle: Any = _shuffle(store, seed=seed, window=window)
     max_length = store.spec.text.max_length
     if micro_tokens is not None and micro_tokens < max_length:  # all documents may be shorter
         max_length = longest_document(store)
-    return choose_packing(
-        shuffle=order.Shuffle(fingerprint=store.fingerprint, seed=seed, lanes=lanes, window=window),
+    packing = choose_packing(
+        shuffle=shuffle,
         max_length=max_length,
         batch_tokens=batch_tokens,
         micro_tokens=micro_tokens,
         ranks=ranks,
     )
+    if isinstance(store, MixedStore):
+        refuse_empty_epochs(
+            shuffle.parts,
+            documents=[sum(one.documents for one in part.store.blocks) for part in store.parts],
+            streams=len(packing.streams),
+            names=[one["name"] for one in store.describe()],
+        )
+    return packing
+
+
+def _shuffle(store: Any, *, seed: int, window: int | None) -> Order:
+    """What the order depends on, but the epoch. The windows of all stores fit into 1 GiB."""
+    if not isinstance(store, MixedStore):
+        return _shuffle_of(store, seed=seed, window=window, budget_bytes=order.BUDGET_BYTES)
+    sizes = [sum(_block_bytes(part.store)) for part in store.parts]
+    return Mix(
+        parts=tuple(
+            Part(
+                shuffle=_shuffle_of(
+                    part.store,
+                    seed=seed,
+                    window=window,
+                    budget_bytes=order.BUDGET_BYTES * size // sum(sizes),
+                ),
+                weight=part.weight,
+                blocks=len(part.store.blocks),
+            )
+            for part, size in zip(store.parts, sizes, strict=True)
+        )
+    )
+
+
+def _shuffle_of(
+    store: StoreLike, *, seed: int, window: int | None, budget_bytes: int
+) -> order.Shuffle:
+    lanes = order.lane_count(len(store.blocks))
+    window = window or order.default_window(
+        blocks=len(store.blocks),
+        lanes=lanes,
+        block_bytes=max(_block_bytes(store), default=0),
+        budget_bytes=budget_bytes,
+    )
+    return order.Shuffle(fingerprint=store.fingerprint, seed=seed, lanes=lanes, window=window)
+
+
+def _block_bytes(store: StoreLike) -> Iterator[int]:
+    """The bytes of each block when it is decoded.
+
+    An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
+    bool.
+    """
+    sparsifier = store.spec.sparsifier
+    entry = 9 if sparsifier_of(sparsifier).targets.drawn else 8
+    return (one.targets * sparsifier.k * entry + one.tokens * 5 for one in store.blocks)
 
 
 def _first_draw(_epoch: int) -> int:

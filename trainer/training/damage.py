@@ -19,6 +19,7 @@ from logitstore.plumbing import (
     most_damaged,
     refuse_more_damaged,
 )
+from trainer.data.mixture import MixedStore
 from trainer.training.run_record import read_record
 from trainer.training.state_files import warn
 
@@ -60,10 +61,12 @@ def refuse_no_view(store: Any) -> None:
     Args:
         store: What is learnt or measured from.
     """
-    if not hasattr(store, "without"):
-        raise SettingError(
-            "--skip-damaged is for stores that `logitstore.open` gives", found=type(store).__name__
-        )
+    for one in [part.store for part in store.parts] if isinstance(store, MixedStore) else [store]:
+        if not hasattr(one, "without"):
+            raise SettingError(
+                "--skip-damaged is for stores that `logitstore.open` gives",
+                found=type(one).__name__,
+            )
 
 
 def told(store: Any, damaged: tuple[DamagedBlock, ...]) -> str:

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback
 
-from logitstore import CorruptionError, LogitStoreError, ModelError, SpecError, StorageError
+from logitstore import CorruptionError, ModelError, SpecError, StorageError
 from logitstore.plumbing import LocalStorage, choose_device, takes, tell_stage
 from trainer.data.batches import count_steps
+from trainer.data.mixture import MixedStore
 from trainer.data.packing import Lengths, Packing
 from trainer.data.spans import has_spans
-from trainer.data.store import as_store
 from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import refuse_unserved
 from trainer.training import run_folder
@@ -42,10 +41,11 @@ from trainer.training.fit_loop import FitLoop
 from trainer.training.fit_options import FIT_OPTIONS, fit_options
 from trainer.training.held_out import HeldOut, held_batches, open_held_out
 from trainer.training.metrics import history_of
+from trainer.training.mixing import open_sources
 from trainer.training.options import FitOptions
 from trainer.training.prepared import prepared_student, with_plain_layers
 from trainer.training.pushing import make_repository, push_result
-from trainer.training.ranks import Ranks
+from trainer.training.ranks import Ranks, begin_together
 from trainer.training.retokenizing import in_students_tokens, prepare
 from trainer.training.run_record import (
     FORMAT,
@@ -78,7 +78,7 @@ _RESUME = "Make room, then go on from the last whole checkpoint (--resume)"
 
 @takes(FIT_OPTIONS)
 def fit(**values: Any) -> dict[str, Any]:
-    """Distil a student from a store into the folder of a run; returns the content of run.json.
+    """Distil a student from stores into the folder of a run; returns the content of run.json.
 
     The loss is `(1 - alpha)` cross-entropy plus `alpha T^2` divergence from the teacher at
     temperature T, both in nats and averaged over the counted targets of a step. With the losses alm
@@ -100,7 +100,7 @@ def fit(**values: Any) -> dict[str, Any]:
     WorkerError (another rank has died).
     """
     options = fit_options(**values)
-    store = as_store(options.logits, model=options.student_name, max_memory=options.max_memory)
+    store = open_sources(options.logits, model=options.student_name, max_memory=options.max_memory)
     loss = options.chosen_loss()
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
@@ -118,7 +118,8 @@ def fit(**values: Any) -> dict[str, Any]:
         dtype=computing_dtype(options.dtype, device),
         held_out=None if held is None else held.fingerprint,
     )
-    found = _begin(args, wanted=wanted, resume=options.resume)
+    parts = store.describe() if isinstance(store, MixedStore) else None
+    found = begin_together(args, wanted=wanted, parts=parts, resume=options.resume)
     if found is not None and found["finished"]:
         return found
     if options.push_to_hub is not None and args.should_save:
@@ -168,7 +169,7 @@ def _telling_what_is_kept(out: Path) -> Iterator[None]:
 class _Fit:
     """One run, after the checks that are cheap."""
 
-    store: Any  # a StoreLike, or a store without its damaged blocks
+    store: Any  # a StoreLike: a store, one without its damaged blocks, several as one
     options: FitOptions
     wanted: dict[str, Any]
     args: TrainingArguments
@@ -264,7 +265,7 @@ class _Fit:
             "parameters": _parameters(student),
             "configuration": configuration_hash(self.options.student),
             "finished": False,
-        } | self._left_out()
+        } | self._besides()
 
     def _counted(self, record: dict[str, Any], lengths: Lengths) -> dict[str, Any]:
         """The record with the steps of a run that was made longer by epochs."""
@@ -288,9 +289,11 @@ class _Fit:
             return self.options.warmup_steps
         return math.ceil(self.options.warmup * self.args.max_steps)
 
-    def _left_out(self) -> dict[str, Any]:
-        """What run.json says of what is left out, and of ranks, where there may be any."""
+    def _besides(self) -> dict[str, Any]:
+        """What run.json says of several stores, of what is left out, and of several ranks."""
         said: dict[str, Any] = {}
+        if isinstance(self.store, MixedStore):
+            said["parts"] = self.store.describe()
         if self.options.skip_damaged is not None:
             said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
         if has_spans(self.store.spec):
@@ -392,20 +395,3 @@ def _refuse_other_student(
 
 def _parameters(student: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in student.parameters())
-
-
-def _begin(
-    args: TrainingArguments, *, wanted: dict[str, Any], resume: bool
-) -> dict[str, Any] | None:
-    """`run_folder.begin`, called by the first rank only; the others get its result."""
-    answer: list[Any] = [None]
-    if args.process_index == 0:
-        try:
-            answer = [run_folder.begin(Path(args.output_dir), wanted=wanted, resume=resume)]
-        except LogitStoreError as error:
-            answer = [error]
-    if args.world_size > 1:
-        broadcast_object_list(answer)
-    if isinstance(answer[0], LogitStoreError):
-        raise answer[0]
-    return answer[0]

@@ -18,6 +18,7 @@ from trainer.data.store import as_store
 from trainer.losses.distillation import loss_from_forward, refuse_unserved
 from trainer.training.batching import batches_of, plan_packing
 from trainer.training.metrics import MetricSums
+from trainer.training.mixing import fingerprints_of
 from trainer.training.tokens import no_files
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def open_held_out(options: FitOptions, *, store: Any, loss: Loss) -> Any:
     if options.eval_logits is None:
         return None
     held = as_store(options.eval_logits, max_memory=options.max_memory)
-    if held.fingerprint == store.fingerprint:
+    if held.fingerprint in fingerprints_of(store):
         raise SpecError(
             "the held-out store is the one that is learnt from",
             place="--eval-logits",

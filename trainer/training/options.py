@@ -23,6 +23,7 @@ from logitstore.plumbing import (
 )
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, SPAN_ENDS, WINDOW
+from trainer.data.sources import sources_of
 from trainer.losses import SPAN_LOSSES, Loss
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chosen_loss
 from trainer.training.adaptation import Lora, refuse_no_peft
@@ -95,11 +96,15 @@ class FitOptions:
     """The options of a run, each within its bounds."""
 
     logits: Any = option(
-        like=STORE,
-        positional=False,
-        help="The store to learn from; or with --alpha 0 a Parquet file of answers, as `logitstore "
-        "generate` writes it.",
-        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`.",
+        refuse=sources_of,
+        repeated=True,
+        places=True,
+        help="The store to learn from, its folder or its URI; or with --alpha 0 a Parquet file of "
+        "answers, as `logitstore generate` writes it. May be given several times: one student then "
+        "learns from all of them, and an epoch passes once over each; STORE@2 is passed over "
+        "twice, STORE@0.5 in half.",
+        in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`; of several, "
+        "a list, in which a store may stand in a pair with its weight.",
     )
     student: Any = option(
         refuse=refuse_uri,
@@ -309,8 +314,17 @@ class FitOptions:
                 allowed="a transformers folder, a Hub id, or a configuration file .json",
             )
         self._check_pieces()
-        if is_answers(self.logits):
-            refuse_teacher(self.logits, alpha=self.alpha)
+        sources = sources_of(self.logits)
+        for one in sources:
+            if is_answers(one.store):
+                refuse_teacher(one.store, alpha=self.alpha)
+        if self.loss in SPAN_LOSSES and (len(sources) > 1 or sources[0].weight != 1):
+            raise SettingError(
+                "several stores, or one with a weight, are not served for losses over spans",
+                place="--loss",
+                found=self.loss,
+                remedy="Learn from one store, or make one of them with `logitstore merge`",
+            )
         self._check_spans()
         self.chosen_loss()
         if self.report is not None and not callable(self.report):

@@ -16,20 +16,22 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.distributed.distributed_c10d import _get_default_store
 
 from logitstore import LogitStoreError, WorkerError
 from logitstore.plumbing import is_alive
+from trainer.training import run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import TrainingArguments
 
-__all__ = ["Ranks"]
+__all__ = ["Ranks", "begin_together"]
 
 _LOOK_SECONDS = 0.25
 _GRACE_SECONDS = 3.0  # in which a thread that meets a broken connection says so by itself
@@ -138,3 +140,32 @@ class Ranks:
                 # The main thread waits in a collective, where nothing can be raised.
                 print(f"error: {self._told().command_line_message}", file=sys.stderr, flush=True)
                 os._exit(1)
+
+
+def begin_together(
+    args: TrainingArguments,
+    *,
+    wanted: dict[str, Any],
+    parts: list[dict[str, Any]] | None,
+    resume: bool,
+) -> dict[str, Any] | None:
+    """`run_folder.begin`, called by the first rank only; the others get its result.
+
+    Args:
+        args: For the folder of the run and the rank.
+        wanted: As `begin` takes it, and what follows.
+        parts: Likewise.
+        resume: Likewise.
+    """
+    answer: list[Any] = [None]
+    if args.process_index == 0:
+        try:
+            out = Path(args.output_dir)
+            answer = [run_folder.begin(out, wanted=wanted, parts=parts, resume=resume)]
+        except LogitStoreError as error:
+            answer = [error]
+    if args.world_size > 1:
+        broadcast_object_list(answer)
+    if isinstance(answer[0], LogitStoreError):
+        raise answer[0]
+    return answer[0]

@@ -25,7 +25,7 @@ from trainer.training.run_result import OF_A_RESULT, checked_result, has_checkpo
 from trainer.training.state_files import same, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "begin",
@@ -43,12 +43,20 @@ _PUT_BACK = "Put the file back as it was, or name another folder (--out)"
 _TORCH_WRITES = ("inline_container", "iostream", "PytorchStreamWriter")
 
 
-def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+def begin(
+    out: Path,
+    *,
+    wanted: Mapping[str, Any],
+    resume: bool,
+    parts: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any] | None:
     """The content of run.json of a run that was begun with the settings `wanted`; None if new.
 
     Args:
         out: The folder of the run.
         wanted: The settings that decide the result.
+        parts: Where several stores are learnt from, the name, the fingerprint and the weight of
+            each, as run.json has them.
         resume: Whether an unfinished run may go on. A finished one is then given back as unfinished
             if files of its result are gone and a checkpoint can make them anew; and either if it is
             to be longer now, with `settings.steps` None where they are yet to be counted.
@@ -62,6 +70,7 @@ def begin(out: Path, *, wanted: Mapping[str, Any], resume: bool) -> dict[str, An
         found = _begun(out, resume=resume) if out.is_dir() else None
         there = (out / RECORD).exists()
     if found is not None:
+        _refuse_other_parts(found, parts, store=wanted["store"], place=out / RECORD)
         longer = _made_longer(out, found, wanted) if resume else None
         if longer is not None:
             found = longer
@@ -217,6 +226,31 @@ def refuse_other_settings(
             place=place,
             remedy="Repeat the settings it was begun with, or name another folder (--out)",
         )
+
+
+def _refuse_other_parts(
+    found: Mapping[str, Any],
+    parts: Sequence[Mapping[str, Any]] | None,
+    *,
+    store: str,
+    place: Path,
+) -> None:
+    """Raise SpecError, naming stores and weights, where a run has others than it was begun with."""
+    there, here = found.get("parts"), parts
+    if found["store"] == store or (there is None and here is None):
+        return  # the same stores; or one and another one, which differ as any setting does
+    raise SpecError(
+        "the run was begun with other stores, or other weights: "
+        f"{_stores(there, found['store'])} there, {_stores(here, store)} here",
+        place=place,
+        remedy="Repeat the stores it was begun with, or name another folder (--out)",
+    )
+
+
+def _stores(parts: Sequence[Mapping[str, Any]] | None, store: str) -> str:
+    if parts is None:
+        return f"one store ({store[:12]})"
+    return " and ".join(f"{one['name']}@{one['weight']:g} ({one['store'][:12]})" for one in parts)
 
 
 def _told(value: Any) -> str:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from logitstore import SettingError, StoreError
 from logitstore.plumbing import fingerprint
 from trainer.data.packing import round_up
+from trainer.data.streams import mix_fingerprint
 from trainer.training.fit_options import FIT_OPTIONS
 from trainer.training.state_files import (
     FLAG,
     HASHES,
+    NUMBER,
     NUMBERS,
     SECONDS,
     TEXT,
@@ -59,6 +61,9 @@ _SINCE_HASHES, _OF_A_RESULT = {"configuration": TEXT}, {"files": HASHES}
 _DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(value))}
 # Of a run whose student has another tokenizer than the store: what was found in its texts.
 _CROSSED = {"crossed": _OBJECT}
+# Of a run that learns from several stores: what they are called, and how they are mixed.
+_MIXED = {"parts": Field(allowed="stores", fits=lambda value: isinstance(value, list))}
+_PART = {"name": TEXT, "store": TEXT, "teacher": TEXT, "weight": NUMBER}
 # Of a run that was measured on a held-out store: the best step, its value, by which figure.
 _BEST = {"best": _OBJECT}
 # Of a run that several processes began, whose number the number of its bins is a multiple of.
@@ -73,6 +78,8 @@ _SHUFFLE = {
     "lanes": count(1, 64),
     "window": count(1),
 }
+_MIX = {"parts": Field(allowed="stores", fits=lambda value: isinstance(value, list))}
+_SHUFFLED_PART = {"shuffle": _OBJECT, "weight": NUMBER, "blocks": count(1)}
 # What decides the weights of the result: a checkpoint names the hash of it.
 _DECIDING = ("wanted", "settings", "packing")
 LENGTH = ("steps", "epochs")  # the settings that say how long a run is
@@ -107,6 +114,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
         fields |= _EXTENDED
     if "crossed" in found:
         fields |= _CROSSED
+    if "parts" in found:
+        fields |= _MIXED
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)
@@ -163,17 +172,40 @@ def _refuse_odd_packing(record: dict[str, Any], *, place: Path) -> None:
     """Raise StoreError for a packing that could not have been made with the settings."""
     packing, settings = record["packing"], record["settings"]
     refuse_odd_fields(packing, _PACKING, place=place, of="packing.")
-    refuse_odd_fields(packing["shuffle"], _SHUFFLE, place=place, of="packing.shuffle.")
-    made = {"fingerprint": record["store"]} | {
-        name: settings[name] for name in ("seed", "window") if settings.get(name) is not None
-    }
-    _refuse_difference(packing["shuffle"], made, of="packing.shuffle.", place=place)
+    made = {name: settings[name] for name in ("seed", "window") if settings.get(name) is not None}
+    if "parts" in record:
+        _refuse_odd_mix(record, made, place=place)
+    else:
+        made |= {"fingerprint": record["store"]}
+        _refuse_odd_shuffle(packing["shuffle"], made, of="packing.shuffle.", place=place)
     bins = -(-settings.get("batch_tokens", 1) // packing["bin_tokens"])
     if settings.get("micro_tokens") is None:
         made = {"bins": round_up(bins, record.get("ranks", 1))}
     else:
         made = {"bins": bins, "bin_tokens": settings["micro_tokens"]}
     _refuse_difference(packing, made, of="packing.", place=place)
+
+
+def _refuse_odd_mix(record: dict[str, Any], made: dict[str, Any], *, place: Path) -> None:
+    """Raise StoreError unless the order is over the very stores that the run learns from."""
+    mix, parts = record["packing"]["shuffle"], record["parts"]
+    refuse_odd_fields(mix, _MIX, place=place, of="packing.shuffle.")
+    if len(mix["parts"]) != len(parts):
+        raise StoreError("the field parts does not agree with the packing", place=place)
+    for number, (one, part) in enumerate(zip(mix["parts"], parts, strict=True)):
+        of = f"packing.shuffle.parts.{number}."
+        refuse_odd_fields(one, _SHUFFLED_PART, place=place, of=of)
+        refuse_odd_fields(part, _PART, place=place, of=f"parts.{number}.")
+        own = made | {"fingerprint": part["store"]}
+        _refuse_odd_shuffle(one["shuffle"], own, of=f"{of}shuffle.", place=place)
+        _refuse_difference(one, {"weight": part["weight"]}, of=of, place=place)
+    whole = mix_fingerprint((one["store"], float(one["weight"])) for one in parts)
+    _refuse_difference(record, {"store": whole}, of="", place=place)
+
+
+def _refuse_odd_shuffle(shuffle: Any, made: Mapping[str, Any], *, of: str, place: Path) -> None:
+    refuse_odd_fields(shuffle, _SHUFFLE, place=place, of=of)
+    _refuse_difference(shuffle, made, of=of, place=place)
 
 
 def _refuse_difference(

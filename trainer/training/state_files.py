@@ -27,6 +27,7 @@ __all__ = [
     "FLAG",
     "HASHES",
     "NEWEST",
+    "NUMBER",
     "NUMBERS",
     "SECONDS",
     "TEXT",
@@ -146,6 +147,7 @@ def _are_hashes(value: Any) -> bool:
 FLAG = Field(allowed="true or false", fits=lambda value: isinstance(value, bool))
 TEXT = Field(allowed="a text", fits=lambda value: isinstance(value, str))
 SECONDS = Field(allowed="a number from 0 on", fits=lambda value: _is_number(value) and value >= 0)
+NUMBER = Field(allowed="a number", fits=_is_number)
 NUMBERS = Field(
     allowed="numbers by name",
     fits=lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
