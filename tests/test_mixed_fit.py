@@ -288,7 +288,7 @@ def test_stores_of_other_kinds_have_no_view(tmp_path: Path, config: Path) -> Non
 def test_what_is_made_of_one_store_refuses_several(teacher_folder: Path) -> None:
     mixed = trainer.mix([MemoryStore(seed=1), MemoryStore(seed=2)])
     with pytest.raises(SettingError, match="a model is measured on one store at a time"):
-        trainer.evaluate(tiny("llama"), logits=mixed, device="cpu")
+        trainer.evaluate(tiny("llama"), logits=mixed)
     with pytest.raises(SettingError, match="not served in other tokens"):
         trainer.retokenize(mixed, AutoTokenizer.from_pretrained(teacher_folder))
 

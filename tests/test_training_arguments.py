@@ -244,11 +244,11 @@ def test_a_trainer_takes_batches_and_a_loss_that_they_serve(tmp_path):
 # --- stores and students
 
 
-@pytest.mark.parametrize("store", [None, 3, b"store", ["a"], torch.nn.Linear(1, 1), ""])
+@pytest.mark.parametrize("store", [None, 3, b"store", [["a"]], torch.nn.Linear(1, 1), ""])
 def test_what_is_no_store_is_refused(store, tmp_path):
     with pytest.raises(SettingError, match=r"^a store is"):
         trainer.training_batches(store, model=tiny())
-    with pytest.raises(SettingError, match=r"^(a store is|logits is empty)"):
+    with pytest.raises(SettingError, match=r"^(logits: )?(a store is|logits is empty)"):
         trainer.fit(logits=store, student="S", out=tmp_path / "run", device="cpu")
 
 

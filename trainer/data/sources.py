@@ -79,5 +79,8 @@ def _source(given: Any) -> Source:
 
 def _checked(given: Any) -> Any:
     if isinstance(given, int | float | list | tuple):
-        raise SettingError("this is no store", found=repr(given)[:80])
+        raise SettingError(
+            "a store is an open store, a folder's path, a URI or a `logitstore.Storage`",
+            found=repr(given)[:80],
+        )
     return STORE.check(given)
