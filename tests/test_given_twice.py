@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import logitstore.cli
-import trainer.cli
+from logitstore.cli.main import app as logitstore_app
+from trainer.cli import app as trainer_app
 
-APPS = {"logitstore": logitstore.cli.app, "trainer": trainer.cli.app}
+APPS: dict[str, Any] = {"logitstore": logitstore_app, "trainer": trainer_app}
 SEVERAL = {
     *(("logitstore", name, "--data") for name in ("dump", "estimate", "tune", "extend", "audit")),
     *(("trainer", "fit", name) for name in ("--logits", "--freeze", "--set")),
@@ -57,7 +57,7 @@ def test_every_option_of_every_command_is_refused_twice_unless_it_says_otherwise
     ],
 )
 def test_it_is_one_line_wherever_the_two_stand(words: list[str]) -> None:
-    done = CliRunner().invoke(trainer.cli.app, words)
+    done = CliRunner().invoke(trainer_app, words)
     assert done.exit_code == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -67,7 +67,7 @@ def test_it_is_one_line_wherever_the_two_stand(words: list[str]) -> None:
 
 
 def test_a_value_that_looks_like_the_option_is_a_value() -> None:
-    done = CliRunner().invoke(trainer.cli.app, ["eval", "--logits", "--logits"])
+    done = CliRunner().invoke(trainer_app, ["eval", "--logits", "--logits"])
     assert "is given twice" not in done.stderr
-    done = CliRunner().invoke(trainer.cli.app, ["eval", "m", "--json", "--logits", "a", "--json"])
+    done = CliRunner().invoke(trainer_app, ["eval", "m", "--json", "--logits", "a", "--json"])
     assert json.loads(done.stdout) == {"error": "--json is given twice"}
