@@ -358,9 +358,9 @@ def test_a_name_that_is_there_as_it_stands_has_no_weight(monkeypatch, tmp_path):
     (tmp_path / "a@2").mkdir()
     assert sources_of("a@2")[0].store == "a@2"
     (tmp_path / "a").mkdir()
-    with pytest.raises(SettingError, match=r"Write a@2@1 for the one, a@2\.000 for the other"):
+    with pytest.raises(SettingError, match=r"Write a@2@1 for the one, a@2\.0 for the other"):
         sources_of("a@2")
-    found = [sources_of(one)[0] for one in ("a@2@1", "a@2.000")]
+    found = [sources_of(one)[0] for one in ("a@2@1", "a@2.0")]
     assert [(one.store, one.weight) for one in found] == [("a@2", 1.0), ("a", 2.0)]
 
 
@@ -371,8 +371,8 @@ def test_a_name_that_is_there_as_it_stands_has_no_weight(monkeypatch, tmp_path):
         ("a@1234567", "weight is out of range"),
         ([("a", "2")], "no store with its weight"),
         ([("a", 1, 2)], "no store with its weight"),
-        ([2.0], "no store"),
-        (("a", 2.0), "no store"),
+        ([2.0], "a store is an open store"),
+        (("a", 2.0), "a store is an open store"),
         (["a", ""], "empty"),
         (["nothing://x"], "nothing"),
     ],

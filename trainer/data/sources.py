@@ -68,10 +68,11 @@ def _source(given: Any) -> Source:
     name, weight = found["name"], found["weight"]
     if Path(given).exists():
         if Path(name).exists():
+            same = f"{weight}0" if "." in weight else f"{weight}.0"
             raise SettingError(
                 "the name is that of a store, and of another one with a weight",
                 found=str(given),
-                remedy=f"Write {given}@1 for the one, {name}@{float(weight):.3f} for the other",
+                remedy=f"Write {given}@1 for the one, {name}@{same} for the other",
             )
         return Source(store=_checked(given))
     return Source(store=_checked(name), weight=WEIGHT.check(float(weight)))
