@@ -26,6 +26,7 @@ from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
 from trainer.losses.routers import Routers
+from trainer.losses.samples import refuse_unsampled
 from trainer.losses.span_objective import SpanTensors, span_distillation_loss
 from trainer.losses.tensors import TargetTensors
 
@@ -184,6 +185,7 @@ class _LossRequest:
             self._sums_of = _sums_of(
                 batch.targets,
                 self._spec,
+                sampler_logprobs_R=batch.sampler_logprobs_R,
                 device=device,
                 objective={"alpha": alpha, "temperature": temperature, "loss": loss},
             )
@@ -218,6 +220,7 @@ def _sums_of(
     targets: SparseTargets | SpanTargets,
     spec: Any,
     *,
+    sampler_logprobs_R: torch.Tensor | None,
     device: torch.device,
     objective: dict[str, Any],
 ) -> Callable[..., LossSums]:
@@ -236,11 +239,13 @@ def _sums_of(
             teacher_vocab_size=spec.teacher_vocab_size,
             **objective,
         )
+    sampler_R = sampler_logprobs_R
     return functools.partial(
         sparse_distillation_loss,
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
         vocab_size=spec.tokenizer.vocab_size,
+        sampler_logprobs_N=None if sampler_R is None else sampler_R.to(device),
         **objective,
     )
 
@@ -300,6 +305,7 @@ def refuse_unserved(spec: Any, *, loss: Loss | SpanLoss, temperature: float) -> 
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(spec.sparsifier, temperature=temperature)
     else:
+        refuse_unsampled(spec, loss=loss)
         choose_view(spec.sparsifier, loss=loss, temperature=temperature)
 
 

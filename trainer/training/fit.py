@@ -23,6 +23,7 @@ from trainer.data.packing import Lengths, Packing
 from trainer.data.spans import has_spans
 from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import refuse_unserved
+from trainer.losses.samples import told_of_sampler
 from trainer.training import run_folder
 from trainer.training.adaptation import without_adapter
 from trainer.training.arguments import computing_dtype, training_arguments
@@ -61,6 +62,7 @@ from trainer.training.run_result import (
     write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
+from trainer.training.state_files import warn
 from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def fit(**values: Any) -> dict[str, Any]:
     else:
         for temperature in _temperatures(options):
             refuse_unserved(store.spec, loss=loss, temperature=temperature)
+        if (told := told_of_sampler(store.spec, loss=loss)) is not None:
+            warn(told)
     device = choose_device(options.device)
     args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
     store = sound_store(store, options, args)
