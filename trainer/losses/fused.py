@@ -17,7 +17,7 @@ D width, B stored temperatures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from logitstore import SparsifierSpec
     from logitstore.plumbing import LMHead
+    from trainer.data.selection import RowWeights
     from trainer.losses.base import Loss
 
 __all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss"]
@@ -49,6 +50,7 @@ def sparse_distillation_loss(
     loss: Loss,
     sparsifier: SparsifierSpec,
     vocab_size: int,
+    weights: RowWeights | None = None,
     chunk_rows: int | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
@@ -64,6 +66,7 @@ def sparse_distillation_loss(
         sparsifier: The one that made the targets.
         vocab_size: V. Further columns of `head` are columns of the student's softmax that hold no
             token.
+        weights: What the two parts of each row's loss are multiplied by; None is 1.
         chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
 
     Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
@@ -80,6 +83,7 @@ def sparse_distillation_loss(
             sparsifier=sparsifier,
             vocab_size=vocab_size,
         ),
+        weights=weights,
         chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
     )
     return chunked_loss(hidden_ND, head, objective)
@@ -92,6 +96,7 @@ class _SparseObjective:
     targets: TargetTensors
     label_ids_N: Tensor
     row_loss: RowLoss
+    weights: RowWeights | None
     chunk_rows: int
 
     @property
@@ -126,7 +131,10 @@ class _SparseObjective:
         # The largest logit of all that are no entries, padding too: the student may mean it.
         top_C = torch.stack([part.top_C for part in parts]).amax(dim=0)
         constants = {"top_C": top_C, "label_ids_C": labels_C1.squeeze(1), **drawn}
-        sums, grads = self._rows(targets, leaves, constants, with_grad=with_grad)
+        weights = None if self.weights is None else self.weights.rows(chunk)
+        sums, grads = self._rows(
+            targets, leaves, {**constants, "weights": weights}, with_grad=with_grad
+        )
         if grads:
             for part in parts:
                 part.add_slope(grads[f"{part.name}_C"])
@@ -158,8 +166,8 @@ class _SparseObjective:
     def _rows(
         self,
         targets: TargetTensors,
-        leaves: dict[str, Tensor],
-        constants: dict[str, Tensor],
+        leaves: dict[str, Any],
+        constants: dict[str, Any],
         *,
         with_grad: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
