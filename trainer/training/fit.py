@@ -24,6 +24,7 @@ from trainer.data.selection import Selection, refuse_unselectable
 from trainer.data.spans import has_spans
 from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import refuse_unserved
+from trainer.losses.samples import told_of_sampler
 from trainer.training import run_folder
 from trainer.training.adaptation import without_adapter
 from trainer.training.arguments import computing_dtype, training_arguments
@@ -62,6 +63,7 @@ from trainer.training.run_result import (
     write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
+from trainer.training.state_files import warn
 from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ def fit(**values: Any) -> dict[str, Any]:
     else:
         for temperature in _temperatures(options):
             refuse_unserved(store.spec, loss=loss, temperature=temperature)
+        if (told := told_of_sampler(store.spec, loss=loss)) is not None:
+            warn(told)
     rule = options.rule
     if rule is not None:
         refuse_unselectable(store, rule)
