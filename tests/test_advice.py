@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +102,12 @@ def test_a_sound_run_has_no_finding():
 
 def test_every_rule_is_tried():
     assert [rule.name for rule in RULES] == list(SPOILT)
+
+
+def test_the_docs_list_every_rule_in_its_order():
+    page = (Path(__file__).parent.parent / "docs" / "diagnosis.md").read_text()
+    listed = re.findall(r"^\| `(\w+)`( †)? \|", page, flags=re.MULTILINE)
+    assert listed == [(rule.name, " †" if rule.early else "") for rule in RULES]
 
 
 @pytest.mark.parametrize(

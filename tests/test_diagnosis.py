@@ -20,7 +20,7 @@ from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
 from trainer.diagnosis.sample import sampled
 from trainer.losses import LOSSES, DenseRows
-from trainer.training.state_files import FindingWarning
+from trainer.training.state_files import FindingWarning, write_state
 
 MORE = 24  # columns that hold no token
 CALL = {"batch_tokens": 128, "lr": 1e-2, "device": "cpu"}
@@ -320,6 +320,29 @@ def test_the_result_is_kept_by_name_with_the_weights(sound):
         content["weights"].items() <= json.loads((run / "run.json").read_bytes())["files"].items()
     )
     assert {name: content[name] for name in result} == json.loads(json.dumps(result))
+
+
+def test_a_report_tells_what_was_found_and_of_which_weights(tmp_path):
+    _fit(tmp_path, MemoryStore(**BIG, k=1), steps=40)
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    trainer.diagnose(run, logits=MemoryStore(**HELD, k=1), documents=100, name="first")
+    found = trainer.report([run], out=page)
+    told = [one for one in found.notes if one.startswith("Found in run (diagnoses/first.json): ")]
+    assert len(told) == 1
+    assert "the store keeps too little of its teacher" in told[0]
+    assert "the store keeps too little of its teacher" in page.read_text()
+    assert found.others == []  # it is no evaluation
+    path = run / "diagnoses" / "first.json"
+    kept = json.loads(path.read_bytes())
+    kept.pop("sha256")
+    write_state(path, kept | {"weights": {"model.safetensors": "0" * 64}})
+    notes = " ".join(trainer.report([run], out=page).notes)
+    assert "diagnoses/first.json of run is left out: it is of other weights" in notes
+    assert "Measure it anew: `trainer diagnose`" in notes
+    assert "Found in run" not in notes
+    write_state(path, kept | {"findings": "none"})
+    with pytest.raises(StoreError, match=r"diagnoses/first\.json.*findings are no list"):
+        trainer.report([run], out=page)
 
 
 def test_a_model_that_is_no_run_is_diagnosed_by_the_options(tmp_path):

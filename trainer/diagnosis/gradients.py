@@ -1,8 +1,8 @@
 """The gradients of the two halves of a loss, on what enters the student's output layer.
 
-That is the last place in which every target still has a gradient of its own, [D] numbers. What lies
-below it maps both linearly to the parameters, by the same map. It takes no backward pass through
-the model, whose activations need not be kept.
+There every target still has a gradient of its own, [D] numbers, and no backward pass through the
+model is needed, whose activations need not be kept. On the parameters, where the gradients of all
+targets add up, norms and angles are others.
 
 Shapes: R targets, D width.
 """

@@ -56,7 +56,7 @@ def diagnosis_lines(result: Mapping[str, Any]) -> Iterator[str]:
     used = set()
     for name, (meaning, show) in _FIGURES.items():
         value, bound = result[name], result["bounds"].get(name)
-        if value is None:
+        if value is None or (name == "tempered_mass" and result["temperature"] == 1):
             continue
         sign = f"{bound}, about" if bound in ("lower", "upper") else bound
         before = f"{SIGNS[sign].ascii} " if sign in SIGNS else ""
