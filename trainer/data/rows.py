@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import Document, StoreSpec
+    from trainer.data.selection import RowWeights
 
 __all__ = ["Batch", "RowLayout", "choose_border", "choose_layout", "lay_out"]
 
@@ -64,6 +65,10 @@ class Batch:
     # Rows and width of each pass that the model makes over it, in order; empty is one over all.
     passes: tuple[tuple[int, int], ...] = ()
     filled_BW: torch.Tensor | None = None  # bool: positions that hold a token of a document
+    selected_R: torch.Tensor | None = None  # bool: which targets count in the soft part; None: all
+    # What the loss of each row is multiplied by, once it is known how many targets of the step are
+    # selected; None is 1.
+    weights: RowWeights | None = None
     # float32, nats: with which each label was drawn; None where that is not known of all.
     sampler_logprobs_R: torch.Tensor | None = None
 
@@ -94,6 +99,12 @@ class Batch:
                 "position_ids_BW has another shape than input_ids_BW",
                 found=tuple(self.position_ids_BW.shape),
                 allowed=tuple(self.input_ids_BW.shape),
+            )
+        if self.selected_R is not None and self.selected_R.shape != (rows,):
+            raise _misfit(
+                "selected_R and labels_R differ in length",
+                found=len(self.selected_R),
+                allowed=rows,
             )
         if self.spec is not None:
             _refuse_other_store(self, self.spec)
