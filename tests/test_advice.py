@@ -202,13 +202,15 @@ def test_of_draws_the_teachers_own_entropy_tells():
 def test_a_recipe_says_what_the_loss_declares(name):
     spec = sparsifier_spec("topk", k=8)
     loss = LOSSES[name].with_options(modes=2) if name == "tail_reweighted" else LOSSES[name]
-    recipe = Recipe.of(loss, spec, alpha=0.5, temperature=2.0)
-    assert (recipe.loss, recipe.view, recipe.repeats) == (name, "bucket", 1)
+    temperature = 1.0 if loss.of_samples else 2.0
+    recipe = Recipe.of(loss, spec, alpha=0.5, temperature=temperature)
+    view = "samples" if loss.of_samples else "bucket"
+    assert (recipe.loss, recipe.view, recipe.repeats) == (name, view, 1)
     assert recipe.tail == loss.tail
     drawn = sparsifier_spec("unbiased", k=8, repeats=3)
     if loss.serves_drawn:
         recipe = Recipe.of(loss, drawn, alpha=0.5, temperature=1.0)
-        assert (recipe.view, recipe.repeats) == ("weights", 3)
+        assert (recipe.view, recipe.repeats) == ("samples" if loss.of_samples else "weights", 3)
 
 
 def test_counting_knows_of_a_target_what_all_others_say():

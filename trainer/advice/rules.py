@@ -195,7 +195,7 @@ def _temperature_too_high(facts: Facts) -> Finding | None:
 def _biased_targets(facts: Facts) -> Finding | None:
     recipe = facts.recipe
     mass = facts.retained_mass if facts.tempered_mass is None else facts.tempered_mass
-    if recipe.alpha < _SOFT_ALONE or recipe.view == "weights":
+    if recipe.alpha < _SOFT_ALONE or recipe.view in ("weights", "samples"):
         return None
     evidence = {"alpha": recipe.alpha}
     outside, support = "the mass outside of the kept tokens, which the store does not know,", ""
