@@ -24,6 +24,7 @@ from logitstore.plumbing import (
 )
 from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import (
+    AVERAGE,
     BATCH_TOKENS,
     EPOCHS,
     MICRO_TOKENS,
@@ -35,7 +36,14 @@ from trainer.data.options import (
 )
 from trainer.data.sources import sources_of
 from trainer.losses import SPAN_LOSSES, Loss
-from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chosen_loss
+from trainer.losses.options import (
+    ALPHA,
+    LOSS,
+    ROUTER_WEIGHT,
+    TEMPERATURE,
+    chosen_loss,
+    refuse_average,
+)
 from trainer.training.adaptation import Lora, refuse_no_peft
 from trainer.training.schedule import SCHEDULES
 from trainer.training.settings import parse_settings
@@ -75,6 +83,7 @@ _LATER = (
     "warmup_steps",
     "alpha_schedule",
     "temperature_schedule",
+    "average",
     "select",
     "select_labels",
     "adam_beta1",
@@ -118,6 +127,7 @@ class FitOptions:
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`; of several, "
         "a list, in which a store may stand in a pair with its weight.",
     )
+    average: str | None = option(like=AVERAGE)
     student: Any = option(
         refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
@@ -340,6 +350,7 @@ class FitOptions:
                 remedy="Learn from one store, or make one of them with `logitstore merge`",
             )
         self._check_spans()
+        self._check_average(len(sources))
         self._check_selection()
         self.chosen_loss()
         if self.report is not None and not callable(self.report):
@@ -398,6 +409,29 @@ class FitOptions:
                 place="--loss",
                 found=self.loss,
             )
+
+    def _check_average(self, sources: int) -> None:
+        """Raise SettingError for a mean of teachers where there is none."""
+        if self.average is None:
+            return
+        if sources < 2:
+            raise SettingError(
+                "--average takes the mean of several teachers' targets, and one store is given",
+                place="--average",
+                found=self.average,
+                remedy="Give --logits once for each teacher's store of the corpus",
+            )
+        if self.select is not None:
+            raise SettingError(
+                "--select is not served with --average: the entropy of the teachers' mean is not "
+                "known",
+                place="--select",
+                found=self.select,
+                remedy="Leave one of them out",
+            )
+        loss = self.chosen_loss()
+        if isinstance(loss, Loss):
+            refuse_average(loss)
 
     def _check_spans(self) -> None:
         """Raise SettingError for options of another tokenizer that the loss does not look at."""
