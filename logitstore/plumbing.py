@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
+    from logitstore.targets.rules import TargetRule
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
@@ -106,6 +107,7 @@ __all__ = [
     "Sparsifier",
     "StoreLike",
     "TargetKind",
+    "TargetRule",
     "TextRules",
     "TokenBytes",
     "announce_hub",
@@ -202,6 +204,7 @@ __getattr__, __dir__ = lazy_names(
         "Fields": "logitstore.corpus.fields",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
+        "TargetRule": "logitstore.targets.rules",
         "sparsifier_of": "logitstore.sparsify",
         "StoreLike": "logitstore.store.reader",
         "as_store": "logitstore.store.reader",

@@ -75,6 +75,7 @@ VALUES: dict[str, Any] = {
     "temperature": 2.0,
     "warmup": 0.5,
     "best_by": "kl",
+    "select_labels": "selected",
     "data": "d.jsonl",
     "records": "text",
     "max_memory": "8G",
@@ -86,6 +87,7 @@ VALUES: dict[str, Any] = {
 _TEXTS = (
     *("license", "teacher_license", "corpus_license", "host", "bos"),
     *("lora", "freeze", "attn", "report_to", "set", "alpha_schedule", "temperature_schedule"),
+    "select",
 )
 
 

@@ -275,6 +275,8 @@ def _words(one: dict[str, float], *, parts: bool = True) -> str:
         return f"loss {one['loss']:.4f}"
     terms = ""
     top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
+    if "selected" in one:
+        top += f"  selected {one['selected']:.1%}"
     if "kl" not in one:  # of a store that does not know the mass of its entries
         terms = f"ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
         return f"loss {one['loss']:.4f}  {terms}{top}"

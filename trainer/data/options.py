@@ -15,6 +15,8 @@ __all__ = [
     "MICRO_TOKENS",
     "RANKS",
     "SEED",
+    "SELECT",
+    "SELECT_LABELS",
     "SPAN_ENDS",
     "WEIGHT",
     "WINDOW",
@@ -80,6 +82,25 @@ WEIGHT = Option(
     python_only=True,
 )
 
+SELECT = Option(
+    name="select",
+    kind=str,
+    default=None,
+    nullable=True,
+    help="Let only some targets count in the divergence from the teacher, those of which it is "
+    "least sure: entropy:top:0.2 is a fifth of the store's. Likewise loss:top:0.2 by its loss on "
+    "the true token, bottom for the other end, entropy:above:1.5 or loss:below:3 by nats.",
+    unset="all count",
+)
+SELECT_LABELS = Option(
+    name="select_labels",
+    kind=str,
+    default="all",
+    help="Whose true tokens count in the rest of the loss, beside --select: those of all targets, "
+    "or of the selected ones.",
+    choices=lambda: ("all", "selected"),
+    needs="select",
+)
 SPAN_ENDS = Option(
     name="span_ends",
     kind=str,

@@ -18,11 +18,21 @@ from logitstore.plumbing import (
     ON_PROGRESS,
     SKIP_DAMAGED,
     STORE,
+    TargetRule,
     option,
     refuse_uri,
 )
 from trainer.data.answer_files import is_answers, refuse_teacher
-from trainer.data.options import BATCH_TOKENS, EPOCHS, MICRO_TOKENS, SEED, SPAN_ENDS, WINDOW
+from trainer.data.options import (
+    BATCH_TOKENS,
+    EPOCHS,
+    MICRO_TOKENS,
+    SEED,
+    SELECT,
+    SELECT_LABELS,
+    SPAN_ENDS,
+    WINDOW,
+)
 from trainer.data.sources import sources_of
 from trainer.losses import SPAN_LOSSES, Loss
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chosen_loss
@@ -65,6 +75,8 @@ _LATER = (
     "warmup_steps",
     "alpha_schedule",
     "temperature_schedule",
+    "select",
+    "select_labels",
     "adam_beta1",
     "adam_beta2",
     "max_grad_norm",
@@ -129,6 +141,8 @@ class FitOptions:
     )
     loss: str = option(like=LOSS)
     loss_values: Mapping[str, Any] = field(default_factory=dict)  # of the loss's own options
+    select: str | None = option(like=SELECT)
+    select_labels: str = option(like=SELECT_LABELS)
     student_tokenizer: Any = option(
         None,
         refuse=refuse_uri,
@@ -326,6 +340,7 @@ class FitOptions:
                 remedy="Learn from one store, or make one of them with `logitstore merge`",
             )
         self._check_spans()
+        self._check_selection()
         self.chosen_loss()
         if self.report is not None and not callable(self.report):
             raise SettingError("report must be a function", found=repr(self.report)[:80])
@@ -400,6 +415,33 @@ class FitOptions:
                 )
 
     @property
+    def rule(self) -> TargetRule | None:
+        """Which targets count in the soft part of the loss; None is all.
+
+        Raises SettingError for a text that says nothing of the kind.
+        """
+        return None if self.select is None else TargetRule.parse(self.select, flag="--select")
+
+    def _check_selection(self) -> None:
+        """Raise SettingError for a selection that is none, or of what it does not change."""
+        if self.rule is None:
+            return
+        if self.loss in SPAN_LOSSES:
+            raise SettingError(
+                "--select is not served for losses over spans of text",
+                place="--loss",
+                found=self.loss,
+                remedy="Leave it out, or dump with --positions",
+            )
+        if not any(self.schedule("alpha").values) and self.select_labels == "all":
+            raise SettingError(
+                "--select has no effect where the teacher's distribution has no weight",
+                place="--alpha",
+                found=f"{self.alpha:g}",
+                remedy="Raise --alpha, or give --select-labels selected",
+            )
+
+    @property
     def student_name(self) -> str:
         """How the student is called: as it was named, or a loaded one by where it came from."""
         if isinstance(self.student, str | Path):
@@ -422,6 +464,8 @@ class FitOptions:
             held_out: The fingerprint of the store that `eval_logits` names.
         """
         content = {one.name: getattr(self, one.name) for one in fields(self)}
+        if self.rule is not None:
+            content["select"] = str(self.rule)  # in its full form
         for name in _NOT_OF_THE_RESULT:
             del content[name]
         del content["loss_values"]
