@@ -204,7 +204,7 @@ def test_a_recipe_says_what_the_loss_declares(name):
     # Every rule has an answer for it.
     findings(replace(SOUND, recipe=recipe, retained_mass=0.3, tempered_mass=0.3))
     drawn = sparsifier_spec("unbiased", k=8, repeats=3)
-    if loss.serves_drawn:
+    if loss.serves_drawn and not loss.of_samples:
         recipe = Recipe.of(loss, drawn, alpha=0.5, temperature=1.0)
         assert (recipe.view, recipe.repeats) == ("weights", 3)
 
