@@ -28,6 +28,7 @@ RECIPE = Recipe(
     times_temperature_squared=True,
     view="bucket",
     repeats=1,
+    redrawn=True,
     epochs=3.0,
 )
 SOUND = Facts(
@@ -88,6 +89,7 @@ SPOILT = {  # rule -> what is wrong, each in every way that it tells
     "one_draw": [
         {"recipe": replace(DRAWN, epochs=3.0)},
         {"recipe": replace(DRAWN, epochs=6.0, repeats=4)},
+        {"recipe": replace(DRAWN, epochs=6.0, redrawn=False), "retained_mass": 0.4},
     ],
     "past_best": [{"held_out": replace(SOUND.held_out, last=3.5)}],
 }
@@ -96,6 +98,8 @@ SPOILT = {  # rule -> what is wrong, each in every way that it tells
 def test_a_sound_run_has_no_finding():
     assert findings(SOUND) == []
     assert findings(replace(SOUND, recipe=replace(DRAWN, epochs=4.0, repeats=4))) == []
+    mixed = replace(DRAWN, epochs=6.0, redrawn=False)  # hybrid, most of it in exact entries
+    assert findings(replace(SOUND, recipe=mixed)) == []
     assert findings(replace(SOUND, recipe=replace(RECIPE, temperature=2.0))) == []
     assert findings(replace(SOUND, recipe=SOFT)) == []
 

@@ -30,6 +30,7 @@ class Recipe:
     times_temperature_squared: bool
     view: str  # how targets are seen: "bucket", "weights", "shares"; "samples": only true tokens
     repeats: int  # draws of each target at the temperature
+    redrawn: bool  # whether such a store can hold several draws of a target
     epochs: float | None = None  # passes over the store; over the one with the largest weight
 
     @staticmethod
@@ -52,7 +53,7 @@ class Recipe:
 
         Raises SettingError where the targets cannot serve the loss or the temperature.
         """
-        drawn = sparsifier_of(sparsifier).targets.drawn
+        made_by = sparsifier_of(sparsifier)
         view = choose_view(sparsifier, loss=loss, temperature=temperature).value
         return Recipe(
             alpha=alpha,
@@ -61,7 +62,8 @@ class Recipe:
             tail=loss.tail,
             times_temperature_squared=loss.times_temperature_squared,
             view="samples" if loss.of_samples else view,
-            repeats=sparsifier.repeats if drawn else 1,
+            repeats=sparsifier.repeats if made_by.targets.drawn else 1,
+            redrawn="repeats" in made_by.defaults,
             epochs=epochs,
         )
 

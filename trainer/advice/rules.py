@@ -252,12 +252,17 @@ def _one_draw(facts: Facts) -> Finding | None:
         return None
     if epochs < _EPOCHS_A_DRAW * repeats:
         return None
+    # Where most of the teacher is in exact entries, the noise is of the little that is drawn.
+    mass = facts.retained_mass
+    if not recipe.redrawn and (mass is None or mass >= _MOSTLY):
+        return None
     draws = "one draw" if repeats == 1 else f"{repeats} draws"
     return Finding(
         name="one_draw",
         says=f"{epochs:.3g} epochs over {draws} of each target: the same drawn tokens come back, "
         "and their noise is learnt as if the teacher had said it",
-        remedy=f"Dump with --repeats {math.ceil(epochs)}, or take fewer --epochs",
+        remedy=f"Dump with {'' if recipe.redrawn else '--sparsify unbiased '}"
+        f"--repeats {math.ceil(epochs)}, or take fewer --epochs",
         evidence={"epochs": epochs, "repeats": repeats},
     )
 
