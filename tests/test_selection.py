@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 
 import trainer
 from logitstore.errors import SettingError, SpecError
+from logitstore.format.rules import TargetRule
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify.build import sparsifier_spec
-from logitstore.targets.rules import TargetRule
 from tests.memory_store import MemoryStore, teacher_logprobs
 from tests.test_distil import SETTINGS, history, interrupt_at, start_worker
 from tests.tiny_models import CONFIGS, tiny
