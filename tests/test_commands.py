@@ -33,6 +33,7 @@ from logitstore.sharing.options import PULL_OPTIONS, PUSH_OPTIONS
 from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
 from logitstore.viewing.options import VIEW_OPTIONS
 from trainer.cli import app as trainer_app
+from trainer.diagnosis.options import DiagnoseOptions
 from trainer.evaluation.options import EvalOptions
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
@@ -61,6 +62,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore inspect": (logitstore.inspect, INSPECT_OPTIONS),
     "trainer fit": (trainer.fit, FIT_OPTIONS),
     "trainer eval": (trainer.evaluate, options_of(EvalOptions)),
+    "trainer diagnose": (trainer.diagnose, options_of(DiagnoseOptions)),
     "trainer student": (trainer.make_student, options_of(StudentOptions)),
     "trainer sweep": (trainer.sweep, (*options_of(SweepOptions), *PASSED)),
     "trainer report": (trainer.report, options_of(ReportOptions)),

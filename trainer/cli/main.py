@@ -26,6 +26,8 @@ from logitstore.plumbing import (
     show_progress,
 )
 from trainer.data.sources import sources_of
+from trainer.diagnosis.lines import diagnosis_lines
+from trainer.diagnosis.options import DiagnoseOptions
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.evaluation.task_lines import task_lines
@@ -107,6 +109,28 @@ def evaluate(*, json: bool, **options: Any) -> None:
     else:
         shown = task_lines(result) if "tasks" in result else lines(result)
         for line in (*shown, *yardstick_lines(result)):
+            say(line)
+
+
+@command(app, options=(*options_of(DiagnoseOptions), JSON), check=DiagnoseOptions, again=AGAIN)
+def diagnose(*, json: bool, **options: Any) -> None:
+    """Say what is likely wrong with a run, and what to do about it.
+
+    A sample of the store's documents is measured. Findings come first, the most serious at the
+    top; a run in which nothing is found may still be short, or too small a model.
+    """
+    refuse_bad_store(options["logits"])
+    refuse_bad_model(base_of(str(options["model"]))[0])
+    announce_hub(options["model"])
+    with show_progress("starting") as on_progress, _telling_warnings():
+        quiet_libraries()
+        from trainer.diagnosis.diagnose import diagnose as run
+
+        result = run(**options, on_progress=on_progress)
+    if json:
+        print_json(result)
+    else:
+        for line in diagnosis_lines(result):
             say(line)
 
 

@@ -51,6 +51,12 @@ class _Teachers:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Text:
     max_length: int
+    sampler_logprobs: bool  # whether all stores know with which tokens were drawn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Corpora:
+    answers: tuple[dict[str, Any], ...]  # who gave those that any store holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +66,7 @@ class _Spec:
     teacher: _Teachers
     tokenizer: Any
     text: _Text
+    corpus: _Corpora
     sparsifier: SparsifierSpec
     labels_only: bool
     provenance: Mapping[str, Any]
@@ -244,7 +251,17 @@ def _joined_spec(stores: Sequence[Any]) -> _Spec:
     return _Spec(
         teacher=_Teachers(name=" + ".join(dict.fromkeys(one.teacher.name for one in specs))),
         tokenizer=specs[0].tokenizer,
-        text=_Text(max_length=max(one.text.max_length for one in specs)),
+        text=_Text(
+            max_length=max(one.text.max_length for one in specs),
+            sampler_logprobs=all(getattr(one.text, "sampler_logprobs", False) for one in specs),
+        ),
+        corpus=_Corpora(
+            answers=tuple(
+                chain.from_iterable(
+                    getattr(getattr(one, "corpus", None), "answers", ()) for one in specs
+                )
+            )
+        ),
         sparsifier=widest,
         labels_only=labels_only(specs[0]),
         provenance={GENERATION: ends} if ends else {},

@@ -69,6 +69,8 @@ class Batch:
     # What the loss of each row is multiplied by, once it is known how many targets of the step are
     # selected; None is 1.
     weights: RowWeights | None = None
+    # float32, nats: with which each label was drawn; None where that is not known of all.
+    sampler_logprobs_R: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingError where the parts are not of one batch, or not of one store."""
@@ -76,6 +78,11 @@ class Batch:
         if self.at_R.shape != (rows,) or self.labels_R.shape != (rows,):
             raise _misfit(
                 "at_R and labels_R differ in length", found=f"{len(self.at_R)} and {rows} rows"
+            )
+        sampled = self.sampler_logprobs_R
+        if sampled is not None and sampled.shape != (rows,):
+            raise _misfit(
+                "sampler_logprobs_R and labels_R differ in length", found=len(sampled), allowed=rows
             )
         if self.targets is not None and len(self.targets) != rows:
             raise _misfit(
@@ -246,6 +253,7 @@ def lay_out(
         targets=_joined(targets) if len(at_R) else None,
         step_targets=len(at_R) if step_targets is None else step_targets,
         tokens=sum(lengths),
+        sampler_logprobs_R=_sampler_logprobs(documents),
         filled_BW=torch.from_numpy(filled_BW),
         passes=()
         if border is None
@@ -295,6 +303,14 @@ def _joined(
         targets = [one.widened(k) for one in targets]  # type: ignore[union-attr]
     joined: SparseTargets | SpanTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
     return joined
+
+
+def _sampler_logprobs(documents: Sequence[Document]) -> torch.Tensor | None:
+    """With which each counted token was drawn; None where a document does not know it."""
+    known = [one.sampler_logprobs_R for one in documents if one.sampler_logprobs_R is not None]
+    if not known or len(known) < len(documents):
+        return None
+    return torch.from_numpy(np.concatenate(known).astype(np.float32))
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:

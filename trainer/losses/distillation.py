@@ -26,6 +26,7 @@ from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
 from trainer.losses.routers import Routers
+from trainer.losses.samples import refuse_unsampled
 from trainer.losses.span_objective import SpanTensors, span_distillation_loss
 from trainer.losses.tensors import TargetTensors
 
@@ -239,12 +240,14 @@ def _sums_of(
             teacher_vocab_size=spec.teacher_vocab_size,
             **objective,
         )
+    sampler_R = batch.sampler_logprobs_R
     return functools.partial(
         sparse_distillation_loss,
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
         vocab_size=spec.tokenizer.vocab_size,
         weights=None if batch.weights is None else batch.weights.to(device),
+        sampler_logprobs_N=None if sampler_R is None else sampler_R.to(device),
         **objective,
     )
 
@@ -304,6 +307,7 @@ def refuse_unserved(spec: Any, *, loss: Loss | SpanLoss, temperature: float) -> 
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(spec.sparsifier, temperature=temperature)
     else:
+        refuse_unsampled(spec, loss=loss)
         choose_view(spec.sparsifier, loss=loss, temperature=temperature)
 
 

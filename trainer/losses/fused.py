@@ -24,6 +24,7 @@ import torch
 from trainer.losses.chunked import ChunkExp, LossSums, chunk_rows_of, chunked_loss, exponentiate
 from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
+from trainer.losses.samples import unsampled
 from trainer.losses.tensors import TargetTensors
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def sparse_distillation_loss(
     sparsifier: SparsifierSpec,
     vocab_size: int,
     weights: RowWeights | None = None,
+    sampler_logprobs_N: Tensor | None = None,
     chunk_rows: int | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
@@ -67,15 +69,20 @@ def sparse_distillation_loss(
         vocab_size: V. Further columns of `head` are columns of the student's softmax that hold no
             token.
         weights: What the two parts of each row's loss are multiplied by; None is 1.
+        sampler_logprobs_N: Nats: with which each true token was drawn; needed by losses of sampled
+            tokens, and looked at by no other.
         chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
 
     Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
     only scaled in backward; without grad mode nothing but the values is computed. Raises
     SettingError where the targets cannot serve the temperature or the loss.
     """
+    if loss.of_samples and sampler_logprobs_N is None:
+        raise unsampled(loss)
     objective = _SparseObjective(
         targets=targets,
         label_ids_N=label_ids_N,
+        sampler_logprobs_N=sampler_logprobs_N,
         row_loss=RowLoss(
             loss=loss,
             alpha=alpha,
@@ -95,6 +102,7 @@ class _SparseObjective:
 
     targets: TargetTensors
     label_ids_N: Tensor
+    sampler_logprobs_N: Tensor | None
     row_loss: RowLoss
     weights: RowWeights | None
     chunk_rows: int
@@ -130,11 +138,12 @@ class _SparseObjective:
         leaves |= {f"{part.name}_C": part.exp.log_sum_C for part in parts}
         # The largest logit of all that are no entries, padding too: the student may mean it.
         top_C = torch.stack([part.top_C for part in parts]).amax(dim=0)
-        constants = {"top_C": top_C, "label_ids_C": labels_C1.squeeze(1), **drawn}
-        weights = None if self.weights is None else self.weights.rows(chunk)
-        sums, grads = self._rows(
-            targets, leaves, {**constants, "weights": weights}, with_grad=with_grad
-        )
+        constants: dict[str, Any] = {"top_C": top_C, "label_ids_C": labels_C1.squeeze(1), **drawn}
+        if self.weights is not None:
+            constants["weights"] = self.weights.rows(chunk)
+        if self.sampler_logprobs_N is not None:
+            constants["sampler_C"] = self.sampler_logprobs_N[chunk]
+        sums, grads = self._rows(targets, leaves, constants, with_grad=with_grad)
         if grads:
             for part in parts:
                 part.add_slope(grads[f"{part.name}_C"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from trainer.losses.base import LossInputs
+from trainer.losses.base import LossInputs, SampledTokens
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
 from trainer.losses.teacher import exact_teacher, weighted_teacher
@@ -93,6 +93,7 @@ class RowLoss:
         scaled_padding_C: Tensor | None = None,
         used_CK: Tensor | None = None,
         weights: RowWeights | None = None,
+        sampler_C: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every metric of every row, float32 [C]; "loss" is the one to differentiate.
 
@@ -108,6 +109,8 @@ class RowLoss:
             scaled_padding_C: The same over T; given where T is not 1 and there are such columns.
             used_CK: Its logits of all entries in use, drawn ones too; given where `needs_drawn`.
             weights: What the two parts of "loss" are multiplied by, and nothing else; None is 1.
+            sampler_C: With which log-probability each true token was drawn, nats; needed by losses
+                of sampled tokens.
         """
         entries_CK = self.entries(targets)
         scaled_rest_C = rest_C if scaled_rest_C is None else scaled_rest_C
@@ -125,8 +128,13 @@ class RowLoss:
             used_NK=entries_CK,
             is_label_NK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
             log_label_N=label_C / self.temperature - scaled_total_C,
+            sampled=None
+            if sampler_C is None
+            else SampledTokens(log_teacher_N=targets.label_logprob_N, log_sampler_N=sampler_C),
         )
-        divergence_C = self.loss.divergence(inputs) + constant_C + outside_C
+        divergence_C = self.loss.divergence(inputs) + outside_C
+        if not self.loss.of_samples:
+            divergence_C = divergence_C + constant_C
         with torch.no_grad():
             if self.kl_view is None:
                 parts = {}

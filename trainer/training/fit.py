@@ -24,8 +24,10 @@ from trainer.data.selection import Selection, refuse_unselectable
 from trainer.data.spans import has_spans
 from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import refuse_unserved
+from trainer.losses.samples import told_of_sampler
 from trainer.training import run_folder
 from trainer.training.adaptation import without_adapter
+from trainer.training.advising import FirstStep, recipe_of_run
 from trainer.training.arguments import computing_dtype, training_arguments
 from trainer.training.batching import batches_of, plan_packing, selection_of
 from trainer.training.best import forget_best
@@ -62,6 +64,7 @@ from trainer.training.run_result import (
     write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
+from trainer.training.state_files import warn
 from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
@@ -108,6 +111,8 @@ def fit(**values: Any) -> dict[str, Any]:
     else:
         for temperature in _temperatures(options):
             refuse_unserved(store.spec, loss=loss, temperature=temperature)
+        if (told := told_of_sampler(store.spec, loss=loss)) is not None:
+            warn(told)
     rule = options.rule
     if rule is not None:
         refuse_unselectable(store, rule)
@@ -203,6 +208,7 @@ class _Fit:
         )
         self.args.max_steps = record["settings"]["steps"]
         interrupt, held_out = SaveAtInterrupt(), self._held_out(student)
+        first_step = self._first_step(student)
         measure = []
         if held_out is not None:
             measure = [MeasureHeldOut(held_out, patience=self.options.patience)]
@@ -223,7 +229,9 @@ class _Fit:
             temperature_schedule=self.options.schedule("temperature")
             if self.options.temperature_schedule
             else None,
+            first_step=first_step,
             callbacks=[
+                *([] if first_step is None else [first_step]),
                 *measure,
                 interrupt,
                 ReportToFolder(self.options.report or (lambda _: None), remedy=_RESUME),
@@ -237,6 +245,14 @@ class _Fit:
             write_record(self.options.out, record)
         self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
         return self._finish(loop, record, dtype=saved_dtype(self.options, own))
+
+    def _first_step(self, student: PreTrainedModel) -> FirstStep | None:
+        """What warns of the settings after the first step of a run that begins now."""
+        recipe = recipe_of_run(self.options, self.store, steps=self.args.max_steps)
+        if recipe is None or self.begun is not None:
+            return None
+        columns = len(student.get_output_embeddings().weight)
+        return FirstStep(recipe, spec=self.store.spec, columns=columns)
 
     def _held_out(self, student: PreTrainedModel) -> HeldOut | None:
         """What is measured during the run, and how often."""
