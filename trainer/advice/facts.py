@@ -28,8 +28,7 @@ class Recipe:
     loss: str
     tail: str  # what the loss makes of the tail: a `TailUse`
     times_temperature_squared: bool
-    # How the targets are seen: "bucket", "weights", "shares", or "samples" for their labels alone.
-    view: str
+    view: str  # how targets are seen: "bucket", "weights", "shares"; "samples": only true tokens
     repeats: int  # draws of each target at the temperature
     redrawn: bool  # whether such a store can hold several draws of a target
     epochs: float | None = None  # passes over the store; over the one with the largest weight

@@ -235,8 +235,8 @@ class AveragedStore:
 
     def _other_text(self, store: Any, document: str) -> SpecError:
         return SpecError(
-            "the stores hold different texts under one id: they are of different corpora, or were "
-            "tokenized by different rules",
+            "the stores hold different texts under one id, or other tokens of it count: they are of "
+            "different corpora, or were dumped by different rules",
             place=name_of(store),
             found=f"document {document}",
             allowed=f"as in {name_of(self.parts[0].store)}",

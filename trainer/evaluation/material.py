@@ -17,7 +17,7 @@ from logitstore.plumbing import (
 )
 from trainer.data.answer_files import labels_only
 from trainer.data.averaged import AveragedStore
-from trainer.data.mixture import MixedStore
+from trainer.data.mixture import MixedStore, name_of
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
@@ -78,6 +78,12 @@ def from_store(options: EvalOptions) -> EvalData:
             warn(told(store, store.damaged))
     if labels_only(store.spec):
         return _from_answers(store, options)
+    positions = getattr(store.spec.text, "positions", None)
+    if positions is not None:
+        warn(
+            f"{name_of(store)}: it holds targets of positions that {positions} chose: loss and "
+            "perplexity are over those, not over the text"
+        )
     if has_spans(store.spec):
         raise SettingError(
             "an evaluation reads the store in its own tokens",
