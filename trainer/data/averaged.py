@@ -235,7 +235,7 @@ class AveragedStore:
 
     def _other_text(self, store: Any, document: str) -> SpecError:
         return SpecError(
-            "the stores hold different texts under one id, or other tokens of it count: they are of "
+            "the stores hold different texts under one id, or other tokens count: they are of "
             "different corpora, or were dumped by different rules",
             place=name_of(store),
             found=f"document {document}",
