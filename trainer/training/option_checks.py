@@ -6,7 +6,7 @@ Importing this costs no torch, and nothing is opened here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from logitstore import SettingError
 from trainer.data.answer_files import is_answers, refuse_teacher
@@ -17,17 +17,14 @@ from trainer.losses.options import ALPHA, TEMPERATURE, refuse_average
 from trainer.training.adaptation import Lora, refuse_no_peft
 from trainer.training.settings import parse_settings
 
-if TYPE_CHECKING:
-    from trainer.training.options import FitOptions
-
 __all__ = ["refuse_misfits"]
 
 
-def refuse_misfits(options: FitOptions) -> None:
+def refuse_misfits(options: Any) -> None:
     """Raise SettingError where options are of a wrong type or do not fit together.
 
     Args:
-        options: Each within its own bounds.
+        options: A `FitOptions`, each value within its own bounds.
     """
     loaded = all(hasattr(options.student, one) for one in ("get_output_embeddings", "config"))
     if not isinstance(options.student, str | Path) and not loaded:
@@ -56,7 +53,7 @@ def refuse_misfits(options: FitOptions) -> None:
         raise SettingError("report must be a function", found=repr(options.report)[:80])
 
 
-def _check_pieces(options: FitOptions) -> None:
+def _check_pieces(options: Any) -> None:
     """Raise SettingError for a part that is described in a wrong way, or lacks its package."""
     if options.lora is not None:
         Lora.parse(options.lora)
@@ -80,7 +77,7 @@ def _check_pieces(options: FitOptions) -> None:
         )
 
 
-def _check_schedules(options: FitOptions) -> None:
+def _check_schedules(options: Any) -> None:
     """Raise SettingError for a schedule that is none, or that gives values out of range."""
     for one in (ALPHA, TEMPERATURE):
         for value in options.schedule(one.name).values:
@@ -100,7 +97,7 @@ def _check_schedules(options: FitOptions) -> None:
         )
 
 
-def _check_average(options: FitOptions, sources: int) -> None:
+def _check_average(options: Any, sources: int) -> None:
     """Raise SettingError for a mean of teachers where there is none."""
     if options.average is None:
         return
@@ -123,7 +120,7 @@ def _check_average(options: FitOptions, sources: int) -> None:
         refuse_average(loss)
 
 
-def _check_spans(options: FitOptions) -> None:
+def _check_spans(options: Any) -> None:
     """Raise SettingError for options of another tokenizer that the loss does not look at."""
     given = {
         "--student-tokenizer": options.student_tokenizer,
@@ -139,7 +136,7 @@ def _check_spans(options: FitOptions) -> None:
             )
 
 
-def _check_selection(options: FitOptions) -> None:
+def _check_selection(options: Any) -> None:
     """Raise SettingError for a selection that is none, or of what it does not change."""
     if options.rule is None:
         return

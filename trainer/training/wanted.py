@@ -6,12 +6,9 @@ A run goes on only with the same. What changes no weight may be another one each
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.losses import SPAN_LOSSES, Loss
-
-if TYPE_CHECKING:
-    from trainer.training.options import FitOptions
 
 __all__ = ["wanted_settings"]
 
@@ -65,12 +62,12 @@ _LATER = (
 
 
 def wanted_settings(
-    options: FitOptions, *, store: str, dtype: str, held_out: str | None
+    options: Any, *, store: str, dtype: str, held_out: str | None
 ) -> dict[str, Any]:
     """The settings that decide the weights of the result; see `FitOptions.wanted`.
 
     Args:
-        options: Those of the run.
+        options: A `FitOptions`, that of the run.
         store: The fingerprint of the store that `logits` names.
         dtype: The number type that "auto" stands for here.
         held_out: The fingerprint of the store that `eval_logits` names.
