@@ -36,6 +36,7 @@ from trainer.training.callbacks import (
     write_histories,
 )
 from trainer.training.checkpoints import newest_completed, remove_checkpoints
+from trainer.training.compiling import compiled_layers
 from trainer.training.damage import sound_store
 from trainer.training.fit_loop import FitLoop
 from trainer.training.fit_options import FIT_OPTIONS, fit_options
@@ -43,7 +44,7 @@ from trainer.training.held_out import HeldOut, held_batches, open_held_out
 from trainer.training.metrics import history_of
 from trainer.training.mixing import open_sources
 from trainer.training.options import FitOptions
-from trainer.training.prepared import prepared_student, with_plain_layers
+from trainer.training.prepared import prepared_student
 from trainer.training.pushing import make_repository, push_result
 from trainer.training.ranks import Ranks, begin_together
 from trainer.training.retokenizing import in_students_tokens, prepare
@@ -200,7 +201,6 @@ class _Fit:
         measure = []
         if held_out is not None:
             measure = [MeasureHeldOut(held_out, patience=self.options.patience)]
-        with_plain_layers(student, compiled=self.options.compile)
         loop = FitLoop(
             model=student,
             args=self.args,
@@ -229,7 +229,8 @@ class _Fit:
         loop.run, loop.run_before = run_fingerprint(record), earlier_fingerprints(record)
         if record != self.begun and self.args.should_save:
             write_record(self.options.out, record)
-        self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
+        with compiled_layers(student, settings=self.options.compile_settings):
+            self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
         return self._finish(loop, record, dtype=saved_dtype(self.options, own))
 
     def _held_out(self, student: PreTrainedModel) -> HeldOut | None:
