@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import PrinterCallback
 
 from logitstore import CorruptionError, ModelError, SpecError, StorageError
@@ -62,6 +63,7 @@ from trainer.training.run_result import (
     write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
+from trainer.training.sharding import local_part, refuse_unsharded, whole_weights
 from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def fit(**values: Any) -> dict[str, Any]:
             refuse_unserved(store.spec, loss=loss, temperature=temperature)
     device = choose_device(options.device)
     args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
+    refuse_unsharded(options, args)
     store = sound_store(store, options, args)
     if isinstance(loss, SpanLoss):
         store = in_students_tokens(store, options)
@@ -183,7 +186,8 @@ class _Fit:
         prepare(self.store, args=self.args, on_progress=self.options.on_progress)
         tell_stage(self.options.on_progress, f"loading {Path(self.options.student_name).name}")
         own = getattr(self.options.student, "dtype", None)
-        student = prepared_student(self.options, store=self.store, device=self.args.device)
+        with whole_weights(self.args):
+            student = prepared_student(self.options, store=self.store, device=self.args.device)
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths)
@@ -358,12 +362,17 @@ class _Fit:
 
 
 def _refuse_ruined(loop: DistillationTrainer) -> None:
-    """Raise ModelError for weights that are not finite: no loss follows the last step."""
+    """Raise ModelError for weights that are not finite: no loss follows the last step.
+
+    Of a sharded student each rank looks at its own part, and all of them raise.
+    """
     ruined = [
         name
         for name, weight in loop.model.named_parameters()
-        if not bool(torch.isfinite(weight).all())
+        if not bool(torch.isfinite(local_part(weight)).all())
     ]
+    if loop.args.world_size > 1:
+        ruined = sorted({*gather_object(ruined)})
     if ruined:
         raise ModelError(
             "the last step left weights that are no finite numbers; nothing was saved",
