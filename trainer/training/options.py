@@ -38,7 +38,7 @@ from trainer.losses import SPAN_LOSSES, Loss
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chosen_loss
 from trainer.training.adaptation import Lora, refuse_no_peft
 from trainer.training.schedule import SCHEDULES
-from trainer.training.settings import parse_settings
+from trainer.training.settings import compile_settings, parse_settings
 from trainer.training.value_schedule import ValueSchedule
 
 if TYPE_CHECKING:
@@ -350,8 +350,7 @@ class FitOptions:
         if self.lora is not None:
             Lora.parse(self.lora)
             refuse_no_peft()
-        if self.set is not None:
-            parse_settings(self.set)
+        self._check_settings()
         self._check_schedules()
         if self.eval_logits is not None and self.loss in SPAN_LOSSES:
             raise SettingError(
@@ -367,6 +366,21 @@ class FitOptions:
                 found="adapter",
                 allowed="merged",
             )
+
+    def _check_settings(self) -> None:
+        """Raise SettingError for what is no --set, or what would have no effect."""
+        named = compile_settings(parse_settings(self.set or ()))
+        if named and not self.compile:
+            raise SettingError(
+                "--set names a setting of torch.compile, and the run does not use it",
+                found=", ".join(named),
+                remedy="Give --compile too",
+            )
+
+    @property
+    def compile_settings(self) -> dict[str, Any] | None:
+        """The settings of torch.compile by their names there; None where it is not used."""
+        return compile_settings(parse_settings(self.set or ())) if self.compile else None
 
     def schedule(self, name: str) -> ValueSchedule:
         """How alpha or the temperature changes.
