@@ -16,6 +16,7 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.answer_files import labels_only
+from trainer.data.averaged import AveragedStore
 from trainer.data.mixture import MixedStore, name_of
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
@@ -66,7 +67,7 @@ def from_store(options: EvalOptions) -> EvalData:
     tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
     source: Any = options.logits
     store = as_store(source, model=named, tokenizer=tokenizer, max_memory=options.max_memory)
-    if isinstance(store, MixedStore):
+    if isinstance(store, MixedStore | AveragedStore):
         raise SettingError(
             "a model is measured on one store at a time", place="--logits", found=store.uri
         )

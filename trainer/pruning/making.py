@@ -90,7 +90,7 @@ def make_student(**values: Any) -> dict[str, Any]:
     with _new_folder(options.out) as new:
         if narrow is None:
             student, difference = _without_layers(teacher, smaller, kept, new, folder, options)
-            found = {}
+            found: dict[str, Any] = {}
         else:
             if options.layers is not None:
                 teacher, _ = _without_layers(teacher, smaller, kept, new, folder, options)

@@ -18,6 +18,7 @@ from transformers import PrinterCallback
 
 from logitstore import CorruptionError, ModelError, SpecError, StorageError
 from logitstore.plumbing import LocalStorage, choose_device, takes, tell_stage
+from trainer.data.averaged import AveragedStore
 from trainer.data.batches import count_steps
 from trainer.data.mixture import MixedStore
 from trainer.data.packing import Lengths, Packing
@@ -107,7 +108,12 @@ def fit(**values: Any) -> dict[str, Any]:
     WorkerError (another rank has died).
     """
     options = fit_options(**values)
-    store = open_sources(options.logits, model=options.student_name, max_memory=options.max_memory)
+    store = open_sources(
+        options.logits,
+        model=options.student_name,
+        max_memory=options.max_memory,
+        documents=options.average,
+    )
     loss = options.chosen_loss()
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
@@ -338,6 +344,9 @@ class _Fit:
         said: dict[str, Any] = {}
         if isinstance(self.store, MixedStore):
             said["parts"] = self.store.describe()
+        if isinstance(self.store, AveragedStore):
+            said["averaged"] = self.store.describe()
+            said["left_out"] = list(self.store.left_out)
         if self.options.skip_damaged is not None:
             said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
         if has_spans(self.store.spec):
