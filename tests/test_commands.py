@@ -138,7 +138,7 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
         values["documents"] = "0:5"
     if command == "trainer eval" and not given & {"data", "logits", "tasks"}:
         values["logits"] = "name"
-    if command == "trainer student":
+    if command == "trainer student" and not given & {"layers", "width", "intermediate"}:
         values["layers"] = "2"
     if command == "logitstore generate":
         values["out"] = "name.parquet"

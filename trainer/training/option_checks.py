@@ -15,7 +15,7 @@ from trainer.data.sources import sources_of
 from trainer.losses import SPAN_LOSSES, Loss
 from trainer.losses.options import ALPHA, TEMPERATURE, refuse_average
 from trainer.training.adaptation import Lora, refuse_no_peft
-from trainer.training.settings import parse_settings
+from trainer.training.settings import compile_settings, parse_settings
 
 __all__ = ["refuse_misfits"]
 
@@ -58,8 +58,7 @@ def _check_pieces(options: Any) -> None:
     if options.lora is not None:
         Lora.parse(options.lora)
         refuse_no_peft()
-    if options.set is not None:
-        parse_settings(options.set)
+    _check_settings(options)
     _check_schedules(options)
     if options.eval_logits is not None and options.loss in SPAN_LOSSES:
         raise SettingError(
@@ -74,6 +73,17 @@ def _check_pieces(options: Any) -> None:
             place="--lora-result",
             found="adapter",
             allowed="merged",
+        )
+
+
+def _check_settings(options: Any) -> None:
+    """Raise SettingError for what is no --set, or what would have no effect."""
+    named = compile_settings(parse_settings(options.set or ()))
+    if named and not options.compile:
+        raise SettingError(
+            "--set names a setting of torch.compile, and the run does not use it",
+            found=", ".join(named),
+            remedy="Give --compile too",
         )
 
 

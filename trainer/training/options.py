@@ -43,6 +43,7 @@ from trainer.losses.options import (
 )
 from trainer.training.option_checks import refuse_misfits
 from trainer.training.schedule import SCHEDULES
+from trainer.training.settings import compile_settings, parse_settings
 from trainer.training.value_schedule import ValueSchedule
 from trainer.training.wanted import wanted_settings
 
@@ -278,6 +279,11 @@ class FitOptions:
     def __post_init__(self) -> None:
         """Raise SettingError for what is of a wrong type or does not fit together."""
         refuse_misfits(self)
+
+    @property
+    def compile_settings(self) -> dict[str, Any] | None:
+        """The settings of torch.compile by their names there; None where it is not used."""
+        return compile_settings(parse_settings(self.set or ())) if self.compile else None
 
     def schedule(self, name: str) -> ValueSchedule:
         """How alpha or the temperature changes.
