@@ -11,6 +11,7 @@ Shapes: D width, D' width of the student, I neurons of one MLP.
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ def choose_cut(
 
     Raises ModelError where they cannot be measured.
     """
+    if teacher.dtype != torch.float32:  # which is several times faster on most CPUs
+        teacher = copy.deepcopy(teacher).float()
     ids_BL = drawn_ids(teacher)
     places: dict[str, dict[int, Tensor]] = {}
     channels, held, scale = None, None, 1.0
