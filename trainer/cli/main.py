@@ -136,10 +136,10 @@ def diagnose(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*options_of(StudentOptions), JSON), check=StudentOptions, again=AGAIN)
 def student(*, json: bool, **options: Any) -> None:
-    """Make a student of some of its teacher's layers.
+    """Make a student of some of its teacher's layers, channels and neurons.
 
     It starts with the teacher's own weights, for `trainer fit --student`. Its folder is there only
-    once it has been loaded and compared with the teacher without the other layers.
+    once it has been loaded and compared with the teacher without what was left out.
     """
     from trainer.pruning.places import refuse_bad_teacher, refuse_used
 
@@ -157,6 +157,11 @@ def student(*, json: bool, **options: Any) -> None:
         return
     layers = ",".join(map(str, made["layers"]))
     say(f"{made['out']}: layers {layers} of {made['teacher_layers']}")
+    if "width" in made:
+        energy = f"{made['kept_energy']:.1%} of the energy of the residual stream"
+        say(f"{made['width']:,} of {made['teacher_width']:,} channels, {energy}")
+    if "intermediate" in made:
+        say(f"{made['intermediate']:,} of {made['teacher_intermediate']:,} neurons of each MLP")
     for name in ("parameters", "bytes"):
         say(f"{made[name]:,} of {made[f'teacher_{name}']:,} {name}")
 

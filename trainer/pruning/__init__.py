@@ -1,1 +1,1 @@
-"""Pruning: a student of some of its teacher's layers."""
+"""Pruning: a student of some of its teacher's layers, channels and neurons."""

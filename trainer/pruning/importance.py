@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["drawn_ids", "measured", "most"]
+__all__ = ["channel_shares", "drawn_ids", "most", "neuron_weights"]
 
 _ROWS, _TOKENS = 8, 64
 _ROUNDS = 3
@@ -60,10 +60,29 @@ def _drawn(
     return plain[torch.multinomial(logits_1LV[0].softmax(-1), 1, generator=generator).T]
 
 
-def measured(
+def channel_shares(model: PreTrainedModel, ids_BL: Tensor, *, place: object) -> Tensor:
+    """The share [D] of each channel in the energy of the residual stream; they sum to 1.
+
+    Args:
+        model: The teacher, on the CPU.
+        ids_BL: Tokens.
+        place: What an error names as the place.
+
+    Each layer counts as much as any other. Raises ModelError for a model whose hidden states are
+    not B x L x D.
+    """
+    width = model.config.get_text_config().hidden_size
+    total_D = torch.zeros(width, dtype=torch.float64)
+    with torch.no_grad(), evaluating(model):
+        for row_L in ids_BL:
+            total_D += _shares(model, row_L[None], width, place)
+    return total_D / total_D.sum()
+
+
+def neuron_weights(
     model: PreTrainedModel, ids_BL: Tensor, projections: Sequence[str], *, place: object
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """How much each channel [D] and each neuron [I] of the MLPs counts.
+) -> dict[str, Tensor]:
+    """How much each neuron of an MLP writes [I], by the names of the projections.
 
     Args:
         model: The teacher, on the CPU.
@@ -71,30 +90,27 @@ def measured(
         projections: The names of the modules that read the neurons of an MLP.
         place: What an error names as the place.
 
-    The first sums to 1. Raises ModelError for a model whose hidden states are not B x L x D, or one
-    of whose MLPs was not used.
+    Raises ModelError where one is not used on text.
     """
     squares: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(name).register_forward_pre_hook(_adding_squares(squares, name))
         for name in projections
     ]
-    energy_D: Tensor | None = None
     try:
         with torch.no_grad(), evaluating(model):
             for row_L in ids_BL:
-                energy_D = _add(energy_D, _energy(model, row_L[None], place))
+                model_body(model)(input_ids=row_L[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     unused = [name for name in projections if name not in squares]
-    if energy_D is None or unused:
-        raise ModelError("an MLP is not used on text", place=place, found=", ".join(unused[:1]))
-    weighed = {
+    if unused:
+        raise ModelError("an MLP is not used on text", place=place, found=unused[0])
+    return {
         name: (square_I / ids_BL.numel()).sqrt() * _reading_norm(model.get_submodule(name))
         for name, square_I in squares.items()
     }
-    return energy_D / energy_D.sum(), weighed
 
 
 def most(weights: Tensor, number: int) -> Tensor:
@@ -107,33 +123,26 @@ def most(weights: Tensor, number: int) -> Tensor:
     return weights.sort(descending=True, stable=True).indices[:number].sort().values
 
 
-def _energy(model: PreTrainedModel, ids_1L: Tensor, place: object) -> Tensor:
+def _shares(model: PreTrainedModel, ids_1L: Tensor, width: int, place: object) -> Tensor:
     outputs = model_body(model)(input_ids=ids_1L, use_cache=False, output_hidden_states=True)
     states = outputs.hidden_states
-    width = model.config.get_text_config().hidden_size
     if not states or any(one.shape != (*ids_1L.shape, width) for one in states):
         raise ModelError(
-            "its residual stream is not one vector for each token",
+            "its residual stream is not one vector for each token: --width cannot cut this family",
             place=place,
             found=str(tuple(states[0].shape)) if states else "no hidden states",
+            remedy="Leave layers out instead (--layers)",
         )
-    total_D = torch.zeros(width, dtype=torch.float64)
-    for state_1LD in states:
-        square_D = state_1LD.double().square().sum((0, 1))
-        total_D += square_D / square_D.sum().clamp(1e-300)
-    return total_D
+    squares = [one.double().square().sum((0, 1)) for one in states]
+    return torch.stack([one / one.sum().clamp(1e-300) for one in squares]).mean(0)
 
 
 def _adding_squares(squares: dict[str, Tensor], name: str) -> Any:
     def add(_: Any, given: tuple[Tensor, ...]) -> None:
         square_I = given[0].double().square().flatten(0, -2).sum(0)
-        squares[name] = _add(squares.get(name), square_I)
+        squares[name] = squares.get(name, 0) + square_I
 
     return add
-
-
-def _add(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total + more
 
 
 def _reading_norm(module: Any) -> Tensor:

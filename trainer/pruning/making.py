@@ -1,4 +1,4 @@
-"""`make_student`: a folder with a student that starts as its teacher without some layers.
+"""`make_student`: a folder with a student that starts as its teacher without some of its parts.
 
 The folder is written beside the place where it is to be, loaded again, compared with the teacher,
 and only then given its name.
@@ -57,18 +57,21 @@ _ROOM = "Make room, or name another folder (--out)"
 
 @takes(options_of(StudentOptions))
 def make_student(**values: Any) -> dict[str, Any]:
-    """Make a student of some of its teacher's layers; returns what was taken, and sizes.
+    """Make a student of some of its teacher's layers, channels and neurons; returns what was taken.
 
     The layers are copied with their weights, as are the embeddings, the last norm and the output
     layer, so that the student starts far better than with fresh weights. Beside them lie the
     teacher's tokenizer, chat template and generation settings. The student is loaded again and
     compared with the teacher before its folder is there: every tensor bit by bit, and what it
-    computes with the teacher whose other layers are passed over.
+    computes with the teacher whose other layers are passed over. A narrower one keeps the channels
+    with most of the residual stream's energy, and of each MLP the neurons that write the most, both
+    measured on texts that the teacher draws itself; it is compared with the teacher that has zeros
+    in place of the others.
 
-    Raises SettingError for layers that the teacher does not have, StoreError for a folder that
-    holds files, StorageError for a place that cannot be written, and ModelError for a teacher that
-    cannot be loaded or of which no such student can be made, as where a layer would be of another
-    kind under its new number.
+    Raises SettingError for layers or sizes that the teacher does not have, StoreError for a folder
+    that holds files, StorageError for a place that cannot be written, and ModelError for a teacher
+    that cannot be loaded or of which no such student can be made, as where a layer would be of
+    another kind under its new number.
     """
     options = StudentOptions(**values)
     refuse_used(options.out)
@@ -154,16 +157,13 @@ def _narrower(
     same_tensors(built.state_dict(), student, place=folder)
     dtype = student.dtype
     difference = refuse_other_narrow(teacher, student, narrow, cut, place=folder)
-    sizes = {
-        name: {"kept": axes.kept, "of": axes.size}
-        for name, axes in (("width", narrow.channels), ("intermediate", narrow.neurons))
-        if axes is not None
-    }
-    return (
-        student.to(dtype),
-        difference,
-        sizes | ({} if cut.energy is None else {"kept_energy": cut.energy}),
-    )
+    sizes: dict[str, Any] = {}
+    for name, axes in (("width", narrow.channels), ("intermediate", narrow.neurons)):
+        if axes is not None:
+            sizes |= {name: axes.kept, f"teacher_{name}": axes.size}
+    if cut.energy is not None:
+        sizes["kept_energy"] = cut.energy
+    return student.to(dtype), difference, sizes
 
 
 def _configuration(folder: Path) -> Any:

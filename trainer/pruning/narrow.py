@@ -11,7 +11,9 @@ Shapes: D width, D' width of the student, I neurons of one MLP.
 
 from __future__ import annotations
 
+import copy
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,10 @@ from logitstore import ModelError
 from logitstore.plumbing import evaluating
 from trainer.pruning.agreement import probe
 from trainer.pruning.cutting import empty_model
-from trainer.pruning.importance import drawn_ids, measured, most
+from trainer.pruning.importance import channel_shares, drawn_ids, most, neuron_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -38,9 +40,11 @@ __all__ = [
     "Cut",
     "build_narrow",
     "choose_cut",
+    "embedding_ratio",
     "neuron_groups",
     "refuse_bare_norms",
     "residual_norms",
+    "running",
 ]
 
 _REMEDY = "Leave layers out instead (--layers)"
@@ -85,18 +89,22 @@ def choose_cut(
 
     Raises ModelError where they cannot be measured.
     """
-    energy_D, neurons = measured(teacher, drawn_ids(teacher), list(groups), place=place)
+    if teacher.dtype != torch.float32:  # which is several times faster on most CPUs
+        teacher = copy.deepcopy(teacher).float()
+    ids_BL = drawn_ids(teacher)
     places: dict[str, dict[int, Tensor]] = {}
     channels, held, scale = None, None, 1.0
     if narrow.channels is not None:
+        energy_D = channel_shares(teacher, ids_BL, place=place)
         channels = most(energy_D, narrow.channels.kept)
         held = float(energy_D[channels].sum())
         scale = math.sqrt(narrow.channels.size / narrow.channels.kept)
         for name, axes in narrow.channels.parts.items():
             places.setdefault(name, {}).update(dict.fromkeys(axes, channels))
     if narrow.neurons is not None:
+        weights = neuron_weights(teacher, ids_BL, list(groups), place=place)
         for projection, prefix in groups.items():
-            kept_I = most(neurons[projection], narrow.neurons.kept)
+            kept_I = most(weights[projection], narrow.neurons.kept)
             for name, axes in narrow.neurons.parts.items():
                 if name.startswith(f"{prefix}."):
                     for axis, times in axes.items():
@@ -127,8 +135,8 @@ def neuron_groups(config: Any, axes: Axes | None, *, place: object) -> dict[str,
     for name in axes.parts:
         if sum(name.startswith(f"{prefix}.") for prefix in groups.values()) != 1:
             raise ModelError(
-                "its neurons are not those of one MLP with a projection of its own: --intermediate "
-                "cannot cut experts that share a tensor",
+                "its neurons are not read by one projection of their own, as where experts share a "
+                "tensor: --intermediate cannot cut this family",
                 place=place,
                 found=name,
                 remedy="Leave out --intermediate",
@@ -202,7 +210,9 @@ def build_narrow(
     )
     student = student.eval()
     if cut.channels is not None:
-        _rescale_embeddings(teacher, student, cut, norms, place)
+        ratio = embedding_ratio(teacher, student, cut.channels)
+        if abs(ratio - 1) >= _SAME / 4:
+            _rescale_embeddings(teacher, student, cut, norms, ratio, place)
     return student
 
 
@@ -230,12 +240,14 @@ def _scaled(module: nn.Module, weight: Tensor, scale: float, name: str, place: o
 
 
 def _rescale_embeddings(
-    teacher: PreTrainedModel, student: PreTrainedModel, cut: Cut, norms: list[str], place: object
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    cut: Cut,
+    norms: list[str],
+    ratio: float,
+    place: object,
 ) -> None:
     """Make what enters the first layer the teacher's, where the width is a factor in it."""
-    ratio = _embedding_ratio(teacher, student, cut)
-    if abs(ratio - 1) < _SAME / 4:
-        return
     table = student.get_input_embeddings().weight
     head = student.get_output_embeddings().weight
     last = [name for name in norms if not any(part.isdigit() for part in name.split("."))]
@@ -254,14 +266,41 @@ def _rescale_embeddings(
             student.get_parameter(name).copy_(cut.cut(name, teacher.state_dict()[name]))
 
 
-def _embedding_ratio(teacher: PreTrainedModel, student: PreTrainedModel, cut: Cut) -> float:
-    """How large the student's first hidden states are, those of the teacher being 1."""
-    vocabulary = min(len(one.get_output_embeddings().weight) for one in (teacher, student))
-    ids_BL = probe(teacher, 24, vocabulary)
+def embedding_ratio(teacher: PreTrainedModel, student: PreTrainedModel, channels: Tensor) -> float:
+    """How large what enters the student's first layer is, where the teacher's is 1.
+
+    Args:
+        teacher: The whole model.
+        student: The narrower one.
+        channels: That it kept.
+
+    Raises ModelError where the student cannot be run.
+    """
+    ids_BL = probe(teacher, 24, len(student.get_output_embeddings().weight))
     states = []
     for model in (teacher, student):
-        with torch.no_grad(), evaluating(model):
+        with running(model):
             given = model(input_ids=ids_BL, use_cache=False, output_hidden_states=True)
         states.append(given.hidden_states[0].double())
-    wanted = states[0].index_select(-1, cut.channels)
+    wanted = states[0].index_select(-1, channels)
     return float((states[1] * wanted).sum() / wanted.square().sum())
+
+
+@contextmanager
+def running(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model is evaluated, without gradients.
+
+    Args:
+        model: The teacher or its student.
+
+    Raises ModelError where the sizes of its tensors do not fit together (Helium, BitNet).
+    """
+    try:
+        with torch.no_grad(), evaluating(model):
+            yield
+    except RuntimeError as error:
+        raise ModelError(
+            f"the narrower model cannot be run: {' '.join(str(error).split())[:200]}",
+            place=f"model {model.config.model_type}",
+            remedy=_REMEDY,
+        ) from error

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import ModelError
-from logitstore.plumbing import LMHead, evaluating
+from logitstore.plumbing import LMHead
 from trainer.pruning.agreement import TOLERANCE, difference_of, outputs, probe, probe_lengths
-from trainer.pruning.narrow import residual_norms
+from trainer.pruning.narrow import embedding_ratio, residual_norms, running
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,7 +68,7 @@ def refuse_other_narrow(
     most = 0.0
     for length in probe_lengths(student):
         ids_BL = probe(student, length, vocabulary)
-        with torch.no_grad(), evaluating(teacher), evaluating(student):
+        with running(teacher), running(student):
             hidden_BLD, *logits = outputs(teacher, ids_BL)
             if cut.channels is not None:
                 hidden_BLD = hidden_BLD.index_select(-1, cut.channels)
@@ -99,13 +99,6 @@ def _enter_alike(teacher: PreTrainedModel, student: PreTrainedModel, channels: T
 
     The scale is a power of sqrt(D / D'), and what enters the first layer tells which.
     """
-    ids_BL = probe(student, 24, len(student.get_output_embeddings().weight))
-    entering = []
-    for model in (teacher, student):
-        with torch.no_grad(), evaluating(model):
-            given = model(input_ids=ids_BL, use_cache=False, output_hidden_states=True)
-        entering.append(given.hidden_states[0].double())
-    own = entering[0].index_select(-1, channels)
-    ratio = float((entering[1] * own).sum() / own.square().sum())
+    ratio = embedding_ratio(teacher, student, channels)
     if abs(ratio - 1) > TOLERANCE:
         teacher.get_input_embeddings().register_forward_hook(lambda *given: given[2] * ratio)

@@ -32,9 +32,6 @@ _NEURONS = (
     "n_inner",
     "ffn_dim",
     "ffn_hidden_size",
-    "moe_intermediate_size",
-    "shared_expert_intermediate_size",
-    "shared_intermediate_size",
     "block_ff_dim",
 )
 
@@ -87,6 +84,8 @@ def narrowing(
     if intermediate is not None:
         found = []
         for name in _neuron_fields(config):
+            if getattr(config.get_text_config(), name) == intermediate:
+                raise _not_larger("--intermediate", intermediate, intermediate)
             changes = {name: _as_before(getattr(config.get_text_config(), name), intermediate)}
             try:
                 other = _changed(config, changes, "--intermediate", place)
@@ -96,7 +95,7 @@ def narrowing(
             found.append((changes, axes))
         if len(found) != 1:
             raise ModelError(
-                "its MLPs have no size that one number says",
+                "its MLPs have no size that one number says: --intermediate cannot cut this family",
                 place=place,
                 found=", ".join(name for changes, _ in found for name in changes) or "none",
                 allowed="one field of the configuration",
@@ -184,9 +183,7 @@ def _neuron_axes(config: Any, smaller: Any, intermediate: int, place: object) ->
 def _axes(config: Any, smaller: Any, sizes: tuple[str, int, int], place: object) -> Axes:
     flag, size, kept = sizes
     if kept >= size:
-        raise SettingError(
-            "the teacher is not larger", place=flag, found=kept, allowed=f"1 to {size - 1}"
-        )
+        raise _not_larger(flag, kept, size)
     whole, part = _empty(config, place), _empty(smaller, place)
     parts: dict[str, dict[int, int]] = {}
     for name, old_shape, new_shape in _shapes(whole, part, flag, place):
@@ -199,6 +196,12 @@ def _axes(config: Any, smaller: Any, sizes: tuple[str, int, int], place: object)
             parts.setdefault(name, {})[axis] = times
     _refuse_other_facts(whole, part, sizes, place)
     return Axes(flag, size, kept, parts)
+
+
+def _not_larger(flag: str, kept: int, size: int) -> SettingError:
+    return SettingError(
+        "the teacher is not larger", place=flag, found=kept, allowed=f"1 to {size - 1}"
+    )
 
 
 def _empty(config: Any, place: object) -> Any:
