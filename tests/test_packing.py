@@ -207,3 +207,28 @@ def test_a_document_longer_than_a_bin_is_refused_where_steps_are_counted():
     plan = Packing(shuffle=ORDERS["one"], bins=1, bin_tokens=11)
     with pytest.raises(SettingError, match=r"does not fit into one forward pass.*12 tokens"):
         steps_of_epoch(plan, Lengths(store), epoch=0)
+
+
+def test_a_position_in_ten_million_documents_asks_for_what_the_first_steps_need_alone():
+    counts = BlockCounts(documents=100, tokens=800, targets=400)
+
+    class Large:
+        blocks = (counts,) * 100_000
+        asked = 0
+
+        def document_lengths(self, number):
+            self.asked += 1
+            return np.full(100, 8), np.full(100, 4)
+
+    store = Large()
+    lengths = Lengths(store)
+    plan = Packing(
+        shuffle=Shuffle(fingerprint="f", seed=0, lanes=64, window=8), bins=4, bin_tokens=256
+    )
+    for epoch, share in ((0, 0.0), (0, 0.37), (3, 0.999)):
+        store.asked, sizes = 0, plan.stream_documents(lengths.documents_B, epoch=epoch)
+        assert sum(sizes) == 10_000_000
+        start = Position(epoch=epoch, step=0, consumed=tuple(int(share * one) for one in sizes))
+        step = next(iter(steps(plan, lengths, start=start)))
+        assert len(documents_of(step)) == 4 * 32
+        assert store.asked <= 4 * 33  # one more of each stream is looked at

@@ -1,17 +1,18 @@
 """From a checkpoint's position to the first batch, in a store of ten million documents.
 
-    python -m tools.bench_resume [--documents 10000000] [--tokens 64] [--ranks 1]
+    python -m tools.bench_resume [--documents 10000000] [--words 400] [--count]
 
 The store is one real store, dumped here, whose blocks are there many times under numbers of their
 own: each block that a position needs is read from the disk, checked and decoded as ever. A position
 is taken in a process of its own. Seconds are from an open store and a loaded model to the first
-batch, with order, lengths and blocks; memory is what the process has grown by. Starting a run of
-some epochs is measured beside: their steps are counted before.
+batch, with order, lengths and blocks; memory is what the process has grown by. With --count
+the steps of an epoch are counted beside, as a run does once where it begins with --epochs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
 import sys
@@ -70,18 +71,28 @@ def main() -> int:
     """Parse, write the store, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=10_000_000)
-    parser.add_argument("--block-documents", type=int, default=128)
+    parser.add_argument("--dumped", type=int, default=160, help="documents of the real store")
+    parser.add_argument("--words", type=int, default=400, help="the most of a document")
+    parser.add_argument("--count", action="store_true", help="count the steps of an epoch, too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = make_teacher(Path(folder) / "teacher")
+        config = model / "config.json"
+        content = json.loads(config.read_text()) | {"max_position_embeddings": 1024}
+        config.write_text(json.dumps(content))
         logitstore.dump(
             teacher=str(model),
-            data=texts(given.block_documents),
+            data=texts(given.dumped, longest=given.words),
             out=Path(folder) / "store",
             device="cpu",
         )
-        print("| what | seconds | memory, MiB |\n|---|---|---|", flush=True)
-        jobs: list[tuple[str, float] | None] = [*_POSITIONS, None]
+        real = logitstore.open(Path(folder) / "store").blocks[0]
+        print(
+            f"blocks of {real.documents:,} documents, {real.tokens:,} tokens and {real.targets:,} "
+            "targets\n"
+        )
+        print("| what | seconds | of a core | memory, MiB |\n|---|---|---|---|", flush=True)
+        jobs: list[tuple[str, float] | None] = [*_POSITIONS, *([None] if given.count else [])]
         for job in jobs:
             context = multiprocessing.get_context("spawn")
             process = context.Process(target=_measure, args=(folder, given.documents, job))
@@ -98,9 +109,8 @@ def _measure(folder: str, documents: int, job: tuple[int, float] | None) -> None
     opened = logitstore.open(Path(folder) / "store")
     store = RepeatedStore(opened, documents=documents)
     trainer.training_batches(opened, model=model)  # imports and the check of the model
-    before, began = _peak_bytes(), time.perf_counter()
+    before, began, cpu = _peak_bytes(), time.perf_counter(), time.process_time()
     batches = trainer.training_batches(store, model=model)
-    made = time.perf_counter() - began
     if job is None:
         steps = batches.count_steps(1)
         told = f"steps of one epoch counted: {steps:,}"
@@ -110,15 +120,13 @@ def _measure(folder: str, documents: int, job: tuple[int, float] | None) -> None
         position = Position(
             epoch=epoch, step=0, consumed=tuple(int(share * size) for size in sizes)
         )
-        state = batches._state(position)
-        began = time.perf_counter() - made
-        batches.load_state_dict(state)
+        batches.load_state_dict(batches._state(position))
         next(iter(batches))
         told = f"first batch at {share:.1%} of epoch {epoch}"
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     print(
         f"| {told}, {len(store.blocks):,} blocks | {seconds:.2f} "
-        f"| {(_peak_bytes() - before) / 2**20:,.0f} |",
+        f"| {cpu:.2f} | {(_peak_bytes() - before) / 2**20:,.0f} |",
         flush=True,
     )
 
