@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from logitstore.fidelity.rereading import stored_tokenizer
     from logitstore.format.generation import GENERATION, generation_of
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
+    from logitstore.format.rules import TargetRule
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
@@ -106,6 +107,7 @@ __all__ = [
     "Sparsifier",
     "StoreLike",
     "TargetKind",
+    "TargetRule",
     "TextRules",
     "TokenBytes",
     "announce_hub",
@@ -202,6 +204,7 @@ __getattr__, __dir__ = lazy_names(
         "Fields": "logitstore.corpus.fields",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
+        "TargetRule": "logitstore.format.rules",
         "sparsifier_of": "logitstore.sparsify",
         "StoreLike": "logitstore.store.reader",
         "as_store": "logitstore.store.reader",

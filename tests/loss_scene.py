@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from logitstore import EMPTY_TAIL
-from trainer.losses import HeadTail, LossInputs, bucketed
+from trainer.losses import HeadTail, LossInputs, SampledTokens, bucketed
 
-__all__ = ["USED", "K", "N", "V", "inputs", "rows", "view"]
+__all__ = ["USED", "K", "N", "V", "inputs", "rows", "sampler", "view"]
 
 N, V, K = 32, 200, 16
 USED = torch.ones(N, K, dtype=torch.bool)
@@ -26,9 +26,15 @@ def view(logp_NV: torch.Tensor, *, k: int = K) -> HeadTail:
     return bucketed(logp_NV[:, :k].float(), rest, torch.ones(len(logp_NV), k, dtype=torch.bool))
 
 
+def sampler(labels_N: torch.Tensor) -> torch.Tensor:
+    """With which log-probability each token was drawn, float64: from 0.02 to 0.5, by its id."""
+    return (0.02 + 0.48 * ((labels_N * 37) % 101) / 100.0).double().log()
+
+
 def inputs(student: HeadTail, teacher: HeadTail, used: torch.Tensor = USED) -> LossInputs:
-    """What a loss is given; the true token is the last entry in use."""
+    """What a loss is given; the true token is the last entry in use, which some model drew."""
     last_N1 = used.sum(-1, keepdim=True) - 1
+    log_teacher_N = teacher.log_head_NK.gather(1, last_N1).squeeze(1)
     is_label = torch.zeros_like(used).scatter_(1, last_N1, True)
     log_label_N = student.log_head_NK.gather(1, last_N1).squeeze(1)
     return LossInputs(
@@ -37,4 +43,7 @@ def inputs(student: HeadTail, teacher: HeadTail, used: torch.Tensor = USED) -> L
         used_NK=used,
         is_label_NK=is_label,
         log_label_N=log_label_N,
+        sampled=SampledTokens(
+            log_teacher_N=log_teacher_N, log_sampler_N=sampler(last_N1.squeeze(1)).float()
+        ),
     )

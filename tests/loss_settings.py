@@ -1,11 +1,14 @@
 """Losses with the values of their options at which the tests run each, its defaults among them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trainer.losses import LOSSES, Loss
 
-__all__ = ["variants", "variants_of"]
+__all__ = ["OF_ENTRIES", "variants", "variants_of"]
+
+# Those that compare distributions, at any T; losses of sampled tokens look at no entries.
+OF_ENTRIES = [name for name, one in LOSSES.items() if not one.of_samples]
 
 _SKEWS = tuple({"skew": one} for one in (0.0, 0.5, 0.9))
 _SEVERAL: dict[str, tuple[Mapping[str, Any], ...]] = {
@@ -17,9 +20,9 @@ _SEVERAL: dict[str, tuple[Mapping[str, Any], ...]] = {
 }
 
 
-def variants() -> dict[str, Loss]:
-    """Every loss of the table, by its name and the values that it has."""
-    found = [one for name in LOSSES for one in variants_of(name)]
+def variants(names: Iterable[str] = LOSSES) -> dict[str, Loss]:
+    """Every loss of those names, by its name and the values that it has."""
+    found = [one for name in names for one in variants_of(name)]
     return {" ".join([one.name, *_words(one.values)]): one for one in found}
 
 

@@ -49,7 +49,8 @@ class MemoryStore:
     """`blocks` blocks of short documents; about one token in eight does not count.
 
     Its targets are the top `k`, or those that `sparsifier` makes; as they are, or, with a
-    `fidelity`, as they come back from the codec.
+    `fidelity`, as they come back from the codec. The text is that of a teacher of another seed,
+    where there is a `text_seed`: this one then knows it badly.
     """
 
     def __init__(
@@ -63,8 +64,12 @@ class MemoryStore:
         tokenizer=None,
         sparsifier=None,
         fidelity=None,
+        text_seed=0,
+        sharpness=2.0,
     ):
         self.draw = 0
+        self._text_VV = teacher_logprobs(text_seed, sharpness=sharpness)
+        self._teacher_VV = teacher_logprobs(sharpness=sharpness)
         sparsifier = sparsifier or SparsifierSpec(name="topk", k=k, tail_nodes=NODES)
         self._blocks = [
             self._block(number, documents, longest=longest, sparsifier=sparsifier, seed=seed)
@@ -135,6 +140,8 @@ class MemoryStore:
                     number=number * documents + place,
                     longest=longest,
                     sparsifier=sparsifier,
+                    text_VV=self._text_VV,
+                    teacher_VV=self._teacher_VV,
                 )
                 for place in range(documents)
             ]
@@ -150,18 +157,17 @@ def _coded(block, codec):
     return replace(block, targets=draws[0], other_draws=tuple(draws[1:]))
 
 
-def _document(draw, *, number, longest, sparsifier):
-    logprobs_VV = teacher_logprobs()
+def _document(draw, *, number, longest, sparsifier, text_VV, teacher_VV):
     length = int(draw.integers(1, longest + 1))
     ids = [int(draw.integers(VOCAB))]
     while len(ids) < length:
-        chances = np.exp(logprobs_VV[ids[-1]])
+        chances = np.exp(text_VV[ids[-1]])
         ids.append(int(draw.choice(VOCAB, p=chances / chances.sum())))
     input_ids_L = np.array(ids, dtype=np.uint32)
     counted_L = draw.random(length) > 1 / 8
     counted_L[0] = False
     at = np.flatnonzero(counted_L)
-    draws = _draws(logprobs_VV[input_ids_L[at - 1]], input_ids_L[at], sparsifier, number=number)
+    draws = _draws(teacher_VV[input_ids_L[at - 1]], input_ids_L[at], sparsifier, number=number)
     return StoredDocument(
         document=Document(
             id=number.to_bytes(16, "big"),

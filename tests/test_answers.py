@@ -1,6 +1,7 @@
 """From answers to a store: their tokens, who gave them, and with which probabilities."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ def test_a_store_keeps_the_answers_and_their_samplers_probabilities(
     drawn_all = np.concatenate([one.document.sampler_logprobs_R for one in store])
     assert told["sampler_loss"] == pytest.approx(-drawn_all.mean(), abs=step)
     assert told["column_bytes_per_target"]["sampler_logprob"] > 0
+    card = (tmp_path / "store" / "README.md").read_text()
+    (row,) = re.findall(r"^\| answers 1 \| (.*) \|$", card, flags=re.MULTILINE)
+    assert row.startswith(f"of {teacher_folder}, sha256 {who['fingerprint']}; drawn with ")
+    assert {"n 2", "seed 0", "temperature 0.9"} <= set(row.split("drawn with ")[1].split(", "))
 
 
 def test_texts_have_the_store_that_they_had_and_no_sampler(

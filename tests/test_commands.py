@@ -33,6 +33,7 @@ from logitstore.sharing.options import PULL_OPTIONS, PUSH_OPTIONS
 from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS
 from logitstore.viewing.options import VIEW_OPTIONS
 from trainer.cli import app as trainer_app
+from trainer.diagnosis.options import DiagnoseOptions
 from trainer.evaluation.options import EvalOptions
 from trainer.pruning.options import StudentOptions
 from trainer.reporting.options import ReportOptions
@@ -61,6 +62,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Option, ...]]] = {
     "logitstore inspect": (logitstore.inspect, INSPECT_OPTIONS),
     "trainer fit": (trainer.fit, FIT_OPTIONS),
     "trainer eval": (trainer.evaluate, options_of(EvalOptions)),
+    "trainer diagnose": (trainer.diagnose, options_of(DiagnoseOptions)),
     "trainer student": (trainer.make_student, options_of(StudentOptions)),
     "trainer sweep": (trainer.sweep, (*options_of(SweepOptions), *PASSED)),
     "trainer report": (trainer.report, options_of(ReportOptions)),
@@ -73,6 +75,7 @@ VALUES: dict[str, Any] = {
     "temperature": 2.0,
     "warmup": 0.5,
     "best_by": "kl",
+    "select_labels": "selected",
     "data": "d.jsonl",
     "records": "text",
     "max_memory": "8G",
@@ -84,6 +87,7 @@ VALUES: dict[str, Any] = {
 _TEXTS = (
     *("license", "teacher_license", "corpus_license", "host", "bos"),
     *("lora", "freeze", "attn", "report_to", "set", "alpha_schedule", "temperature_schedule"),
+    *("select", "positions"),
 )
 
 
@@ -134,7 +138,7 @@ def _required(command: str, *, given: set[str]) -> dict[str, Any]:
         values["documents"] = "0:5"
     if command == "trainer eval" and not given & {"data", "logits", "tasks"}:
         values["logits"] = "name"
-    if command == "trainer student":
+    if command == "trainer student" and not given & {"layers", "width", "intermediate"}:
         values["layers"] = "2"
     if command == "logitstore generate":
         values["out"] = "name.parquet"

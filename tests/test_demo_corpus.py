@@ -1,4 +1,4 @@
-"""The demo's corpus, its teacher and its last sentence."""
+"""The demo's corpus, its teacher, and the folder that it clears."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from logitstore import SettingError
-from tools.demo import MARKER, QUICK, conclusion, main, run_demo
+from tools.demo import MARKER, QUICK, main, run_demo
 from tools.demo_corpus import Text, collect, split, write_corpus
 from tools.demo_teacher import held_out_loss, llama_config, train_teacher, train_tokenizer
 
@@ -143,25 +143,6 @@ def test_student_configuration_is_plain_json() -> None:
     config = llama_config(vocab_size=2000, width=64, layers=2)
     assert json.loads(json.dumps(config)) == config
     assert config["hidden_size"] % config["num_attention_heads"] == 0
-
-
-@pytest.mark.parametrize(
-    ("both", "soft", "words"),
-    [
-        (4.6, 4.8, "both together closed 40% of the gap"),
-        (4.9, 4.5, "soft labels closed 50% of the gap"),
-        (5.1, 5.0, "did not help here"),
-    ],
-)
-def test_conclusion_says_what_the_figures_say(both: float, soft: float, words: str) -> None:
-    sentence = conclusion({"teacher": 4.0, "hard": 5.0, "both": both, "soft": soft})
-    assert words in sentence
-    assert f"{soft:.3f}" in sentence
-
-
-def test_conclusion_about_a_useless_teacher() -> None:
-    sentence = conclusion({"teacher": 5.5, "hard": 5.0, "both": 4.9, "soft": 4.9})
-    assert "so it cannot help" in sentence
 
 
 @pytest.mark.parametrize("names", [["notes.txt"], [MARKER, "notes.txt"], ["teacher"]])

@@ -8,10 +8,10 @@ import torch
 from logitstore import SettingError
 from logitstore.plumbing import LMHead
 from tests.fused_scene import D, K, N, P, V, as_double, dense_logits, fused, make_targets, scene
-from tests.loss_settings import variants
+from tests.loss_settings import OF_ENTRIES, variants
 from trainer.losses import DenseRows
 
-ALL = variants()
+ALL = variants(OF_ENTRIES)
 BY_BUCKET = ("bucket", "apart")
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from logitstore import SettingError
-from tests.loss_scene import USED, K, N, V, rows, view
+from tests.loss_scene import USED, K, N, V, rows, sampler, view
 from tests.loss_settings import variants, variants_of
-from trainer.losses import LOSSES, DenseRows, HeadTail, Loss, LossInputs
+from trainer.losses import LOSSES, DenseRows, HeadTail, Loss, LossInputs, SampledTokens
 
 ALL = variants()
 
@@ -78,7 +78,9 @@ def seen(p_NV, q_NV, *, kept_NV):
     """The divergence of each row by the plain formula, over whole distributions."""
     labels_N = torch.arange(N) + 2  # half of them are kept where K tokens are
     sides = {"log_student_RV": q_NV, "log_teacher_RV": p_NV}
-    return DenseRows(**sides, kept_RV=kept_NV, label_ids_R=labels_N)
+    return DenseRows(
+        **sides, kept_RV=kept_NV, label_ids_R=labels_N, log_sampler_R=sampler(labels_N)
+    )
 
 
 def fused_inputs(p_NV, q_NV):
@@ -90,6 +92,10 @@ def fused_inputs(p_NV, q_NV):
         used_NK=USED,
         is_label_NK=torch.arange(K) == labels_N1,
         log_label_N=q_NV.gather(1, labels_N1).squeeze(1).float(),
+        sampled=SampledTokens(
+            log_teacher_N=p_NV.gather(1, labels_N1).squeeze(1).float(),
+            log_sampler_N=sampler(labels_N1.squeeze(1)).float(),
+        ),
     )
 
 
@@ -173,7 +179,8 @@ def use_of_the_tail(loss: Loss) -> str:
     assert by_bucket or not plain["tail"].any()
     assert by_label or not plain["label"].any()
     words = {(True, True, False): "bucket", (False, False, False): "dropped"}
-    return (words | {(True, False, True): "label"})[follows, by_bucket, by_label]
+    words |= {(True, False, True): "label", (False, False, True): "unseen"}
+    return words[follows, by_bucket, by_label]
 
 
 def weighs_apart(loss: Loss) -> bool:
@@ -226,6 +233,8 @@ def test_drawn_entries_serve_losses_that_are_linear_and_need_no_tail():
         (True, "apart", False),
     ):
         assert Loss(**DECLARED | {"linear": linear, "tail": tail}).serves_drawn is served
+    of_samples = {"linear": False, "tail": "unseen", "of_samples": True}
+    assert Loss(**DECLARED | of_samples).serves_drawn  # which looks at no entries
 
 
 # Rows of several shapes: the kept tokens hold most of the mass of either side, or little of it.
@@ -257,5 +266,10 @@ def gaps(loss: Loss) -> torch.Tensor:
 def test_a_loss_over_a_bucket_is_the_bound_that_it_says(name):
     gap = torch.cat([gaps(one) for one in variants_of(name)])
     below, above = bool((gap < -1e-3).any()), bool((gap > 1e-9).any())
-    sides = {"lower": (True, False), "upper": (False, True), "none": (True, True)}
+    sides = {
+        "lower": (True, False),
+        "upper": (False, True),
+        "none": (True, True),
+        "same": (False, False),
+    }
     assert (below, above) == sides[LOSSES[name].bound]

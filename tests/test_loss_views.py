@@ -12,6 +12,7 @@ from logitstore import EMPTY_TAIL, SettingError
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
 from tests.loss_scene import USED, K, N, V, rows, view
+from tests.loss_settings import OF_ENTRIES
 from trainer.losses import LOSSES, HeadTail, View, choose_view, draw_for, teacher_head_tail
 
 NODES = (1.0, 0.75, 0.5, 0.25)
@@ -37,7 +38,7 @@ def test_what_a_message_offers_comes_from_the_table(monkeypatch):
         choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", OF_ENTRIES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["topk", "topp", "hybrid"])
 def test_exact_heads_serve_every_loss(name, temperature, loss):
@@ -56,6 +57,16 @@ def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
             SettingError, match=r"^loss: .*forward_kl, or dump .*hybrid, topk or topp"
         ):
             choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_losses_of_sampled_tokens_are_served_by_all_targets_at_1_alone(name):
+    """Entries are seen as forward KL sees them, for what is reported beside the loss."""
+    for loss in (one for one in LOSSES.values() if one.of_samples):
+        found = choose_view(SPECS[name], loss=loss, temperature=1.0)
+        assert found is choose_view(SPECS[name], loss=LOSSES["forward_kl"], temperature=1.0)
+        with pytest.raises(SettingError, match=r"^temperature: .* stored at T = 1 \(found 2; al"):
+            choose_view(SPECS[name], loss=loss, temperature=2.0)
 
 
 @pytest.mark.parametrize(

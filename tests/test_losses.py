@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from logitstore import EMPTY_TAIL
-from tests.loss_scene import USED, K, N, V, inputs, rows, view
+from tests.loss_scene import USED, K, N, V, inputs, rows, sampler, view
 from tests.loss_settings import variants
 from trainer.losses import (
     LOSSES,
     DenseRows,
     LossInputs,
+    SampledTokens,
     bucketed,
     kl_terms,
 )
@@ -23,6 +24,12 @@ ALL = variants()
 
 def divergence(name: str, *sides_and_used) -> torch.Tensor:
     return ALL[name].divergence(inputs(*sides_and_used))
+
+
+def drawn(p_NV: torch.Tensor, labels_N: torch.Tensor) -> SampledTokens:
+    """The true tokens as samples of some model."""
+    log_p_N = p_NV.gather(1, labels_N[:, None]).squeeze(1)
+    return SampledTokens(log_teacher_N=log_p_N.float(), log_sampler_N=sampler(labels_N).float())
 
 
 # From 5 nats down to 0.01: where the head holds all but 1e-9, differences of masses give NaN.
@@ -56,6 +63,7 @@ def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperatur
         used_NK=torch.ones(N, k, dtype=torch.bool),
         is_label_NK=torch.arange(k) == labels[:, None],
         log_label_N=log_q.gather(1, labels[:, None]).squeeze(1).float(),
+        sampled=drawn(p, labels),
     )
     found = ALL[name].divergence(given)
     found.sum().backward()
@@ -66,6 +74,7 @@ def test_a_loss_is_its_own_dense_reference_over_the_kept_tokens(name, temperatur
         log_teacher_RV=p,
         kept_RV=kept,
         label_ids_R=labels,
+        log_sampler_R=sampler(labels),
     )
     expected = ALL[name].reference(dense)
     expected.sum().backward()
@@ -100,6 +109,7 @@ def test_float32_is_right_from_a_hundredth_of_a_nat_to_six(name, entropies):
         used_NK=torch.ones(8, 32, dtype=torch.bool),
         is_label_NK=torch.arange(32) == labels[:, None],
         log_label_N=log_q.gather(1, labels[:, None]).squeeze(1).float(),
+        sampled=drawn(p, labels),
     )
     found = ALL[name].divergence(given)
     found.sum().backward()
@@ -108,6 +118,7 @@ def test_float32_is_right_from_a_hundredth_of_a_nat_to_six(name, entropies):
         log_teacher_RV=p,
         kept_RV=kept.expand(8, -1),
         label_ids_R=labels,
+        log_sampler_R=sampler(labels),
     )
     expected = ALL[name].reference(dense)
     expected.sum().backward()

@@ -252,6 +252,11 @@ def test_bytes_are_shown_by_their_size() -> None:
     assert line == "[5 s] hashing: 50%, 10 bytes, 123 MB/s"
 
 
+def test_a_rate_that_would_read_nought_is_not_shown() -> None:
+    now = Progress(stage="sweeping", fraction=0.5, done=4, unit="runs", rate=0.04)
+    assert log_line(now, seconds=5.0, of_stage=5.0) == "[5 s] sweeping: 50%, 4 runs"
+
+
 # --- real terminals and pipes -------------------------------------------------------------------
 
 _SCRIPT = """

@@ -210,10 +210,10 @@ def test_only_a_text_beyond_its_window_shows_a_window(
     teacher, student = (tiny_mistral(window) for window in (32, 36))
     student.load_state_dict(teacher.state_dict())
     monkeypatch.setattr(agreement, "_refuse_other_kind", lambda *_, **__: None)
-    assert agreement._lengths(student) == [24, 44]
+    assert agreement.probe_lengths(student) == [24, 44]
     with pytest.raises(ModelError, match="on 44 tokens"):
         proof(teacher, student, tuple(range(LAYERS)))
-    monkeypatch.setattr(agreement, "_lengths", lambda _: [24])
+    monkeypatch.setattr(agreement, "probe_lengths", lambda _: [24])
     assert proof(teacher, student, tuple(range(LAYERS))) == 0
 
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from transformers.utils import logging
 
 import logitstore
 import trainer
@@ -146,8 +147,16 @@ def test_what_is_done_is_skipped_and_a_larger_grid_extends_it(place):
     assert all(row["loss"]["seeds"] == 2 for row in again.rows)
 
 
-def test_runs_at_the_same_time_give_the_same_weights(tmp_path):
-    """In processes of their own, which open the stores by their names."""
+@pytest.fixture
+def no_bars():
+    """What a command line does: transformers prints no progress bars."""
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+
+
+def test_runs_at_the_same_time_give_the_same_weights(tmp_path, capfd, no_bars):
+    """In processes of their own, which open the stores by their names and print no bars."""
     for name, seed in (("train", 0), ("held", 1)):
         texts = tmp_path / f"{name}.jsonl"
         words = np.random.default_rng(seed).choice(["cat", "dog", "sat", "mat", "the"], (8, 12))
@@ -189,6 +198,7 @@ def test_runs_at_the_same_time_give_the_same_weights(tmp_path):
         )
         for jobs in (1, 2)
     ]
+    assert "it/s" not in capfd.readouterr().err
     for one, other in zip(*(sweep.rows for sweep in found), strict=True):
         assert one["loss"]["mean"] == pytest.approx(other["loss"]["mean"], rel=1e-6)
 

@@ -16,6 +16,7 @@ import logitstore
 import trainer
 from logitstore import ModelError, SettingError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
+from tests.loss_settings import OF_ENTRIES
 from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
 from tests.tiny_models import CONFIGS, tiny
 from trainer.losses import DenseRows
@@ -113,7 +114,7 @@ def dense(model, store, batch, *, temperature):
     )
 
 
-@pytest.mark.parametrize("name", trainer.LOSSES)
+@pytest.mark.parametrize("name", OF_ENTRIES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_loss_of_a_batch_is_the_dense_one(name, temperature):
     store, model, alpha = MemoryStore(), tiny(), 0.7

@@ -40,7 +40,7 @@ def main() -> None:
     seconds: dict[tuple[str, float], list[float]] = defaultdict(list)
     for number in range(given.rounds + 1):
         for name, loss in LOSSES.items():
-            for temperature in TEMPERATURES:
+            for temperature in temperatures(loss):
                 took = scene.seconds(loss, temperature)
                 if number:  # the first round warms up
                     seconds[name, temperature].append(took)
@@ -52,9 +52,16 @@ def main() -> None:
         cells = [
             f"{median(seconds[name, one]):.3f} | "
             f"{ratio(seconds[name, one], seconds['forward_kl', one]):.3f}"
+            if seconds[name, one]
+            else "- | -"
             for one in TEMPERATURES
         ]
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def temperatures(loss: Loss) -> tuple[float, ...]:
+    """Those that it is taken at: one of sampled tokens at 1 alone."""
+    return (1.0,) if loss.of_samples else TEMPERATURES
 
 
 def ratio(ours: list[float], other: list[float]) -> float:
@@ -96,6 +103,7 @@ class Scene:
             loss=loss,
             sparsifier=SPEC,
             vocab_size=self.head.vocab_size,
+            sampler_logprobs_N=self.targets.label_logprob_N,
         )
         found.loss.backward()
         return time.process_time() - began

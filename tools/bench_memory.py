@@ -150,6 +150,7 @@ def _targets(shape: Shape) -> TargetTensors:
         count_N=torch.full((shape.rows,), shape.k),
         tail_logmass_NB=torch.tensor([-2.3, 0.0, 2.0, 5.0]).repeat(shape.rows, 1),
         entropy_N=torch.full((shape.rows,), 3.0),
+        label_logprob_N=torch.full((shape.rows,), -3.0),
     )
 
 

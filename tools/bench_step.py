@@ -1,9 +1,11 @@
 """A step of `trainer fit` beside the same step of plain `transformers.Trainer` cross-entropy.
 
     python -m tools.bench_step [--teacher FOLDER] [--data FILE] [--steps 12] [--tokens 4096]
+                               [--loss forward_kl] [--temperature 1,2]
 
 The same student, store, documents, layout of rows and optimiser; the plain one computes its loss as
-transformers does. Short runs of the two alternate; the ratio is of medians.
+transformers does. Short runs of all alternate; a ratio is of medians. `--loss all` measures every
+loss, `--threads 1` counts the seconds of one core, so that other load counts little.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ import trainer
 from tools.bench_corpus import docstrings, teacher_folder
 from tools.demo_teacher import llama_config
 from trainer.data.rows import RowLayout, lay_out
+from trainer.losses import LOSSES
 from trainer.training.student import load_student
 
 K = 64
@@ -36,10 +40,10 @@ class _Clock(TrainerCallback):
     """Wall time of each optimiser step, its batch included."""
 
     def __init__(self) -> None:
-        self.times = [time.perf_counter()]
+        self.times = [now()]
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(now())
 
     def seconds(self) -> list[float]:
         """Of each step but the first two, which warm up."""
@@ -53,23 +57,42 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--loss", choices=[*LOSSES, "all"], default="forward_kl")
+    parser.add_argument("--temperature", default="1", help="several, separated by commas")
+    parser.add_argument("--threads", type=int, default=None)
     given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    losses = list(LOSSES) if given.loss == "all" else [given.loss]
+    temperatures = [float(one) for one in given.temperature.split(",")]
+    sizes = {"steps": given.steps, "tokens": given.tokens}
+    plain: list[float] = []
+    ours: dict[tuple[str, float], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        teacher = teacher_folder(given.teacher, work)
-        store, student = made(teacher, given.data, work)
-        ours: list[float] = []
-        plain: list[float] = []
+        store, student = made(teacher_folder(given.teacher, work), given.data, work)
         for number in range(ROUNDS):
-            sizes = {"steps": given.steps, "tokens": given.tokens}
             plain += plain_steps(store, student, work / f"plain-{number}", **sizes)
-            ours += our_steps(store, student, work / f"ours-{number}", **sizes)
-    ratio = float(np.median(ours) / np.median(plain))
+            for loss in losses:
+                for each in temperatures:
+                    out = work / f"{loss}-{each:g}-{number}"
+                    ours[loss, each] += our_steps(
+                        store, student, out, loss=loss, temperature=each, **sizes
+                    )
+    base = float(np.median(plain))
     print(
-        f"\n| step of {given.tokens:,} tokens, K = {K}, T = 1 | median, s |\n|---|---|\n"
-        f"| trainer fit | {np.median(ours):.3f} |\n"
-        f"| plain cross-entropy | {np.median(plain):.3f} |\n| **ratio** | **{ratio:.3f}** |"
+        f"\nsteps of {given.tokens:,} tokens, K = {K}; plain cross-entropy {base:.3f} s\n\n"
+        f"| loss | {' | '.join(f'T = {one:g}, s | / plain' for one in temperatures)} |\n"
+        f"|---|{'---|' * 2 * len(temperatures)}"
     )
+    for loss in losses:
+        medians = [float(np.median(ours[loss, one])) for one in temperatures]
+        print(f"| {loss} | {' | '.join(f'{one:.3f} | {one / base:.3f}' for one in medians)} |")
+
+
+def now() -> float:
+    """The clock, seconds: of this process's core where it has one thread, else of the wall."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def made(teacher: Path, data: Path | None, work: Path) -> tuple[Path, Path]:
@@ -83,7 +106,16 @@ def made(teacher: Path, data: Path | None, work: Path) -> tuple[Path, Path]:
     return store, student
 
 
-def our_steps(store: Path, student: Path, out: Path, *, steps: int, tokens: int) -> list[float]:
+def our_steps(
+    store: Path,
+    student: Path,
+    out: Path,
+    *,
+    steps: int,
+    tokens: int,
+    loss: str = "forward_kl",
+    temperature: float = 1.0,
+) -> list[float]:
     """Seconds of each step of `trainer fit` but the first."""
     reports: list[float] = []
     trainer.fit(
@@ -91,12 +123,14 @@ def our_steps(store: Path, student: Path, out: Path, *, steps: int, tokens: int)
         student=student,
         out=out,
         steps=steps,
+        loss=loss,
+        temperature=temperature,
         batch_tokens=tokens,
         micro_tokens=tokens,
         log_steps=1,
         save_steps=10**6,
         device="cpu",
-        report=lambda _: reports.append(time.perf_counter()),
+        report=lambda _: reports.append(now()),
     )
     return np.diff(reports)[1:].tolist()
 

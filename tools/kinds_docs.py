@@ -24,7 +24,12 @@ _HEAD = """# Sparsifiers, codecs and losses
 Made from their declarations by `make docs`; do not edit. What each declares is said once, in its
 own module; [architecture](architecture.md) says how to add one.
 """
-_BOUNDS = {"lower": "a lower bound", "upper": "an upper bound", "none": "no bound"}
+_BOUNDS = {
+    "lower": "a lower bound",
+    "upper": "an upper bound",
+    "none": "no bound",
+    "same": "the same value",
+}
 _VOCABULARY = 32_768  # for the codecs: what they state does not depend on it
 
 

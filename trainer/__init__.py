@@ -1,8 +1,8 @@
 """Distil student language models from a store of a teacher's distributions.
 
-`fit`, `evaluate`, `make_student` and `report` do what the commands `fit`, `eval`, `student` and
-`report` do. The other names are their parts, for a training loop of your own. Importing this
-package does not load torch, which is loaded on first use.
+`fit`, `evaluate`, `make_student`, `diagnose` and `report` do what the commands `fit`, `eval`,
+`student`, `diagnose` and `report` do. The other names are their parts, for a training loop of your
+own. Importing this package does not load torch, which is loaded on first use.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainer.data.retokenized import RetokenizedStore, retokenize
     from trainer.data.rows import Batch
     from trainer.data.store import StoreLike
+    from trainer.diagnosis.diagnose import diagnose
     from trainer.evaluation.measure import evaluate
     from trainer.losses import LOSSES, SPAN_LOSSES, Loss, SpanLoss
     from trainer.losses.distillation import distillation_loss
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.training.batching import training_batches
     from trainer.training.fit import fit
     from trainer.training.loop import DistillationTrainer
-    from trainer.training.mixing import mix
+    from trainer.training.mixing import average, mix
     from trainer.training.student import load_student
 
     __version__: str
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOSSES",
     "SPAN_LOSSES",
+    "AveragedStore",
     "Batch",
     "Batches",
     "DistillationTrainer",
@@ -42,6 +44,8 @@ __all__ = [
     "RetokenizedStore",
     "SpanLoss",
     "StoreLike",
+    "average",
+    "diagnose",
     "distillation_loss",
     "evaluate",
     "fit",
@@ -58,6 +62,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "__version__": "logitstore",
+        "AveragedStore": "trainer.data.averaged",
         "Batch": "trainer.data.rows",
         "Batches": "trainer.data.batches",
         "DistillationTrainer": "trainer.training.loop",
@@ -69,6 +74,8 @@ __getattr__, __dir__ = lazy_names(
         "SPAN_LOSSES": "trainer.losses",
         "SpanLoss": "trainer.losses",
         "StoreLike": "trainer.data.store",
+        "diagnose": "trainer.diagnosis.diagnose",
+        "average": "trainer.training.mixing",
         "distillation_loss": "trainer.losses.distillation",
         "evaluate": "trainer.evaluation.measure",
         "fit": "trainer.training.fit",

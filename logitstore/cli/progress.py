@@ -35,6 +35,7 @@ _LEAST_BAR = 6  # columns
 _MOST_BAR = 40
 _GAP = 2  # columns between two parts
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_SLOW = 0.05  # below this rate it would read 0.0: the time left says more
 _STEADY = 10  # from this rate on no digit behind the point is shown: it would only flicker
 
 
@@ -254,6 +255,8 @@ def _rate(progress: Progress) -> list[str]:
         for size, name in _UNITS:
             if progress.rate >= size:
                 return [f"{progress.rate / size:.0f} {name}/s"]
+    if progress.rate < _SLOW:
+        return []
     digits = 0 if progress.rate >= _STEADY else 1
     return [f"{progress.rate:,.{digits}f} {progress.unit}/s"]
 

@@ -22,12 +22,13 @@ from logitstore.format.json import parse_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ANSWERS_FORMAT", "ANSWER_COLUMNS", "KEY", "AnswersMetadata"]
+__all__ = ["ANSWERS_FORMAT", "ANSWER_COLUMNS", "KEY", "AnswersMetadata", "told_of_answers"]
 
 KEY = b"logitstore"
 ANSWER_COLUMNS = ("input_ids", "loss_mask", "sampler_logprobs")  # that tokens are read from
 ANSWERS_FORMAT = "logitstore-answers/1"
 _PARTS = ("model", "tokenizer", "settings", "corpus")
+_OFF: tuple[Any, ...] = (None, [], "auto", "{}")  # values of settings that do nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,21 @@ class AnswersMetadata:
             "settings": self.settings,
             "corpus": corpus,
         }
+
+
+def told_of_answers(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Who gave answers, and by which settings, but for those that are off.
+
+    content: of a store's spec: the objects of `AnswersMetadata`, from anywhere.
+    """
+    model, settings = (
+        content[name] if isinstance(content.get(name), dict) else {}
+        for name in ("model", "settings")
+    )
+    return {
+        **{name: model.get(name) for name in ("name", "fingerprint", "architecture", "dtype")},
+        "settings": {name: value for name, value in settings.items() if value not in _OFF},
+    }
 
 
 def _check_vocab_size(found: object, place: str) -> None:

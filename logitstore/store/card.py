@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import SettingError, StorageError, printable
+from logitstore.format.answers import told_of_answers
 from logitstore.format.edits import edits_of
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.last_audit import FIGURES, MOST_AUDIT_BYTES, last_audit, parse_audit
@@ -132,10 +133,11 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
         "terms of the teacher": facts.teacher_license or _NOT_STATED,
         "corpus": spec.corpus.name,
         "corpus, as it was read": f"sha256 {spec.corpus.fingerprint}",
+        **_answers(spec),
         "terms of the corpus": facts.corpus_license or _NOT_STATED,
         "terms of this store": facts.license or _NOT_STATED,
         "documents": f"{manifest.documents:,}",
-        "targets": f"{manifest.targets:,}",
+        "targets": f"{manifest.targets:,}{_positions(spec)}",
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
         "sparsifier": f"{spec.sparsifier.name}, "
         f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target{held}",
@@ -150,6 +152,23 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
             for number, one in enumerate(edits_of(spec, place=SPEC), start=1)
         },
     }
+
+
+def _positions(spec: StoreSpec) -> str:
+    rule = spec.text.positions
+    return "" if rule is None else f", at positions chosen by {rule} alone"
+
+
+def _answers(spec: StoreSpec) -> dict[str, str]:
+    """A row for each model whose answers the store holds."""
+    rows = {}
+    for number, content in enumerate(spec.corpus.answers, start=1):
+        told = told_of_answers(content)
+        words = [f"{name.replace('_', '-')} {value}" for name, value in told["settings"].items()]
+        rows[f"answers {number}"] = (
+            f"of {told['name']}, sha256 {told['fingerprint']}; drawn with {', '.join(words)}"
+        )
+    return rows
 
 
 def _front_matter(spec: StoreSpec, manifest: Manifest, facts: CardFacts) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from logitstore.format.answers import told_of_answers
 from logitstore.format.edits import edits_of
 from logitstore.format.spec import SparsifierSpec, StoreSpec
 from logitstore.options import takes
@@ -60,7 +61,7 @@ def _content(store: Store) -> dict[str, Any]:
         "teacher": _teacher(spec),
         "tokenizer": _told(spec.tokenizer, "fingerprint bos_token_id eos_token_id"),
         "corpus": _corpus(spec) | {"skipped": store.totals.skipped},
-        "answers": [_answers(one) for one in spec.corpus.answers],
+        "answers": [told_of_answers(one) for one in spec.corpus.answers],
         "retained_mass": of_sum("head_mass", 1),
         "teacher_loss": of_sum("label_logprob", -1),
         "teacher_entropy": of_sum("entropy", 1),
@@ -103,21 +104,8 @@ def _teacher(spec: StoreSpec) -> dict[str, Any]:
 def _corpus(spec: StoreSpec) -> dict[str, Any]:
     """Which texts were read, and how."""
     read = "max_length records turns ignored_fields template_date teacher_system teacher_messages"
-    told = _told(spec.corpus, "name fingerprint") | _told(spec.text, read)
+    told = _told(spec.corpus, "name fingerprint") | _told(spec.text, f"{read} positions")
     return told | {"ignored_fields": list(spec.text.ignored_fields)}
-
-
-def _answers(content: dict[str, Any]) -> dict[str, Any]:
-    """Who gave answers that the store holds, and by which settings, but for those that are off."""
-    model, settings = (
-        content[name] if isinstance(content.get(name), dict) else {}
-        for name in ("model", "settings")
-    )
-    off: tuple[Any, ...] = (None, [], "auto", "{}")
-    return {
-        **{name: model.get(name) for name in ("name", "fingerprint", "architecture", "dtype")},
-        "settings": {name: value for name, value in settings.items() if value not in off},
-    }
 
 
 def _options(spec: SparsifierSpec) -> dict[str, Any]:

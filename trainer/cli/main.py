@@ -26,6 +26,8 @@ from logitstore.plumbing import (
     show_progress,
 )
 from trainer.data.sources import sources_of
+from trainer.diagnosis.lines import diagnosis_lines
+from trainer.diagnosis.options import DiagnoseOptions
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.signs import lines
 from trainer.evaluation.task_lines import task_lines
@@ -110,6 +112,28 @@ def evaluate(*, json: bool, **options: Any) -> None:
             say(line)
 
 
+@command(app, options=(*options_of(DiagnoseOptions), JSON), check=DiagnoseOptions, again=AGAIN)
+def diagnose(*, json: bool, **options: Any) -> None:
+    """Say what is likely wrong with a run, and what to do about it.
+
+    A sample of the store's documents is measured. Findings come first, the most serious at the
+    top; a run in which nothing is found may still be short, or too small a model.
+    """
+    refuse_bad_store(options["logits"])
+    refuse_bad_model(base_of(str(options["model"]))[0])
+    announce_hub(options["model"])
+    with show_progress("starting") as on_progress, _telling_warnings():
+        quiet_libraries()
+        from trainer.diagnosis.diagnose import diagnose as run
+
+        result = run(**options, on_progress=on_progress)
+    if json:
+        print_json(result)
+    else:
+        for line in diagnosis_lines(result):
+            say(line)
+
+
 @command(app, options=(*options_of(StudentOptions), JSON), check=StudentOptions, again=AGAIN)
 def student(*, json: bool, **options: Any) -> None:
     """Make a student of some of its teacher's layers.
@@ -144,7 +168,7 @@ def student(*, json: bool, **options: Any) -> None:
     again="Run the same command to go on: runs that are done are skipped",
 )
 def sweep(*, json: bool, **options: Any) -> None:
-    """Run a grid of settings with several seeds, and say what that shows.
+    """Run a grid of settings with several seeds; say what that shows.
 
     Each value of an axis (store, student, alpha, temperature, divergence, learning rate) is
     combined with each of the others. Settings are compared by the held-out loss, seed by seed.
@@ -251,6 +275,8 @@ def _words(one: dict[str, float], *, parts: bool = True) -> str:
         return f"loss {one['loss']:.4f}"
     terms = ""
     top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
+    if "selected" in one:
+        top += f"  selected {one['selected']:.1%}"
     if "kl" not in one:  # of a store that does not know the mass of its entries
         terms = f"ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
         return f"loss {one['loss']:.4f}  {terms}{top}"

@@ -12,10 +12,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore import SettingError, StoreError
 from trainer.data.ahead import in_worker, made_ahead
+from trainer.data.mixture import MixedStore
 from trainer.data.options import EPOCHS, RANKS, rank_option
 from trainer.data.packing import (
     Bin,
@@ -30,10 +33,11 @@ from trainer.data.rows import Batch, RowLayout, lay_out
 from trainer.data.store import reading_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from logitstore import DocumentBlock, StoredDocument, StoreSpec
     from trainer.data.order import Place
+    from trainer.data.selection import Selection
     from trainer.data.store import Ahead, StoreLike
 
 __all__ = ["Batches", "count_steps"]
@@ -81,6 +85,7 @@ class Batches(IterableDataset[Batch]):
         border: The length beyond which documents get a pass of their own; None is one for all.
         temperature: The temperature of those draws, and of the loss.
         epochs: Passes over the store; None is without end.
+        selection: Which targets count in the soft part of the loss; None is all.
         rank: The number of this process among `ranks`.
         ranks: Processes that share each optimiser step.
     """
@@ -96,6 +101,7 @@ class Batches(IterableDataset[Batch]):
         border: int | None = None,
         temperature: float = 1.0,
         epochs: int | None = None,
+        selection: Selection | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -109,6 +115,7 @@ class Batches(IterableDataset[Batch]):
         self.per_step = packing.bins_of_a_rank(ranks)
         self.position = Position.start(packing)
         self.temperature = temperature
+        self.selection = selection
         self._store = store
         self._lengths = lengths
         self._layout = layout
@@ -143,6 +150,7 @@ class Batches(IterableDataset[Batch]):
             border=self._border,
             temperature=self.temperature,
             epochs=self._epochs,
+            selection=self.selection,
             rank=rank,
             ranks=ranks,
         )
@@ -232,7 +240,25 @@ class Batches(IterableDataset[Batch]):
             spec=self.spec,
             temperature=self.temperature,
             after=None if after is None else self._state(after),
+            selected_R=self._selected_R(one.places, documents),
         )
+
+    def _selected_R(
+        self, places: Sequence[Place], documents: Sequence[StoredDocument]
+    ) -> torch.Tensor | None:
+        """Which targets of a bin are selected, in their order; None where all count."""
+        if self.selection is None:
+            return None
+        store = self._store
+        parts = [
+            store.place_of(place.block)[0] if isinstance(store, MixedStore) else 0
+            for place in places
+        ]
+        found = [
+            self.selection.selected_R(stored.targets, part=part)
+            for stored, part in zip(documents, parts, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate([np.zeros(0, dtype=bool), *found]))
 
     def _state(self, position: Position) -> dict[str, Any]:
         return position.to_json() | {"packing": self.packing.to_json()}

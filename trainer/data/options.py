@@ -10,11 +10,14 @@ from dataclasses import replace
 from logitstore.plumbing import Option
 
 __all__ = [
+    "AVERAGE",
     "BATCH_TOKENS",
     "EPOCHS",
     "MICRO_TOKENS",
     "RANKS",
     "SEED",
+    "SELECT",
+    "SELECT_LABELS",
     "SPAN_ENDS",
     "WEIGHT",
     "WINDOW",
@@ -78,6 +81,37 @@ WEIGHT = Option(
     above=0,
     most=1000,
     python_only=True,
+)
+
+SELECT = Option(
+    name="select",
+    kind=str,
+    default=None,
+    nullable=True,
+    help="Let only some targets count in the divergence from the teacher, those of which it is "
+    "least sure: entropy:top:0.2 is a fifth of the store's. Likewise loss:top:0.2 by its loss on "
+    "the true token, bottom for the other end, entropy:above:1.5 or loss:below:3 by nats.",
+    unset="all count",
+)
+SELECT_LABELS = Option(
+    name="select_labels",
+    kind=str,
+    default="all",
+    help="Whose true tokens count in the rest of the loss, beside --select: those of all targets, "
+    "or of the selected ones.",
+    choices=lambda: ("all", "selected"),
+    needs="select",
+)
+AVERAGE = Option(
+    name="average",
+    kind=str,
+    default=None,
+    nullable=True,
+    help="Read each document with the targets of all stores, which are of one corpus by several "
+    "teachers: the loss is that of their mean, STORE@W weighing each teacher. Either all documents "
+    "must be in every store, or those that are not common to them are left out.",
+    unset="each document is read with the targets of its own store",
+    choices=lambda: ("all", "common"),
 )
 
 SPAN_ENDS = Option(

@@ -22,6 +22,7 @@ import torch
 
 from logitstore import ModelError, SettingError, SparseTargets
 from logitstore.plumbing import LengthClasses, evaluating, hidden_states, sparsifier_of
+from trainer.data.averaged import AveragedTargets
 from trainer.data.spans import SpanTargets
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import Document, StoreSpec
+    from trainer.data.selection import RowWeights
 
 __all__ = ["Batch", "RowLayout", "choose_border", "choose_layout", "lay_out"]
 
@@ -55,7 +57,7 @@ class Batch:
     at_R: torch.Tensor  # int64
     labels_R: torch.Tensor  # int64, the token that really follows
     # R rows; None where nothing counts, or no teacher was asked. Spans where its tokens are others.
-    targets: SparseTargets | SpanTargets | None
+    targets: SparseTargets | SpanTargets | AveragedTargets | None
     step_targets: int  # counted targets of the optimiser step, over all its batches and ranks
     tokens: int  # of its documents, without padding
     spec: StoreSpec | None = None  # of the store that the targets come from
@@ -64,6 +66,12 @@ class Batch:
     # Rows and width of each pass that the model makes over it, in order; empty is one over all.
     passes: tuple[tuple[int, int], ...] = ()
     filled_BW: torch.Tensor | None = None  # bool: positions that hold a token of a document
+    selected_R: torch.Tensor | None = None  # bool: which targets count in the soft part; None: all
+    # What the loss of each row is multiplied by, once it is known how many targets of the step are
+    # selected; None is 1.
+    weights: RowWeights | None = None
+    # float32, nats: with which each label was drawn; None where that is not known of all.
+    sampler_logprobs_R: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingError where the parts are not of one batch, or not of one store."""
@@ -71,6 +79,11 @@ class Batch:
         if self.at_R.shape != (rows,) or self.labels_R.shape != (rows,):
             raise _misfit(
                 "at_R and labels_R differ in length", found=f"{len(self.at_R)} and {rows} rows"
+            )
+        sampled = self.sampler_logprobs_R
+        if sampled is not None and sampled.shape != (rows,):
+            raise _misfit(
+                "sampler_logprobs_R and labels_R differ in length", found=len(sampled), allowed=rows
             )
         if self.targets is not None and len(self.targets) != rows:
             raise _misfit(
@@ -87,6 +100,12 @@ class Batch:
                 "position_ids_BW has another shape than input_ids_BW",
                 found=tuple(self.position_ids_BW.shape),
                 allowed=tuple(self.input_ids_BW.shape),
+            )
+        if self.selected_R is not None and self.selected_R.shape != (rows,):
+            raise _misfit(
+                "selected_R and labels_R differ in length",
+                found=len(self.selected_R),
+                allowed=rows,
             )
         if self.spec is not None:
             _refuse_other_store(self, self.spec)
@@ -161,6 +180,15 @@ def _refuse_other_store(batch: Batch, spec: StoreSpec) -> None:
     targets = batch.targets
     if targets is None or isinstance(targets, SpanTargets):
         return
+    parts: tuple[SparseTargets, ...] = (
+        targets.parts if isinstance(targets, AveragedTargets) else (targets,)
+    )
+    for one in parts:
+        _refuse_other_targets(one, spec)
+
+
+def _refuse_other_targets(targets: SparseTargets, spec: StoreSpec) -> None:
+    size = spec.tokenizer.vocab_size
     declared = sparsifier_of(spec.sparsifier).targets
     if targets.kind != declared:
         raise _misfit(
@@ -185,7 +213,7 @@ def lay_out(
     documents: Sequence[Document],
     *,
     layout: RowLayout,
-    targets: Sequence[SparseTargets] | Sequence[SpanTargets] = (),
+    targets: Sequence[SparseTargets] | Sequence[SpanTargets] | Sequence[AveragedTargets] = (),
     step_targets: int | None = None,
     border: int | None = None,
 ) -> Batch:
@@ -235,6 +263,7 @@ def lay_out(
         targets=_joined(targets) if len(at_R) else None,
         step_targets=len(at_R) if step_targets is None else step_targets,
         tokens=sum(lengths),
+        sampler_logprobs_R=_sampler_logprobs(documents),
         filled_BW=torch.from_numpy(filled_BW),
         passes=()
         if border is None
@@ -271,8 +300,8 @@ def _rows(lengths: list[int], numbers: list[int], layout: RowLayout) -> list[lis
 
 
 def _joined(
-    targets: Sequence[SparseTargets] | Sequence[SpanTargets],
-) -> SparseTargets | SpanTargets | None:
+    targets: Sequence[SparseTargets] | Sequence[SpanTargets] | Sequence[AveragedTargets],
+) -> SparseTargets | SpanTargets | AveragedTargets | None:
     """The targets of all documents; None where there is no teacher.
 
     Documents of several stores may have room for different numbers of entries.
@@ -282,8 +311,16 @@ def _joined(
     if isinstance(targets[0], SparseTargets):
         k = max(one.k for one in targets)  # type: ignore[union-attr]
         targets = [one.widened(k) for one in targets]  # type: ignore[union-attr]
-    joined: SparseTargets | SpanTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
+    joined: SparseTargets | SpanTargets | AveragedTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
     return joined
+
+
+def _sampler_logprobs(documents: Sequence[Document]) -> torch.Tensor | None:
+    """With which each counted token was drawn; None where a document does not know it."""
+    known = [one.sampler_logprobs_R for one in documents if one.sampler_logprobs_R is not None]
+    if not known or len(known) < len(documents):
+        return None
+    return torch.from_numpy(np.concatenate(known).astype(np.float32))
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:

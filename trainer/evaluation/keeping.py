@@ -24,23 +24,26 @@ from trainer.training.run_result import weight_hashes
 from trainer.training.state_files import EVALS, EVALUATION, NEWEST, write_state
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from trainer.evaluation.material import EvalData
     from trainer.evaluation.options import EvalOptions
 
-__all__ = ["Place"]
+__all__ = ["Place", "file_name"]
 
 _LONGEST = 100  # characters of a name that is made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where the result of an evaluation goes."""
+    """Where the result of an evaluation goes, or of a diagnosis."""
 
     folder: Path | None  # None: nowhere
-    name: str  # in evals/
+    name: str  # in the subfolder
     is_newest: bool  # whether eval.json holds it too
+    subfolder: str = EVALS
+    format: str = EVALUATION
 
     @staticmethod
     def of(options: EvalOptions, *, model: Path | None, store: EvalData | None) -> Place:
@@ -84,8 +87,8 @@ class Place:
         if self.folder is None:
             return
         weights = None if model is None else weight_hashes(model)
-        content = {"format": EVALUATION, "weights": weights} | result
-        write_state(self.folder / EVALS / f"{self.name}.json", content)
+        content = {"format": self.format, "weights": weights} | result
+        write_state(self.folder / self.subfolder / f"{self.name}.json", content)
         if self.is_newest:
             write_state(self.folder / NEWEST, content)
 
@@ -101,6 +104,15 @@ def _made_name(options: EvalOptions, store: EvalData | None) -> str:
         parts += [] if options.temperature == 1 else [f"T{options.temperature:g}"]
     else:
         parts = ["text", PurePath(str(options.data)).name]
+    return file_name(parts)
+
+
+def file_name(parts: Sequence[str]) -> str:
+    """A name that a file may have on every system, made of parts that say what it holds.
+
+    Args:
+        parts: In their order.
+    """
     name = re.sub("[^A-Za-z0-9._+-]", "_", "-".join(parts)).lstrip("._+-") or "evaluation"
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"

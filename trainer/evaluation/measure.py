@@ -29,12 +29,13 @@ from logitstore.plumbing import (
     takes,
     tell_stage,
 )
-from trainer.data.rows import RowLayout, choose_layout, lay_out
+from trainer.data.rows import choose_layout
 from trainer.evaluation.across import measure_spans
 from trainer.evaluation.harness import measure_tasks
 from trainer.evaluation.keeping import Place
 from trainer.evaluation.material import from_store, from_text
 from trainer.evaluation.options import EvalOptions
+from trainer.evaluation.passes import laid_out, passes, targets_of
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.evaluation.tasks import open_tasks
@@ -43,13 +44,11 @@ from trainer.losses import TargetTensors
 from trainer.training.run_result import refuse_changed_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from transformers import PreTrainedModel
 
     from trainer.data.rows import Batch
     from trainer.evaluation.comparison import Comparison
-    from trainer.evaluation.material import EvalData, Pair
+    from trainer.evaluation.material import EvalData
 
 __all__ = ["evaluate"]
 
@@ -178,12 +177,12 @@ def _measure(
     meter = Meter(on_progress, stage="measuring", unit="tokens")
     began = time.perf_counter()
     with torch.inference_mode():
-        for pairs in _batches(source.documents, lengths=lengths, batch_tokens=batch_tokens):
-            batch = _laid_out(pairs, layout)
+        for pairs in passes(source.documents, lengths=lengths, batch_tokens=batch_tokens):
+            batch = laid_out(pairs, layout)
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
             lengths.forget()
             hidden_ND = batch.hidden(model, inputs)
-            rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=_targets(pairs))
+            rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=targets_of(pairs))
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
             meter.tell(int(sums.values["tokens"]), fraction=source.read.fraction)
@@ -192,41 +191,6 @@ def _measure(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=time.perf_counter() - began,
         comparison=source.comparison,
-    )
-
-
-def _batches(
-    documents: Iterable[Pair], *, lengths: LengthClasses, batch_tokens: int
-) -> Iterator[list[Pair]]:
-    """Documents for a forward pass each: as many as fit and may meet, at least one."""
-    for pairs in _in_order(documents, batch_tokens=batch_tokens):
-        for places in lengths.groups([len(document) for document, _ in pairs]):
-            yield [pairs[place] for place in places]
-
-
-def _in_order(documents: Iterable[Pair], *, batch_tokens: int) -> Iterator[list[Pair]]:
-    waiting: list[Pair] = []
-    tokens = 0
-    for document, targets in documents:
-        if waiting and tokens + len(document) > batch_tokens:
-            yield waiting
-            waiting, tokens = [], 0
-        waiting.append((document, targets))
-        tokens += len(document)
-    if waiting:
-        yield waiting
-
-
-def _targets(pairs: Iterable[Pair]) -> torch.Tensor:
-    """int64 [D]: how many tokens of each document count."""
-    return torch.tensor([int(document.counted_L.sum()) for document, _ in pairs])
-
-
-def _laid_out(pairs: list[Pair], layout: RowLayout) -> Batch:
-    return lay_out(
-        [document for document, _ in pairs],
-        layout=layout,
-        targets=[targets for _, targets in pairs if targets is not None],
     )
 
 

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from logitstore.plumbing import lazy_names
 from trainer.losses.acceptance import acceptance
 from trainer.losses.alm import alm
-from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs
+from trainer.losses.base import DenseRows, HeadTail, Loss, LossInputs, SampledTokens
 from trainer.losses.decoupled import decoupled
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.jensen_shannon import jensen_shannon
 from trainer.losses.renormalised import renormalised
 from trainer.losses.residual_to_label import residual_to_label
 from trainer.losses.reverse_kl import reverse_kl
+from trainer.losses.sampled_reverse_kl import sampled_reverse_kl
 from trainer.losses.skewed_forward_kl import skewed_forward_kl
 from trainer.losses.skewed_reverse_kl import skewed_reverse_kl
 from trainer.losses.span_loss import SpanLoss
@@ -35,6 +36,7 @@ __all__ = [
     "Loss",
     "LossInputs",
     "RowLoss",
+    "SampledTokens",
     "SpanLoss",
     "TargetTensors",
     "View",
@@ -55,6 +57,7 @@ LOSSES: dict[str, Loss] = {
     for one in (
         forward_kl,
         reverse_kl,
+        sampled_reverse_kl,
         jensen_shannon,
         skewed_forward_kl,
         skewed_reverse_kl,

@@ -8,6 +8,9 @@ differentiable function of student and teacher in this form; the fused pass take
 autograd. A new loss is one file and one line of `LOSSES`; the conformance tests run over that
 table.
 
+A loss of sampled tokens looks at no entries: what it is given of a row are three probabilities of
+the token that was drawn there, by the student, by the teacher, and by the model that drew it.
+
 Nothing here imports torch, so that a command line can name every loss without the cost of it.
 
 Shapes: N rows, K entries, R rows of whole distributions, V vocabulary.
@@ -26,10 +29,10 @@ if TYPE_CHECKING:
 
     from logitstore.plumbing import Option
 
-__all__ = ["Bound", "DenseRows", "HeadTail", "Loss", "LossInputs", "TailUse"]
+__all__ = ["Bound", "DenseRows", "HeadTail", "Loss", "LossInputs", "SampledTokens", "TailUse"]
 
-Bound = Literal["lower", "upper", "none"]
-TailUse = Literal["bucket", "apart", "dropped", "label"]
+Bound = Literal["lower", "upper", "none", "same"]
+TailUse = Literal["bucket", "apart", "dropped", "label", "unseen"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,6 +48,14 @@ class HeadTail:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SampledTokens:
+    """The probabilities of N true tokens, where those were drawn from a known distribution."""
+
+    log_teacher_N: Tensor  # float32, nats, at T = 1
+    log_sampler_N: Tensor  # float32, nats: with which each was drawn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LossInputs:
     """Student and teacher of N targets over the same entries, both at the temperature T."""
 
@@ -53,6 +64,7 @@ class LossInputs:
     used_NK: Tensor  # bool: which entries are in use; all others are padding, or in the bucket
     is_label_NK: Tensor  # bool: which entry is the true token; none where that is in the bucket
     log_label_N: Tensor  # float32, nats: the student's log-probability of the true token
+    sampled: SampledTokens | None = None  # of the true tokens; for losses of sampled tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,6 +75,7 @@ class DenseRows:
     log_teacher_RV: Tensor  # float64, nats
     kept_RV: Tensor  # bool: which tokens a target keeps as entries; all others are its tail
     label_ids_R: Tensor  # int64: the true token
+    log_sampler_R: Tensor | None = None  # float64, nats: with which it was drawn, where it was
 
     def pooled(self, logprobs_RV: Tensor) -> Tensor:
         """The kept tokens, and as one more column all others together, [R, V + 1], nats.
@@ -91,14 +104,19 @@ class Loss:
 
     `tail` says what the loss makes of the teacher's bucket: it is compared with the student's, as
     an entry is ("bucket") or at a weight of its own ("apart"), it is left out and the head
-    renormalised ("dropped"), or its mass is given to the true token ("label").
+    renormalised ("dropped"), its mass is given to the true token ("label"), or neither it nor any
+    entry is looked at ("unseen").
 
     `linear` says that the gradient on the student is linear in the teacher, over given entries and
     bucket: the divergence of a mixture of two teachers is the mixture of theirs, up to a term that
     no student changes (for forward KL the teacher's entropy).
 
     `bound` says what its value over entries and one bucket is of its value where all tokens are
-    entries: a lower bound, an upper one, or neither. Where the bucket is empty both are equal.
+    entries: a lower bound, an upper one, neither, or the same value. Where the bucket is empty both
+    are equal.
+
+    `of_samples` says that it is a loss of sampled tokens. It is given `LossInputs.sampled`, serves
+    stores that hold with which probability each token was drawn, and asks nothing of their entries.
 
     `options` are what a user may set: options of `fit` by their names, each with its default here.
     The two functions are given their values by keyword; those of a `Loss` have got them already.
@@ -117,6 +135,7 @@ class Loss:
     options: Mapping[Option, Any] = field(default_factory=dict, hash=False)
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of options, by name
     sets_apart: str | None = None
+    of_samples: bool = False
 
     @property
     def serves_drawn(self) -> bool:
@@ -124,9 +143,20 @@ class Loss:
 
         It must be linear, and ask nothing of the tail but what it weighs: drawn entries have no
         bucket, so a loss that gives the tail's mass to the label would find none to give, and one
-        that weighs the tail apart would weigh as the head what was drawn of the tail.
+        that weighs the tail apart would weigh as the head what was drawn of the tail. A loss of
+        sampled tokens looks at no weights.
         """
-        return self.linear and self.tail == "bucket"
+        return self.of_samples or (self.linear and self.tail == "bucket")
+
+    @property
+    def serves_mean(self) -> bool:
+        """Whether the mean of its values by several teachers teaches as the teachers' mean does.
+
+        It must be linear, over entries and bucket of each store's own; a loss that weighs the tail
+        apart would weigh as the head of one what is the tail of another. For a loss of sampled
+        tokens the mean's own probability of the token is taken.
+        """
+        return self.of_samples or (self.linear and self.tail != "apart")
 
     def with_options(self, **values: Any) -> Loss:
         """The same loss with other values of its options; those that are not given stay.
@@ -158,6 +188,7 @@ class Loss:
             ("times_temperature_squared", isinstance(self.times_temperature_squared, bool)),
             ("values", self.values.keys() <= values.keys()),
             ("sets_apart", self.sets_apart is None or self.sets_apart in values),
+            ("of_samples", self.of_samples is (self.tail == "unseen")),
         ):
             if not fits:
                 raise TypeError(

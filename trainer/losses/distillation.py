@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from logitstore import ModelError, SettingError
 from logitstore.plumbing import LMHead, sparsifier_of
 from trainer.data.answer_files import labels_only, refuse_teacher
+from trainer.data.averaged import AveragedTargets
 from trainer.data.rows import Batch
 from trainer.data.spans import SpanTargets, has_spans
 from trainer.losses import LOSSES, SPAN_LOSSES, SpanLoss, choose_view
+from trainer.losses.averaged import averaged_distillation_loss
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
-from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
+from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, refuse_average
 from trainer.losses.routers import Routers
+from trainer.losses.samples import refuse_unsampled
 from trainer.losses.span_objective import SpanTensors, span_distillation_loss
 from trainer.losses.tensors import TargetTensors
 
@@ -182,7 +185,7 @@ class _LossRequest:
         self._sums_of = None
         if batch.targets is not None:
             self._sums_of = _sums_of(
-                batch.targets,
+                batch,
                 self._spec,
                 device=device,
                 objective={"alpha": alpha, "temperature": temperature, "loss": loss},
@@ -206,6 +209,8 @@ class _LossRequest:
         sums = result.sums
         if labels_only(self._spec):  # what the rest compares with is no teacher
             sums = {name: sums[name] for name in ("loss", "ce")}
+        if self._batch.selected_R is not None:
+            sums = sums | {"selected": self._batch.selected_R.sum()}
         loss, balance = result.loss, None if routers is None else routers.loss(self._batch)
         if routers is not None and balance is not None:
             # The loop divides by the targets of the step: each batch counts by its share of them.
@@ -215,18 +220,19 @@ class _LossRequest:
 
 
 def _sums_of(
-    targets: SparseTargets | SpanTargets,
+    batch: Batch,
     spec: Any,
     *,
     device: torch.device,
     objective: dict[str, Any],
 ) -> Callable[..., LossSums]:
-    """The loss of rows with these targets, which are moved to `device`.
+    """The loss of rows with the targets of a batch, which are moved to `device`.
 
     Raises SettingError where it cannot be had from them.
     """
+    targets = cast("SparseTargets | SpanTargets | AveragedTargets", batch.targets)
     spans = isinstance(objective["loss"], SpanLoss)
-    if spans != isinstance(targets, SpanTargets):
+    if spans != isinstance(targets, SpanTargets) or isinstance(targets, AveragedTargets):
         refuse_unserved(spec, loss=objective["loss"], temperature=objective["temperature"])
     if isinstance(targets, SpanTargets):
         return functools.partial(
@@ -236,11 +242,24 @@ def _sums_of(
             teacher_vocab_size=spec.teacher_vocab_size,
             **objective,
         )
+    sampler_R = batch.sampler_logprobs_R
+    objective = objective | {
+        "vocab_size": spec.tokenizer.vocab_size,
+        "sampler_logprobs_N": None if sampler_R is None else sampler_R.to(device),
+    }
+    if isinstance(targets, AveragedTargets):
+        return functools.partial(
+            averaged_distillation_loss,
+            targets=[TargetTensors.of(one).to(device) for one in targets.parts],
+            teacher_weights=targets.weights,
+            sparsifiers=spec.averaged,
+            **objective,
+        )
     return functools.partial(
         sparse_distillation_loss,
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
-        vocab_size=spec.tokenizer.vocab_size,
+        weights=None if batch.weights is None else batch.weights.to(device),
         **objective,
     )
 
@@ -300,6 +319,9 @@ def refuse_unserved(spec: Any, *, loss: Loss | SpanLoss, temperature: float) -> 
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(spec.sparsifier, temperature=temperature)
     else:
+        refuse_unsampled(spec, loss=loss)
+        if getattr(spec, "averaged", ()):
+            refuse_average(loss)
         choose_view(spec.sparsifier, loss=loss, temperature=temperature)
 
 
@@ -312,6 +334,12 @@ def _refuse_misfits(model: torch.nn.Module, batch: Batch) -> None:
             )
     if batch.targets is None and len(batch.labels_R):
         raise SettingError("the batch has labels, and no targets to learn them from", place="batch")
+    if batch.selected_R is not None and batch.weights is None:
+        raise SettingError(
+            "the batch has selected targets, and how many the step has is not known from it",
+            place="batch",
+            remedy="Train with `trainer.DistillationTrainer`, or make batches without `select`",
+        )
     inner = _transformers_model(model)
     if not hasattr(inner, "get_input_embeddings"):
         raise SettingError("model is no transformers model", found=type(inner).__name__)

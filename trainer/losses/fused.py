@@ -17,13 +17,21 @@ D width, B stored temperatures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainer.losses.chunked import ChunkExp, LossSums, chunk_rows_of, chunked_loss, exponentiate
+from trainer.losses.chunked import (
+    ChunkExp,
+    LossSums,
+    Objective,
+    chunk_rows_of,
+    chunked_loss,
+    exponentiate,
+)
 from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
+from trainer.losses.samples import unsampled
 from trainer.losses.tensors import TargetTensors
 
 if TYPE_CHECKING:
@@ -33,9 +41,10 @@ if TYPE_CHECKING:
 
     from logitstore import SparsifierSpec
     from logitstore.plumbing import LMHead
+    from trainer.data.selection import RowWeights
     from trainer.losses.base import Loss
 
-__all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss"]
+__all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss", "sparse_objective"]
 
 
 def sparse_distillation_loss(
@@ -49,6 +58,8 @@ def sparse_distillation_loss(
     loss: Loss,
     sparsifier: SparsifierSpec,
     vocab_size: int,
+    weights: RowWeights | None = None,
+    sampler_logprobs_N: Tensor | None = None,
     chunk_rows: int | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
@@ -64,15 +75,63 @@ def sparse_distillation_loss(
         sparsifier: The one that made the targets.
         vocab_size: V. Further columns of `head` are columns of the student's softmax that hold no
             token.
+        weights: What the two parts of each row's loss are multiplied by; None is 1.
+        sampler_logprobs_N: Nats: with which each true token was drawn; needed by losses of sampled
+            tokens, and looked at by no other.
         chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
 
     Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
     only scaled in backward; without grad mode nothing but the values is computed. Raises
     SettingError where the targets cannot serve the temperature or the loss.
     """
-    objective = _SparseObjective(
+    objective = sparse_objective(
+        targets,
+        label_ids_N,
+        alpha=alpha,
+        temperature=temperature,
+        loss=loss,
+        sparsifier=sparsifier,
+        vocab_size=vocab_size,
+        weights=weights,
+        sampler_logprobs_N=sampler_logprobs_N,
+        chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+    )
+    return chunked_loss(hidden_ND, head, objective)
+
+
+def sparse_objective(
+    targets: TargetTensors,
+    label_ids_N: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    loss: Loss,
+    sparsifier: SparsifierSpec,
+    vocab_size: int,
+    chunk_rows: int,
+    weights: RowWeights | None = None,
+    sampler_logprobs_N: Tensor | None = None,
+) -> Objective:
+    """What `sparse_distillation_loss` makes of logits.
+
+    Args:
+        targets: As for all arguments, see there.
+        label_ids_N: int64: the true tokens.
+        alpha: Weight of the divergence.
+        temperature: T.
+        loss: The divergence.
+        sparsifier: The one that made the targets.
+        vocab_size: V.
+        chunk_rows: Rows of a chunk.
+        weights: What the two parts of each row's loss are multiplied by.
+        sampler_logprobs_N: Nats: with which each true token was drawn.
+    """
+    if loss.of_samples and sampler_logprobs_N is None:
+        raise unsampled(loss)
+    return _SparseObjective(
         targets=targets,
         label_ids_N=label_ids_N,
+        sampler_logprobs_N=sampler_logprobs_N,
         row_loss=RowLoss(
             loss=loss,
             alpha=alpha,
@@ -80,9 +139,9 @@ def sparse_distillation_loss(
             sparsifier=sparsifier,
             vocab_size=vocab_size,
         ),
-        chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+        weights=weights,
+        chunk_rows=chunk_rows,
     )
-    return chunked_loss(hidden_ND, head, objective)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,7 +150,9 @@ class _SparseObjective:
 
     targets: TargetTensors
     label_ids_N: Tensor
+    sampler_logprobs_N: Tensor | None
     row_loss: RowLoss
+    weights: RowWeights | None
     chunk_rows: int
 
     @property
@@ -125,7 +186,11 @@ class _SparseObjective:
         leaves |= {f"{part.name}_C": part.exp.log_sum_C for part in parts}
         # The largest logit of all that are no entries, padding too: the student may mean it.
         top_C = torch.stack([part.top_C for part in parts]).amax(dim=0)
-        constants = {"top_C": top_C, "label_ids_C": labels_C1.squeeze(1), **drawn}
+        constants: dict[str, Any] = {"top_C": top_C, "label_ids_C": labels_C1.squeeze(1), **drawn}
+        if self.weights is not None:
+            constants["weights"] = self.weights.rows(chunk)
+        if self.sampler_logprobs_N is not None:
+            constants["sampler_C"] = self.sampler_logprobs_N[chunk]
         sums, grads = self._rows(targets, leaves, constants, with_grad=with_grad)
         if grads:
             for part in parts:
@@ -158,8 +223,8 @@ class _SparseObjective:
     def _rows(
         self,
         targets: TargetTensors,
-        leaves: dict[str, Tensor],
-        constants: dict[str, Tensor],
+        leaves: dict[str, Any],
+        constants: dict[str, Any],
         *,
         with_grad: bool,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from trainer.losses.base import LossInputs
+from trainer.losses.base import LossInputs, SampledTokens
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
 from trainer.losses.teacher import exact_teacher, weighted_teacher
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitstore import SparsifierSpec
+    from trainer.data.selection import RowWeights
     from trainer.losses.base import HeadTail, Loss
     from trainer.losses.tensors import TargetTensors
 
@@ -91,6 +92,8 @@ class RowLoss:
         padding_C: Tensor | None = None,
         scaled_padding_C: Tensor | None = None,
         used_CK: Tensor | None = None,
+        weights: RowWeights | None = None,
+        sampler_C: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every metric of every row, float32 [C]; "loss" is the one to differentiate.
 
@@ -105,6 +108,9 @@ class RowLoss:
             padding_C: The log-sum-exp of its columns that are no token; None where it has none.
             scaled_padding_C: The same over T; given where T is not 1 and there are such columns.
             used_CK: Its logits of all entries in use, drawn ones too; given where `needs_drawn`.
+            weights: What the two parts of "loss" are multiplied by, and nothing else; None is 1.
+            sampler_C: With which log-probability each true token was drawn, nats; needed by losses
+                of sampled tokens.
         """
         entries_CK = self.entries(targets)
         scaled_rest_C = rest_C if scaled_rest_C is None else scaled_rest_C
@@ -122,8 +128,13 @@ class RowLoss:
             used_NK=entries_CK,
             is_label_NK=entries_CK & (targets.ids_NK == label_ids_C[:, None]),
             log_label_N=label_C / self.temperature - scaled_total_C,
+            sampled=None
+            if sampler_C is None
+            else SampledTokens(log_teacher_N=targets.label_logprob_N, log_sampler_N=sampler_C),
         )
-        divergence_C = self.loss.divergence(inputs) + constant_C + outside_C
+        divergence_C = self.loss.divergence(inputs) + outside_C
+        if not self.loss.of_samples:
+            divergence_C = divergence_C + constant_C
         with torch.no_grad():
             if self.kl_view is None:
                 parts = {}
@@ -136,13 +147,18 @@ class RowLoss:
                 parts = {"kl": _estimated_kl(targets, log_q_CK) + outside_C}
             agreement_C, judged_C = _agreement(targets, head_CK, top_C, entries_CK)
         values = parts | {
-            "loss": (1.0 - self.alpha) * ce_C + self.alpha * self.factor * divergence_C,
+            "loss": self._loss(ce_C, divergence_C, weights),
             "ce": ce_C,
             "divergence": divergence_C,
             "agreement": agreement_C,
             "judged": judged_C,
         }
         return {name: values[name] for name in self.names}
+
+    def _loss(self, ce_C: Tensor, divergence_C: Tensor, weights: RowWeights | None) -> Tensor:
+        if weights is not None:
+            ce_C, divergence_C = ce_C * weights.label_R, divergence_C * weights.soft_R
+        return (1.0 - self.alpha) * ce_C + self.alpha * self.factor * divergence_C
 
     def _teacher(self, targets: TargetTensors) -> tuple[HeadTail, Tensor]:
         """The teacher, and what its divergences lack: 0 but for the entropy of weights."""

@@ -36,6 +36,7 @@ class TargetTensors:
     count_N: Tensor  # int64, 1..K
     tail_logmass_NB: Tensor  # float32
     entropy_N: Tensor  # float32, nats
+    label_logprob_N: Tensor  # float32, nats, of the true token at T = 1
 
     @staticmethod
     def of(targets: SparseTargets) -> TargetTensors:
@@ -48,6 +49,7 @@ class TargetTensors:
             count_N=torch.from_numpy(targets.count_R.astype(np.int64)),
             tail_logmass_NB=_float32(targets.tail_logmass_RB),
             entropy_N=_float32(targets.entropy_R),
+            label_logprob_N=_float32(targets.label_logprob_R),
         )
 
     def __len__(self) -> int:

@@ -6,6 +6,9 @@ What a target is, its kind says; no sparsifier is asked for by name.
     keeps a tail, and draws   the same; at T = 1 its weights, where the loss is unbiased from them
     no tail                   weights alone: such losses, at the temperatures that were drawn
     shares                    the entries alone: losses that renormalise them, at any temperature
+
+A loss of sampled tokens looks at no entries. It is served, at T = 1, by all targets that know the
+true token's probability; entries are then seen as forward KL sees them, for what is reported.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from trainer.losses.renormalised import renormalised
 
 if TYPE_CHECKING:
     from logitstore import SparsifierSpec
+    from logitstore.plumbing import TargetKind
     from trainer.losses.base import Loss
 
 __all__ = ["View", "choose_view", "draw_for", "serves"]
@@ -52,6 +56,9 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
     Raises SettingError, with the reason and what to do instead, where they cannot serve it.
     """
     kind = sparsifier_of(sparsifier).targets
+    if loss.of_samples:
+        _check_samples(kind, loss=loss, temperature=temperature)
+        return choose_view(sparsifier, loss=forward_kl, temperature=temperature)
     if kind.entries is Entries.SHARES:
         _check_renormalises(loss)
         return View.SHARES
@@ -89,10 +96,30 @@ def serves(sparsifier: SparsifierSpec, *, loss: Loss) -> bool:
 
     Args:
         sparsifier: The spec of what made the targets.
-        loss: The other loss.
+        loss: The other loss; none of sampled tokens.
     """
     shares = sparsifier_of(sparsifier).targets.entries is Entries.SHARES
     return loss.tail == "dropped" or not shares
+
+
+def _check_samples(kind: TargetKind, *, loss: Loss, temperature: float) -> None:
+    if not kind.knows_whole:
+        raise SettingError(
+            f"--loss {loss.name} needs the teacher's probability of the true token, which was not "
+            "kept where the store was imported from",
+            place="--loss",
+            found=loss.name,
+            remedy="Dump with the teacher itself, or take another loss",
+        )
+    if temperature != 1.0:
+        raise SettingError(
+            f"--loss {loss.name} needs the teacher's probability of the sampled token, which is "
+            "stored at T = 1",
+            place="--temperature",
+            found=f"{temperature:g}",
+            allowed="1",
+            remedy="Leave --temperature out, or take --loss reverse_kl",
+        )
 
 
 def _check_renormalises(loss: Loss) -> None:

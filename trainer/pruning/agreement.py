@@ -23,14 +23,23 @@ from trainer.pruning.configuration import OTHER_LAYERS
 from trainer.pruning.cutting import kept_tensors, layer_lists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from trainer.pruning.configuration import Kept
 
-__all__ = ["refuse_other_model"]
+__all__ = [
+    "TOLERANCE",
+    "difference_of",
+    "outputs",
+    "plain_ids",
+    "probe",
+    "probe_lengths",
+    "refuse_other_model",
+    "same_tensors",
+]
 
 _SHORT = 24  # tokens
 _BEYOND = 8  # tokens more than a window has
@@ -38,7 +47,7 @@ _BEYOND = 8  # tokens more than a window has
 _MOST_WORK = 4e11
 # Of the largest value. Both models do the same operations on the same numbers, so they agree to the
 # last bit where the machine does; a layer of another kind differs by 1e-2 and more.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 # What says only where a layer stands.
 _NUMBER = re.compile(r"(layer|block).*(idx|id|index|number)|idx|index|num_hidden_layers")
 _WINDOW = re.compile(r".*window(_size)?|attention_chunk_size")
@@ -69,19 +78,19 @@ def refuse_other_model(
     vocabulary = len(student.get_output_embeddings().weight)
     LMHead.checked(student, vocab_size=vocabulary)
     most = 0.0
-    for length in _lengths(student):
-        ids_BL = _probe(student, length, vocabulary)
+    for length in probe_lengths(student):
+        ids_BL = probe(student, length, vocabulary)
         with torch.no_grad(), evaluating(teacher), evaluating(student):
             with _passing_over(lists, kept):
-                wanted = _outputs(teacher, ids_BL)
-            difference = _difference(_outputs(student, ids_BL), wanted)
-        if not difference <= _TOLERANCE:  # a NaN must fail too
+                wanted = outputs(teacher, ids_BL)
+            difference = difference_of(outputs(student, ids_BL), wanted)
+        if not difference <= TOLERANCE:  # a NaN must fail too
             raise ModelError(
                 f"the student does not compute what the teacher does without the other layers, on "
                 f"{length} tokens, so a layer is of another kind under its new number",
                 place=place,
                 found=f"a relative difference of {difference:.2g}",
-                allowed=f"at most {_TOLERANCE:g}",
+                allowed=f"at most {TOLERANCE:g}",
                 remedy=OTHER_LAYERS,
             )
         most = max(most, difference)
@@ -91,7 +100,12 @@ def refuse_other_model(
 def _refuse_other_tensors(
     teacher: PreTrainedModel, student: PreTrainedModel, kept: Kept, *, place: object
 ) -> None:
-    wanted, found = kept_tensors(teacher, student, kept, place=place), student.state_dict()
+    same_tensors(kept_tensors(teacher, student, kept, place=place), student, place=place)
+
+
+def same_tensors(wanted: Mapping[str, Tensor], student: nn.Module, *, place: object) -> None:
+    """Raise ModelError where a tensor of the student is not the one that was to be written."""
+    found = student.state_dict()
     for name, tensor in wanted.items():
         if tensor.dtype != found[name].dtype or not torch.equal(
             _bytes(tensor), _bytes(found[name])
@@ -179,7 +193,7 @@ def _passing_over(lists: dict[str, nn.ModuleList], kept: Kept) -> Iterator[None]
             handle.remove()
 
 
-def _outputs(model: PreTrainedModel, ids_BL: Tensor) -> tuple[Tensor, ...]:
+def outputs(model: PreTrainedModel, ids_BL: Tensor) -> tuple[Tensor, ...]:
     """The hidden states [B, L, D], and of a short text the logits [B, L, V]."""
     hidden_BLD = hidden_states(model, ids_BL)
     if ids_BL.shape[1] > _SHORT:
@@ -187,7 +201,7 @@ def _outputs(model: PreTrainedModel, ids_BL: Tensor) -> tuple[Tensor, ...]:
     return hidden_BLD, model(input_ids=ids_BL, use_cache=False).logits
 
 
-def _difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
+def difference_of(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
     """The largest one, as a part of the largest value."""
     return max(
         float((one.float() - other.float()).abs().max() / other.float().abs().max().clamp(1e-30))
@@ -195,7 +209,7 @@ def _difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
     )
 
 
-def _lengths(model: PreTrainedModel) -> list[int]:
+def probe_lengths(model: PreTrainedModel) -> list[int]:
     """How many tokens the probes have: few, and more than each window that is short enough."""
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or _SHORT
@@ -213,8 +227,15 @@ def _lengths(model: PreTrainedModel) -> list[int]:
     return [min(_SHORT, context), *longer[-1:]]
 
 
-def _probe(model: PreTrainedModel, length: int, vocabulary: int) -> Tensor:
+def probe(model: PreTrainedModel, length: int, vocabulary: int) -> Tensor:
     """Ids [1, L], each below `vocabulary`, none of them special."""
+    plain = plain_ids(model, min(vocabulary, 5000))
+    generator = torch.Generator().manual_seed(0)
+    return plain[torch.randint(len(plain), (1, length), generator=generator)]
+
+
+def plain_ids(model: PreTrainedModel, vocabulary: int) -> Tensor:
+    """The ids below `vocabulary` that the configuration does not name as special."""
     config = model.config
     settings = config.to_dict() | config.get_text_config().to_dict()
     special = {
@@ -223,6 +244,4 @@ def _probe(model: PreTrainedModel, length: int, vocabulary: int) -> Tensor:
         if _SPECIAL.fullmatch(name)
         for one in (value if isinstance(value, list) else [value])
     }
-    plain = torch.tensor([one for one in range(min(vocabulary, 5000)) if one not in special])
-    generator = torch.Generator().manual_seed(0)
-    return plain[torch.randint(len(plain), (1, length), generator=generator)]
+    return torch.tensor([one for one in range(vocabulary) if one not in special])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trainer.pruning.configuration import Kept
 
-__all__ = ["build_student", "kept_tensors", "layer_lists"]
+__all__ = ["build_student", "empty_model", "kept_tensors", "layer_lists"]
 
 
 def build_student(
@@ -38,18 +38,33 @@ def build_student(
 
     Raises ModelError where a layer would have other tensors under its new number.
     """
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            student = auto_class(config).from_config(config, dtype=teacher.dtype)
-    except Exception as error:  # models check their configurations with errors of many kinds
-        raise ModelError(
-            f"no model of those layers alone can be built: {' '.join(str(error).split())[:300]}",
-            place=place,
-            remedy=OTHER_LAYERS,
-        ) from error
+    student = empty_model(config, dtype=teacher.dtype, place=place, remedy=OTHER_LAYERS)
     student.load_state_dict(kept_tensors(teacher, student, kept, place=place), assign=True)
     student.tie_weights()
     return student.eval()
+
+
+def empty_model(config: Any, *, dtype: Any, place: object, remedy: str) -> PreTrainedModel:
+    """A model of that configuration on torch's meta device: names and shapes without values.
+
+    Args:
+        config: Of transformers.
+        dtype: Of torch, or None for the default.
+        place: What an error names as the place.
+        remedy: What an error says is to be done.
+
+    Raises ModelError where transformers refuses to build it.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model: PreTrainedModel = auto_class(config).from_config(config, dtype=dtype)
+    except Exception as error:  # models check their configurations with errors of many kinds
+        raise ModelError(
+            f"no such smaller model can be built: {' '.join(str(error).split())[:300]}",
+            place=place,
+            remedy=remedy,
+        ) from error
+    return model
 
 
 def layer_lists(teacher: nn.Module, student: nn.Module, kept: Kept) -> dict[str, nn.ModuleList]:

@@ -24,11 +24,14 @@ from logitstore.plumbing import (
     takes,
     tell_stage,
 )
-from trainer.pruning.agreement import refuse_other_model
+from trainer.pruning.agreement import refuse_other_model, same_tensors
 from trainer.pruning.configuration import Kept, kept_configuration, layer_count
 from trainer.pruning.cutting import build_student
+from trainer.pruning.narrow import build_narrow, choose_cut, neuron_groups, refuse_bare_norms
+from trainer.pruning.narrow_agreement import refuse_other_narrow
 from trainer.pruning.options import LayerChoice, StudentOptions
 from trainer.pruning.places import refuse_bad_teacher, refuse_used
+from trainer.pruning.sizes import narrowing
 from trainer.training.run_folder import explain_failed_write, refuse_unwritable
 from trainer.training.run_result import share_weights
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel
+
+    from trainer.pruning.sizes import Narrowing
 
 __all__ = ["make_student"]
 
@@ -73,27 +78,92 @@ def make_student(**values: Any) -> dict[str, Any]:
     refuse_bad_teacher(folder)
     config = _configuration(folder)
     count = layer_count(config)
-    kept = Kept(LayerChoice.of(options.layers).layers(count), count)
+    every = tuple(range(count))
+    layers = every if options.layers is None else LayerChoice.of(options.layers).layers(count)
+    kept = Kept(layers, count)
     smaller = kept_configuration(config, kept, place=folder)
+    narrow = _narrowing(smaller, options, folder)
     tell_stage(options.on_progress, f"loading {folder.name}")
     dtype = options.save_dtype
     teacher = load_model(folder, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    whole = _sizes(teacher)
     with _new_folder(options.out) as new:
-        tell_stage(options.on_progress, f"writing {options.out.name}")
-        _save(build_student(teacher, smaller, kept, place=folder), new, folder)
-        tell_stage(options.on_progress, "comparing with the teacher")
-        student = load_model(new, dtype="auto")
-        difference = refuse_other_model(teacher, student, kept, place=folder)
+        if narrow is None:
+            student, difference = _without_layers(teacher, smaller, kept, new, folder, options)
+            found: dict[str, Any] = {}
+        else:
+            if options.layers is not None:
+                teacher, _ = _without_layers(teacher, smaller, kept, new, folder, options)
+            student, difference, found = _narrower(teacher, narrow, new, folder, options)
     return {
         "out": str(options.out),
         "teacher": str(options.teacher),
         "layers": list(kept.layers),
         "teacher_layers": count,
         "difference": difference,
+        **found,
         "dtype": str(student.dtype).removeprefix("torch."),
         **_sizes(student),
-        **{f"teacher_{name}": size for name, size in _sizes(teacher).items()},
+        **{f"teacher_{name}": size for name, size in whole.items()},
     }
+
+
+def _narrowing(config: Any, options: StudentOptions, folder: Path) -> Narrowing | None:
+    """What is cut besides layers; checked before weights are read."""
+    if options.width is None and options.intermediate is None:
+        return None
+    narrow = narrowing(config, width=options.width, intermediate=options.intermediate, place=folder)
+    neuron_groups(config, narrow.neurons, place=folder)
+    refuse_bare_norms(config, narrow.channels, place=folder)
+    return narrow
+
+
+def _without_layers(
+    teacher: PreTrainedModel,
+    config: Any,
+    kept: Kept,
+    new: Path,
+    folder: Path,
+    options: StudentOptions,
+) -> tuple[PreTrainedModel, float]:
+    """The student of the kept layers, as it was loaded from `new`, and how far off it is."""
+    tell_stage(options.on_progress, f"writing {options.out.name}")
+    _save(build_student(teacher, config, kept, place=folder), new, folder)
+    tell_stage(options.on_progress, "comparing with the teacher")
+    student = load_model(new, dtype="auto")
+    return student, refuse_other_model(teacher, student, kept, place=folder)
+
+
+def _narrower(
+    teacher: PreTrainedModel, narrow: Narrowing, new: Path, folder: Path, options: StudentOptions
+) -> tuple[PreTrainedModel, float, dict[str, Any]]:
+    """The narrower student, as it was loaded from `new`, how far off it is, and what it holds.
+
+    `teacher` has the layers of the student.
+    """
+    tell_stage(options.on_progress, "measuring channels and neurons")
+    groups = neuron_groups(teacher.config, narrow.neurons, place=folder)
+    cut = choose_cut(teacher, narrow, groups, place=folder)
+    tell_stage(options.on_progress, f"writing {options.out.name}")
+    built = build_narrow(teacher, narrow, cut, place=folder)
+    for path in new.glob("*.safetensors*"):  # of the model that it is cut from
+        path.unlink()
+    _save(built, new, folder)
+    tell_stage(options.on_progress, "comparing with the teacher")
+    student = load_model(new, dtype="auto")
+    same_tensors(built.state_dict(), student, place=folder)
+    dtype = student.dtype
+    difference = refuse_other_narrow(teacher, student, narrow, cut, place=folder)
+    sizes = {
+        name: {"kept": axes.kept, "of": axes.size}
+        for name, axes in (("width", narrow.channels), ("intermediate", narrow.neurons))
+        if axes is not None
+    }
+    return (
+        student.to(dtype),
+        difference,
+        sizes | ({} if cut.energy is None else {"kept_energy": cut.energy}),
+    )
 
 
 def _configuration(folder: Path) -> Any:

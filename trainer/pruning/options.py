@@ -118,12 +118,28 @@ class StudentOptions:
         refuse=refuse_uri,
         help="The teacher: a transformers folder or a Hub id.",
     )
-    layers: Any = option(
+    layers: Any | None = option(
+        None,
+        unset="all",
         refuse=LayerChoice.of,
         help="Which of the teacher's layers the student keeps: N, as many at even distances, the "
         "first and the last with them; every:K, those at 0, K, 2 K and so on; first:N; last:N; or "
         "their numbers from 0, such as 0,3,7.",
         in_python="Or a number, or a list of numbers.",
+    )
+    width: int | None = option(
+        None,
+        least=1,
+        unset="the teacher's",
+        help="How many channels of the residual stream (hidden_size) are kept: those that hold "
+        "most of its energy. The attention keeps its heads and their size.",
+    )
+    intermediate: int | None = option(
+        None,
+        least=1,
+        unset="the teacher's",
+        help="How many neurons are kept of each layer's MLP (intermediate_size): those that write "
+        "the most.",
     )
     out: Path = option(help="The folder of the student: a new one, or one without files.")
     save_dtype: str = option(
@@ -134,11 +150,16 @@ class StudentOptions:
     on_progress: Any = option(None, like=ON_PROGRESS)
 
     def __post_init__(self) -> None:
-        """Raise SettingError for a teacher that is no name."""
+        """Raise SettingError for a teacher that is no name, or where nothing would be cut."""
         if not isinstance(self.teacher, str | Path):
             raise SettingError(
                 "--from must be a name",
                 found=type(self.teacher).__name__,
                 allowed="a transformers folder or a Hub id",
                 remedy="Save the model with save_pretrained and name the folder",
+            )
+        if self.layers is None and self.width is None and self.intermediate is None:
+            raise SettingError(
+                "nothing says what the student leaves out",
+                allowed="--layers, --width, --intermediate, or several of them",
             )

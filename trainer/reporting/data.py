@@ -2,6 +2,7 @@
 
     run.json, history.json    from `trainer fit`: settings, provenance, course of training
     eval.json, evals/*.json   from `trainer eval`; alone in their folder they are a reference
+    diagnoses/*.json          from `trainer diagnose`: what is likely wrong with the run
 
 They may come from anywhere, so numbers must be numbers, texts lose their control characters, and a
 message names the file and the place in it. JSON is read with the caps and the errors of this module
@@ -27,7 +28,15 @@ from typing import TYPE_CHECKING, Any
 from logitstore import SettingError, StorageError, StoreError
 from logitstore.plumbing import checked_content, printable
 from trainer.training.run_record import FORMAT
-from trainer.training.state_files import CHECK, EVALS, EVALUATION, NEWEST, refuse_changed_file
+from trainer.training.state_files import (
+    CHECK,
+    DIAGNOSES,
+    DIAGNOSIS,
+    EVALS,
+    EVALUATION,
+    NEWEST,
+    refuse_changed_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "as_number", "load_runs", "words"]
 
 MAX_JSON_BYTES = 256 * 2**20  # a history of a million reports takes about 200 MB
-MAX_KEPT = 1000  # files in evals/
+MAX_KEPT = 1000  # files in evals/, or in diagnoses/
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +57,7 @@ class RunFolder:
     history: list[dict[str, Any]] | None
     evaluation: dict[str, Any] | None
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # those of evals/, by their names
+    diagnoses: dict[str, dict[str, Any]] = field(default_factory=dict)  # likewise, of diagnoses/
     strays: dict[str, str] = field(default_factory=dict)  # file -> why it is not the run's
 
     @property
@@ -117,17 +127,19 @@ def _load(folder: Path, name: str) -> RunFolder:
     history = _read(folder / "history.json", kind=list)
     if isinstance(files, dict) and history is not None:
         refuse_changed_file(folder / "history.json", str(files.get("history.json")))
-    evaluations = {name: _read(folder / name, kind=dict) for name in _evaluations(folder)}
-    found = {name: _why_stray(record, one) for name, one in evaluations.items()}
+    files_of = [NEWEST, *_kept(folder, EVALS), *_kept(folder, DIAGNOSES)]
+    content = {name: _read(folder / name, kind=dict) for name in files_of}
+    found = {name: _why_stray(record, one) for name, one in content.items()}
     strays = {name: why for name, why in found.items() if why is not None}
-    sound = {name: one for name, one in evaluations.items() if name not in strays}
+    sound = {name: one for name, one in content.items() if name not in strays and one is not None}
     run = RunFolder(
         name=name,
         folder=folder,
         run=record,
         history=history,
         evaluation=sound.pop(NEWEST, None),
-        kept={_short(name): one for name, one in sound.items() if one is not None},
+        kept={_short(name): one for name, one in sound.items() if name.startswith(EVALS)},
+        diagnoses={_short(name): one for name, one in sound.items() if name.startswith(DIAGNOSES)},
         strays=strays,
     )
     if run.reference and run.evaluation is None and not run.kept:
@@ -140,16 +152,16 @@ def _load(folder: Path, name: str) -> RunFolder:
     return run
 
 
-def _evaluations(folder: Path) -> list[str]:
-    """The files with evaluations in a folder, as far as there are any, from the folder on."""
-    kept = sorted(islice((folder / EVALS).glob("*.json"), MAX_KEPT + 1))
+def _kept(folder: Path, subfolder: str) -> list[str]:
+    """The files in a subfolder of a run, as far as there are any, from the run's folder on."""
+    kept = sorted(islice((folder / subfolder).glob("*.json"), MAX_KEPT + 1))
     if len(kept) > MAX_KEPT:
-        raise StoreError("too many evaluations", place=folder / EVALS, allowed=MAX_KEPT)
-    return [NEWEST, *(f"{EVALS}/{path.name}" for path in kept)]
+        raise StoreError("too many files", place=folder / subfolder, allowed=MAX_KEPT)
+    return [f"{subfolder}/{path.name}" for path in kept]
 
 
 def _short(name: str) -> str:
-    """What an evaluation of `evals/` is called on the page."""
+    """What a file of `evals/` or `diagnoses/` is called on the page."""
     return printable(Path(name).stem)
 
 
@@ -189,7 +201,7 @@ def _read(path: Path, *, kind: type) -> Any:
 
 def _checked(content: dict[str, Any], path: Path) -> Any:
     """`content` without its hash. Raises StoreError where it lacks its own."""
-    if content.get("format") in (FORMAT, EVALUATION) and CHECK not in content:
+    if content.get("format") in (FORMAT, EVALUATION, DIAGNOSIS) and CHECK not in content:
         raise StoreError("lacks the hash of its content", place=path, allowed=f"a field {CHECK}")
     try:
         return checked_content(content, place=str(path))

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from logitstore import StoreError
 from trainer.evaluation.signs import SIGNS, shown
 from trainer.reporting.data import as_number, words
+from trainer.training.state_files import DIAGNOSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,14 +196,37 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         if some
     ]
     notes += [
-        f"The {file} of {run.name} is left out: {why}. Measure it anew: `trainer eval`."
+        f"The {file} of {run.name} is left out: {why}. Measure it anew: "
+        f"`trainer {'diagnose' if file.startswith(DIAGNOSES) else 'eval'}`."
         for run in runs
         for file, why in run.strays.items()
     ]
+    notes += [note for run in runs for note in _findings(run)]
     mixed = [run.name for run in runs if len(_weights(run)) > 1]
     if mixed:
         notes.append(f"Of several models, by the weights they name: {', '.join(mixed)}.")
     return tuple(notes)
+
+
+def _findings(run: RunFolder) -> list[str]:
+    """What `trainer diagnose` found in a run, a sentence for each finding."""
+    notes = []
+    for name, one in run.diagnoses.items():
+        place = f"{run.name} ({DIAGNOSES}/{name}.json)"
+        found = one.get("findings")
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise StoreError(
+                "findings are no list of objects",
+                place=run.folder / DIAGNOSES / f"{name}.json",
+                found=words(found)[:80],
+            )
+        notes += [
+            f"Found in {place}: {words(each.get('says'))}. {words(each.get('remedy'))}."
+            for each in found
+        ]
+        if not found:
+            notes.append(f"Nothing was found wrong in {place}.")
+    return notes
 
 
 def _weights(run: RunFolder) -> set[str]:

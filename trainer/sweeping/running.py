@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.utils import logging
 
 from logitstore import ModelError, WorkerError
 from logitstore.plumbing import Meter, fingerprint
@@ -98,11 +99,12 @@ def _at_once(
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Each in a process that is started anew for it, so that none inherits threads or memory."""
     threads = max(1, torch.get_num_threads() // jobs)
+    told = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with ProcessPoolExecutor(
         max_workers=jobs,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(threads,),
+        initializer=_begin,
+        initargs=(threads, *told),
     ) as pool:
         waiting = {
             pool.submit(run.carry_out, results.known(run.name, run.seed)): run for run in runs
@@ -121,3 +123,11 @@ def _at_once(
         finally:
             for one in waiting:
                 one.cancel()
+
+
+def _begin(threads: int, verbosity: int, bars: bool) -> None:
+    """Set a process up like the one that it works for: what transformers prints of its own, too."""
+    torch.set_num_threads(threads)
+    logging.set_verbosity(verbosity)
+    if not bars:
+        logging.disable_progress_bar()

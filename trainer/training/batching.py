@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import SettingError
-from logitstore.plumbing import checked_options, sparsifier_of
+from logitstore.plumbing import TargetRule, checked_options, sparsifier_of
 from trainer.data import order
 from trainer.data.batches import Batches
 from trainer.data.mixture import MixedStore
@@ -18,11 +18,14 @@ from trainer.data.options import (
     MICRO_TOKENS,
     RANKS,
     SEED,
+    SELECT,
+    SELECT_LABELS,
     WINDOW,
     rank_option,
 )
 from trainer.data.packing import Lengths, Packing, choose_packing, longest_document
 from trainer.data.rows import choose_border, choose_layout
+from trainer.data.selection import measure_selection, refuse_unselectable
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.data.streams import Mix, Part, refuse_empty_epochs
@@ -36,12 +39,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import SparsifierSpec
+    from trainer.data.selection import Selection
     from trainer.data.store import StoreLike, StoreSource
     from trainer.data.streams import Order
 
-__all__ = ["batches_of", "draw_of_epoch", "plan_packing", "training_batches"]
+__all__ = ["batches_of", "draw_of_epoch", "plan_packing", "selection_of", "training_batches"]
 
-_OPTIONS = (BATCH_TOKENS, MICRO_TOKENS, TEMPERATURE, EPOCHS, SEED, WINDOW, RANKS)
+_OPTIONS = (
+    *(BATCH_TOKENS, MICRO_TOKENS, TEMPERATURE, EPOCHS, SEED, WINDOW, RANKS),
+    *(SELECT, SELECT_LABELS),
+)
 
 
 def training_batches(
@@ -54,6 +61,8 @@ def training_batches(
     epochs: int | None = None,
     seed: int = 0,
     window: int | None = None,
+    select: str | None = None,
+    select_labels: str = "all",
     rank: int = 0,
     ranks: int = 1,
 ) -> Batches:
@@ -74,6 +83,9 @@ def training_batches(
         seed: The seed of the order of documents.
         window: The number of blocks, in each lane, whose documents are shuffled together. Default:
             as many as fit into 1 GiB over all lanes.
+        select: Which targets count in the divergence, as `fit` takes it; all ranks read the same
+            blocks to find where they are cut off. `DistillationTrainer` weighs them.
+        select_labels: Whose true tokens count beside `select`: "all", or those of "selected" ones.
         rank: The number of this process among `ranks`.
         ranks: The number of processes that share each optimiser step.
 
@@ -92,6 +104,8 @@ def training_batches(
             "seed": seed,
             "window": window,
             "ranks": ranks,
+            "select": select,
+            "select_labels": select_labels,
         },
     )
     rank = rank_option(numbers["ranks"]).check(rank)
@@ -117,8 +131,35 @@ def training_batches(
         lengths=Lengths(opened),
         temperature=numbers["temperature"],
         epochs=numbers["epochs"],
+        selection=selection_of(
+            opened, select, labels=numbers["select_labels"], temperature=numbers["temperature"]
+        ),
     )
     return batches.of_rank(rank, numbers["ranks"])
+
+
+def selection_of(
+    store: StoreLike, select: str | None, *, labels: str, temperature: float
+) -> Selection | None:
+    """Which targets of a store count in the soft part of a loss, measured on it; None is all.
+
+    Args:
+        store: One store, or several as one.
+        select: The rule as a text.
+        labels: Whose true tokens count.
+        temperature: The temperature of the loss.
+
+    Raises SettingError where the store does not know what targets are selected by, or where none
+    would be.
+    """
+    if select is None:
+        return None
+    rule = TargetRule.parse(select, flag=SELECT.flag)
+    refuse_unselectable(store, rule)
+    draw = draw_of_epoch(store.spec.sparsifier, temperature, 0)
+    return measure_selection(
+        store.with_draw(draw) if draw != store.draw else store, rule, labels=labels
+    )
 
 
 def _refuse_no_model(model: object) -> None:
@@ -138,6 +179,7 @@ def batches_of(
     lengths: Lengths,
     temperature: float,
     epochs: int | None = None,
+    selection: Selection | None = None,
 ) -> Batches:
     """The batches of a packing, for a run of one process.
 
@@ -148,6 +190,7 @@ def batches_of(
         lengths: Tokens and targets of the store's documents.
         temperature: The temperature of the loss.
         epochs: Passes over the store; None is without end.
+        selection: Which targets count in the soft part of the loss; None is all.
     """
     spec = store.spec
     return Batches(
@@ -161,6 +204,7 @@ def batches_of(
         border=choose_border(model, max_length=spec.text.max_length),
         temperature=temperature,
         epochs=epochs,
+        selection=selection,
     )
 
 
@@ -248,9 +292,9 @@ def _block_bytes(store: StoreLike) -> Iterator[int]:
     An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
     bool.
     """
-    sparsifier = store.spec.sparsifier
-    entry = 9 if sparsifier_of(sparsifier).targets.drawn else 8
-    return (one.targets * sparsifier.k * entry + one.tokens * 5 for one in store.blocks)
+    several = getattr(store.spec, "averaged", ()) or (store.spec.sparsifier,)
+    entries = sum(one.k * (9 if sparsifier_of(one).targets.drawn else 8) for one in several)
+    return (one.targets * entries + one.tokens * 5 for one in store.blocks)
 
 
 def _first_draw(_epoch: int) -> int:

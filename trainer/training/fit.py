@@ -18,16 +18,20 @@ from transformers import PrinterCallback
 
 from logitstore import CorruptionError, ModelError, SpecError, StorageError
 from logitstore.plumbing import LocalStorage, choose_device, takes, tell_stage
+from trainer.data.averaged import AveragedStore
 from trainer.data.batches import count_steps
 from trainer.data.mixture import MixedStore
 from trainer.data.packing import Lengths, Packing
+from trainer.data.selection import Selection, refuse_unselectable
 from trainer.data.spans import has_spans
 from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import refuse_unserved
+from trainer.losses.samples import told_of_sampler
 from trainer.training import run_folder
 from trainer.training.adaptation import without_adapter
+from trainer.training.advising import FirstStep, recipe_of_run
 from trainer.training.arguments import computing_dtype, training_arguments
-from trainer.training.batching import batches_of, plan_packing
+from trainer.training.batching import batches_of, plan_packing, selection_of
 from trainer.training.best import forget_best
 from trainer.training.callbacks import (
     MeasureHeldOut,
@@ -64,6 +68,7 @@ from trainer.training.run_result import (
 )
 from trainer.training.saved_dtype import saved_dtype
 from trainer.training.sharding import local_part, refuse_unsharded, whole_weights
+from trainer.training.state_files import warn
 from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
@@ -103,13 +108,23 @@ def fit(**values: Any) -> dict[str, Any]:
     WorkerError (another rank has died).
     """
     options = fit_options(**values)
-    store = open_sources(options.logits, model=options.student_name, max_memory=options.max_memory)
+    store = open_sources(
+        options.logits,
+        model=options.student_name,
+        max_memory=options.max_memory,
+        documents=options.average,
+    )
     loss = options.chosen_loss()
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
     else:
         for temperature in _temperatures(options):
             refuse_unserved(store.spec, loss=loss, temperature=temperature)
+        if (told := told_of_sampler(store.spec, loss=loss)) is not None:
+            warn(told)
+    rule = options.rule
+    if rule is not None:
+        refuse_unselectable(store, rule)
     device = choose_device(options.device)
     args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
     refuse_unsharded(options, args)
@@ -184,13 +199,14 @@ class _Fit:
     def run(self) -> dict[str, Any]:
         """Train to the last step and write the result."""
         prepare(self.store, args=self.args, on_progress=self.options.on_progress)
+        selection = self._selection()
         tell_stage(self.options.on_progress, f"loading {Path(self.options.student_name).name}")
         own = getattr(self.options.student, "dtype", None)
         with whole_weights(self.args):
             student = prepared_student(self.options, store=self.store, device=self.args.device)
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
-        record = self.begun or self._record(student, lengths)
+        record = self.begun or self._record(student, lengths, selection)
         _refuse_other_student(student, record, self.options)
         record = self._counted(record, lengths)
         batches = batches_of(
@@ -199,9 +215,11 @@ class _Fit:
             packing=Packing.from_json(record["packing"]),
             lengths=lengths,
             temperature=self.options.temperature,
+            selection=selection,
         )
         self.args.max_steps = record["settings"]["steps"]
         interrupt, held_out = SaveAtInterrupt(), self._held_out(student)
+        first_step = self._first_step(student)
         measure = []
         if held_out is not None:
             measure = [MeasureHeldOut(held_out, patience=self.options.patience)]
@@ -221,7 +239,9 @@ class _Fit:
             temperature_schedule=self.options.schedule("temperature")
             if self.options.temperature_schedule
             else None,
+            first_step=first_step,
             callbacks=[
+                *([] if first_step is None else [first_step]),
                 *measure,
                 interrupt,
                 ReportToFolder(self.options.report or (lambda _: None), remedy=_RESUME),
@@ -237,6 +257,14 @@ class _Fit:
             self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
         return self._finish(loop, record, dtype=saved_dtype(self.options, own))
 
+    def _first_step(self, student: PreTrainedModel) -> FirstStep | None:
+        """What warns of the settings after the first step of a run that begins now."""
+        recipe = recipe_of_run(self.options, self.store, steps=self.args.max_steps)
+        if recipe is None or self.begun is not None:
+            return None
+        columns = len(student.get_output_embeddings().weight)
+        return FirstStep(recipe, spec=self.store.spec, columns=columns)
+
     def _held_out(self, student: PreTrainedModel) -> HeldOut | None:
         """What is measured during the run, and how often."""
         if self.held is None:
@@ -247,7 +275,24 @@ class _Fit:
         batches = held_batches(self.held, self.options, model=student, ranks=ranks)
         return HeldOut(batches=batches, metric=self.options.best_by)
 
-    def _record(self, student: PreTrainedModel, lengths: Lengths) -> dict[str, Any]:
+    def _selection(self) -> Selection | None:
+        """Which targets count in the soft part: as run.json says, or as measured now."""
+        rule, labels = self.options.rule, self.options.select_labels
+        if rule is None:
+            return None
+        if self.begun is not None:
+            return Selection.of(rule, labels=labels, content=self.begun["selected"])
+        tell_stage(self.options.on_progress, "selecting targets")
+        return selection_of(
+            self.store,
+            self.options.select,
+            labels=labels,
+            temperature=self.options.temperature,
+        )
+
+    def _record(
+        self, student: PreTrainedModel, lengths: Lengths, selection: Selection | None
+    ) -> dict[str, Any]:
         """The content of run.json for a run that begins now."""
         packing = plan_packing(
             self.store,
@@ -270,7 +315,7 @@ class _Fit:
             "parameters": _parameters(student),
             "configuration": configuration_hash(self.options.student),
             "finished": False,
-        } | self._besides()
+        } | self._besides(selection)
 
     def _counted(self, record: dict[str, Any], lengths: Lengths) -> dict[str, Any]:
         """The record with the steps of a run that was made longer by epochs."""
@@ -294,15 +339,20 @@ class _Fit:
             return self.options.warmup_steps
         return math.ceil(self.options.warmup * self.args.max_steps)
 
-    def _besides(self) -> dict[str, Any]:
+    def _besides(self, selection: Selection | None) -> dict[str, Any]:
         """What run.json says of several stores, of what is left out, and of several ranks."""
         said: dict[str, Any] = {}
         if isinstance(self.store, MixedStore):
             said["parts"] = self.store.describe()
+        if isinstance(self.store, AveragedStore):
+            said["averaged"] = self.store.describe()
+            said["left_out"] = list(self.store.left_out)
         if self.options.skip_damaged is not None:
             said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
         if has_spans(self.store.spec):
             said["crossed"] = self.store.counts
+        if selection is not None:
+            said["selected"] = selection.to_json()
         if self.args.world_size > 1:
             said["ranks"] = self.args.world_size
         return said

@@ -23,6 +23,7 @@ from trainer.training.sharding import one_tensor_of_tied
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trainer.training.advising import FirstStep
     from trainer.training.checkpoints import Checkpoint
     from trainer.training.held_out import HeldOut
     from trainer.training.value_schedule import ValueSchedule
@@ -41,6 +42,7 @@ class FitLoop(DistillationTrainer):
         keep_best: Whether the weights of the best measurement are kept.
         alpha_schedule: How alpha changes; None is constant.
         temperature_schedule: How the temperature changes; None is constant.
+        first_step: Is told of the batches of the first step; None looks at none.
         others: The arguments of `DistillationTrainer`.
     """
 
@@ -54,11 +56,13 @@ class FitLoop(DistillationTrainer):
         keep_best: bool = False,
         alpha_schedule: ValueSchedule | None = None,
         temperature_schedule: ValueSchedule | None = None,
+        first_step: FirstStep | None = None,
         **others: Any,
     ) -> None:
         # transformers asks for a data set where it is to measure by steps, and does not read it.
         data = None if held_out is None else held_out.batches
         self.held_out, self._keep_best = held_out, keep_best
+        self._first_step = first_step
         super().__init__(eval_dataset=data, **others)
         self._share = functools.partial(share_of_rate, rise=rise, schedule=schedule, floor=floor)
         self._saved_as: torch.dtype | None = None
@@ -80,6 +84,28 @@ class FitLoop(DistillationTrainer):
         if self._temperature is not None:
             self.step_temperature = self._temperature.at(step, steps=steps)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The share of a micro-batch in the mean loss of its step.
+
+        Args:
+            model: As `DistillationTrainer` takes it.
+            inputs: Likewise.
+            return_outputs: Likewise.
+            num_items_in_batch: Likewise.
+        """
+        first = self._first_step
+        if first is None or first.over or "batch" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, result = super().compute_loss(model, inputs, True, num_items_in_batch)
+        first.add(model, inputs["batch"], result)
+        return (loss, result) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The scheduler that transformers asks for.

@@ -29,13 +29,13 @@ FIT_OPTIONS = tuple(_all_options())
 
 # What the help shows together, the most needed first.
 FIT_SECTIONS = (
-    ("What is learnt, by whom, where to", ("logits", "student", "out")),
+    ("What is learnt, by whom, where to", ("logits", "average", "student", "out")),
     (
         "The loss",
         (
             *("alpha", "temperature", "alpha_schedule", "temperature_schedule"),
             *("loss", *(one.name for one in LOSS_OPTIONS)),
-            *("router_weight", "student_tokenizer", "span_ends"),
+            *("select", "select_labels", "router_weight", "student_tokenizer", "span_ends"),
         ),
     ),
     (

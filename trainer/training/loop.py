@@ -12,6 +12,7 @@ import copy
 import math
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
     from trainer.data.rows import Batch
+    from trainer.data.selection import Selection
     from trainer.losses import Loss, SpanLoss
 
 __all__ = ["DistillationTrainer"]
@@ -173,7 +175,23 @@ class DistillationTrainer(Trainer):
             raise
         tokens = sum(one["batch"].tokens for one in samples)
         self.tokens_seen += tokens * self.args.world_size
+        if self._batches.selection is not None:
+            samples = self._weighed(samples, self._batches.selection)
         return samples, samples[0]["batch"].step_targets
+
+    def _weighed(self, samples: list[Any], selection: Selection) -> list[Any]:
+        """The batches of a step with the weights of their rows; all ranks must call it."""
+        own = sum(int(one["batch"].selected_R.sum()) for one in samples)
+        count = torch.tensor(own, dtype=torch.int64, device=self.args.device)
+        selected = int(self.accelerator.reduce(count, reduction="sum"))
+        found = []
+        for one in samples:
+            batch = one["batch"]
+            weights = selection.weights(
+                batch.selected_R, targets=batch.step_targets, selected=selected
+            )
+            found.append(one | {"batch": replace(batch, weights=weights)})
+        return found
 
     # --- loss
 

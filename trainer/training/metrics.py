@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "SUMMED", "MetricSums", "history_of", "measured_of"]
 
 # Means over the targets of the sums that every forward gives, and of the agreement over those
-# "judged", where the teacher's likeliest token is known.
+# "judged", where the teacher's likeliest token is known. That of "selected" is a share.
 METRICS = (
     *("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement"),
-    "router_loss",
+    *("router_loss", "selected"),
 )
 SUMMED = (*METRICS, "judged", "targets")
 _MEASURED = {*(f"eval_{name}" for name in (*METRICS, "targets")), "step", "seconds"}

@@ -63,9 +63,17 @@ _DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(va
 _CROSSED = {"crossed": _OBJECT}
 # Of a run that learns from several stores: what they are called, and how they are mixed.
 _MIXED = {"parts": Field(allowed="stores", fits=lambda value: isinstance(value, list))}
+# Of one that learns from the mean of several teachers: their stores, and the documents of each that
+# are not in all.
+_AVERAGED = {
+    "averaged": Field(allowed="stores", fits=lambda value: isinstance(value, list)),
+    "left_out": Field(allowed="numbers of documents", fits=lambda value: isinstance(value, list)),
+}
 _PART = {"name": TEXT, "store": TEXT, "teacher": TEXT, "weight": NUMBER}
 # Of a run that was measured on a held-out store: the best step, its value, by which figure.
 _BEST = {"best": _OBJECT}
+# Of a run with --select: for each store the value that targets are cut off at, and what it takes.
+_SELECTED = {"selected": Field(allowed="cuts", fits=lambda value: _are_cuts(value))}
 # Of a run that several processes began, whose number the number of its bins is a multiple of.
 _SEVERAL = {"ranks": count(2, 1 << 20)}
 # Of a run that was made longer: how many steps it was to have before, each time.
@@ -116,6 +124,10 @@ def read_record(out: Path) -> dict[str, Any] | None:
         fields |= _CROSSED
     if "parts" in found:
         fields |= _MIXED
+    if "averaged" in found:
+        fields |= _AVERAGED
+    if "selected" in found or (isinstance(wanted, dict) and wanted.get("select")):
+        fields |= _SELECTED
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)
@@ -129,6 +141,16 @@ def _are_steps(value: Any) -> bool:
 def _are_blocks(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(one, list) and [type(part) for part in one] == [int, str, str] for one in value
+    )
+
+
+def _are_cuts(value: Any) -> bool:
+    cut = {"value": NUMBER, "share": NUMBER, "targets": count(1)}
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and one.keys() == cut.keys()
+        and all(field.fits(one[name]) for name, field in cut.items())
+        for one in value
     )
 
 

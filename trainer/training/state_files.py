@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECK",
+    "DIAGNOSES",
+    "DIAGNOSIS",
     "EVALS",
     "EVALUATION",
     "FLAG",
@@ -32,6 +34,7 @@ __all__ = [
     "SECONDS",
     "TEXT",
     "Field",
+    "FindingWarning",
     "RunWarning",
     "count",
     "read_json",
@@ -47,6 +50,8 @@ __all__ = [
 EVALUATION = "trainer-eval/2"  # the format of eval.json; earlier ones name none
 NEWEST = "eval.json"  # in the folder of a run: the newest comparison with a store
 EVALS = "evals"  # the folder beside it, with one file for each evaluation, by its name
+DIAGNOSIS = "trainer-diagnosis/1"  # the format of what `trainer diagnose` keeps
+DIAGNOSES = "diagnoses"  # the folder of a run in which that is kept, by its name
 CHECK = "sha256"  # the field that holds the hash of the others
 _MOST = 1 << 53  # the integers below it are the same in every reader of JSON
 
@@ -55,9 +60,13 @@ class RunWarning(UserWarning):
     """What a user should know of a run that goes on."""
 
 
-def warn(message: str) -> None:
+class FindingWarning(RunWarning):
+    """What is likely wrong with the settings of a run."""
+
+
+def warn(message: str, kind: type[RunWarning] = RunWarning) -> None:
     """Tell the user something of a run that goes on: `warnings.warn`, or a line of the command."""
-    warnings.warn(message, RunWarning, stacklevel=2)
+    warnings.warn(message, kind, stacklevel=2)
 
 
 def write_json(path: Path, content: Any) -> None:

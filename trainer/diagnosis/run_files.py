@@ -1,0 +1,140 @@
+"""What the files of a run's folder say of how it learnt; a model without them says nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitstore import SettingError
+from trainer.advice.facts import Course
+from trainer.losses import SPAN_LOSSES, Loss
+from trainer.losses.options import ALPHA, LOSS, LOSS_OPTIONS, TEMPERATURE, chosen_loss
+from trainer.training.run_record import RECORD, read_record
+from trainer.training.state_files import read_json
+from trainer.training.value_schedule import ValueSchedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainer.diagnosis.options import DiagnoseOptions
+
+__all__ = ["RunFiles"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFiles:
+    """How a model learnt, as far as that is known, or as the options say in its place."""
+
+    is_run: bool
+    loss: Loss
+    alpha: float  # the least of the run
+    temperature: float  # that of the last step
+    epochs: float | None  # passes over the store with the largest weight
+    stores: tuple[str, ...]  # the fingerprints of those that it learnt from
+    training: Course | None  # of the loss; None where alpha or the temperature change
+    held_out: Course | None  # of the figure by which its best step was chosen
+    kept_best: bool
+
+    @staticmethod
+    def read(options: DiagnoseOptions, folder: Path | None) -> RunFiles:
+        """What the folder of a model says; what `options` give goes before it.
+
+        Args:
+            options: Those of the diagnosis.
+            folder: That of the model, which need not be a run's; None for a loaded one.
+
+        Raises StoreError for files that are not what they should be, SettingError for a run that
+        learnt over spans of text.
+        """
+        record = read_record(folder) if folder is not None and folder.is_dir() else None
+        settings = {} if record is None else record["settings"]
+        if settings.get("loss") in SPAN_LOSSES and options.loss is None:
+            raise SettingError(
+                "the run learnt over spans of text, in tokens that are not the store's",
+                place=f"{folder}/{RECORD}",
+                found=f"--loss {settings['loss']}",
+                remedy="Measure it with `trainer eval`",
+            )
+        course = [] if record is None or folder is None else _reports(folder / "history.json")
+        held = [] if record is None or folder is None else _reports(folder / "held_out.json")
+        figure = f"eval_{settings.get('best_by', 'loss')}"
+        epochs = course[-1].get("epoch") if course else None
+        parts = [] if record is None else record.get("parts", [])
+        return RunFiles(
+            is_run=record is not None,
+            loss=_loss(options, settings),
+            alpha=_alpha(options, settings),
+            temperature=_temperature(options, settings),
+            epochs=None
+            if epochs is None
+            else epochs * max([float(one["weight"]) for one in parts], default=1.0),
+            stores=()
+            if record is None
+            else tuple(one["store"] for one in parts) or (record["store"],),
+            training=None if _changes(settings) else _course(course, "loss"),
+            held_out=_course(held, figure),
+            kept_best=settings.get("keep_best", False),
+        )
+
+
+def _loss(options: DiagnoseOptions, settings: dict[str, Any]) -> Loss:
+    if options.loss is not None or "loss" not in settings:
+        found = chosen_loss(options.loss or LOSS.default, {})
+    else:
+        own = {one.name: settings[one.name] for one in LOSS_OPTIONS if one.name in settings}
+        found = chosen_loss(settings["loss"], own)
+    if not isinstance(found, Loss):
+        raise SettingError("the loss compares spans of text", place="--loss", found=found.name)
+    return found
+
+
+def _alpha(options: DiagnoseOptions, settings: dict[str, Any]) -> float:
+    if options.alpha is not None or "alpha" not in settings:
+        return float(ALPHA.default if options.alpha is None else options.alpha)
+    return min(_schedule(settings, "alpha").values)
+
+
+def _temperature(options: DiagnoseOptions, settings: dict[str, Any]) -> float:
+    if options.temperature is not None or "temperature" not in settings:
+        given = options.temperature
+        return float(TEMPERATURE.default if given is None else given)
+    steps = settings["steps"] or 1
+    return _schedule(settings, "temperature").at(steps - 1, steps=steps)
+
+
+def _schedule(settings: dict[str, Any], name: str) -> ValueSchedule:
+    return ValueSchedule.parse(
+        settings.get(f"{name}_schedule"), first=settings[name], flag=f"--{name}-schedule"
+    )
+
+
+def _changes(settings: dict[str, Any]) -> bool:
+    """Whether the loss of one step is another than that of the next."""
+    return any(settings.get(f"{name}_schedule") for name in ("alpha", "temperature"))
+
+
+def _reports(path: Path) -> list[dict[str, Any]]:
+    """The reports of a file that the run writes; none where there is no such file."""
+    found = read_json(path)
+    return [one for one in found or [] if isinstance(one, dict)]
+
+
+def _course(reports: list[dict[str, Any]], figure: str) -> Course | None:
+    """How a figure of reports went; None where fewer than two hold it."""
+    held = [
+        (one["step"], float(one[figure]))
+        for one in reports
+        if isinstance(one.get(figure), int | float) and math.isfinite(one[figure])
+    ]
+    if len(held) < 2:
+        return None
+    least_step, least = min(held, key=lambda one: one[1])
+    return Course(
+        first=held[0][1],
+        least=least,
+        last=held[-1][1],
+        least_step=least_step,
+        last_step=held[-1][0],
+        reports=len(held),
+    )
