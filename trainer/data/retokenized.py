@@ -80,6 +80,9 @@ class _Block:
     def split(self) -> Iterator[CrossedDocument]:
         return iter(self.documents)
 
+    def document(self, number: int) -> CrossedDocument:
+        return self.documents[number]
+
 
 @dataclass(kw_only=True, slots=True)
 class _Found:
