@@ -92,7 +92,7 @@ def main() -> int:
             "targets\n"
         )
         print("| what | seconds | of a core | memory, MiB |\n|---|---|---|---|", flush=True)
-        jobs: list[tuple[str, float] | None] = [*_POSITIONS, *([None] if given.count else [])]
+        jobs: list[tuple[int, float] | None] = [*_POSITIONS, *([None] if given.count else [])]
         for job in jobs:
             context = multiprocessing.get_context("spawn")
             process = context.Process(target=_measure, args=(folder, given.documents, job))

@@ -268,8 +268,8 @@ def stream_documents(shares: Sequence[Share]) -> np.ndarray:
     sizes = [len(one) for one in parts]
     turns_D = np.fromiter(turns_from(sizes, [0] * len(sizes)), dtype=np.int64, count=sum(sizes))
     found_D = np.empty(sum(sizes), dtype=np.int64)
-    for number, one in enumerate(parts):
-        found_D[turns_D == number] = one
+    for number, part_D in enumerate(parts):
+        found_D[turns_D == number] = part_D
     return found_D
 
 
