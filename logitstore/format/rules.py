@@ -126,7 +126,7 @@ class TargetRule:
         if not self.is_share:
             return self.taken_R(values_R, cut=self.value)
         kept_R = np.zeros(len(values_R), dtype=bool)
-        count = math.ceil(round(self.value * len(values_R), _DIGITS))
+        count = max(1, math.ceil(round(self.value * len(values_R), _DIGITS)))
         order_R = np.argsort(-values_R if self.from_top else values_R, kind="stable")
         kept_R[order_R[:count]] = True
         return kept_R
