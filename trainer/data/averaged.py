@@ -69,6 +69,9 @@ class _Block:
     def split(self) -> Iterator[_Averaged]:
         return iter(self.documents)
 
+    def document(self, number: int) -> _Averaged:
+        return self.documents[number]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Size:
