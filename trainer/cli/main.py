@@ -136,7 +136,7 @@ def diagnose(*, json: bool, **options: Any) -> None:
 
 @command(app, options=(*options_of(StudentOptions), JSON), check=StudentOptions, again=AGAIN)
 def student(*, json: bool, **options: Any) -> None:
-    """Make a student of some of its teacher's layers, channels and neurons.
+    """Make a student of a part of its teacher's weights.
 
     It starts with the teacher's own weights, for `trainer fit --student`. Its folder is there only
     once it has been loaded and compared with the teacher without what was left out.
