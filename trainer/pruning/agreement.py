@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from trainer.pruning.configuration import Kept
 
 __all__ = [
-    "TOLERANCE",
     "difference_of",
     "outputs",
     "plain_ids",
@@ -47,7 +46,7 @@ _BEYOND = 8  # tokens more than a window has
 _MOST_WORK = 4e11
 # Of the largest value. Both models do the same operations on the same numbers, so they agree to the
 # last bit where the machine does; a layer of another kind differs by 1e-2 and more.
-TOLERANCE = 1e-4
+_TOLERANCE = 1e-4
 # What says only where a layer stands.
 _NUMBER = re.compile(r"(layer|block).*(idx|id|index|number)|idx|index|num_hidden_layers")
 _WINDOW = re.compile(r".*window(_size)?|attention_chunk_size")
@@ -84,13 +83,13 @@ def refuse_other_model(
             with _passing_over(lists, kept):
                 wanted = outputs(teacher, ids_BL)
             difference = difference_of(outputs(student, ids_BL), wanted)
-        if not difference <= TOLERANCE:  # a NaN must fail too
+        if not difference <= _TOLERANCE:  # a NaN must fail too
             raise ModelError(
                 f"the student does not compute what the teacher does without the other layers, on "
                 f"{length} tokens, so a layer is of another kind under its new number",
                 place=place,
                 found=f"a relative difference of {difference:.2g}",
-                allowed=f"at most {TOLERANCE:g}",
+                allowed=f"at most {_TOLERANCE:g}",
                 remedy=OTHER_LAYERS,
             )
         most = max(most, difference)

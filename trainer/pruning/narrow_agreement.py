@@ -17,7 +17,7 @@ import torch
 
 from logitstore import ModelError
 from logitstore.plumbing import LMHead
-from trainer.pruning.agreement import TOLERANCE, difference_of, outputs, probe, probe_lengths
+from trainer.pruning.agreement import difference_of, outputs, probe, probe_lengths
 from trainer.pruning.narrow import embedding_ratio, residual_norms, running
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from trainer.pruning.sizes import Narrowing
 
 __all__ = ["refuse_other_narrow"]
+
+# Of the largest value. Both models add up other numbers of terms, in float32: SmolLM2 135M differs
+# by 1e-6 to 2e-5, by 1.4e-4 with neurons taken at random. Another model differs by 1e-2 and more.
+_TOLERANCE = 1e-3
 
 
 def refuse_other_narrow(
@@ -73,13 +77,13 @@ def refuse_other_narrow(
             if cut.channels is not None:
                 hidden_BLD = hidden_BLD.index_select(-1, cut.channels)
             difference = difference_of(outputs(student, ids_BL), (hidden_BLD, *logits))
-        if not difference <= TOLERANCE:  # a NaN must fail too
+        if not difference <= _TOLERANCE:  # a NaN must fail too
             raise ModelError(
                 "the student does not compute what the teacher does with zeros in place of what "
                 f"was left out, on {length} tokens: sizes enter in a way that is not known here",
                 place=place,
                 found=f"a relative difference of {difference:.2g}",
-                allowed=f"at most {TOLERANCE:g}",
+                allowed=f"at most {_TOLERANCE:g}",
                 remedy="Leave layers out instead (--layers)",
             )
         most = max(most, difference)
@@ -100,5 +104,5 @@ def _enter_alike(teacher: PreTrainedModel, student: PreTrainedModel, channels: T
     The scale is a power of sqrt(D / D'), and what enters the first layer tells which.
     """
     ratio = embedding_ratio(teacher, student, channels)
-    if abs(ratio - 1) > TOLERANCE:
+    if abs(ratio - 1) > _TOLERANCE:
         teacher.get_input_embeddings().register_forward_hook(lambda *given: given[2] * ratio)
