@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 # Compiled once, and not by each of the hundreds of processes that the tests start.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check bench torture docs clean
+.PHONY: demo on-policy test check bench torture docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## dump a teacher, distil three students, compare them
 	$(BIN)/python -m tools.demo --out demo
+
+on-policy: $(STAMP)  ## three rounds in which a student answers, its teacher judges, and it learns
+	$(BIN)/python -m tools.on_policy --out on-policy
 
 # Tests write tens of thousands of small files and wait until each is durable: in memory, where the
 # machine has 4 GB to spare for them.
@@ -43,4 +46,4 @@ docs: $(STAMP)  ## write docs/cli.md and docs/kinds.md from the program
 	$(BIN)/python -m tools.kinds_docs
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo on-policy build *.egg-info

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from logitstore.fidelity.rereading import stored_tokenizer
     from logitstore.format.generation import GENERATION, generation_of
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
+    from logitstore.format.rules import TargetRule
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     )
     from logitstore.store.storage import sha256_of
     from logitstore.targets.kinds import Entries, TargetKind
-    from logitstore.targets.rules import TargetRule
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
@@ -204,7 +204,7 @@ __getattr__, __dir__ = lazy_names(
         "Fields": "logitstore.corpus.fields",
         "Sparsifier": "logitstore.targets.sparsifier",
         "TargetKind": "logitstore.targets.kinds",
-        "TargetRule": "logitstore.targets.rules",
+        "TargetRule": "logitstore.format.rules",
         "sparsifier_of": "logitstore.sparsify",
         "StoreLike": "logitstore.store.reader",
         "as_store": "logitstore.store.reader",

@@ -202,13 +202,22 @@ def test_of_draws_the_teachers_own_entropy_tells():
 def test_a_recipe_says_what_the_loss_declares(name):
     spec = sparsifier_spec("topk", k=8)
     loss = LOSSES[name].with_options(modes=2) if name == "tail_reweighted" else LOSSES[name]
-    recipe = Recipe.of(loss, spec, alpha=0.5, temperature=2.0)
-    assert (recipe.loss, recipe.view, recipe.repeats) == (name, "bucket", 1)
-    assert recipe.tail == loss.tail
+    recipe = Recipe.of(loss, spec, alpha=1.0, temperature=1.0)
+    assert (recipe.loss, recipe.tail, recipe.repeats) == (name, loss.tail, 1)
+    assert recipe.view == ("samples" if loss.of_samples else "bucket")
+    # Every rule has an answer for it.
+    findings(replace(SOUND, recipe=recipe, retained_mass=0.3, tempered_mass=0.3))
     drawn = sparsifier_spec("unbiased", k=8, repeats=3)
-    if loss.serves_drawn:
+    if loss.serves_drawn and not loss.of_samples:
         recipe = Recipe.of(loss, drawn, alpha=0.5, temperature=1.0)
         assert (recipe.view, recipe.repeats) == ("weights", 3)
+
+
+def test_a_loss_of_sampled_tokens_asks_nothing_of_the_entries():
+    """And a student's own answers are likelier to it than to its teacher: that is no finding."""
+    recipe = replace(SOFT, view="samples", tail="unseen", loss="sampled_reverse_kl")
+    low = {"retained_mass": 0.1, "tempered_mass": 0.1, "teacher_loss": 5.0}
+    assert findings(replace(SOUND, recipe=recipe, **low)) == []
 
 
 def test_counting_knows_of_a_target_what_all_others_say():

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from logitstore.errors import SettingError
+from logitstore.format.blocks import BlockCounts
 from tests.memory_store import MemoryStore
 from trainer.data.order import Shuffle
-from trainer.data.packing import Lengths, Packing, Position, choose_packing, steps
+from trainer.data.packing import (
+    Lengths,
+    Packing,
+    Position,
+    choose_packing,
+    steps,
+    steps_of_epoch,
+)
+from trainer.data.streams import Mix, Part, shares_of, stream_documents, stream_places
 
 
 def packing(*, bins=2, bin_tokens=32, lanes=4, window=2, seed=0):
@@ -140,3 +149,86 @@ def test_lengths_are_read_once_a_block():
 def test_a_packing_that_cannot_be_is_refused(change):
     with pytest.raises(SettingError):
         Packing.from_json(packing().to_json() | change)
+
+
+class Sized:
+    """As much of a store as packing reads: lengths at random, some of them 0."""
+
+    def __init__(self, *, blocks, seed):
+        draw = np.random.default_rng(seed)
+        counts = draw.integers(0, 9, blocks)
+        self._lengths = [draw.integers(0, 13, count) for count in counts]
+        self.blocks = [
+            BlockCounts(documents=len(one), tokens=int(one.sum()), targets=0)
+            for one in self._lengths
+        ]
+
+    def document_lengths(self, number):
+        return self._lengths[number], self._lengths[number] // 2
+
+
+def shuffle_of(*, lanes, window, seed=0):
+    return Shuffle(fingerprint=f"{seed:x}", seed=seed, lanes=lanes, window=window)
+
+
+ORDERS = {
+    "one": shuffle_of(lanes=4, window=3),
+    "few lanes": shuffle_of(lanes=1, window=40),
+    "several": Mix(
+        parts=(
+            Part(shuffle=shuffle_of(lanes=4, window=2), weight=1.5, blocks=30),
+            Part(shuffle=shuffle_of(lanes=2, window=1, seed=1), weight=0.3, blocks=10),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("bins", [1, 2, 4])
+def test_order_and_steps_that_are_found_at_once_are_those_of_the_walk(order, bins):
+    store = Sized(blocks=40, seed=bins)
+    lengths = Lengths(store)
+    plan = Packing(shuffle=ORDERS[order], bins=bins, bin_tokens=17)
+    first_B = np.cumsum(lengths.documents_B) - lengths.documents_B
+    for epoch in range(4):
+        for lanes in plan.streams:
+            shares = shares_of(
+                plan.shuffle, lanes=lanes, epoch=epoch, documents_B=lengths.documents_B
+            )
+            walked = [first_B[place.block] + place.document for place in stream_places(shares)]
+            assert stream_documents(shares).tolist() == walked
+        walk = list(steps(plan, lengths, start=Position.start(plan, epoch=epoch)))
+        assert len(walk) > 5
+        assert steps_of_epoch(plan, lengths, epoch=epoch) == len(walk)
+
+
+def test_a_document_longer_than_a_bin_is_refused_where_steps_are_counted():
+    store = Sized(blocks=4, seed=0)
+    plan = Packing(shuffle=ORDERS["one"], bins=1, bin_tokens=11)
+    with pytest.raises(SettingError, match=r"does not fit into one forward pass.*12 tokens"):
+        steps_of_epoch(plan, Lengths(store), epoch=0)
+
+
+def test_a_position_in_ten_million_documents_asks_for_what_the_first_steps_need_alone():
+    counts = BlockCounts(documents=100, tokens=800, targets=400)
+
+    class Large:
+        blocks = (counts,) * 100_000
+        asked = 0
+
+        def document_lengths(self, number):
+            self.asked += 1
+            return np.full(100, 8), np.full(100, 4)
+
+    store = Large()
+    lengths = Lengths(store)
+    plan = Packing(
+        shuffle=Shuffle(fingerprint="f", seed=0, lanes=64, window=8), bins=4, bin_tokens=256
+    )
+    for epoch, share in ((0, 0.0), (0, 0.37), (3, 0.999)):
+        store.asked, sizes = 0, plan.stream_documents(lengths.documents_B, epoch=epoch)
+        assert sum(sizes) == 10_000_000
+        start = Position(epoch=epoch, step=0, consumed=tuple(int(share * one) for one in sizes))
+        step = next(iter(steps(plan, lengths, start=start)))
+        assert len(documents_of(step)) == 4 * 32
+        assert store.asked <= 4 * 33  # one more of each stream is looked at

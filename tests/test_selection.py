@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 
 import trainer
 from logitstore.errors import SettingError, SpecError
+from logitstore.format.rules import TargetRule
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify.build import sparsifier_spec
-from logitstore.targets.rules import TargetRule
 from tests.memory_store import MemoryStore, teacher_logprobs
 from tests.test_distil import SETTINGS, history, interrupt_at, start_worker
 from tests.tiny_models import CONFIGS, tiny
@@ -150,7 +150,7 @@ def _dense_gradient(
         ("entropy:above:1.8", "all", {"alpha": 1.0}),
     ],
 )
-@pytest.mark.parametrize("micro", [2048, 128, 48])  # 1, 4 and 16 forwards of one step
+@pytest.mark.parametrize("micro", [2048, 128, 64])  # 1, 4 and 8 forwards of one step
 def test_the_gradient_is_the_dense_one_however_the_step_is_divided(
     tmp_path: Path, rule: str, labels: str, settings: dict[str, Any], micro: int
 ) -> None:
@@ -171,7 +171,7 @@ def test_the_gradient_is_the_dense_one_however_the_step_is_divided(
     after = load_file(tmp_path / "run" / "model.safetensors")
     for name, one in before.items():
         gradient = one.double() - after[name].double()
-        torch.testing.assert_close(gradient, dense[name].grad, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, dense[name].grad, rtol=0, atol=1e-6)
     [report] = history(tmp_path / "run")
     assert report["targets"] == sum(one.targets for one in MemoryStore().blocks)
     assert report["selected"] == pytest.approx(share)
@@ -302,7 +302,7 @@ def test_the_public_loop_weighs_and_a_loop_of_ones_own_is_refused(tmp_path: Path
     )  # fmt: skip
     theirs = load_file(tmp_path / "run" / "model.safetensors")
     for name, one in model.named_parameters():
-        torch.testing.assert_close(one.detach(), theirs[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.detach(), theirs[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ its backward. Memory is the peak of the resident set above the weights and their
 exist before the baseline is taken; time is that of the best of the repeats.
 
     python -m tools.bench_memory --vocab-size 131072 --rows 4096 --width 1024
+    python -m tools.bench_memory --vocab-size 201088 --rows 32768 --width 256 --dense-rows 2048,4096
+
+With --dense-rows the dense loss, whose logits would not fit, is measured at those rows and
+extrapolated along the line through the first and the last of them.
 
 Shapes: N rows, D width, V vocabulary, K entries.
 """
@@ -16,7 +20,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "measure", "table"]
 
+_DENSE, _AT_TWO = "dense cross-entropy", "fused, T = 2"
 _NODES = (1.0, 0.75, 0.5, 0.25)
 
 
@@ -125,9 +130,9 @@ def _fused(shape: Shape, *, temperature: float = 1.0) -> Callable[..., torch.Ten
 
 
 _STEPS: dict[str, Callable[[Shape], Callable[..., torch.Tensor]]] = {
-    "dense cross-entropy": _dense,
+    _DENSE: _dense,
     "fused, T = 1": _fused,
-    "fused, T = 2": lambda shape: _fused(shape, temperature=2.0),
+    _AT_TWO: lambda shape: _fused(shape, temperature=2.0),
 }
 
 
@@ -179,9 +184,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    shape = Shape(**vars(parser.parse_args(arguments)))
+    parser.add_argument("--dense-rows", help="rows of the dense loss, with a comma between")
+    parser.add_argument("--at-one", action="store_true", help="leave out the loss at T = 2")
+    given = vars(parser.parse_args(arguments))
+    names = [name for name in _STEPS if not (given["at_one"] and name == _AT_TWO)]
+    del given["at_one"]
+    dense = given.pop("dense_rows")
+    shape = Shape(**given)
     print(f"V = {shape.vocab_size:,}, {shape.rows:,} rows, D = {shape.width:,}, K = {shape.k}\n")
-    print(table({name: measure(name, shape) for name in _STEPS}))
+    if dense is None:
+        print(table({name: measure(name, shape) for name in names}))
+        return
+    rows = sorted(int(one) for one in dense.split(","))
+    found = [measure(_DENSE, replace(shape, rows=number)) for number in rows]
+    for number, cost in zip(rows, found, strict=True):
+        print(f"{_DENSE}, {number:,} rows: {cost.bytes / 2**20:,.0f} MiB, {cost.seconds:.2f} s")
+    costs = {f"{_DENSE}, extrapolated": _along(rows, found, shape.rows)}
+    print()
+    print(table(costs | {name: measure(name, shape) for name in names if name != _DENSE}))
+
+
+def _along(rows: Sequence[int], costs: Sequence[Cost], wanted: int) -> Cost:
+    """The cost at `wanted` rows on the line through the first and the last that were measured."""
+    share = (wanted - rows[0]) / (rows[-1] - rows[0])
+    first, last = costs[0], costs[-1]
+    return Cost(
+        bytes=round(first.bytes + share * (last.bytes - first.bytes)),
+        seconds=first.seconds + share * (last.seconds - first.seconds),
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.training.batching import training_batches
     from trainer.training.fit import fit
     from trainer.training.loop import DistillationTrainer
-    from trainer.training.mixing import mix
+    from trainer.training.mixing import average, mix
     from trainer.training.student import load_student
 
     __version__: str
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOSSES",
     "SPAN_LOSSES",
+    "AveragedStore",
     "Batch",
     "Batches",
     "DistillationTrainer",
@@ -43,6 +44,7 @@ __all__ = [
     "RetokenizedStore",
     "SpanLoss",
     "StoreLike",
+    "average",
     "diagnose",
     "distillation_loss",
     "evaluate",
@@ -60,6 +62,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "__version__": "logitstore",
+        "AveragedStore": "trainer.data.averaged",
         "Batch": "trainer.data.rows",
         "Batches": "trainer.data.batches",
         "DistillationTrainer": "trainer.training.loop",
@@ -72,6 +75,7 @@ __getattr__, __dir__ = lazy_names(
         "SpanLoss": "trainer.losses",
         "StoreLike": "trainer.data.store",
         "diagnose": "trainer.diagnosis.diagnose",
+        "average": "trainer.training.mixing",
         "distillation_loss": "trainer.losses.distillation",
         "evaluate": "trainer.evaluation.measure",
         "fit": "trainer.training.fit",

@@ -14,7 +14,7 @@ from logitstore.corpus.template import uses_clock
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
 from logitstore.format.generation import GENERATION, told_of_generation
 from logitstore.format.json import fingerprint
-from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec, TokenizerSpec
+from logitstore.format.spec import CorpusSpec, StoreSpec, TextSpec, TokenizerSpec, written_format
 
 if TYPE_CHECKING:
     from logitstore.dumping.job import Job
@@ -34,9 +34,9 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
     plan: the work units of the corpus.
     teacher: taken for that of a job whose teacher is not loaded.
     """
-    fields, template = job.corpus.fields, getattr(job.tokenizer, "chat_template", None)
+    text = _text_spec(job)
     return StoreSpec(
-        format=FORMAT,
+        format=written_format(text),
         teacher=job.teacher.spec if teacher is None else teacher,
         tokenizer=tokenizer_spec(job.tokenizer, vocab_size=job.vocab_size),
         corpus=CorpusSpec(
@@ -46,30 +46,37 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
             unit_tokens=job.options.unit_tokens,
             answers=tuple(one.identity() | {"model": one.model} for one in job.corpus.answers),
         ),
-        text=TextSpec(
-            text_field=fields.text,
-            messages_field=fields.messages,
-            max_length=job.rules.max_length,
-            chat_template=_hash(template),
-            records=fields.shape,
-            tokens_field=fields.tokens,
-            mask_field=fields.mask,
-            ignored_fields=tuple(sorted(fields.ignored)),
-            turns="last" if job.rules.last_turn_only else "all",
-            template_kwargs=json.dumps(job.rules.template_variables, sort_keys=True),
-            template_date=job.rules.today.isoformat() if uses_clock(template) else None,
-            pieces_begin=bool(beginning(job.tokenizer)),
-            teacher_system=_hash(job.rules.teacher_system),
-            teacher_messages=job.rules.teacher_messages,
-            sampler_field=fields.sampler,
-            sampler_logprobs=bool(job.rules.sampler_logprobs),
-        ),
+        text=text,
         sparsifier=job.sparsifier,
         codec=job.codec.spec,
         container=job.options.format,
         batch_tokens=job.options.batch_tokens,
         block_targets=BLOCK_TARGETS,
         provenance=provenance() | _generation(job),
+    )
+
+
+def _text_spec(job: Job) -> TextSpec:
+    """How the records become documents."""
+    fields, template = job.corpus.fields, getattr(job.tokenizer, "chat_template", None)
+    return TextSpec(
+        text_field=fields.text,
+        messages_field=fields.messages,
+        max_length=job.rules.max_length,
+        chat_template=_hash(template),
+        records=fields.shape,
+        tokens_field=fields.tokens,
+        mask_field=fields.mask,
+        ignored_fields=tuple(sorted(fields.ignored)),
+        turns="last" if job.rules.last_turn_only else "all",
+        template_kwargs=json.dumps(job.rules.template_variables, sort_keys=True),
+        template_date=job.rules.today.isoformat() if uses_clock(template) else None,
+        pieces_begin=bool(beginning(job.tokenizer)),
+        teacher_system=_hash(job.rules.teacher_system),
+        teacher_messages=job.rules.teacher_messages,
+        sampler_field=fields.sampler,
+        sampler_logprobs=bool(job.rules.sampler_logprobs),
+        positions=None if job.positions is None else str(job.positions),
     )
 
 

@@ -28,6 +28,7 @@ from logitstore.dumping.options import (
     template_variables,
 )
 from logitstore.errors import CorpusError, SettingError
+from logitstore.format.rules import TargetRule
 from logitstore.format.spec import SparsifierSpec
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.sparsify import SPARSIFIERS
@@ -68,6 +69,7 @@ class Job:
     rules: TextRules
     sparsifier: SparsifierSpec
     codec: Codec
+    positions: TargetRule | None = None  # which targets of a document are kept; None: all
     reasons: set[str] = field(default_factory=set)  # for which records were skipped, as told
 
     @staticmethod
@@ -88,7 +90,7 @@ class Job:
         Raises CorpusError, ModelError or SettingError.
         """
         options, targets = split_options(values)
-        sparsifier = target_spec(targets)
+        sparsifier, positions = target_spec(targets), targets.get("positions")
         corpus = open_corpus(options.data, fields=options.fields)
         tokenizer = with_chat_template(
             open_tokenizer(options.tokenizer, teacher=options.teacher), options.chat_template
@@ -123,6 +125,7 @@ class Job:
             rules=rules,
             sparsifier=sparsifier,
             codec=codec,
+            positions=None if positions is None else TargetRule.parse(positions),
         )
         return job.loaded(on_progress) if with_weights else job
 

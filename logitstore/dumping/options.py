@@ -22,6 +22,7 @@ from logitstore.codec import FIDELITIES
 from logitstore.corpus.fields import Fields
 from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import SettingError
+from logitstore.format.rules import TargetRule
 from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.own_options import listed, own_options
 from logitstore.progress import ON_PROGRESS
@@ -281,6 +282,17 @@ def _temperature() -> Option:
     )
 
 
+_POSITIONS = Option(
+    name="positions",
+    kind=str,
+    default=None,
+    nullable=True,
+    refuse=TargetRule.parse,
+    help="Keep targets of some positions alone: of each document a fifth, those of which the "
+    "teacher is least sure, with entropy:top:0.2. Likewise loss:top:0.2 by its loss on the true "
+    "token, bottom for the other end, entropy:above:1.5 or loss:below:3 by nats.",
+    unset="all that count",
+)
 _OUT = Option(
     name="out",
     kind=object,
@@ -291,7 +303,7 @@ _OUT = Option(
 
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
-TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature())
+TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature(), _POSITIONS)
 _NO_CHECK = Option(
     name="no_check",
     kind=bool,

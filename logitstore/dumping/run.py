@@ -241,7 +241,8 @@ class Work:
             tally.batch(unit, batch, documents)
 
         found = stored_documents(self.job, documents, source=unit.source, on_batch=on_batch)
-        stored = [one for one in found if one is not None]
+        # A document may have no target left where some positions alone are kept.
+        stored = [one for one in found if one is not None and one.document.targets]
         bad = {
             document.record for document, one in zip(documents, found, strict=True) if one is None
         }

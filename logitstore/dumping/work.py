@@ -78,23 +78,31 @@ def stored_documents(
 
     The teacher sees them in batches of like length; `on_batch` is told of each that is done. A
     document for which the teacher's numbers are no distribution is NotFinite, and None where the
-    job passes over what is bad.
+    job passes over what is bad. Where the job keeps some positions alone, the documents have those
+    targets, or none.
     """
     stored: list[StoredDocument | None] = [None] * len(documents)
     read = [document.as_read for document in documents]
     for places in batches(read, batch_tokens=job.options.batch_tokens):
         batch = [documents[place] for place in places]
+        finite = places
         try:
             targets = list(_batch_targets(job, batch))
         except NotFinite as error:
-            places = _finite(job, documents, places, source=source, error=error)
-            targets = list(_batch_targets(job, [documents[place] for place in places]))
-        for place, draws in zip(places, targets, strict=True):
-            stored[place] = StoredDocument(
-                document=documents[place], targets=draws[0], other_draws=draws[1:]
-            )
+            finite = _finite(job, documents, places, source=source, error=error)
+            targets = list(_batch_targets(job, [documents[place] for place in finite]))
+        for place, draws in zip(finite, targets, strict=True):
+            one = StoredDocument(document=documents[place], targets=draws[0], other_draws=draws[1:])
+            rule = job.positions
+            stored[place] = one if rule is None else one.only(rule.kept_R(one.targets))
         if on_batch is not None:
-            on_batch(batch)
+            found = [stored[place] for place in places]
+            on_batch(
+                [
+                    own if one is None else one.document
+                    for own, one in zip(batch, found, strict=True)
+                ]
+            )
     return stored
 
 

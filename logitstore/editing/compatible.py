@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import SpecError
-from logitstore.format.spec import FORMAT, CorpusSpec, StoreSpec, TextSpec
+from logitstore.format.spec import CorpusSpec, StoreSpec, TextSpec, written_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def merged_spec(stores: Sequence[Store]) -> StoreSpec:
     specs = [one.spec for one in stores]
     return replace(
         first.spec,
-        format=FORMAT,
+        format=written_format(first.spec.text),
         corpus=_corpus([one.corpus for one in specs]),
         text=_text([one.text for one in specs]),
         batch_tokens=max(one.batch_tokens for one in specs),

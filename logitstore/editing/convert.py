@@ -19,7 +19,7 @@ from logitstore.editing.sources import all_edits, open_source, out_layout, telli
 from logitstore.editing.work import Edited, NewStore
 from logitstore.errors import SettingError
 from logitstore.format.json import fingerprint
-from logitstore.format.spec import FORMAT, SparsifierSpec, StoreSpec
+from logitstore.format.spec import SparsifierSpec, StoreSpec, written_format
 from logitstore.options import takes
 from logitstore.progress import OnProgress
 from logitstore.sparsify import SPARSIFIERS, sparsifier_of
@@ -137,7 +137,7 @@ def _converted(
         codec = new_codec(sparsifier, vocab_size=spec.tokenizer.vocab_size, fidelity=chosen).spec
     return replace(
         spec,
-        format=FORMAT,
+        format=written_format(spec.text),
         sparsifier=sparsifier,
         codec=codec,
         container=container or spec.container,

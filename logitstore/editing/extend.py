@@ -32,7 +32,7 @@ from logitstore.fidelity.identity import refuse_other_tokenizer
 from logitstore.fidelity.rereading import stored_tokenizer
 from logitstore.format.json import fingerprint
 from logitstore.format.plan import Plan
-from logitstore.format.spec import FORMAT
+from logitstore.format.spec import written_format
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.store.layout import SPEC
@@ -128,6 +128,7 @@ def _job(source: Store, options: Mapping[str, Any], on_progress: OnProgress | No
         "sampler_field": text.sampler_field,
         "ignore_field": list(text.ignored_fields) or None,
         "turns": text.turns,
+        "positions": text.positions,
         "template_kwargs": text.template_kwargs,
         "template_date": text.template_date,
         "max_length": text.max_length,
@@ -146,9 +147,10 @@ def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> Non
     spec = source.spec
     own = store_spec(job, Plan(units=()), teacher=teacher)
     own = replace(own, corpus=spec.corpus, format=spec.format, block_targets=spec.block_targets)
-    if spec.format != FORMAT:  # older ones say less of their text
-        own = replace(own, format=FORMAT)
-        spec = replace(spec, format=FORMAT)
+    written = written_format(spec.text)
+    if spec.format != written:  # older ones say less of their text
+        own = replace(own, format=written)
+        spec = replace(spec, format=written)
     try:
         refuse_other_spec(spec, own, place=source.layout.place(SPEC))
     except SpecError as error:
@@ -188,4 +190,4 @@ def _extended(source: Store, job: Job, units: tuple[WorkUnit, ...], edit: Edit) 
         limit=None,
         answers=joined_answers([source.spec.corpus, own.corpus]),
     )
-    return replace(source.spec, format=FORMAT, corpus=corpus)
+    return replace(source.spec, format=written_format(source.spec.text), corpus=corpus)

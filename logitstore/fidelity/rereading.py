@@ -82,8 +82,10 @@ class Rereading:
         if self.corpus is None:
             return list(chosen)
         made = self._made([one.document for one in chosen], self.corpus)
+        some = self.store.spec.text.positions is not None
         return [
-            replace(one, document=_same(one.document, made, place=self.store.uri)) for one in chosen
+            replace(one, document=_same(one.document, made, chosen=some, place=self.store.uri))
+            for one in chosen
         ]
 
     def _made(self, wanted: Sequence[Document], corpus: Corpus) -> dict[bytes, Document]:
@@ -174,9 +176,14 @@ def stored_tokenizer(files: Mapping[str, bytes]) -> Any:
         return load_tokenizer(folder)
 
 
-def _same(stored: Document, made: Mapping[bytes, Document], *, place: str) -> Document:
+def _same(
+    stored: Document, made: Mapping[bytes, Document], *, chosen: bool, place: str
+) -> Document:
     """The document that the corpus gives now, which must be the stored one."""
     found = made.get(stored.id)
+    if found is not None and chosen and len(found) == len(stored):
+        # The store says which positions were kept of those that count.
+        found = found.only(stored.counted_L[found.counted_L])
     if (
         found is None
         or not np.array_equal(found.input_ids_L, stored.input_ids_L)

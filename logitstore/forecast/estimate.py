@@ -18,6 +18,7 @@ from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import check_targets
 from logitstore.dumping.work import stored_documents
+from logitstore.errors import CorpusError
 from logitstore.forecast.options import ESTIMATE_OPTIONS
 from logitstore.forecast.plan import CorpusPlan
 from logitstore.forecast.plan import plan_only as plan_of
@@ -107,6 +108,7 @@ class _Trial:
         self._portions: list[_Portion] = []
         self._pending: list[tuple[Sampled, StoredDocument]] = []
         self._documents = 0
+        self._counted = self._kept_documents = 0  # targets that count, documents that have any left
 
     def run(self, seconds: float, on_progress: OnProgress | None) -> None:
         """Dump portions, each spread evenly over the corpus, until the time is used up.
@@ -130,6 +132,13 @@ class _Trial:
         tell_stage(on_progress, "counting the documents")
         self._sample.count(seconds=max(0.0, seconds - (time.monotonic() - started)))
         self._sample.refuse_empty()
+        if not self._store.targets:
+            raise CorpusError(
+                "no target of the sample is kept",
+                place=self._job.corpus.name,
+                found=f"{self._counted:,} targets that count"
+                + ("" if self._job.positions is None else f", --positions {self._job.positions}"),
+            )
 
     def estimate(self, *, fixed: float) -> Estimate:
         """The estimate for the whole corpus.
@@ -138,25 +147,31 @@ class _Trial:
             fixed: The seconds of a dump that do not depend on the targets: loading and planning.
         """
         sample, costs = self._sample, self._store.costs()
-        targets = round(sample.targets * sample.scale)
+        counted = sample.targets * sample.scale
+        targets = round(counted * self._store.targets / self._counted)
         units = sample.slices.units
         size = round(costs.bytes(targets=targets, shards=units))
         return Estimate(
-            documents=round(sample.documents * sample.scale),
+            documents=round(
+                sample.documents * sample.scale * self._kept_documents / self._documents
+            ),
             targets=targets,
             bytes=size,
             bytes_per_target=size / targets,
-            seconds=fixed + self._work_seconds(targets, units),
+            seconds=fixed + self._work_seconds(round(counted), targets, units),
             retained_mass=costs.retained_mass,
             units=units,
             sample_documents=self._documents,
             sample_targets=self._store.targets,
         )
 
-    def _work_seconds(self, targets: int, units: int) -> float:
-        """Seconds for all units: teacher of the first, the slower thread, encoding of the last."""
+    def _work_seconds(self, counted: int, targets: int, units: int) -> float:
+        """Seconds for all units: teacher of the first, the slower thread, encoding of the last.
+
+        counted: targets that the teacher gives, of which `targets` are kept.
+        """
         per_target, tokenising = self._pace(), self._sample.seconds * self._sample.scale
-        forward = (per_target * targets + tokenising) / units
+        forward = (per_target * counted + tokenising) / units
         encoding = self._store.seconds / self._store.targets * targets / units
         # On a CPU both threads compete for the cores.
         shared = encoding / torch.get_num_threads() if self._job.teacher.spec.device == "cpu" else 0
@@ -189,10 +204,14 @@ class _Trial:
         started = time.monotonic()
         documents = [one.document for one in taken]
         stored = stored_documents(self._job, documents, source=self._job.corpus.name)
-        self._pending += [
+        finite = [
             (one, found) for one, found in zip(taken, stored, strict=True) if found is not None
         ]
+        kept = [pair for pair in finite if len(pair[1].targets)]
+        self._pending += kept
         self._documents += len(documents)
+        self._kept_documents += len(documents) - len(finite) + len(kept)
+        self._counted += sum(one.document.targets for one, _ in finite)
         self._portions.append(
             _Portion(
                 tokens=sum(len(document) for document in documents),

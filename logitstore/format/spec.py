@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from logitstore.errors import CorruptionError
+from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.json import build
+from logitstore.format.rules import TargetRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +27,12 @@ __all__ = [
     "TeacherSpec",
     "TextSpec",
     "TokenizerSpec",
+    "written_format",
 ]
 
 FORMAT = "logitstore/4"  # what is written
-FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT)  # what is read
+_CHOSEN = "logitstore/5"  # what is written of a store that needs it: see `written_format`
+FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT, _CHOSEN)  # what is read
 UNKNOWN = "unknown"  # of a teacher that another system has run
 _MOST_TOKENS = 1 << 22  # of a vocabulary: four times that of the largest tokenizers
 
@@ -145,11 +148,16 @@ class TextSpec:
     teacher_messages: bool = False  # records had messages that only the teacher read
     sampler_field: str | None = None  # of a record, which holds what the next line speaks of
     sampler_logprobs: bool = False  # there is a column of them: with which tokens were drawn
+    # Which targets of a document were kept, as a `TargetRule`; None is all that count. The mask of
+    # a document marks those that were kept.
+    positions: str | None = None
 
     def to_json(self, *, version: str) -> dict[str, Any]:
         """As the object that stands in store.json of this format."""
         content = asdict(self)
         content["ignored_fields"] = list(self.ignored_fields)
+        if self.positions is not None and "positions" in _unknown_to(version):
+            raise TypeError(f"{version} cannot say that positions were chosen")
         for name in _unknown_to(version):
             del content[name]
         return content
@@ -173,6 +181,7 @@ class TextSpec:
                 "turns are unknown", place=place, found=spec.turns, allowed="all, last"
             )
         object.__setattr__(spec, "ignored_fields", tuple(listed))
+        _check_positions(spec.positions, place=place)
         return spec
 
 
@@ -194,7 +203,30 @@ _TEXT_SINCE = {
         "sampler_field",
         "sampler_logprobs",
     ),
+    "logitstore/5": ("positions",),
 }
+
+
+def _check_positions(positions: str | None, *, place: str) -> None:
+    """Raise CorruptionError for what is no rule in its full form."""
+    try:
+        rule = None if positions is None else str(TargetRule.parse(positions))
+    except SettingError as error:
+        raise CorruptionError(
+            "positions are no rule", place=place, found=error.found, allowed=error.allowed
+        ) from error
+    if rule != positions:
+        raise CorruptionError(
+            "positions are no rule in full", place=place, found=positions, allowed=rule
+        )
+
+
+def written_format(text: TextSpec) -> str:
+    """The format in which a store is written: an older one where older versions can read it.
+
+    text: of the store.
+    """
+    return FORMAT if text.positions is None else _CHOSEN
 
 
 def _since() -> set[str]:

@@ -137,7 +137,7 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
         "terms of the corpus": facts.corpus_license or _NOT_STATED,
         "terms of this store": facts.license or _NOT_STATED,
         "documents": f"{manifest.documents:,}",
-        "targets": f"{manifest.targets:,}",
+        "targets": f"{manifest.targets:,}{_positions(spec)}",
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
         "sparsifier": f"{spec.sparsifier.name}, "
         f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target{held}",
@@ -152,6 +152,11 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
             for number, one in enumerate(edits_of(spec, place=SPEC), start=1)
         },
     }
+
+
+def _positions(spec: StoreSpec) -> str:
+    rule = spec.text.positions
+    return "" if rule is None else f", at positions chosen by {rule} alone"
 
 
 def _answers(spec: StoreSpec) -> dict[str, str]:

@@ -104,7 +104,7 @@ def _teacher(spec: StoreSpec) -> dict[str, Any]:
 def _corpus(spec: StoreSpec) -> dict[str, Any]:
     """Which texts were read, and how."""
     read = "max_length records turns ignored_fields template_date teacher_system teacher_messages"
-    told = _told(spec.corpus, "name fingerprint") | _told(spec.text, read)
+    told = _told(spec.corpus, "name fingerprint") | _told(spec.text, f"{read} positions")
     return told | {"ignored_fields": list(spec.text.ignored_fields)}
 
 

@@ -35,6 +35,7 @@ _OPTIONS = {
     "text.text_field": "--text-field",
     "text.tokens_field": "--tokens-field",
     "text.turns": "--turns",
+    "text.positions": "--positions",
 }
 
 

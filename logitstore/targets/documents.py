@@ -104,6 +104,20 @@ class Document:
         """How many of its tokens count."""
         return int(self.counted_L.sum())
 
+    def only(self, kept_R: np.ndarray) -> Document:
+        """The same document, of whose counted tokens only some count.
+
+        Args:
+            kept_R: bool, which of them.
+        """
+        text, sampler_R = self.teacher_text, self.sampler_logprobs_R
+        return replace(
+            self,
+            counted_L=_masked(self.counted_L, kept_R),
+            teacher_text=text and replace(text, counted_M=_masked(text.counted_M, kept_R)),
+            sampler_logprobs_R=None if sampler_R is None else sampler_R[kept_R],
+        )
+
     @property
     def as_read(self) -> Document:
         """The document whose tokens the teacher reads; itself where it reads nothing else."""
@@ -134,6 +148,19 @@ class StoredDocument:
                 found=f"{len(self.targets)} targets",
                 allowed=f"{self.document.targets}",
             )
+
+    def only(self, kept_R: np.ndarray) -> StoredDocument:
+        """The same document with some of its targets.
+
+        Args:
+            kept_R: bool, which of them.
+        """
+        rows = np.flatnonzero(kept_R)
+        return StoredDocument(
+            document=self.document.only(kept_R),
+            targets=self.targets.rows(rows),
+            other_draws=tuple(one.rows(rows) for one in self.other_draws),
+        )
 
     def __repr__(self) -> str:
         return f"<StoredDocument: {self.document!r}>"
@@ -216,6 +243,12 @@ class DocumentBlock:
             targets=self.targets.rows(rows),
             other_draws=tuple(one.rows(rows) for one in self.other_draws),
         )
+
+
+def _masked(counted_L: np.ndarray, kept_R: np.ndarray) -> np.ndarray:
+    found_L = np.zeros_like(counted_L)
+    found_L[np.flatnonzero(counted_L)[kept_R]] = True
+    return found_L
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -28,7 +28,7 @@ class Recipe:
     loss: str
     tail: str  # what the loss makes of the tail: a `TailUse`
     times_temperature_squared: bool
-    view: str  # how the targets are seen: "bucket", "weights" or "shares"
+    view: str  # how targets are seen: "bucket", "weights", "shares"; "samples": only true tokens
     repeats: int  # draws of each target at the temperature
     redrawn: bool  # whether such a store can hold several draws of a target
     epochs: float | None = None  # passes over the store; over the one with the largest weight
@@ -54,13 +54,14 @@ class Recipe:
         Raises SettingError where the targets cannot serve the loss or the temperature.
         """
         made_by = sparsifier_of(sparsifier)
+        view = choose_view(sparsifier, loss=loss, temperature=temperature).value
         return Recipe(
             alpha=alpha,
             temperature=temperature,
             loss=loss.name,
             tail=loss.tail,
             times_temperature_squared=loss.times_temperature_squared,
-            view=choose_view(sparsifier, loss=loss, temperature=temperature).value,
+            view="samples" if loss.of_samples else view,
             repeats=sparsifier.repeats if made_by.targets.drawn else 1,
             redrawn="repeats" in made_by.defaults,
             epochs=epochs,

@@ -122,6 +122,8 @@ def _teacher_worse(facts: Facts) -> Finding | None:
     student, teacher, error = facts.student_loss, facts.teacher_loss, facts.loss_error
     if facts.recipe.alpha == 0 or student is None or teacher is None or error is None:
         return None
+    if facts.recipe.view == "samples":  # its own answers are likelier to it than to any teacher
+        return None
     worse = teacher - student
     if worse <= max(_LEAST_NATS, _ERRORS * error):
         return None
@@ -195,7 +197,7 @@ def _temperature_too_high(facts: Facts) -> Finding | None:
 def _biased_targets(facts: Facts) -> Finding | None:
     recipe = facts.recipe
     mass = facts.retained_mass if facts.tempered_mass is None else facts.tempered_mass
-    if recipe.alpha < _SOFT_ALONE or recipe.view == "weights":
+    if recipe.alpha < _SOFT_ALONE or recipe.view not in ("bucket", "shares"):
         return None
     evidence = {"alpha": recipe.alpha}
     outside, support = "the mass outside of the kept tokens, which the store does not know,", ""

@@ -173,7 +173,7 @@ def student(*, json: bool, **options: Any) -> None:
     again="Run the same command to go on: runs that are done are skipped",
 )
 def sweep(*, json: bool, **options: Any) -> None:
-    """Run a grid of settings with several seeds, and say what that shows.
+    """Run a grid of settings with several seeds; say what that shows.
 
     Each value of an axis (store, student, alpha, temperature, divergence, learning rate) is
     combined with each of the others. Settings are compared by the held-out loss, seed by seed.

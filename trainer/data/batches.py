@@ -20,14 +20,22 @@ from logitstore import SettingError, StoreError
 from trainer.data.ahead import in_worker, made_ahead
 from trainer.data.mixture import MixedStore
 from trainer.data.options import EPOCHS, RANKS, rank_option
-from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
+from trainer.data.packing import (
+    Bin,
+    Lengths,
+    Packing,
+    Position,
+    Step,
+    steps,
+    steps_of_epoch,
+)
 from trainer.data.rows import Batch, RowLayout, lay_out
 from trainer.data.store import reading_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from logitstore import StoredDocument, StoreSpec
+    from logitstore import DocumentBlock, StoredDocument, StoreSpec
     from trainer.data.order import Place
     from trainer.data.selection import Selection
     from trainer.data.store import Ahead, StoreLike
@@ -52,11 +60,7 @@ def count_steps(packing: Packing, lengths: Lengths, *, epochs: int) -> int:
         lengths: Tokens and targets of the store's documents.
         epochs: How many epochs.
     """
-    return sum(
-        1
-        for epoch in range(epochs)
-        for _ in steps(packing, lengths, start=Position.start(packing, epoch=epoch))
-    )
+    return sum(steps_of_epoch(packing, lengths, epoch=epoch) for epoch in range(epochs))
 
 
 class Batches(IterableDataset[Batch]):
@@ -281,7 +285,7 @@ class _Windows:
         self._store, self._draw_of_epoch = store, draw_of_epoch
         self._readers: dict[int, Ahead] = {}  # by the draw that they read
         self._coming: dict[int, tuple[_Window, set[int]]] = {}  # lane -> window, its blocks
-        self._held: dict[int, tuple[_Window, dict[int, list[StoredDocument]]]] = {}
+        self._held: dict[int, tuple[_Window, dict[int, DocumentBlock]]] = {}
         # Whether it helps to say which bins come.
         self.far = reading_ahead(store).far
 
@@ -305,10 +309,10 @@ class _Windows:
             blocks = {}
         if place.block not in blocks:
             self._held.pop(place.lane, None)  # free the last window before the next is read
-            read = self._reader(place.epoch).read_block(place.block)
-            blocks[place.block] = list(read.split())
+            blocks[place.block] = self._reader(place.epoch).read_block(place.block)
             self._held[place.lane] = (wanted, blocks)
-        return blocks[place.block][place.document]
+        # Made when it is asked for: a first batch needs one document of each of many blocks.
+        return blocks[place.block].document(place.document)
 
     def _reader(self, epoch: int) -> Ahead:
         """What reads the draw that a pass over a store has."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from logitstore import DocumentBlock, SparsifierSpec, StoredDocument
     from trainer.data.store import StoreLike
 
-__all__ = ["MixedStore", "WeightedStore", "name_of"]
+__all__ = ["MixedStore", "WeightedStore", "joined_spec", "name_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +70,7 @@ class _Spec:
     sparsifier: SparsifierSpec
     labels_only: bool
     provenance: Mapping[str, Any]
+    averaged: tuple[SparsifierSpec, ...]  # of each store, where all speak of each document
 
 
 class MixedStore:
@@ -90,7 +91,7 @@ class MixedStore:
         self.fingerprint = mix_fingerprint(
             (one.store.fingerprint, one.weight) for one in self.parts
         )
-        self.spec: Any = _joined_spec([one.store for one in self.parts])
+        self.spec: Any = joined_spec([one.store for one in self.parts])
         self.blocks: Sequence[BlockSize] = tuple(
             chain.from_iterable(one.store.blocks for one in self.parts)
         )
@@ -241,7 +242,13 @@ def name_of(store: Any) -> str:
     return str(getattr(store, "uri", None) or f"store {store.fingerprint[:12]}")
 
 
-def _joined_spec(stores: Sequence[Any]) -> _Spec:
+def joined_spec(stores: Sequence[Any], *, averaged: bool = False) -> Any:
+    """What a trainer reads of the specs of several stores, as one spec.
+
+    Args:
+        stores: Their targets are of one kind, with the same temperatures.
+        averaged: Whether each document has the targets of all.
+    """
     specs = [one.spec for one in stores]
     widest = max((one.sparsifier for one in specs), key=lambda one: one.k)
     repeats = lcm(*(one.sparsifier.repeats for one in specs))
@@ -265,6 +272,7 @@ def _joined_spec(stores: Sequence[Any]) -> _Spec:
         sparsifier=widest,
         labels_only=labels_only(specs[0]),
         provenance={GENERATION: ends} if ends else {},
+        averaged=tuple(one.sparsifier for one in specs) if averaged else (),
     )
 
 

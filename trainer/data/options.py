@@ -10,6 +10,7 @@ from dataclasses import replace
 from logitstore.plumbing import Option
 
 __all__ = [
+    "AVERAGE",
     "BATCH_TOKENS",
     "EPOCHS",
     "MICRO_TOKENS",
@@ -101,6 +102,18 @@ SELECT_LABELS = Option(
     choices=lambda: ("all", "selected"),
     needs="select",
 )
+AVERAGE = Option(
+    name="average",
+    kind=str,
+    default=None,
+    nullable=True,
+    help="Read each document with the targets of all stores, which are of one corpus by several "
+    "teachers: the loss is that of their mean, STORE@W weighing each teacher. Either all documents "
+    "must be in every store, or those that are not common to them are left out.",
+    unset="each document is read with the targets of its own store",
+    choices=lambda: ("all", "common"),
+)
+
 SPAN_ENDS = Option(
     name="span_ends",
     kind=str,

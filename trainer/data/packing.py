@@ -38,6 +38,7 @@ __all__ = [
     "longest_document",
     "round_up",
     "steps",
+    "steps_of_epoch",
 ]
 
 # Default for the tokens of a bin: 4,096 keep a GPU busy, and the activations of a model of a few
@@ -66,6 +67,15 @@ class Lengths:
             tokens_D, targets_D = self._ahead.document_lengths(block)
             self._blocks[block] = (tokens_D.astype(np.int32), targets_D.astype(np.int32))
         return self._blocks[block]
+
+    def all_tokens(self) -> np.ndarray:
+        """int32 [all documents]: the tokens of every document, in store order."""
+        numbers = range(len(self.documents_B))
+        for number in numbers if self._ahead.far else ():
+            if number not in self._blocks:
+                self._ahead.expect_lengths(number)
+        parts = [self.of(number)[0] for number in numbers]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
     def follow(self, lanes: Iterable[np.ndarray], *, depth: int) -> None:
         """Say in which order the blocks of some lanes are asked for.
@@ -345,6 +355,52 @@ def steps(packing: Packing, lengths: Lengths, *, start: Position) -> Iterator[St
         yield Step(bins=bins, after=position)
 
 
+def steps_of_epoch(packing: Packing, lengths: Lengths, *, epoch: int) -> int:
+    """How many steps `steps` gives from the beginning of an epoch to its end.
+
+    Args:
+        packing: How the store becomes steps.
+        lengths: Tokens and targets of the store's documents.
+        epoch: The number of the epoch, from 0.
+
+    Raises SettingError for a document that fits into no bin.
+    """
+    tokens_D, own = lengths.all_tokens(), packing.streams
+    share, most = packing.bins // len(own), 0
+    for lanes in own:
+        shares = streams.shares_of(
+            packing.shuffle, lanes=lanes, epoch=epoch, documents_B=lengths.documents_B
+        )
+        ordered_D = tokens_D[streams.stream_documents(shares)]
+        most = max(most, -(-_bins_of(ordered_D, room=packing.bin_tokens) // share))
+    return most
+
+
+def _bins_of(tokens_D: np.ndarray, *, room: int) -> int:
+    """The number of bins that documents of so many tokens fill in their order."""
+    longest = int(tokens_D.max(initial=0))
+    if longest > room:
+        raise _giant(longest, room=room)
+    stops_D = np.cumsum(tokens_D, dtype=np.int64)
+    # The first document of the bin behind the one that begins with each.
+    next_D = np.searchsorted(stops_D, stops_D - tokens_D + room, side="right").tolist()
+    bins = at = 0
+    while at < len(next_D):
+        at = next_D[at]
+        bins += 1
+    return bins
+
+
+def _giant(length: int, *, room: int) -> SettingError:
+    return SettingError(
+        "a document of the store does not fit into one forward pass",
+        place="--micro-tokens",
+        found=f"{length} tokens",
+        allowed=f"{room}",
+        remedy="Raise --micro-tokens",
+    )
+
+
 class _Stream:
     """The documents of some lanes, packed into bins."""
 
@@ -386,10 +442,4 @@ class _Stream:
 
     def _refuse_giant(self, length: int) -> None:
         if length > self._room:
-            raise SettingError(
-                "a document of the store does not fit into one forward pass",
-                place="--micro-tokens",
-                found=f"{length} tokens",
-                allowed=f"{self._room}",
-                remedy="Raise --micro-tokens",
-            )
+            raise _giant(length, room=self._room)

@@ -25,6 +25,7 @@ from logitstore.plumbing import (
     tokenizer_fingerprint,
     vocab_size,
 )
+from trainer.data.averaged import AveragedStore
 from trainer.data.crossing import CrossedDocument, Crossing
 from trainer.data.mixture import MixedStore
 from trainer.data.options import SPAN_ENDS
@@ -79,6 +80,9 @@ class _Block:
     def split(self) -> Iterator[CrossedDocument]:
         return iter(self.documents)
 
+    def document(self, number: int) -> CrossedDocument:
+        return self.documents[number]
+
 
 @dataclass(kw_only=True, slots=True)
 class _Found:
@@ -131,7 +135,7 @@ class RetokenizedStore:
     def __init__(
         self, store: Any, tokenizer: Any, *, words: bool = False, with_targets: bool = False
     ) -> None:
-        if isinstance(store, MixedStore):
+        if isinstance(store, MixedStore | AveragedStore):
             raise SettingError(
                 "several stores as one are not served in other tokens",
                 place=store.uri,

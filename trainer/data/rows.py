@@ -22,6 +22,7 @@ import torch
 
 from logitstore import ModelError, SettingError, SparseTargets
 from logitstore.plumbing import LengthClasses, evaluating, hidden_states, sparsifier_of
+from trainer.data.averaged import AveragedTargets
 from trainer.data.spans import SpanTargets
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Batch:
     at_R: torch.Tensor  # int64
     labels_R: torch.Tensor  # int64, the token that really follows
     # R rows; None where nothing counts, or no teacher was asked. Spans where its tokens are others.
-    targets: SparseTargets | SpanTargets | None
+    targets: SparseTargets | SpanTargets | AveragedTargets | None
     step_targets: int  # counted targets of the optimiser step, over all its batches and ranks
     tokens: int  # of its documents, without padding
     spec: StoreSpec | None = None  # of the store that the targets come from
@@ -179,6 +180,15 @@ def _refuse_other_store(batch: Batch, spec: StoreSpec) -> None:
     targets = batch.targets
     if targets is None or isinstance(targets, SpanTargets):
         return
+    parts: tuple[SparseTargets, ...] = (
+        targets.parts if isinstance(targets, AveragedTargets) else (targets,)
+    )
+    for one in parts:
+        _refuse_other_targets(one, spec)
+
+
+def _refuse_other_targets(targets: SparseTargets, spec: StoreSpec) -> None:
+    size = spec.tokenizer.vocab_size
     declared = sparsifier_of(spec.sparsifier).targets
     if targets.kind != declared:
         raise _misfit(
@@ -203,7 +213,7 @@ def lay_out(
     documents: Sequence[Document],
     *,
     layout: RowLayout,
-    targets: Sequence[SparseTargets] | Sequence[SpanTargets] = (),
+    targets: Sequence[SparseTargets] | Sequence[SpanTargets] | Sequence[AveragedTargets] = (),
     step_targets: int | None = None,
     border: int | None = None,
 ) -> Batch:
@@ -290,8 +300,8 @@ def _rows(lengths: list[int], numbers: list[int], layout: RowLayout) -> list[lis
 
 
 def _joined(
-    targets: Sequence[SparseTargets] | Sequence[SpanTargets],
-) -> SparseTargets | SpanTargets | None:
+    targets: Sequence[SparseTargets] | Sequence[SpanTargets] | Sequence[AveragedTargets],
+) -> SparseTargets | SpanTargets | AveragedTargets | None:
     """The targets of all documents; None where there is no teacher.
 
     Documents of several stores may have room for different numbers of entries.
@@ -301,7 +311,7 @@ def _joined(
     if isinstance(targets[0], SparseTargets):
         k = max(one.k for one in targets)  # type: ignore[union-attr]
         targets = [one.widened(k) for one in targets]  # type: ignore[union-attr]
-    joined: SparseTargets | SpanTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
+    joined: SparseTargets | SpanTargets | AveragedTargets = targets[0].concatenate(targets)  # type: ignore[arg-type]
     return joined
 
 

@@ -123,6 +123,8 @@ def refuse_unselectable(store: StoreLike | Any, rule: TargetRule) -> None:
     for one in _stores(store):
         if has_spans(one.spec):
             problem = "targets that are spans of text are not selected"
+        elif getattr(one.spec, "averaged", ()):
+            problem = "the entropy and loss of several teachers' mean are not known"
         elif labels_only(one.spec):
             problem = "these are answers, and no teacher has read them"
         elif not sparsifier_of(one.spec.sparsifier).targets.knows_whole:

@@ -19,15 +19,15 @@ from itertools import accumulate, islice, pairwise
 from math import ceil, floor, lcm
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from logitstore import SettingError
 from logitstore.plumbing import fingerprint
 from trainer.data.options import WEIGHT
-from trainer.data.order import Place, Shuffle, deal, interleave
+from trainer.data.order import Place, Shuffle, deal, interleave, stream_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy as np
 
 __all__ = [
     "Mix",
@@ -40,6 +40,7 @@ __all__ = [
     "order_to_json",
     "refuse_empty_epochs",
     "shares_of",
+    "stream_documents",
     "stream_places",
     "turns_from",
 ]
@@ -181,6 +182,16 @@ class Share:
                 yield from islice(self._walk(span, start), size - start)
             start = max(0, start - size)
 
+    def all_documents(self) -> np.ndarray:
+        """int64 [documents]: all of them in their order, as numbers of the store's documents."""
+        parts = [
+            stream_order(self.shuffle, epoch=one.number, lanes=self.lanes, documents_B=self.own_B)[
+                one.start : one.stop
+            ]
+            for one in self.spans
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
     def _walk(self, span: _Span, start: int) -> Iterator[Place]:
         walk = interleave(
             self.shuffle,
@@ -240,6 +251,26 @@ def stream_places(shares: Sequence[Share], *, consumed: int = 0) -> Iterator[Pla
     if len(walks) == 1:
         return walks[0]
     return (next(walks[number]) for number in turns_from(sizes, counts))
+
+
+def stream_documents(shares: Sequence[Share]) -> np.ndarray:
+    """int64 [documents]: those of a stream in an epoch, numbered through all stores.
+
+    Args:
+        shares: What it reads of each store.
+    """
+    first, parts = 0, []
+    for one in shares:
+        parts.append(one.all_documents() + first)
+        first += int(one.own_B.sum())
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [len(one) for one in parts]
+    turns_D = np.fromiter(turns_from(sizes, [0] * len(sizes)), dtype=np.int64, count=sum(sizes))
+    found_D = np.empty(sum(sizes), dtype=np.int64)
+    for number, part_D in enumerate(parts):
+        found_D[turns_D == number] = part_D
+    return found_D
 
 
 def turns_from(sizes: Sequence[int], counts: Sequence[int]) -> Iterator[int]:

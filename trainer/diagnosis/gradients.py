@@ -36,6 +36,7 @@ def gradient_products(
     temperature: float,
     sparsifier: SparsifierSpec,
     vocab_size: int,
+    sampler_logprobs_R: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The products of the two gradients with themselves and each other, of each target, float64.
 
@@ -51,6 +52,7 @@ def gradient_products(
         temperature: T.
         sparsifier: The one that made the targets.
         vocab_size: V.
+        sampler_logprobs_R: Nats: with which each true token was drawn, where that is known.
     """
     fixed = replace(
         head,
@@ -71,6 +73,7 @@ def gradient_products(
                 loss=loss,
                 sparsifier=sparsifier,
                 vocab_size=vocab_size,
+                sampler_logprobs_N=sampler_logprobs_R,
             ).loss
             gradients.append(torch.autograd.grad(total, leaf_RD)[0].double())
     ce_RD, kd_RD = gradients

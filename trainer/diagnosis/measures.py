@@ -92,7 +92,11 @@ def measured(
             hidden_RD = batch.hidden(model, inputs)[batch.at_R.to(model.device)]
             targets: Any = batch.targets
             labels_R = batch.labels_R.to(model.device)
-            for name, value_R in _figures(hidden_RD, head, targets, labels_R, objective):
+            sampler_R = batch.sampler_logprobs_R
+            sampler_R = None if sampler_R is None else sampler_R.to(model.device)
+            for name, value_R in _figures(
+                hidden_RD, head, targets, labels_R, objective, sampler_R=sampler_R
+            ):
                 found[name].append(value_R.double().cpu())
             for name, value_R in _places(pairs, first=number - len(pairs)):
                 found[name].append(value_R.double())
@@ -106,6 +110,8 @@ def _figures(
     stored: SparseTargets,
     labels_R: torch.Tensor,
     objective: Objective,
+    *,
+    sampler_R: torch.Tensor | None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The figures of the rows of a pass."""
     sparsifier, vocab_size = objective.spec.sparsifier, objective.spec.tokenizer.vocab_size
@@ -125,6 +131,7 @@ def _figures(
         temperature=objective.temperature,
         sparsifier=sparsifier,
         vocab_size=vocab_size,
+        sampler_logprobs_R=sampler_R,
     ).items()
     rows = max(1, _CHUNK_BYTES // (4 * head.vocab_size))
     for start in range(0, len(labels_R), rows):

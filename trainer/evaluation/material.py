@@ -16,7 +16,8 @@ from logitstore.plumbing import (
     vocab_size,
 )
 from trainer.data.answer_files import labels_only
-from trainer.data.mixture import MixedStore
+from trainer.data.averaged import AveragedStore
+from trainer.data.mixture import MixedStore, name_of
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.evaluation.comparison import Comparison
@@ -66,7 +67,7 @@ def from_store(options: EvalOptions) -> EvalData:
     tokenizer = options.tokenizer if hasattr(options.tokenizer, "get_vocab") else None
     source: Any = options.logits
     store = as_store(source, model=named, tokenizer=tokenizer, max_memory=options.max_memory)
-    if isinstance(store, MixedStore):
+    if isinstance(store, MixedStore | AveragedStore):
         raise SettingError(
             "a model is measured on one store at a time", place="--logits", found=store.uri
         )
@@ -77,6 +78,12 @@ def from_store(options: EvalOptions) -> EvalData:
             warn(told(store, store.damaged))
     if labels_only(store.spec):
         return _from_answers(store, options)
+    positions = getattr(store.spec.text, "positions", None)
+    if positions is not None:
+        warn(
+            f"{name_of(store)}: it holds targets of positions that {positions} chose: loss and "
+            "perplexity are over those, not over the text"
+        )
     if has_spans(store.spec):
         raise SettingError(
             "an evaluation reads the store in its own tokens",

@@ -148,6 +148,16 @@ class Loss:
         """
         return self.of_samples or (self.linear and self.tail == "bucket")
 
+    @property
+    def serves_mean(self) -> bool:
+        """Whether the mean of its values by several teachers teaches as the teachers' mean does.
+
+        It must be linear, over entries and bucket of each store's own; a loss that weighs the tail
+        apart would weigh as the head of one what is the tail of another. For a loss of sampled
+        tokens the mean's own probability of the token is taken.
+        """
+        return self.of_samples or (self.linear and self.tail != "apart")
+
     def with_options(self, **values: Any) -> Loss:
         """The same loss with other values of its options; those that are not given stay.
 

@@ -19,12 +19,14 @@ import torch
 from logitstore import ModelError, SettingError
 from logitstore.plumbing import LMHead, sparsifier_of
 from trainer.data.answer_files import labels_only, refuse_teacher
+from trainer.data.averaged import AveragedTargets
 from trainer.data.rows import Batch
 from trainer.data.spans import SpanTargets, has_spans
 from trainer.losses import LOSSES, SPAN_LOSSES, SpanLoss, choose_view
+from trainer.losses.averaged import averaged_distillation_loss
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
-from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE
+from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, refuse_average
 from trainer.losses.routers import Routers
 from trainer.losses.samples import refuse_unsampled
 from trainer.losses.span_objective import SpanTensors, span_distillation_loss
@@ -228,9 +230,9 @@ def _sums_of(
 
     Raises SettingError where it cannot be had from them.
     """
-    targets = cast("SparseTargets | SpanTargets", batch.targets)
+    targets = cast("SparseTargets | SpanTargets | AveragedTargets", batch.targets)
     spans = isinstance(objective["loss"], SpanLoss)
-    if spans != isinstance(targets, SpanTargets):
+    if spans != isinstance(targets, SpanTargets) or isinstance(targets, AveragedTargets):
         refuse_unserved(spec, loss=objective["loss"], temperature=objective["temperature"])
     if isinstance(targets, SpanTargets):
         return functools.partial(
@@ -241,13 +243,23 @@ def _sums_of(
             **objective,
         )
     sampler_R = batch.sampler_logprobs_R
+    objective = objective | {
+        "vocab_size": spec.tokenizer.vocab_size,
+        "sampler_logprobs_N": None if sampler_R is None else sampler_R.to(device),
+    }
+    if isinstance(targets, AveragedTargets):
+        return functools.partial(
+            averaged_distillation_loss,
+            targets=[TargetTensors.of(one).to(device) for one in targets.parts],
+            teacher_weights=targets.weights,
+            sparsifiers=spec.averaged,
+            **objective,
+        )
     return functools.partial(
         sparse_distillation_loss,
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
-        vocab_size=spec.tokenizer.vocab_size,
         weights=None if batch.weights is None else batch.weights.to(device),
-        sampler_logprobs_N=None if sampler_R is None else sampler_R.to(device),
         **objective,
     )
 
@@ -308,6 +320,8 @@ def refuse_unserved(spec: Any, *, loss: Loss | SpanLoss, temperature: float) -> 
         loss.refuse_unserved(spec.sparsifier, temperature=temperature)
     else:
         refuse_unsampled(spec, loss=loss)
+        if getattr(spec, "averaged", ()):
+            refuse_average(loss)
         choose_view(spec.sparsifier, loss=loss, temperature=temperature)
 
 

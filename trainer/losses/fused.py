@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainer.losses.chunked import ChunkExp, LossSums, chunk_rows_of, chunked_loss, exponentiate
+from trainer.losses.chunked import (
+    ChunkExp,
+    LossSums,
+    Objective,
+    chunk_rows_of,
+    chunked_loss,
+    exponentiate,
+)
 from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
 from trainer.losses.samples import unsampled
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
     from trainer.data.selection import RowWeights
     from trainer.losses.base import Loss
 
-__all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss"]
+__all__ = ["LossSums", "TargetTensors", "sparse_distillation_loss", "sparse_objective"]
 
 
 def sparse_distillation_loss(
@@ -77,9 +84,51 @@ def sparse_distillation_loss(
     only scaled in backward; without grad mode nothing but the values is computed. Raises
     SettingError where the targets cannot serve the temperature or the loss.
     """
+    objective = sparse_objective(
+        targets,
+        label_ids_N,
+        alpha=alpha,
+        temperature=temperature,
+        loss=loss,
+        sparsifier=sparsifier,
+        vocab_size=vocab_size,
+        weights=weights,
+        sampler_logprobs_N=sampler_logprobs_N,
+        chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+    )
+    return chunked_loss(hidden_ND, head, objective)
+
+
+def sparse_objective(
+    targets: TargetTensors,
+    label_ids_N: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    loss: Loss,
+    sparsifier: SparsifierSpec,
+    vocab_size: int,
+    chunk_rows: int,
+    weights: RowWeights | None = None,
+    sampler_logprobs_N: Tensor | None = None,
+) -> Objective:
+    """What `sparse_distillation_loss` makes of logits.
+
+    Args:
+        targets: As for all arguments, see there.
+        label_ids_N: int64: the true tokens.
+        alpha: Weight of the divergence.
+        temperature: T.
+        loss: The divergence.
+        sparsifier: The one that made the targets.
+        vocab_size: V.
+        chunk_rows: Rows of a chunk.
+        weights: What the two parts of each row's loss are multiplied by.
+        sampler_logprobs_N: Nats: with which each true token was drawn.
+    """
     if loss.of_samples and sampler_logprobs_N is None:
         raise unsampled(loss)
-    objective = _SparseObjective(
+    return _SparseObjective(
         targets=targets,
         label_ids_N=label_ids_N,
         sampler_logprobs_N=sampler_logprobs_N,
@@ -91,9 +140,8 @@ def sparse_distillation_loss(
             vocab_size=vocab_size,
         ),
         weights=weights,
-        chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+        chunk_rows=chunk_rows,
     )
-    return chunked_loss(hidden_ND, head, objective)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from trainer.losses import Loss, SpanLoss
 
-__all__ = ["ALPHA", "LOSS", "LOSS_OPTIONS", "ROUTER_WEIGHT", "TEMPERATURE", "chosen_loss"]
+__all__ = [
+    "ALPHA",
+    "LOSS",
+    "LOSS_OPTIONS",
+    "ROUTER_WEIGHT",
+    "TEMPERATURE",
+    "chosen_loss",
+    "refuse_average",
+]
 
 ALPHA = Option(
     name="alpha",
@@ -61,6 +69,24 @@ LOSS = Option(
 )
 # Of losses that have options; each declares its own, with its default.
 LOSS_OPTIONS = own_options({name: one.options for name, one in LOSSES.items()})
+
+
+def refuse_average(loss: Loss) -> None:
+    """Raise SettingError for a loss that the mean of several teachers cannot serve.
+
+    Args:
+        loss: The loss.
+    """
+    if not loss.serves_mean:
+        raise SettingError(
+            f"--loss {loss.name} of the teachers' mean is not the mean of its values, and where "
+            "stores keep different tokens the teachers' mean is not known",
+            place="--loss",
+            found=loss.name,
+            allowed=", ".join(one.name for one in LOSSES.values() if one.serves_mean),
+            remedy="Take one of these, or leave --average out: each document is then read with the "
+            "targets of each teacher in turn",
+        )
 
 
 def chosen_loss(name: str, values: Mapping[str, Any]) -> Loss | SpanLoss:

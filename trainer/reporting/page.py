@@ -347,7 +347,7 @@ def _provenance(runs: Sequence[RunFolder]) -> list[tuple[str, dict[str, str]]]:
                 for title, source in sources.items()
                 if source.startswith("eval") or not run.reference
             }
-            | _mixed(run.value("run.parts")),
+            | _mixed(run.value("run.parts") or run.value("run.averaged")),
         )
         for run in runs
     ]

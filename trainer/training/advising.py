@@ -22,6 +22,7 @@ from trainer.advice.facts import Facts, Recipe
 from trainer.advice.kept import kept_of
 from trainer.advice.rules import RULES, findings
 from trainer.data.answer_files import labels_only
+from trainer.data.averaged import AveragedTargets
 from trainer.data.mixture import MixedStore
 from trainer.losses import Loss, TargetTensors
 from trainer.training.state_files import FindingWarning, warn
@@ -106,8 +107,8 @@ class FirstStep(TrainerCallback):
         if self._columns > self._spec.tokenizer.vocab_size and self._no_token is None:
             self._no_token = self._mass_of_no_token(model, batch)
         stored: Any = batch.targets
-        if stored is None or not result.count:
-            return
+        if stored is None or not result.count or isinstance(stored, AveragedTargets):
+            return  # the rules are of one teacher's targets
         self._add("student_loss", float(result.sums["ce"]), result.count)
         log_p_R = torch.from_numpy(stored.label_logprob_R).double()
         for name, value_R in {"teacher_loss": -log_p_R, "squares": log_p_R**2}.items():

@@ -11,7 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from logitstore import SettingError
 from trainer.training.options import FitOptions
-from trainer.training.settings import parse_settings, refuse_unknown_settings
+from trainer.training.settings import arguments_settings, parse_settings, refuse_unknown_settings
 
 __all__ = ["computing_dtype", "training_arguments"]
 
@@ -42,7 +42,7 @@ def training_arguments(options: FitOptions, *, dtype: str, device: str) -> Train
     Raises SettingError for a setting that there is not, that has no such value, or that does not
     fit the others.
     """
-    given = parse_settings(options.set or ())
+    given = arguments_settings(parse_settings(options.set or ()))
     refuse_unknown_settings(given, known=[one.name for one in fields(TrainingArguments)])
     own: dict[str, Any] = {
         "output_dir": str(options.out),

@@ -292,9 +292,9 @@ def _block_bytes(store: StoreLike) -> Iterator[int]:
     An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
     bool.
     """
-    sparsifier = store.spec.sparsifier
-    entry = 9 if sparsifier_of(sparsifier).targets.drawn else 8
-    return (one.targets * sparsifier.k * entry + one.tokens * 5 for one in store.blocks)
+    several = getattr(store.spec, "averaged", ()) or (store.spec.sparsifier,)
+    entries = sum(one.k * (9 if sparsifier_of(one).targets.drawn else 8) for one in several)
+    return (one.targets * entries + one.tokens * 5 for one in store.blocks)
 
 
 def _first_draw(_epoch: int) -> int:

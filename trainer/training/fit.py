@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import PrinterCallback
 
 from logitstore import CorruptionError, ModelError, SpecError, StorageError
 from logitstore.plumbing import LocalStorage, choose_device, takes, tell_stage
+from trainer.data.averaged import AveragedStore
 from trainer.data.batches import count_steps
 from trainer.data.mixture import MixedStore
 from trainer.data.packing import Lengths, Packing
@@ -39,6 +41,7 @@ from trainer.training.callbacks import (
     write_histories,
 )
 from trainer.training.checkpoints import newest_completed, remove_checkpoints
+from trainer.training.compiling import compiled_layers
 from trainer.training.damage import sound_store
 from trainer.training.fit_loop import FitLoop
 from trainer.training.fit_options import FIT_OPTIONS, fit_options
@@ -46,7 +49,7 @@ from trainer.training.held_out import HeldOut, held_batches, open_held_out
 from trainer.training.metrics import history_of
 from trainer.training.mixing import open_sources
 from trainer.training.options import FitOptions
-from trainer.training.prepared import prepared_student, with_plain_layers
+from trainer.training.prepared import prepared_student
 from trainer.training.pushing import make_repository, push_result
 from trainer.training.ranks import Ranks, begin_together
 from trainer.training.retokenizing import in_students_tokens, prepare
@@ -64,6 +67,7 @@ from trainer.training.run_result import (
     write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
+from trainer.training.sharding import local_part, refuse_unsharded, whole_weights
 from trainer.training.state_files import warn
 from trainer.training.student import configuration_hash
 
@@ -104,7 +108,12 @@ def fit(**values: Any) -> dict[str, Any]:
     WorkerError (another rank has died).
     """
     options = fit_options(**values)
-    store = open_sources(options.logits, model=options.student_name, max_memory=options.max_memory)
+    store = open_sources(
+        options.logits,
+        model=options.student_name,
+        max_memory=options.max_memory,
+        documents=options.average,
+    )
     loss = options.chosen_loss()
     if isinstance(loss, SpanLoss):
         loss.refuse_unserved(store.spec.sparsifier, temperature=options.temperature)
@@ -118,6 +127,7 @@ def fit(**values: Any) -> dict[str, Any]:
         refuse_unselectable(store, rule)
     device = choose_device(options.device)
     args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
+    refuse_unsharded(options, args)
     store = sound_store(store, options, args)
     if isinstance(loss, SpanLoss):
         store = in_students_tokens(store, options)
@@ -192,7 +202,8 @@ class _Fit:
         selection = self._selection()
         tell_stage(self.options.on_progress, f"loading {Path(self.options.student_name).name}")
         own = getattr(self.options.student, "dtype", None)
-        student = prepared_student(self.options, store=self.store, device=self.args.device)
+        with whole_weights(self.args):
+            student = prepared_student(self.options, store=self.store, device=self.args.device)
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         record = self.begun or self._record(student, lengths, selection)
@@ -212,7 +223,6 @@ class _Fit:
         measure = []
         if held_out is not None:
             measure = [MeasureHeldOut(held_out, patience=self.options.patience)]
-        with_plain_layers(student, compiled=self.options.compile)
         loop = FitLoop(
             model=student,
             args=self.args,
@@ -243,7 +253,8 @@ class _Fit:
         loop.run, loop.run_before = run_fingerprint(record), earlier_fingerprints(record)
         if record != self.begun and self.args.should_save:
             write_record(self.options.out, record)
-        self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
+        with compiled_layers(student, settings=self.options.compile_settings):
+            self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
         return self._finish(loop, record, dtype=saved_dtype(self.options, own))
 
     def _first_step(self, student: PreTrainedModel) -> FirstStep | None:
@@ -333,6 +344,9 @@ class _Fit:
         said: dict[str, Any] = {}
         if isinstance(self.store, MixedStore):
             said["parts"] = self.store.describe()
+        if isinstance(self.store, AveragedStore):
+            said["averaged"] = self.store.describe()
+            said["left_out"] = list(self.store.left_out)
         if self.options.skip_damaged is not None:
             said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
         if has_spans(self.store.spec):
@@ -398,12 +412,17 @@ class _Fit:
 
 
 def _refuse_ruined(loop: DistillationTrainer) -> None:
-    """Raise ModelError for weights that are not finite: no loss follows the last step."""
+    """Raise ModelError for weights that are not finite: no loss follows the last step.
+
+    Of a sharded student each rank looks at its own part, and all of them raise.
+    """
     ruined = [
         name
         for name, weight in loop.model.named_parameters()
-        if not bool(torch.isfinite(weight).all())
+        if not bool(torch.isfinite(local_part(weight)).all())
     ]
+    if loop.args.world_size > 1:
+        ruined = sorted({*gather_object(ruined)})
     if ruined:
         raise ModelError(
             "the last step left weights that are no finite numbers; nothing was saved",

@@ -18,6 +18,7 @@ from trainer.training.held_out import PREFIX, Best
 from trainer.training.loop import DistillationTrainer
 from trainer.training.run_folder import explain_failed_write
 from trainer.training.schedule import share_of_rate
+from trainer.training.sharding import one_tensor_of_tied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,7 +207,12 @@ class FitLoop(DistillationTrainer):
         """
         self._saved_as = dtype
         try:
-            self.save_model(str(out))
+            if self.is_fsdp_enabled:  # whole, also where checkpoints are of shards
+                self._save(str(out), state_dict=self.accelerator.get_state_dict(self.model))
+            elif self.is_deepspeed_enabled and self.model_wrapped is self.model:
+                self._save(str(out))  # no step was left: nothing was sharded
+            else:
+                self.save_model(str(out))
         finally:
             self._saved_as = None
         if self.args.should_save and (out / "config.json").is_file():
@@ -214,7 +220,9 @@ class FitLoop(DistillationTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self._saved_as is not None:
-            state_dict = self.model.state_dict() if state_dict is None else state_dict
+            if state_dict is None:
+                state_dict = self.model.state_dict()
+            state_dict = one_tensor_of_tied(self.model, state_dict)
             state_dict = _cast(state_dict, self._saved_as)
         super()._save(output_dir, state_dict=state_dict)
 

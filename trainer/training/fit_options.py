@@ -29,7 +29,7 @@ FIT_OPTIONS = tuple(_all_options())
 
 # What the help shows together, the most needed first.
 FIT_SECTIONS = (
-    ("What is learnt, by whom, where to", ("logits", "student", "out")),
+    ("What is learnt, by whom, where to", ("logits", "average", "student", "out")),
     (
         "The loss",
         (

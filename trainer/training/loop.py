@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from logitstore import LogitStoreError, SettingError, StoreError
 from trainer.data.batches import Batches
@@ -320,8 +322,22 @@ class DistillationTrainer(Trainer):
     def restore(self, checkpoint: Checkpoint) -> None:
         """Load the weights and reports of `checkpoint`, without training from there."""
         self._go_on_from(checkpoint.state)
-        self._load_from_checkpoint(str(checkpoint.folder))
+        if self.is_fsdp_enabled:
+            self._load_whole(checkpoint)
+        else:
+            self._load_from_checkpoint(str(checkpoint.folder))
         self.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
+
+    def _load_whole(self, checkpoint: Checkpoint) -> None:
+        """Load the weights into a model that is yet to be sharded."""
+        weights = checkpoint.folder / SAFE_WEIGHTS_NAME
+        if not weights.is_file():
+            raise StoreError(
+                "the run has done all its steps, and its last checkpoint holds shards alone",
+                place=checkpoint.folder,
+                remedy="Go on with more --steps: the result is written after the last of them",
+            )
+        self.model.load_state_dict(load_file(weights), strict=False)  # tied ones are named once
 
     def more_state(self) -> dict[str, Any]:
         """What a checkpoint holds besides step, position, seconds and sums."""

@@ -7,12 +7,14 @@ compared: stores of one corpus by several teachers may be mixed as well as store
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from logitstore import SettingError, SpecError, StoreError, TokenizerError
 from logitstore.plumbing import SPARSIFIERS, Entries, sparsifier_of, stored_tokenizer
 from trainer.data.answer_files import labels_only
+from trainer.data.averaged import AveragedStore
 from trainer.data.mixture import MixedStore, WeightedStore, name_of
+from trainer.data.options import AVERAGE
 from trainer.data.sources import sources_of
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from trainer.data.store import StoreSource
 
-__all__ = ["fingerprints_of", "mix", "mixed", "open_sources"]
+__all__ = ["average", "fingerprints_of", "mix", "mixed", "open_sources"]
 
 
 def mix(stores: Sequence[StoreSource | tuple[StoreSource, float]]) -> MixedStore:
@@ -49,15 +51,66 @@ def mix(stores: Sequence[StoreSource | tuple[StoreSource, float]]) -> MixedStore
     )
 
 
-def open_sources(given: Any, *, model: str | None, max_memory: Any) -> Any:
+def average(
+    stores: Sequence[StoreSource | tuple[StoreSource, float]],
+    *,
+    documents: Literal["all", "common"] = "all",
+) -> AveragedStore:
+    """Stores of one corpus by several teachers as one: each document once, by the teachers' mean.
+
+    Args:
+        stores: Open stores or what `logitstore.open` takes, each alone or in a pair with the weight
+            of its teacher; weights are divided by their sum. A name may end in `@` and the weight.
+        documents: Whether "all" documents must be in every store, or those that are not "common" to
+            them are left out.
+
+    Documents are found by their ids, and what has the same id must have the same tokens. The loss
+    is the weighted mean of those of the single teachers, for losses that are linear in the teacher
+    that of the teachers' mean.
+
+    Raises as `mix` does; SpecError where documents are missing or differ; StoreError where an id
+    stands twice in a store, or the stores have none in common.
+    """
+    if not isinstance(stores, list | tuple):
+        raise SettingError("stores must be a list", found=type(stores).__name__)
+    AVERAGE.check(documents)
+    return averaged(
+        [WeightedStore(store=as_store(one.store), weight=one.weight) for one in sources_of(stores)],
+        documents=documents,
+    )
+
+
+def averaged(parts: Iterable[WeightedStore], *, documents: str) -> AveragedStore:
+    """The stores as one, in the order of the one whose fingerprint is the first.
+
+    Args:
+        parts: Open stores with the weights of their teachers.
+        documents: "all" or "common", as `average` takes it.
+
+    Raises as `average` does.
+    """
+    ordered = _checked(parts)
+    if len(ordered) < 2:
+        raise SettingError("one store alone has no other teacher to be averaged with")
+    for one in ordered:
+        if labels_only(one.store.spec):
+            raise SpecError("answers have no teacher to be averaged", place=name_of(one.store))
+    return AveragedStore(ordered, common=documents == "common")
+
+
+def open_sources(
+    given: Any, *, model: str | None, max_memory: Any, documents: str | None = None
+) -> Any:
     """The store that a run learns from: the one that is given, or several as one.
 
     Args:
         given: As `sources_of` takes it.
         model: The name of the student, whose tokenizer the ids of answers are of.
         max_memory: As `logitstore.open` takes it.
+        documents: Which documents of several stores are read with the targets of all, "all" or
+            "common"; None for each document with those of its own store.
 
-    Raises what `mix` raises.
+    Raises what `mix` and `average` raise.
     """
     parts = [
         WeightedStore(
@@ -65,6 +118,11 @@ def open_sources(given: Any, *, model: str | None, max_memory: Any) -> Any:
         )
         for one in sources_of(given)
     ]
+    if documents is not None:
+        found = averaged(parts, documents=documents)
+        if (told := found.told_of_left_out()) is not None:
+            warn(told)
+        return found
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].store
     return mixed(parts)
@@ -78,6 +136,11 @@ def mixed(parts: Iterable[WeightedStore]) -> MixedStore:
 
     Raises as `mix` does.
     """
+    return MixedStore(_checked(parts))
+
+
+def _checked(parts: Iterable[WeightedStore]) -> list[WeightedStore]:
+    """The stores by their fingerprints, all of one kind and of tokens that mean the same."""
     ordered = sorted(parts, key=lambda one: str(one.store.fingerprint))
     first = ordered[0].store
     for one in ordered:
@@ -91,7 +154,7 @@ def mixed(parts: Iterable[WeightedStore]) -> MixedStore:
             )
         _refuse_other_targets(one.store, first)
         _refuse_other_ids(one.store, first)
-    return MixedStore(ordered)
+    return ordered
 
 
 def fingerprints_of(store: Any) -> tuple[str, ...]:
@@ -100,13 +163,14 @@ def fingerprints_of(store: Any) -> tuple[str, ...]:
     Args:
         store: One store, or several as one.
     """
-    parts = [one.store for one in store.parts] if isinstance(store, MixedStore) else [store]
+    several = isinstance(store, MixedStore | AveragedStore)
+    parts = [one.store for one in store.parts] if several else [store]
     return tuple(str(one.fingerprint) for one in parts)
 
 
 def _refuse_unmixed(store: Any) -> None:
     """Refuse what has its own way from documents to batches, or nothing to learn from."""
-    if isinstance(store, MixedStore) or has_spans(store.spec):
+    if isinstance(store, MixedStore | AveragedStore) or has_spans(store.spec):
         raise SettingError(
             "several stores as one and stores in other tokens cannot be mixed",
             place=name_of(store),

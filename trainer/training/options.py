@@ -6,11 +6,10 @@ Importing this costs no torch, so that a command line can refuse a value at once
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitstore import SettingError
 from logitstore.plumbing import (
     DEVICE,
     DTYPE,
@@ -22,8 +21,8 @@ from logitstore.plumbing import (
     option,
     refuse_uri,
 )
-from trainer.data.answer_files import is_answers, refuse_teacher
 from trainer.data.options import (
+    AVERAGE,
     BATCH_TOKENS,
     EPOCHS,
     MICRO_TOKENS,
@@ -34,64 +33,25 @@ from trainer.data.options import (
     WINDOW,
 )
 from trainer.data.sources import sources_of
-from trainer.losses import SPAN_LOSSES, Loss
-from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, chosen_loss
-from trainer.training.adaptation import Lora, refuse_no_peft
+from trainer.losses import Loss
+from trainer.losses.options import (
+    ALPHA,
+    LOSS,
+    ROUTER_WEIGHT,
+    TEMPERATURE,
+    chosen_loss,
+)
+from trainer.training.option_checks import refuse_misfits
 from trainer.training.schedule import SCHEDULES
-from trainer.training.settings import parse_settings
+from trainer.training.settings import compile_settings, parse_settings
 from trainer.training.value_schedule import ValueSchedule
+from trainer.training.wanted import wanted_settings
 
 if TYPE_CHECKING:
     from trainer.losses import SpanLoss
 
 __all__ = ["TRAINER_DEVICE", "FitOptions"]
 
-# They change no weight of the result, so a resumed run may have others. The store is identified by
-# its fingerprint.
-_NOT_OF_THE_RESULT = (
-    "logits",
-    "out",
-    "save_steps",
-    "log_steps",
-    "resume",
-    "keep_checkpoints",
-    "save_dtype",
-    "lora_result",
-    "eval_logits",  # by its fingerprint
-    "report_to",
-    "push_to_hub",
-    "max_memory",
-    "device",
-    "student_tokenizer",  # by its fingerprint it is part of the store's
-    "report",
-    "on_progress",
-)
-
-# What earlier versions had no option for stands in run.json where it is not left as it was then, so
-# that their runs can be gone on with.
-_LATER = (
-    "lr_schedule",
-    "lr_floor",
-    "warmup_steps",
-    "alpha_schedule",
-    "temperature_schedule",
-    "select",
-    "select_labels",
-    "adam_beta1",
-    "adam_beta2",
-    "max_grad_norm",
-    "router_weight",
-    "lora",
-    "freeze",
-    "attn",
-    "gradient_checkpointing",
-    "compile",
-    "eval_steps",
-    "best_by",
-    "keep_best",
-    "patience",
-    "set",
-)
 _BELOW_1 = 1 - 1e-6
 
 # The devices that the loop of transformers takes; it has no name for a second GPU.
@@ -118,6 +78,7 @@ class FitOptions:
         in_python="Or an open store, a `logitstore.Storage`, or a `trainer.StoreLike`; of several, "
         "a list, in which a store may stand in a pair with its weight.",
     )
+    average: str | None = option(like=AVERAGE)
     student: Any = option(
         refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
@@ -316,57 +277,13 @@ class FitOptions:
     on_progress: Any = option(None, like=ON_PROGRESS)
 
     def __post_init__(self) -> None:
-        """Raise SettingError for objects of a wrong type.
+        """Raise SettingError for what is of a wrong type or does not fit together."""
+        refuse_misfits(self)
 
-        A loaded student is trained in place.
-        """
-        loaded = all(hasattr(self.student, one) for one in ("get_output_embeddings", "config"))
-        if not isinstance(self.student, str | Path) and not loaded:
-            raise SettingError(
-                "--student is neither a name nor a loaded transformers model",
-                found=type(self.student).__name__,
-                allowed="a transformers folder, a Hub id, or a configuration file .json",
-            )
-        self._check_pieces()
-        sources = sources_of(self.logits)
-        for one in sources:
-            if is_answers(one.store):
-                refuse_teacher(one.store, alpha=self.alpha)
-        if self.loss in SPAN_LOSSES and (len(sources) > 1 or sources[0].weight != 1):
-            raise SettingError(
-                "several stores, or one with a weight, are not served for losses over spans",
-                place="--loss",
-                found=self.loss,
-                remedy="Learn from one store, or make one of them with `logitstore merge`",
-            )
-        self._check_spans()
-        self._check_selection()
-        self.chosen_loss()
-        if self.report is not None and not callable(self.report):
-            raise SettingError("report must be a function", found=repr(self.report)[:80])
-
-    def _check_pieces(self) -> None:
-        """Raise SettingError for a part that is described in a wrong way, or lacks its package."""
-        if self.lora is not None:
-            Lora.parse(self.lora)
-            refuse_no_peft()
-        if self.set is not None:
-            parse_settings(self.set)
-        self._check_schedules()
-        if self.eval_logits is not None and self.loss in SPAN_LOSSES:
-            raise SettingError(
-                "--eval-logits is not served for losses over spans of text",
-                place="--loss",
-                found=self.loss,
-                remedy="Measure the result with `trainer eval`",
-            )
-        if self.lora_result == "adapter" and str(self.student).endswith(".json"):
-            raise SettingError(
-                "an adapter alone says nothing without its student, and a fresh one lies nowhere",
-                place="--lora-result",
-                found="adapter",
-                allowed="merged",
-            )
+    @property
+    def compile_settings(self) -> dict[str, Any] | None:
+        """The settings of torch.compile by their names there; None where it is not used."""
+        return compile_settings(parse_settings(self.set or ())) if self.compile else None
 
     def schedule(self, name: str) -> ValueSchedule:
         """How alpha or the temperature changes.
@@ -380,40 +297,6 @@ class FitOptions:
             flag=f"--{name}-schedule",
         )
 
-    def _check_schedules(self) -> None:
-        """Raise SettingError for a schedule that is none, or that gives values out of range."""
-        for one in (ALPHA, TEMPERATURE):
-            for value in self.schedule(one.name).values:
-                try:
-                    one.check(value)
-                except SettingError as error:
-                    raise SettingError(
-                        f"--{one.name}-schedule gives a value out of range",
-                        found=value,
-                        allowed=error.allowed,
-                    ) from error
-        if self.temperature_schedule is not None and self.loss in SPAN_LOSSES:
-            raise SettingError(
-                "--temperature-schedule is not served for losses over spans of text",
-                place="--loss",
-                found=self.loss,
-            )
-
-    def _check_spans(self) -> None:
-        """Raise SettingError for options of another tokenizer that the loss does not look at."""
-        given = {
-            "--student-tokenizer": self.student_tokenizer,
-            "--span-ends": None if self.span_ends == SPAN_ENDS.default else self.span_ends,
-        }
-        for name, value in given.items():
-            if value is not None and self.loss not in SPAN_LOSSES:
-                raise SettingError(
-                    f"{name} has no effect with a loss over tokens",
-                    place="--loss",
-                    found=self.loss,
-                    allowed=", ".join(SPAN_LOSSES),
-                )
-
     @property
     def rule(self) -> TargetRule | None:
         """Which targets count in the soft part of the loss; None is all.
@@ -421,25 +304,6 @@ class FitOptions:
         Raises SettingError for a text that says nothing of the kind.
         """
         return None if self.select is None else TargetRule.parse(self.select, flag="--select")
-
-    def _check_selection(self) -> None:
-        """Raise SettingError for a selection that is none, or of what it does not change."""
-        if self.rule is None:
-            return
-        if self.loss in SPAN_LOSSES:
-            raise SettingError(
-                "--select is not served for losses over spans of text",
-                place="--loss",
-                found=self.loss,
-                remedy="Leave it out, or dump with --positions",
-            )
-        if not any(self.schedule("alpha").values) and self.select_labels == "all":
-            raise SettingError(
-                "--select has no effect where the teacher's distribution has no weight",
-                place="--alpha",
-                found=f"{self.alpha:g}",
-                remedy="Raise --alpha, or give --select-labels selected",
-            )
 
     @property
     def student_name(self) -> str:
@@ -463,23 +327,4 @@ class FitOptions:
             dtype: The number type that "auto" stands for here.
             held_out: The fingerprint of the store that `eval_logits` names.
         """
-        content = {one.name: getattr(self, one.name) for one in fields(self)}
-        if self.rule is not None:
-            content["select"] = str(self.rule)  # in its full form
-        for name in _NOT_OF_THE_RESULT:
-            del content[name]
-        del content["loss_values"]
-        if self.epochs is None and self.steps is None:
-            content["epochs"] = 1
-        if self.loss not in SPAN_LOSSES:
-            del content["span_ends"]
-        for one in fields(self):
-            if one.name in _LATER and content[one.name] == one.default:
-                del content[one.name]
-        if self.skip_damaged is not None:
-            content["skip_damaged"] = "all"  # which are left out, run.json says
-        if held_out is not None and (self.keep_best or self.patience is not None):
-            content["held_out"] = held_out  # the others are not looked at by what is trained
-        if isinstance(loss := self.chosen_loss(), Loss):
-            content |= loss.values
-        return content | {"student": self.student_name, "dtype": dtype, "store": store}
+        return wanted_settings(self, store=store, dtype=dtype, held_out=held_out)

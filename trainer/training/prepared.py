@@ -1,11 +1,10 @@
-"""The student of a run as it is trained: loaded, checked, adapted, frozen, compiled."""
+"""The student of a run as it is trained: loaded, checked, adapted, frozen."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from logitstore import ModelError
-from logitstore.plumbing import model_body
 from trainer.losses.routers import Routers, has_experts
 from trainer.training.adaptation import Lora, adapted, freeze
 from trainer.training.ending import end_as_teacher
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from trainer.training.options import FitOptions
 
-__all__ = ["prepared_student", "with_plain_layers"]
+__all__ = ["prepared_student"]
 
 
 def prepared_student(options: FitOptions, *, store: Any, device: str | torch.device) -> Any:
@@ -62,17 +61,6 @@ def prepared_student(options: FitOptions, *, store: Any, device: str | torch.dev
         (enable or inner.gradient_checkpointing_enable)({"use_reentrant": False})
     student.train()
     return student
-
-
-def with_plain_layers(student: Any, *, compiled: bool) -> None:
-    """Compile the layers of a student below its output layer, which the loss applies itself.
-
-    Args:
-        student: It is changed.
-        compiled: Whether to do anything.
-    """
-    if compiled:
-        model_body(student).compile(dynamic=True)
 
 
 def _set_attention(model: Any, attention: str, *, name: str) -> None:

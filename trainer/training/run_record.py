@@ -63,6 +63,12 @@ _DAMAGED = {"damaged": Field(allowed="blocks", fits=lambda value: _are_blocks(va
 _CROSSED = {"crossed": _OBJECT}
 # Of a run that learns from several stores: what they are called, and how they are mixed.
 _MIXED = {"parts": Field(allowed="stores", fits=lambda value: isinstance(value, list))}
+# Of one that learns from the mean of several teachers: their stores, and the documents of each that
+# are not in all.
+_AVERAGED = {
+    "averaged": Field(allowed="stores", fits=lambda value: isinstance(value, list)),
+    "left_out": Field(allowed="numbers of documents", fits=lambda value: isinstance(value, list)),
+}
 _PART = {"name": TEXT, "store": TEXT, "teacher": TEXT, "weight": NUMBER}
 # Of a run that was measured on a held-out store: the best step, its value, by which figure.
 _BEST = {"best": _OBJECT}
@@ -118,6 +124,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
         fields |= _CROSSED
     if "parts" in found:
         fields |= _MIXED
+    if "averaged" in found:
+        fields |= _AVERAGED
     if "selected" in found or (isinstance(wanted, dict) and wanted.get("select")):
         fields |= _SELECTED
     refuse_odd_fields(found, fields, place=place)

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 from logitstore import SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["parse_settings", "refuse_unknown_settings"]
+__all__ = ["arguments_settings", "compile_settings", "parse_settings", "refuse_unknown_settings"]
+
+# Settings that go to torch.compile, by their names there: as one of TrainingArguments each would
+# have the whole model compiled, output layer and loss included.
+_COMPILE = {"torch_compile_backend": "backend", "torch_compile_mode": "mode"}
 
 # Settings that an option stands for.
 _OPTIONS = {
@@ -99,6 +103,24 @@ def parse_settings(given: Iterable[str]) -> dict[str, Any]:
             raise SettingError("--set cannot change what the run needs as it is", found=name)
         found[name] = _value(text)
     return found
+
+
+def compile_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that are torch.compile's, by their names there.
+
+    Args:
+        given: All settings.
+    """
+    return {_COMPILE[name]: value for name, value in given.items() if name in _COMPILE}
+
+
+def arguments_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that are not torch.compile's.
+
+    Args:
+        given: All settings.
+    """
+    return {name: value for name, value in given.items() if name not in _COMPILE}
 
 
 def _value(text: str) -> Any:

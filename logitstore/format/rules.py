@@ -15,23 +15,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from logitstore.errors import SettingError
 
-if TYPE_CHECKING:
-    from logitstore.targets.targets import SparseTargets
-
-__all__ = ["RULE_FORMS", "TargetRule"]
+__all__ = ["Judged", "TargetRule"]
 
 _SHARES = ("top", "bottom")
 _LIMITS = ("above", "below")
 _MEASURES = ("entropy", "loss")
-RULE_FORMS = (
-    "entropy or loss, then :top:F or :bottom:F with a share F, or :above:X or :below:X nats"
-)
+_FORMS = "entropy or loss, then :top:F or :bottom:F with a share F, or :above:X or :below:X nats"
+# Of a product of a share and a count: 0.07 of 100 is 7, though floats say a little more.
+_DIGITS = 9
+
+
+class Judged(Protocol):
+    """Targets, as far as a rule looks at them: `SparseTargets`."""
+
+    @property
+    def entropy_R(self) -> np.ndarray:
+        """float32 [R], nats."""
+        ...
+
+    @property
+    def label_logprob_R(self) -> np.ndarray:
+        """float32 [R], nats."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +54,12 @@ class TargetRule:
     value: float  # the share, above 0 and up to 1; or the nats, from 0 on
 
     @staticmethod
-    def parse(text: str, *, flag: str) -> TargetRule:
+    def parse(text: str, *, flag: str = "this") -> TargetRule:
         """The rule that a text describes.
 
         Args:
             text: See the module.
-            flag: The name of the option, for the message.
+            flag: What the message calls it: the name of an option.
 
         Raises SettingError for anything else.
         """
@@ -64,7 +75,7 @@ class TargetRule:
             raise SettingError(
                 f"{flag} describes no choice of targets",
                 found=text,
-                allowed=f"{RULE_FORMS}, such as entropy:top:0.2",
+                allowed=f"{_FORMS}, such as entropy:top:0.2",
             )
         return TargetRule(measure=measure, side=side, value=value)
 
@@ -82,7 +93,7 @@ class TargetRule:
         """Whether it takes the larger values."""
         return self.side in ("top", "above")
 
-    def values_R(self, targets: SparseTargets) -> np.ndarray:
+    def values_R(self, targets: Judged) -> np.ndarray:
         """float32 [R], nats: what targets are taken by; NaN where it is not known.
 
         Args:
@@ -101,6 +112,24 @@ class TargetRule:
         if self.side == "below":
             return values_R < np.float32(cut)
         return values_R >= np.float32(cut) if self.from_top else values_R <= np.float32(cut)
+
+    def kept_R(self, targets: Judged) -> np.ndarray:
+        """bool [R]: which targets of one document are kept, whatever documents stand beside it.
+
+        A share F is of the document's own n targets: ceil(F n) of them, one at least; of equal
+        ones the earlier.
+
+        Args:
+            targets: Of one document, as the teacher gave them, before they are rounded.
+        """
+        values_R = self.values_R(targets)
+        if not self.is_share:
+            return self.taken_R(values_R, cut=self.value)
+        kept_R = np.zeros(len(values_R), dtype=bool)
+        count = max(1, math.ceil(round(self.value * len(values_R), _DIGITS)))
+        order_R = np.argsort(-values_R if self.from_top else values_R, kind="stable")
+        kept_R[order_R[:count]] = True
+        return kept_R
 
     def cut_of(self, values_R: np.ndarray) -> float:
         """The value at which a share is cut off.
