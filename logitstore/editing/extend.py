@@ -32,7 +32,7 @@ from logitstore.fidelity.identity import refuse_other_tokenizer
 from logitstore.fidelity.rereading import stored_tokenizer
 from logitstore.format.json import fingerprint
 from logitstore.format.plan import Plan
-from logitstore.format.spec import FORMAT
+from logitstore.format.spec import written_format
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.store.layout import SPEC
@@ -138,7 +138,7 @@ def _job(source: Store, options: Mapping[str, Any], on_progress: OnProgress | No
     }
     given = {name: value for name, value in options.items() if name in values}
     job = Job.load(values | given, on_progress=on_progress, with_weights=False)
-    return job.with_sparsifier(spec.sparsifier)
+    return job.with_sparsifier(spec.sparsifier).begun_as(spec)
 
 
 def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> None:
@@ -146,9 +146,9 @@ def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> Non
     spec = source.spec
     own = store_spec(job, Plan(units=()), teacher=teacher)
     own = replace(own, corpus=spec.corpus, format=spec.format, block_targets=spec.block_targets)
-    if spec.format != FORMAT:  # older ones say less of their text
-        own = replace(own, format=FORMAT)
-        spec = replace(spec, format=FORMAT)
+    if spec.format != (newest := written_format(spec.states)):  # older ones say less of their text
+        own = replace(own, format=newest)
+        spec = replace(spec, format=newest)
     try:
         refuse_other_spec(spec, own, place=source.layout.place(SPEC))
     except SpecError as error:
@@ -188,4 +188,4 @@ def _extended(source: Store, job: Job, units: tuple[WorkUnit, ...], edit: Edit) 
         limit=None,
         answers=joined_answers([source.spec.corpus, own.corpus]),
     )
-    return replace(source.spec, format=FORMAT, corpus=corpus)
+    return replace(source.spec, format=written_format(source.spec.states), corpus=corpus)

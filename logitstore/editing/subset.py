@@ -19,7 +19,7 @@ from logitstore.editing.sources import all_edits, open_source, out_layout, telli
 from logitstore.editing.work import Edited, NewStore, as_they_are
 from logitstore.errors import StoreError
 from logitstore.format.json import fingerprint
-from logitstore.format.spec import FORMAT
+from logitstore.format.spec import written_format
 from logitstore.options import takes
 from logitstore.progress import OnProgress
 from logitstore.store.reader import Store, StoreLike
@@ -89,7 +89,9 @@ def _new_store(
     chosen = hashlib.sha256(np.packbits(chosen_D).tobytes()).hexdigest()
     which = fingerprint([edits[-1].to_json(), chosen])
     spec = replace(
-        source.spec, format=FORMAT, corpus=replace(source.spec.corpus, fingerprint=which)
+        source.spec,
+        format=written_format(source.spec.states),
+        corpus=replace(source.spec.corpus, fingerprint=which),
     )
     return NewStore(
         layout=layout,

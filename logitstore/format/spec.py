@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError
 from logitstore.format.json import build
+from logitstore.format.states import StatesSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "FORMATS",
+    "STATES_FORMAT",
     "UNKNOWN",
     "CodecSpec",
     "CorpusSpec",
@@ -26,10 +28,12 @@ __all__ = [
     "TeacherSpec",
     "TextSpec",
     "TokenizerSpec",
+    "written_format",
 ]
 
 FORMAT = "logitstore/4"  # what is written
-FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT)  # what is read
+STATES_FORMAT = "logitstore/5"  # what is written of a store with hidden states
+FORMATS = ("logitstore/1", "logitstore/2", "logitstore/3", FORMAT, STATES_FORMAT)  # what is read
 UNKNOWN = "unknown"  # of a teacher that another system has run
 _MOST_TOKENS = 1 << 22  # of a vocabulary: four times that of the largest tokenizers
 
@@ -329,10 +333,14 @@ class StoreSpec:
     batch_tokens: int  # tokens of one teacher batch, padding included
     block_targets: int  # rows of a block, about
     provenance: dict[str, Any] = field(default_factory=dict)  # changes no bits
+    states: StatesSpec | None = None  # since logitstore/5, and there always
 
     def to_json(self) -> dict[str, Any]:
         """As the object that stands in store.json."""
         content = asdict(self)
+        del content["states"]
+        if self.states is not None:
+            content["states"] = self.states.to_json()
         content["sparsifier"] = self.sparsifier.to_json()
         content["corpus"] = self.corpus.to_json()
         content["text"] = self.text.to_json(version=self.format)
@@ -370,6 +378,14 @@ class StoreSpec:
         built["sparsifier"] = SparsifierSpec.from_json(
             built.get("sparsifier"), place=f"{place}: sparsifier"
         )
+        if ("states" in built) != (found_format == STATES_FORMAT):
+            raise CorruptionError("fields missing or unknown", place=place, found="states")
+        if "states" in built:
+            built["states"] = StatesSpec.from_json(
+                built["states"],
+                vocab_size=built["tokenizer"].vocab_size,
+                place=f"{place}: states",
+            )
         return build(StoreSpec, built, place=place)
 
     def identity(self) -> dict[str, Any]:
@@ -382,3 +398,11 @@ class StoreSpec:
         del content["provenance"]
         del content["teacher"]["name"]
         return content
+
+
+def written_format(states: StatesSpec | None) -> str:
+    """The format in which a store is written: an older one where older readers can read it.
+
+    states: of the store.
+    """
+    return FORMAT if states is None else STATES_FORMAT

@@ -19,7 +19,7 @@ from trainer.data.ahead import in_worker, made_ahead
 from trainer.data.options import EPOCHS, RANKS, rank_option
 from trainer.data.packing import Bin, Lengths, Packing, Position, Step, steps
 from trainer.data.rows import Batch, RowLayout, lay_out
-from trainer.data.store import reading_ahead
+from trainer.data.store import reading_ahead, teacher_head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,6 +110,7 @@ class Batches(IterableDataset[Batch]):
         self._layout = layout
         self._border = border
         self._draw_of_epoch = draw_of_epoch
+        self._teacher_head = teacher_head_of(store)
         self._epochs = EPOCHS.check(epochs)
         self._slots = slice(rank, None, ranks)
 
@@ -227,6 +228,7 @@ class Batches(IterableDataset[Batch]):
             batch,
             spec=self.spec,
             temperature=self.temperature,
+            teacher_head=self._teacher_head,
             after=None if after is None else self._state(after),
         )
 

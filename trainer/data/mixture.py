@@ -62,6 +62,7 @@ class _Spec:
     text: _Text
     sparsifier: SparsifierSpec
     labels_only: bool
+    states: Any  # which hidden states are kept; None where none are
     provenance: Mapping[str, Any]
 
 
@@ -93,6 +94,11 @@ class MixedStore:
     def targets(self) -> int:
         """How many targets the stores hold."""
         return sum(one.targets for one in self.blocks)
+
+    @property
+    def head(self) -> Any:
+        """The teacher's output layer, which all stores of hidden states have in common."""
+        return self.parts[0].store.head
 
     def describe(self) -> list[dict[str, Any]]:
         """What run.json says of each store."""
@@ -247,6 +253,7 @@ def _joined_spec(stores: Sequence[Any]) -> _Spec:
         text=_Text(max_length=max(one.text.max_length for one in specs)),
         sparsifier=widest,
         labels_only=labels_only(specs[0]),
+        states=getattr(specs[0], "states", None),
         provenance={GENERATION: ends} if ends else {},
     )
 

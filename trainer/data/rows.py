@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import Document, StoreSpec
+    from logitstore.plumbing import StoredHead
 
 __all__ = ["Batch", "RowLayout", "choose_border", "choose_layout", "lay_out"]
 
@@ -64,6 +65,8 @@ class Batch:
     # Rows and width of each pass that the model makes over it, in order; empty is one over all.
     passes: tuple[tuple[int, int], ...] = ()
     filled_BW: torch.Tensor | None = None  # bool: positions that hold a token of a document
+    # The teacher's output layer, where the targets are hidden states.
+    teacher_head: StoredHead | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingError where the parts are not of one batch, or not of one store."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import SparseTargets
+    from logitstore.plumbing import StoredHead
 
 __all__ = [
     "distillation_loss",
@@ -185,6 +186,7 @@ class _LossRequest:
                 batch.targets,
                 self._spec,
                 device=device,
+                head=batch.teacher_head,
                 objective={"alpha": alpha, "temperature": temperature, "loss": loss},
             )
 
@@ -219,6 +221,7 @@ def _sums_of(
     spec: Any,
     *,
     device: torch.device,
+    head: StoredHead | None,
     objective: dict[str, Any],
 ) -> Callable[..., LossSums]:
     """The loss of rows with these targets, which are moved to `device`.
@@ -241,6 +244,7 @@ def _sums_of(
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
         vocab_size=spec.tokenizer.vocab_size,
+        teacher=None if head is None else head.on(device),
         **objective,
     )
 

@@ -21,10 +21,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trainer.losses.chunked import ChunkExp, LossSums, chunk_rows_of, chunked_loss, exponentiate
+from logitstore import SettingError
+from trainer.losses.chunked import (
+    ChunkExp,
+    LossSums,
+    Objective,
+    chunk_rows_of,
+    chunked_loss,
+    exponentiate,
+)
 from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
 from trainer.losses.tensors import TargetTensors
+from trainer.losses.views import View
+from trainer.losses.whole import WholeObjective, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +60,7 @@ def sparse_distillation_loss(
     sparsifier: SparsifierSpec,
     vocab_size: int,
     chunk_rows: int | None = None,
+    teacher: LMHead | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
 
@@ -64,25 +75,49 @@ def sparse_distillation_loss(
         sparsifier: The one that made the targets.
         vocab_size: V. Further columns of `head` are columns of the student's softmax that hold no
             token.
-        chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
+        chunk_rows: Rows of a chunk. Default: about 64 MiB of logits, and half of it where the
+            teacher's are formed too.
+        teacher: The teacher's output layer, on the device of `targets`, where these hold its hidden
+            states; otherwise it is not looked at.
 
     Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
     only scaled in backward; without grad mode nothing but the values is computed. Raises
     SettingError where the targets cannot serve the temperature or the loss.
     """
-    objective = _SparseObjective(
-        targets=targets,
-        label_ids_N=label_ids_N,
-        row_loss=RowLoss(
-            loss=loss,
-            alpha=alpha,
-            temperature=temperature,
-            sparsifier=sparsifier,
-            vocab_size=vocab_size,
-        ),
-        chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+    row_loss = RowLoss(
+        loss=loss,
+        alpha=alpha,
+        temperature=temperature,
+        sparsifier=sparsifier,
+        vocab_size=vocab_size,
     )
+    objective: Objective
+    if row_loss.view is View.WHOLE:
+        objective = WholeObjective(
+            targets=targets,
+            teacher=_given(teacher),
+            label_ids_N=label_ids_N,
+            row_loss=row_loss,
+            chunk_rows=chunk_rows or whole_rows(head.vocab_size),
+        )
+    else:
+        objective = _SparseObjective(
+            targets=targets,
+            label_ids_N=label_ids_N,
+            row_loss=row_loss,
+            chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+        )
     return chunked_loss(hidden_ND, head, objective)
+
+
+def _given(teacher: LMHead | None) -> LMHead:
+    if teacher is None:
+        raise SettingError(
+            "the targets are hidden states of a teacher whose output layer is not given",
+            place="batch",
+            remedy="Take batches of `training_batches`, which know the store's",
+        )
+    return teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """SparseTargets on the way to a loss: the same columns as tensors, on any device.
 
-Shapes: N packed tokens (rows), K entries, B stored temperatures.
+Shapes: N packed tokens (rows), K entries, B stored temperatures, W width of a hidden state.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from logitstore.plumbing import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +38,12 @@ class TargetTensors:
     count_N: Tensor  # int64, 1..K
     tail_logmass_NB: Tensor  # float32
     entropy_N: Tensor  # float32, nats
+    state_NW: Tensor | None = None  # the teacher's last hidden state, where it is kept
 
     @staticmethod
     def of(targets: SparseTargets) -> TargetTensors:
         """The columns of `targets` as tensors on the CPU."""
+        state = targets.states.get(LAST)
         return TargetTensors(
             kind=targets.kind,
             ids_NK=torch.from_numpy(targets.ids_RK.astype(np.int64)),
@@ -48,6 +52,7 @@ class TargetTensors:
             count_N=torch.from_numpy(targets.count_R.astype(np.int64)),
             tail_logmass_NB=_float32(targets.tail_logmass_RB),
             entropy_N=_float32(targets.entropy_R),
+            state_NW=None if state is None else state.tensor(),
         )
 
     def __len__(self) -> int:
