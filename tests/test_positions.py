@@ -200,7 +200,7 @@ def test_what_is_no_rule_or_keeps_nothing_is_refused(
     assert not (tmp_path / "store").exists()
     with pytest.raises(CorpusError, match=r"no target of the sample is kept.*entropy:above:99"):
         logitstore.estimate(**settings, positions="entropy:above:99", seconds=60)
-    with pytest.raises(CorpusError, match="gave a target"):
+    with pytest.raises(CorpusError, match=r"no target of the corpus is kept.*entropy:above:99"):
         logitstore.dump(**settings, out=tmp_path / "store", positions="entropy:above:99")
 
 
@@ -232,6 +232,7 @@ def test_a_document_keeps_what_belongs_to_its_tokens() -> None:
     [
         ("entropy:top:0.4", [1, 3]),  # of equal ones the earlier
         ("entropy:bottom:0.01", [0]),
+        ("entropy:top:1e-12", [3]),
         ("entropy:top:0.6", [1, 2, 3]),
         ("entropy:below:2", [0, 4]),
         ("loss:top:0.2", [4]),

@@ -71,6 +71,7 @@ def test_a_rule_has_one_full_form(text: str, full: str) -> None:
         *("entropy", "entropy:", "entropy:top", "entropy:top:0", "entropy:top:1.1", "top:0.2"),
         *("entropy:2", "entropy:above:-1", "entropy:above:inf", "entropy:top:nan", "entropy:a:b:c"),
         *("", ":", "entropy:above", "kl:top:0.2", "entropy:top:0.2:0.3"),
+        *("loss:above:1e300", "entropy:top: 0.2", "entropy:above:1_0"),
     ],
 )
 def test_what_is_no_rule_is_refused(text: str) -> None:

@@ -25,6 +25,7 @@ from logitstore.dumping.writing import WritingThread
 from logitstore.errors import CorpusError, CorruptionError
 from logitstore.format.manifest import Commit
 from logitstore.format.plan import Plan, WorkUnit
+from logitstore.format.rules import TargetRule
 from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
@@ -103,7 +104,7 @@ def _dump(
             # All of it may have been done by others, after they have begun the store anew.
             settle(layout, spec, plan)
             tell_stage(on_progress, "sealing the store")
-            _refuse_nothing(work.store.committed(plan), place=layout.uri)
+            _refuse_nothing(work.store.committed(plan), place=layout.uri, positions=job.positions)
             manifest = work.store.seal(plan, check=not no_check)
         return DumpSummary(
             uri=layout.uri,
@@ -273,11 +274,20 @@ def _released_on_error(lease: Lease) -> Iterator[None]:
         raise
 
 
-def _refuse_nothing(commits: Sequence[Commit], *, place: str) -> None:
+def _refuse_nothing(commits: Sequence[Commit], *, place: str, positions: TargetRule | None) -> None:
     """Raise CorpusError where no unit has a row: there is nothing to seal."""
-    if not any(commit.blocks for commit in commits):
+    if any(commit.blocks for commit in commits):
+        return
+    if positions is not None:
         raise CorpusError(
-            "no record of the corpus gave a target",
+            "no target of the corpus is kept",
             place=place,
-            found=f"{sum(commit.skipped for commit in commits)} records skipped",
+            found=f"--positions {positions}",
+            remedy="Take other positions and another --out: a share such as entropy:0.2 keeps some "
+            "of each document",
         )
+    raise CorpusError(
+        "no record of the corpus gave a target",
+        place=place,
+        found=f"{sum(commit.skipped for commit in commits)} records skipped",
+    )

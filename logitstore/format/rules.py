@@ -31,6 +31,9 @@ _FORMS = "entropy or loss, then :top:F or :bottom:F with a share F, or :above:X 
 _DIGITS = 9
 
 
+_MOST_NATS = float(np.finfo(np.float32).max)  # values are compared in float32
+
+
 class Judged(Protocol):
     """Targets, as far as a rule looks at them: `SparseTargets`."""
 
@@ -66,11 +69,12 @@ class TargetRule:
         measure, *rest = text.split(":")
         side, number = ("top", *rest) if len(rest) == 1 else rest if len(rest) == 2 else ("", "")
         try:
-            value = float(number)
+            value = float(number) + 0.0  # of the two zeros the positive one
         except ValueError:
             value = math.nan
-        shared = side in _SHARES and 0 < value <= 1
-        limited = side in _LIMITS and 0 <= value < math.inf
+        plain = not {*number} & {*" _"}
+        shared = plain and side in _SHARES and 0 < value <= 1
+        limited = plain and side in _LIMITS and 0 <= value <= _MOST_NATS
         if measure not in _MEASURES or not (shared or limited):
             raise SettingError(
                 f"{flag} describes no choice of targets",
