@@ -70,6 +70,7 @@ SPOILT = {  # rule -> what is wrong, each in every way that it tells
     ],
     "temperature_too_high": [
         {"recipe": HOT, "tempered_mass": 0.2},
+        {"recipe": HOT, "retained_mass": 0.27, "tempered_mass": 0.002},
         {"recipe": HOT, "tempered_evenness": 0.97},
         {
             "recipe": replace(HOT, view="weights", repeats=4),

@@ -28,6 +28,8 @@ _BLIND = 0.97
 _NO_TOKEN = 0.01
 # Less than half of the teacher in the entries: most of what is taught has no name.
 _MOSTLY = 0.5
+# Where the entries hold less than that at T = 1 already, T is to blame that takes most of it away.
+_LEFT = 0.25
 # Entropy over that of equal entries: beyond the second the entries are told apart by rounding.
 _UNEVEN, _EVEN = 0.85, 0.95
 _EVEN_DRAWN = 0.9
@@ -169,7 +171,11 @@ def _temperature_too_high(facts: Facts) -> Finding | None:
     mass, tempered = facts.retained_mass, facts.tempered_mass
     even, tempered_even = facts.evenness, facts.tempered_evenness
     drawn = facts.drawn_evenness
-    if mass is not None and tempered is not None and tempered < _MOSTLY <= mass:
+    if (
+        mass is not None
+        and tempered is not None
+        and (tempered < _MOSTLY <= mass or tempered < _LEFT * mass)
+    ):
         says = f"the kept entries hold {tempered:.1%} of the teacher's mass, at T = 1 {mass:.1%}"
         evidence |= {"tempered_mass": tempered, "retained_mass": mass}
     elif (
