@@ -222,6 +222,17 @@ def test_a_loaded_model_is_trained_in_place(tmp_path, student, dtype):
         assert all(torch.equal(state[name], one[name]) for name in one)
 
 
+def test_a_loaded_model_goes_on_with_its_own_run(tmp_path, student):
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.bfloat16)
+    fit(tmp_path / "run", model, steps=2, keep_checkpoints=True)
+    assert model.dtype == torch.float32
+    result = fit(tmp_path / "run", model, steps=3, resume=True, keep_checkpoints=True)
+    assert result["settings"]["steps"] == 3
+    model.config.rms_norm_eps *= 2
+    with pytest.raises(ModelError, match="it has another configuration"):
+        fit(tmp_path / "run", model, steps=4, resume=True)
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(SettingError, match="neither a name nor a loaded"):
         fit(tmp_path / "run", torch.nn.Linear(2, 2))

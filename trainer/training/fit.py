@@ -441,11 +441,13 @@ def _refuse_other_student(
     """
     name, configuration = options.student_name, configuration_hash(options.student)
     found = {"parameters": _parameters(student), "configuration": configuration}
+    called = {"parameters": "number of parameters", "configuration": "configuration"}
     for what, value in found.items():
         # Runs of earlier versions name no configuration.
         if record.get(what, value) != value:
             raise ModelError(
-                f"the student is not the one that the run was begun with: its {what} differ",
+                "the student is not the one that the run was begun with: "
+                f"it has another {called[what]}",
                 place=name,
                 found=value,
                 allowed=record[what],

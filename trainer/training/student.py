@@ -134,7 +134,7 @@ def configuration_hash(name: Any) -> str:
     Raises ModelError where it cannot be read.
     """
     if not isinstance(name, str | Path):
-        content = {"config": name.config.to_dict()}
+        content = {"config": _without_dtype(name.config.to_dict())}
         if hasattr(name, "peft_config"):
             content["adapter"] = {key: str(one) for key, one in name.peft_config.items()}
         return fingerprint(json.loads(json.dumps(content, default=str)))
@@ -150,6 +150,15 @@ def configuration_hash(name: Any) -> str:
     with suppress(StoreError):  # older ones hold infinities, which no JSON has
         return fingerprint(parse_json(data, place=str(path)))
     return hashlib.sha256(data).hexdigest()
+
+
+def _without_dtype(content: dict[str, Any]) -> dict[str, Any]:
+    """A configuration but for its number types: a loaded student is trained in float32 in place."""
+    return {
+        key: _without_dtype(one) if isinstance(one, dict) else one
+        for key, one in content.items()
+        if key not in ("dtype", "torch_dtype")
+    }
 
 
 def _from_config(path: Path, *, spec: StoreSpec, seed: int) -> PreTrainedModel:
