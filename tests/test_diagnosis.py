@@ -19,6 +19,7 @@ from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
 from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
 from trainer.diagnosis.sample import sampled
+from trainer.evaluation.signs import lines
 from trainer.losses import LOSSES, DenseRows
 from trainer.training.state_files import FindingWarning, write_state
 
@@ -244,6 +245,17 @@ def test_a_sound_run_has_no_finding_and_no_warning(sound):
         assert result["alpha"] == 0.9
         assert result["epochs"] == pytest.approx(2.6, abs=0.5)
         assert result["student_loss"] < result["counting_loss"] - 0.5
+
+
+def test_an_evaluation_says_that_the_model_has_learnt_from_the_store(sound):
+    run, store, _ = sound
+    for one, learnt in ((MemoryStore(**HELD, k=8), False), (store, True)):
+        result = trainer.evaluate(run, logits=one)
+        assert result["trained_on"] is learnt
+        said = "\n".join(lines(result))
+        assert ("learnt from this very store" in said) is learnt
+        assert "True" not in said
+        assert "False" not in said
 
 
 @pytest.mark.parametrize("kind", ["sample", "unbiased"])

@@ -10,7 +10,7 @@ from logitstore import SettingError
 from trainer.advice.facts import Course
 from trainer.losses import SPAN_LOSSES, Loss
 from trainer.losses.options import ALPHA, LOSS, LOSS_OPTIONS, TEMPERATURE, chosen_loss
-from trainer.training.run_record import RECORD, read_record
+from trainer.training.run_record import RECORD, learnt_stores, read_record
 from trainer.training.state_files import read_json
 from trainer.training.value_schedule import ValueSchedule
 
@@ -69,9 +69,7 @@ class RunFiles:
             epochs=None
             if epochs is None
             else epochs * max([float(one["weight"]) for one in parts], default=1.0),
-            stores=()
-            if record is None
-            else tuple(one["store"] for one in parts) or (record["store"],),
+            stores=() if record is None else learnt_stores(record),
             training=None if _changes(settings) else _course(course, "loss"),
             held_out=_course(held, figure),
             kept_best=settings.get("keep_best", False),

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitstore import ModelError, SettingError, SparseTargets
+from logitstore import ModelError, SettingError, SparseTargets, StoreError
 from logitstore.plumbing import (
     LengthClasses,
     LMHead,
@@ -41,6 +42,7 @@ from trainer.evaluation.subject import Subject
 from trainer.evaluation.tasks import open_tasks
 from trainer.evaluation.yardstick import MOST_NATS, Yardstick
 from trainer.losses import TargetTensors
+from trainer.training.run_record import learnt_stores, read_record
 from trainer.training.run_result import refuse_changed_weights
 
 if TYPE_CHECKING:
@@ -103,7 +105,9 @@ def evaluate(**values: Any) -> dict[str, Any]:
     is given: text and answers must not take the place of a comparison with the teacher
     (trainer/evaluation/keeping.py). There it also names the weights that were measured,
     by their sha256. With `skip_damaged`, `damaged` holds number, place and problem of each block
-    that was left out. A model of another tokenizer than the store's is measured over spans of text:
+    that was left out; `trained_on` says whether the model is of a run that has learnt from that
+    very store: it may know the noise of its draws by heart, and then KL and agreement look better
+    than they are. A model of another tokenizer than the store's is measured over spans of text:
     `bits_per_byte` beside `teacher_bits_per_byte` of the same bytes, and `span_kl`
     (docs/cross-tokenizer.md). Raises SettingError, StoreError (also where weights of a finished run
     have changed), ModelError (also where a loss is no finite number); TokenizerError where model
@@ -124,11 +128,21 @@ def evaluate(**values: Any) -> dict[str, Any]:
         result = _measured(subject, source, options)
         result["data"] = None if options.data is None else str(options.data)
         result.setdefault("store", source.fingerprint)
+        if stored is not None:
+            result["trained_on"] = _learnt(subject.place, str(result["store"]))
         if source.damaged:
             result["damaged"] = [list(astuple(one)) for one in source.damaged]
     result["model"] = subject.name
     place.keep(result, model=subject.place)
     return result
+
+
+def _learnt(place: Path | None, store: str) -> bool:
+    """Whether the model in a folder is of a run that has learnt from that very store."""
+    record = None
+    with suppress(StoreError):  # a run.json of something else says nothing of it
+        record = read_record(place) if place is not None and place.is_dir() else None
+    return record is not None and store in learnt_stores(record)
 
 
 def _measured(subject: Subject, source: EvalData, options: EvalOptions) -> dict[str, Any]:

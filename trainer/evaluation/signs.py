@@ -106,9 +106,14 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
             before = "" if sign is None else f"{SIGNS[sign].ascii} "
             yield f"{name:18} {before}{number:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
             used |= set() if sign is None else {sign}
-        elif isinstance(value, int | str):
+        elif isinstance(value, int | str) and not isinstance(value, bool):
             yield f"{name:18} {value}"
     yield from (f"{one.ascii} means: {one.meaning}." for key, one in SIGNS.items() if key in used)
+    if result.get("trained_on"):
+        yield (
+            "The model has learnt from this very store: what it knows by heart looks better here "
+            "than it is, estimates from its draws too. Measure it on a held-out store."
+        )
     if errors:
         yield (
             "standard error: of a mean over targets, by the spread over the "

@@ -34,6 +34,7 @@ __all__ = [
     "RECORD",
     "UNHASHED",
     "earlier_fingerprints",
+    "learnt_stores",
     "read_record",
     "run_fingerprint",
     "write_record",
@@ -169,6 +170,16 @@ def run_fingerprint(record: Mapping[str, Any]) -> str:
 def earlier_fingerprints(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The hashes by which checkpoints of earlier versions name the run: with its steps."""
     return (fingerprint({name: record[name] for name in _DECIDING}),)
+
+
+def learnt_stores(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fingerprints of the stores that a run learns from.
+
+    Args:
+        record: The content of its run.json.
+    """
+    several = record.get("parts") or record.get("averaged")
+    return tuple(one["store"] for one in several) if several else (record["store"],)
 
 
 def _refuse_odd_settings(record: dict[str, Any], *, place: Path) -> None:
