@@ -19,13 +19,12 @@ from trainer.diagnosis.measures import Objective, measured
 from trainer.diagnosis.options import DiagnoseOptions
 from trainer.diagnosis.run_files import RunFiles
 from trainer.diagnosis.sample import sampled
-from trainer.evaluation.keeping import Place, file_name
+from trainer.evaluation.keeping import Place, file_name, refuse_nowhere
 from trainer.evaluation.material import from_store
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses.distillation import refuse_unserved
-from trainer.training import run_folder
 from trainer.training.run_result import refuse_changed_weights
 from trainer.training.state_files import DIAGNOSES, DIAGNOSIS
 from trainer.training.student import refuse_misfits
@@ -127,15 +126,7 @@ def _as_evaluation(options: DiagnoseOptions, *, temperature: float) -> EvalOptio
 
 def _place(options: DiagnoseOptions, run: RunFiles, model: Path | None, source: EvalData) -> Place:
     folder = options.out or (model if run.is_run else None)
-    if folder is None and options.name is not None:
-        raise SettingError(
-            "there is no folder in which to keep the result",
-            place="--name",
-            found=options.name,
-            remedy="Name one (--out): MODEL is no folder of a run",
-        )
-    if folder is not None:
-        run_folder.refuse_unwritable(folder)
+    refuse_nowhere(folder, name=options.name)
     parts = ["store", str(source.fingerprint)[:12]]
     parts += [] if run.temperature == 1 else [f"T{run.temperature:g}"]
     return Place(

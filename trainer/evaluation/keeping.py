@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.material import EvalData
     from trainer.evaluation.options import EvalOptions
 
-__all__ = ["Place", "file_name"]
+__all__ = ["Place", "file_name", "refuse_nowhere"]
 
 _LONGEST = 100  # characters of a name that is made
 
@@ -62,15 +62,7 @@ class Place:
         is_run = model is not None and (model / RECORD).is_file()
         if folder is None and is_run and (compared or options.tasks is not None or named):
             folder = model
-        if folder is None and named:
-            raise SettingError(
-                "there is no folder in which to keep the result",
-                place="--name",
-                found=options.name,
-                remedy="Name one (--out): MODEL is no folder of a run",
-            )
-        if folder is not None:
-            run_folder.refuse_unwritable(folder)
+        refuse_nowhere(folder, name=options.name)
         return Place(
             folder=folder,
             name=options.name or _made_name(options, store),
@@ -91,6 +83,24 @@ class Place:
         write_state(self.folder / self.subfolder / f"{self.name}.json", content)
         if self.is_newest:
             write_state(self.folder / NEWEST, content)
+
+
+def refuse_nowhere(folder: Path | None, *, name: str | None) -> None:
+    """Raise SettingError for a name without a folder, StorageError for one that is not writable.
+
+    Args:
+        folder: Where a result is to be kept; None keeps none.
+        name: The name that was asked for.
+    """
+    if folder is not None:
+        run_folder.refuse_unwritable(folder)
+    elif name is not None:
+        raise SettingError(
+            "there is no folder in which to keep the result",
+            place="--name",
+            found=name,
+            remedy="Name one (--out): MODEL is no folder of a run",
+        )
 
 
 def _made_name(options: EvalOptions, store: EvalData | None) -> str:
