@@ -67,6 +67,8 @@ def test_the_loss_of_each_step_has_its_alpha_and_temperature(tmp_path, config):
         alpha, temperature = 0.8 - 0.1 * step, 1.0 if step >= 3 else 2.0
         expected = (1 - alpha) * one["ce"] + alpha * temperature**2 * one["divergence"]
         assert one["loss"] == pytest.approx(expected, rel=1e-5)
+        assert one["alpha"] == pytest.approx(alpha)
+        assert one["temperature"] == temperature
 
 
 def test_a_resumed_run_goes_on_in_its_schedule(tmp_path, config):
@@ -88,6 +90,19 @@ def test_a_resumed_run_goes_on_in_its_schedule(tmp_path, config):
     ("settings", "message"),
     [
         ({"alpha_schedule": "linear:2"}, "alpha_schedule gives a value out of range"),
+        (
+            {"alpha_schedule": "linear:0.2", "eval_logits": MemoryStore(seed=1), "patience": 2},
+            "alpha_schedule: best_by loss is another figure at each step.*best_by ce",
+        ),
+        (
+            {
+                "temperature_schedule": "linear:2",
+                "eval_logits": MemoryStore(seed=1),
+                "keep_best": True,
+                "best_by": "kl",
+            },
+            "best_by kl is another figure",
+        ),
         ({"temperature_schedule": "linear:-1"}, "temperature_schedule gives a value out of range"),
         ({"temperature_schedule": "linear:20"}, "temperature"),
     ],

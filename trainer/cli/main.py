@@ -252,10 +252,17 @@ def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
         say(f"step {one['step']}  held out: {_words(named, parts=False)}", err=True)
         return
     reports.append(one)
-    line = f"step {one['step']}  {_words(one)}  {one['seconds']:.0f} s"
+    line = f"step {one['step']}  {_words(one)}{_changing(one)}  {one['seconds']:.0f} s"
     if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
-        line = f"step {one['step']}  {_words(one, parts=False)}  {one['seconds']:.0f} s"
+        words = _words(one, parts=False)
+        line = f"step {one['step']}  {words}{_changing(one)}  {one['seconds']:.0f} s"
     say(line, err=True)
+
+
+def _changing(one: dict[str, float]) -> str:
+    """Alpha and the temperature of a step, where they change: its loss is another one then."""
+    named = (("alpha", "alpha"), ("T", "temperature"))
+    return "".join(f"  {short} {one[name]:.3g}" for short, name in named if name in one)
 
 
 @contextmanager

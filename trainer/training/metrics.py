@@ -23,7 +23,11 @@ METRICS = (
 )
 SUMMED = (*METRICS, "judged", "targets")
 _MEASURED = {*(f"eval_{name}" for name in (*METRICS, "targets")), "step", "seconds"}
-_REPORTED = {*METRICS, "step", "targets", "seconds", "grad_norm", "epoch"}
+_REPORTED = {
+    *METRICS,
+    *("step", "targets", "seconds", "grad_norm", "epoch"),
+    *("alpha", "temperature"),  # where they change
+}
 
 
 class MetricSums:

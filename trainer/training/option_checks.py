@@ -105,6 +105,26 @@ def _check_schedules(options: Any) -> None:
             place="--loss",
             found=options.loss,
         )
+    _check_best(options)
+
+
+def _check_best(options: Any) -> None:
+    """Raise SettingError for a best step by a figure that is another one at each step."""
+    if options.patience is None and not options.keep_best:
+        return
+    changes = {
+        "alpha_schedule": ("loss",),
+        "temperature_schedule": ("loss", "kl"),
+    }
+    for name, figures in changes.items():
+        if getattr(options, name) is not None and options.best_by in figures:
+            raise SettingError(
+                f"--best-by {options.best_by} is another figure at each step of a schedule, so no "
+                "step is the best by it",
+                place=f"--{name.replace('_', '-')}",
+                found=getattr(options, name),
+                remedy="Take --best-by ce",
+            )
 
 
 def _check_average(options: Any, sources: int) -> None:
