@@ -5,7 +5,7 @@
 
 The same student, store, documents, layout of rows and optimiser; the plain one computes its loss as
 transformers does. Short runs of all alternate; a ratio is of medians. `--loss all` measures every
-loss, `--threads 1` counts the seconds of one core, so that other load counts little.
+loss that learns from texts, `--threads 1` counts the seconds of one core, so that other load counts little.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    losses = list(LOSSES) if given.loss == "all" else [given.loss]
+    of_texts = [name for name, one in LOSSES.items() if not one.of_samples]
+    losses = of_texts if given.loss == "all" else [given.loss]
     temperatures = [float(one) for one in given.temperature.split(",")]
     sizes = {"steps": given.steps, "tokens": given.tokens}
     plain: list[float] = []
