@@ -5,7 +5,8 @@
 
 The same student, store, documents, layout of rows and optimiser; the plain one computes its loss as
 transformers does. Short runs of all alternate; a ratio is of medians. `--loss all` measures every
-loss that learns from texts, `--threads 1` counts the seconds of one core, so that other load counts little.
+loss that learns from texts, `--threads 1` counts the seconds of one core, so that other load counts
+little.
 """
 
 from __future__ import annotations
