@@ -203,6 +203,16 @@ def test_runs_at_the_same_time_give_the_same_weights(tmp_path, capfd, no_bars):
         assert one["loss"]["mean"] == pytest.approx(other["loss"]["mean"], rel=1e-6)
 
 
+def test_runs_that_are_skipped_give_no_pace(place):
+    told = []
+    settings = {"alpha": (0, 1), "seeds": 2}
+    sweep(place, **settings)
+    sweep(place, **settings, on_progress=told.append)
+    counted = [one for one in told if one.stage == "sweeping"]
+    assert [one.done for one in counted] == [0, 4]
+    assert counted[-1].fraction == 1
+
+
 def test_a_run_that_diverges_is_told_and_the_others_go_on(place):
     found = sweep(place, alpha=(0, 1), lr=(1e-3, 1e30), seeds=1)
     assert any("gave no model" in one for one in found.answers)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "run_all"]
 
+# Seconds: runs of several processes end in pairs, and skipped ones at once; the time between them
+# is no pace.
+_TOGETHER = 1.0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
@@ -82,11 +86,14 @@ def run_all(
 
     Raises what a run raises; WorkerError where a process of several has died. What is done is kept.
     """
-    meter = Meter(on_progress, stage="sweeping", unit="runs")
+    meter, told = Meter(on_progress, stage="sweeping", unit="runs"), time.monotonic()
     found = _one_by_one(runs, results) if jobs == 1 else _at_once(runs, results, jobs)
     for done, (run, measured) in enumerate(found, start=1):
         results.note(run.name, run.seed, measured)
-        meter.tell(done, fraction=done / len(runs), detail=f"{done} of {len(runs)} runs")
+        now = time.monotonic()
+        if now - told >= _TOGETHER or done == len(runs):
+            meter.tell(done, fraction=done / len(runs), detail=f"{done} of {len(runs)} runs")
+            told = now
 
 
 def _one_by_one(runs: Sequence[Run], results: Results) -> Iterator[tuple[Run, dict[str, Any]]]:
