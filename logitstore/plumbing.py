@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from logitstore.cli.interruption import AGAIN, run_program
     from logitstore.cli.program import JSON, command, command_signature, new_program
     from logitstore.cli.progress import show_progress
-    from logitstore.codec import codec_for
+    from logitstore.codec import build_codec, codec_for
     from logitstore.corpus.answers import refuse_other_answers
     from logitstore.corpus.corpus import open_corpus
     from logitstore.corpus.fields import Fields
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from logitstore.format.generation import GENERATION, generation_of
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
     from logitstore.format.rules import TargetRule
+    from logitstore.format.states import LAST
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sharing.hub import explained as hub_errors
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
+    from logitstore.store.head import StoredHead
     from logitstore.store.liveness import is_alive
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import MAX_MEMORY, STORE
@@ -88,6 +90,7 @@ __all__ = [
     "DTYPE",
     "GENERATION",
     "JSON",
+    "LAST",
     "MAX_MEMORY",
     "ON_PROGRESS",
     "REQUIRED",
@@ -106,6 +109,7 @@ __all__ = [
     "Option",
     "Sparsifier",
     "StoreLike",
+    "StoredHead",
     "TargetKind",
     "TargetRule",
     "TextRules",
@@ -113,6 +117,7 @@ __all__ = [
     "announce_hub",
     "as_store",
     "auto_class",
+    "build_codec",
     "check_head",
     "checked_content",
     "checked_options",
@@ -220,6 +225,7 @@ __getattr__, __dir__ = lazy_names(
         "checked_options": "logitstore.options",
         "choose_device": "logitstore.teacher.devices",
         "choose_dtype": "logitstore.teacher.devices",
+        "build_codec": "logitstore.codec",
         "codec_for": "logitstore.codec",
         "command": "logitstore.cli.program",
         "command_signature": "logitstore.cli.program",
@@ -242,6 +248,8 @@ __getattr__, __dir__ = lazy_names(
         "fingerprint": "logitstore.format.json",
         "parse_json": "logitstore.format.json",
         "with_check": "logitstore.format.json",
+        "LAST": "logitstore.format.states",
+        "StoredHead": "logitstore.store.head",
         "is_alive": "logitstore.store.liveness",
         "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",

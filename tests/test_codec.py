@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from logitstore.codec import CODECS, FIDELITIES, Codec, codec_for, new_codec
+from logitstore.codec import CODECS, FIDELITIES, Codec, build_codec, new_codec
 from logitstore.codec.base import NAME, RESERVED_NAMES
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.columns import Columns
@@ -19,7 +19,7 @@ from logitstore.sparsify.build import sparsifier_spec
 from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.targets import EMPTY_TAIL, SparseTargets
 from tests.sparsifier_settings import small
-from tests.synthetic import store_spec, stored_documents
+from tests.synthetic import stored_documents
 
 V = 300
 NAMES = sorted(SPARSIFIERS)
@@ -224,7 +224,7 @@ def test_columns_and_tables_are_of_the_declared_types_and_names(name: str) -> No
 def test_equal_blocks_give_equal_columns_and_the_spec_rebuilds_a_twin(name: str) -> None:
     spec = _spec(name)
     codec = new_codec(spec, vocab_size=V)
-    twin = codec_for(replace(store_spec(sparsifier=spec), codec=codec.spec))
+    twin = build_codec(codec.spec, spec, vocab_size=V)
     columns, tables = _encoded(codec, _block(spec))
     others, other_tables = _encoded(twin, _block(spec))
     for one in fields(Columns):

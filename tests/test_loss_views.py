@@ -28,11 +28,11 @@ SPECS = {name: sparsifier_spec(name) for name in ("topk", "topp", "hybrid")} | {
 def test_what_a_message_offers_comes_from_the_table(monkeypatch):
     """A sparsifier that keeps a tail is offered, and one that is gone is not."""
     kept = replace(SPARSIFIERS["topk"], name="another")
-    monkeypatch.delitem(SPARSIFIERS, "topp")
+    monkeypatch.delitem(SPARSIFIERS, "hidden")
     monkeypatch.setitem(SPARSIFIERS, "another", kept)
-    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk or another$"):
+    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk, topp or another$"):
         choose_view(SPECS["sample"], loss=LOSSES["reverse_kl"], temperature=1.0)
-    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk or another$"):
+    with pytest.raises(SettingError, match=r"with sparsify hybrid, topk, topp or another$"):
         choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.0)
     with pytest.raises(SettingError, match=r"temperature 1,2,10\.5$"):
         choose_view(SPECS["sample"], loss=LOSSES["forward_kl"], temperature=10.5)
@@ -54,7 +54,7 @@ def test_drawn_targets_serve_linear_losses_by_their_weights(name, temperature):
     assert found is View.WEIGHTS
     for other in (one.name for one in LOSSES.values() if not one.serves_drawn):
         with pytest.raises(
-            SettingError, match=r"^loss: .*forward_kl, or dump .*hybrid, topk or topp"
+            SettingError, match=r"^loss: .*forward_kl, or dump .*hybrid, topk, topp or hidden"
         ):
             choose_view(SPECS[name], loss=LOSSES[other], temperature=temperature)
 
@@ -73,7 +73,7 @@ def test_losses_of_sampled_tokens_are_served_by_all_targets_at_1_alone(name):
     ("name", "temperature", "message"),
     [
         ("sample", 4.0, r"found 4; allowed: 1, 2\)\. Dump again with temperature 1,2,4, or with"),
-        ("unbiased", 0.5, r"Dump again with temperature 0\.5,1,2$"),
+        ("unbiased", 0.5, r"again with temperature 0\.5,1,2, or with sparsify hidden$"),
         ("topk", 0.5, "allowed: 1 to 10"),
         ("hybrid", 11.0, "allowed: 1 to 10"),
     ],

@@ -100,7 +100,7 @@ def test_what_a_kind_cannot_serve_is_told_with_the_option_that_can() -> None:
         found = lacks(SPARSIFIERS[name])
         assert [part in one.what for part, one in zip(parts, found, strict=True)] == [True, True]
     (_, tails) = lacks(SPARSIFIERS["unbiased"])
-    assert tails.options == "--sparsify hybrid, topk or topp"
+    assert tails.options == "--sparsify hybrid, topk, topp or hidden"
     assert all(SPARSIFIERS[one].targets.keeps_tail for one in ("hybrid", "topk", "topp"))
     (bias, low) = lacks(SPARSIFIERS["topk"])
     assert bias.options == "--sparsify hybrid, unbiased or sample"

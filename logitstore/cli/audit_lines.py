@@ -28,6 +28,8 @@ def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "kl", _short(result["kl"]), "nats a target, stored from live"
     yield "noise_kl", _short(result["noise_kl"]), "nats a target, live from live batched otherwise"
     yield "stated_kl", _short(result["stated_kl"]), "nats a target, what the store's steps cost"
+    if "entries_kl" in result:
+        yield "entries_kl", _short(result["entries_kl"]), "nats a target, the entries beside states"
     if drawn is not None:
         error = f"nats a target, +- {_short(drawn['standard_error'])}; 0 for the right teacher"
         yield "drawn_kl", _short(drawn["mean"]), error

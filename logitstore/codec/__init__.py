@@ -16,6 +16,7 @@ from logitstore.codec.rank_delta_kinds import (
     HEADS,
     WEIGHTED,
 )
+from logitstore.codec.with_states import StatesCodec
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.spec import CodecSpec
 from logitstore.sparsify import sparsifier_of
@@ -98,5 +99,17 @@ def build_codec(codec: CodecSpec, sparsifier: SparsifierSpec, *, vocab_size: int
 
 
 def codec_for(spec: StoreSpec) -> Codec:
-    """The codec of the store that has this spec. Raises CorruptionError as `build_codec` does."""
-    return build_codec(spec.codec, spec.sparsifier, vocab_size=spec.tokenizer.vocab_size)
+    """The codec of the store that has this spec, which knows its hidden states too.
+
+    Raises CorruptionError as `build_codec` does, and where the sparsifier needs states that the
+    store does not keep.
+    """
+    codec = build_codec(spec.codec, spec.sparsifier, vocab_size=spec.tokenizer.vocab_size)
+    has_head = spec.states is not None and spec.states.head is not None
+    if sparsifier_of(spec.sparsifier).targets.keeps_state != has_head:
+        raise CorruptionError(
+            "the sparsifier keeps the last hidden state and the output layer, or neither",
+            place="store.json: states",
+            found=f"{spec.sparsifier.name} {'with' if has_head else 'without'} an output layer",
+        )
+    return codec if spec.states is None else StatesCodec(inner=codec, states=spec.states)

@@ -39,7 +39,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")  # of a column or a table
 RESERVED_NAMES = frozenset(
     (
         *("id", "record", "piece", "tokens", "targets", "input_ids", "counted"),
-        *("documents", "entries", "scalars", "container"),
+        *("documents", "entries", "scalars", "states", "container"),
     )
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from logitstore.corpus.encoder import beginning
 from logitstore.corpus.template import uses_clock
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
+from logitstore.dumping.states import block_targets
 from logitstore.format.generation import GENERATION, told_of_generation
 from logitstore.format.json import fingerprint
 from logitstore.format.spec import CorpusSpec, StoreSpec, TextSpec, TokenizerSpec, written_format
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
     from logitstore.format.plan import Plan
     from logitstore.format.spec import TeacherSpec
 
-__all__ = ["BLOCK_TARGETS", "provenance", "store_spec", "tokenizer_spec"]
-
-# 65,536 rows of K = 64 are 4 MB a byte plane: few enough chunks, each worth a request.
-BLOCK_TARGETS = 65_536
+__all__ = ["provenance", "store_spec", "tokenizer_spec"]
 
 
 def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> StoreSpec:
@@ -36,14 +34,14 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
     """
     text = _text_spec(job)
     return StoreSpec(
-        format=written_format(text),
+        format=written_format(text, job.states),
         teacher=job.teacher.spec if teacher is None else teacher,
         tokenizer=tokenizer_spec(job.tokenizer, vocab_size=job.vocab_size),
         corpus=CorpusSpec(
             name=job.corpus.name,
             fingerprint=fingerprint(plan.to_json()),
             limit=job.options.limit,
-            unit_tokens=job.options.unit_tokens,
+            unit_tokens=job.unit_tokens,
             answers=tuple(one.identity() | {"model": one.model} for one in job.corpus.answers),
         ),
         text=text,
@@ -51,8 +49,9 @@ def store_spec(job: Job, plan: Plan, *, teacher: TeacherSpec | None = None) -> S
         codec=job.codec.spec,
         container=job.options.format,
         batch_tokens=job.options.batch_tokens,
-        block_targets=BLOCK_TARGETS,
+        block_targets=block_targets(job.states),
         provenance=provenance() | _generation(job),
+        states=job.states,
     )
 
 

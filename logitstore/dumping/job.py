@@ -27,6 +27,7 @@ from logitstore.dumping.options import (
     template_date,
     template_variables,
 )
+from logitstore.dumping.states import cost_in_words, fitting_tokens, states_of, states_then
 from logitstore.errors import CorpusError, SettingError
 from logitstore.format.rules import TargetRule
 from logitstore.format.spec import SparsifierSpec
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from logitstore.corpus.corpus import RecordReader
     from logitstore.format.plan import Plan, WorkUnit
     from logitstore.format.spec import StoreSpec, TeacherSpec
+    from logitstore.format.states import StatesSpec
 
 __all__ = ["BYTES_PER_TOKEN", "DEFAULT_MAX_LENGTH", "Job"]
 
@@ -70,6 +72,8 @@ class Job:
     sparsifier: SparsifierSpec
     codec: Codec
     positions: TargetRule | None = None  # which targets of a document are kept; None: all
+    # Which hidden states are kept; None where none are, or as long as the teacher is not known.
+    states: StatesSpec | None = None
     reasons: set[str] = field(default_factory=set)  # for which records were skipped, as told
 
     @staticmethod
@@ -126,7 +130,7 @@ class Job:
             sparsifier=sparsifier,
             codec=codec,
             positions=None if positions is None else TargetRule.parse(positions),
-        )
+        ).begun_as(begun)
         return job.loaded(on_progress) if with_weights else job
 
     def loaded(self, on_progress: OnProgress | None = None) -> Job:
@@ -146,7 +150,20 @@ class Job:
             teacher.context,
             teacher_messages=self.rules.teacher_messages,
         )
-        return replace(self, teacher=teacher, rules=rules)
+        states = states_of(teacher, self.sparsifier, fidelity=options.fidelity)
+        if states is not None and callable(options.on_note):
+            options.on_note(cost_in_words(states))
+        return replace(self, teacher=teacher, rules=rules, states=states)
+
+    def begun_as(self, begun: StoreSpec | None) -> Job:
+        """The same job with what a store says of its teacher, which is not loaded yet.
+
+        begun: the spec of the store; None where there is none.
+        """
+        if begun is None:
+            return self
+        states = states_then(begun, self.sparsifier, fidelity=self.options.fidelity)
+        return replace(self, states=states)
 
     def not_loaded(self, teacher: TeacherSpec) -> Job:
         """The same job with a teacher that is known, and of which nothing is asked.
@@ -171,9 +188,14 @@ class Job:
         return self.codec.vocab_size
 
     @property
+    def unit_tokens(self) -> int:
+        """About the tokens of a work unit: as asked for, or what memory holds the states of."""
+        return fitting_tokens(self.states, tokens=self.options.unit_tokens)
+
+    @property
     def unit_bytes(self) -> int:
         """Of the corpus, in a work unit; a record that fills it may overflow it."""
-        return self.options.unit_tokens * BYTES_PER_TOKEN
+        return self.unit_tokens * BYTES_PER_TOKEN
 
     def plan(self) -> Plan:
         """The corpus cut into work units."""
@@ -181,7 +203,7 @@ class Job:
         largest = max((unit.stop - unit.start for unit in plan.units), default=0)
         if largest > _MUCH_LARGER * self.unit_bytes and callable(self.options.on_note):
             self.options.on_note(
-                f"--unit-tokens {self.options.unit_tokens}: a unit has up to some "
+                f"--unit-tokens {self.unit_tokens}: a unit has up to some "
                 f"{largest // BYTES_PER_TOKEN:,} tokens, because no record is divided"
             )
         return plan

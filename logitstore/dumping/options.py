@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DUMP_OPTIONS",
+    "DUMP_TEMPERATURE",
     "JOB_OPTIONS",
+    "OWN_OPTIONS",
     "TARGET_OPTIONS",
     "TEACHER",
     "JobOptions",
@@ -303,7 +305,8 @@ _OUT = Option(
 
 JOB_OPTIONS = options_of(JobOptions)
 OWN_OPTIONS = own_options(_options_by_kind())
-TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, _temperature(), _POSITIONS)
+DUMP_TEMPERATURE = _temperature()
+TARGET_OPTIONS = (_SPARSIFY, *OWN_OPTIONS, DUMP_TEMPERATURE, _POSITIONS)
 _NO_CHECK = Option(
     name="no_check",
     kind=bool,

@@ -20,6 +20,7 @@ from logitstore.dumping.ending import telling_what_is_kept
 from logitstore.dumping.job import Job
 from logitstore.dumping.options import DUMP_OPTIONS, check_targets
 from logitstore.dumping.progress import Tally
+from logitstore.dumping.states import head_of
 from logitstore.dumping.work import read_documents, stored_documents
 from logitstore.dumping.writing import WritingThread
 from logitstore.errors import CorpusError, CorruptionError
@@ -29,7 +30,7 @@ from logitstore.format.rules import TargetRule
 from logitstore.format.spec import StoreSpec
 from logitstore.options import takes
 from logitstore.progress import OnProgress, tell_stage
-from logitstore.store.begin import holds_rows, is_abandoned, lease_of, settle
+from logitstore.store.begin import holds_head, holds_rows, is_abandoned, lease_of, settle
 from logitstore.store.commit import StoreWriter, refuse_foreign_storage
 from logitstore.store.commits import refuse_lost_files
 from logitstore.store.layout import SPEC, StoreLayout
@@ -139,6 +140,7 @@ def _go_on(
         settings = store_spec(job, plan, teacher=begun.teacher)
         refuse_other_spec(begun, settings, place=layout.place(SPEC))
         whole = layout.sealed() or all(layout.read_commit(unit) is not None for unit in plan.units)
+        whole = whole and holds_head(layout, begun)
         given = job.options
         if whole and is_teacher(
             given.teacher, begun.teacher, device=given.device, dtype=given.dtype
@@ -176,7 +178,8 @@ class Work:
     ) -> Work:
         """The work on a store that now has its spec, its tokenizer and its plan."""
         store = StoreWriter(layout)
-        store.begin(spec, plan, tokenizer_files(job.tokenizer), lease=lease)
+        files = tokenizer_files(job.tokenizer)
+        store.begin(spec, plan, files, lease=lease, head=head_of(job.teacher))
         writer = UnitWriter.of(store, spec)
         return Work(store=store, writer=writer, job=job, plan=plan, spec=spec, lease=lease)
 

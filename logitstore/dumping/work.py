@@ -8,12 +8,15 @@ Shapes: R targets, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from logitstore.corpus.text import tokenize
+from logitstore.dumping.states import rounded, states_teacher
 from logitstore.errors import NotFinite
+from logitstore.format.states import LAST
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.draws import row_keys
@@ -24,10 +27,13 @@ from logitstore.teacher.torch_state import neutral_torch_state
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from torch import Tensor
+
     from logitstore.corpus.corpus import RecordReader
     from logitstore.dumping.job import Job
     from logitstore.format.spec import SparsifierSpec
     from logitstore.targets.documents import Document
+    from logitstore.targets.states import States
 
 _MOST_REASONS = 8  # that are told of one job
 
@@ -37,6 +43,7 @@ __all__ = [
     "draw_keys",
     "is_finite",
     "read_documents",
+    "states_and_logits",
     "stored_documents",
 ]
 
@@ -164,12 +171,33 @@ def _batch_targets(job: Job, batch: Sequence[Document]) -> Iterator[tuple[Sparse
     keys_R = draw_keys(batch, spec)
     parts, start = [], 0
     with neutral_torch_state():
-        for logits_RV, labels_R in job.teacher.logits([one.as_read for one in batch]):
+        states, chunks = states_and_logits(job, [one.as_read for one in batch])
+        for logits_RV, labels_R in chunks:
             chunk = slice(start, start + len(labels_R))
             parts.append(SPARSIFIERS[spec.name].draw(logits_RV, labels_R, keys_R[chunk], spec))
             start = chunk.stop
     joined = [SparseTargets.concatenate(draw) for draw in zip(*parts, strict=True)]
-    return by_document(batch, joined)
+    return by_document(batch, [replace(joined[0], states=states), *joined[1:]])
+
+
+def states_and_logits(
+    job: Job, batch: Sequence[Document]
+) -> tuple[dict[str, States], Iterator[tuple[Tensor, Tensor]]]:
+    """The hidden states that the job keeps of a batch's rows, and the chunks of its logits.
+
+    Where the last state is kept, the logits are those of the state as it is stored.
+
+    job: with its teacher.
+    batch: what the teacher reads.
+    """
+    if job.states is None:
+        return {}, job.teacher.logits(batch)
+    teacher = states_teacher(job.teacher)
+    hidden_RW, labels_R = teacher.hidden(batch)
+    hidden_RW = hidden_RW.to(teacher.head.weight_PD.dtype)  # what the output layer computes with
+    last = rounded(hidden_RW, dtype=job.states.dtype, layer=LAST)
+    kept_RW = last.tensor().to(hidden_RW)  # the numbers that are stored, in the teacher's type
+    return {LAST: last}, teacher.logits_of(kept_RW, labels_R)
 
 
 def draw_keys(batch: Sequence[Document], sparsifier: SparsifierSpec) -> np.ndarray:

@@ -72,9 +72,8 @@ def _refuse_other_lengths(columns: Columns) -> None:
     tokens, targets = (
         int(columns.documents_DC[:, one].astype(np.float64).sum()) for one in (_TOKENS, _TARGETS)
     )
-    wrong = any(
-        len(one) != targets for one in (*columns.entries.values(), *columns.scalars.values())
-    )
+    held = (columns.entries, columns.scalars, columns.states)
+    wrong = any(len(one) != targets for part in held for one in part.values())
     if wrong or tokens != len(columns.tokens_N) or int(columns.counted_N.sum()) != targets:
         raise CorruptionError(
             "the table of documents does not add up",
@@ -94,6 +93,7 @@ def _mapped(columns: Columns, *, rows: slice | np.ndarray, tokens: slice | np.nd
         columns,
         entries={name: _narrow(values[rows]) for name, values in columns.entries.items()},
         scalars={name: _narrow(values[rows]) for name, values in columns.scalars.items()},
+        states={name: bits[rows] for name, bits in columns.states.items()},
         tokens_N=columns.tokens_N[tokens],
         counted_N=columns.counted_N[tokens],
     )
@@ -139,6 +139,7 @@ def _joined(parts: Sequence[Columns]) -> Columns:
         scalars={
             name: np.concatenate([one.scalars[name] for one in parts]) for name in first.scalars
         },
+        states={name: np.concatenate([one.states[name] for one in parts]) for name in first.states},
         tokens_N=np.concatenate([one.tokens_N for one in parts]),
         counted_N=np.concatenate([one.counted_N for one in parts]),
         documents_DC=np.concatenate([one.documents_DC for one in parts]),

@@ -52,7 +52,7 @@ def merged_spec(stores: Sequence[Store]) -> StoreSpec:
     specs = [one.spec for one in stores]
     return replace(
         first.spec,
-        format=written_format(first.spec.text),
+        format=written_format(first.spec.text, first.spec.states),
         corpus=_corpus([one.corpus for one in specs]),
         text=_text([one.text for one in specs]),
         batch_tokens=max(one.batch_tokens for one in specs),
@@ -65,11 +65,11 @@ def conflicts(one: StoreSpec, two: StoreSpec) -> dict[str, tuple[Any, Any]]:
 
     one, two: their specs.
     """
-    parts = ("teacher", "tokenizer", "sparsifier", "codec", "container", "text")
+    parts = ("teacher", "tokenizer", "sparsifier", "codec", "container", "text", "states")
     found = []
     for spec in (one, two):
         content = spec.to_json()
-        flat = _flat({name: content[name] for name in parts})
+        flat = _flat({name: content[name] for name in parts if name in content})
         # Also what an older format does not write down.
         flat |= {f"text.{each.name}": getattr(spec.text, each.name) for each in fields(TextSpec)}
         for name in ("teacher.name", *(f"text.{each}" for each in (*_MAY_DIFFER, *_LARGEST))):

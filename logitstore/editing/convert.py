@@ -1,7 +1,8 @@
 """Convert: the same documents in another container, by another codec, with smaller heads.
 
 Where the container alone is another, the integers are the same. Where the codec is another, or
-heads get smaller, blocks are decoded and encoded again; otherwise units are copied.
+heads get smaller, blocks are decoded and encoded again; otherwise units are copied. Of hidden
+states targets of any kind are made (`from_states.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from logitstore.codec import CODECS, codec_for, new_codec
 from logitstore.editing.blocks import EncodedBlock, decoded, some_documents
+from logitstore.editing.from_states import Resparsified, makes_anew, resparsified_spec
 from logitstore.editing.heads import lowered
 from logitstore.editing.options import CONVERT_OPTIONS
 from logitstore.editing.planning import numbered, plan_of, refuse_nothing, whole_units
@@ -42,6 +44,7 @@ def convert(
     out: StorageLike,
     *,
     skip_damaged: object,
+    device: str,
     on_note: Any,
     on_progress: OnProgress | None,
     **wanted: Any,
@@ -54,13 +57,23 @@ def convert(
     """
     source = open_source(store, skip_damaged=skip_damaged, on_progress=on_progress)
     layout = out_layout(open_storage(out), [source])
-    sparsifier = _sparsifier(source, wanted["sparsify"], wanted["k"])
-    spec = _converted(source.spec, sparsifier, wanted["format"], wanted["fidelity"])
+    anew = makes_anew(source, wanted)
+    if anew:
+        fidelity = wanted["fidelity"] or fidelity_of(source.spec)
+        spec = resparsified_spec(source.spec, wanted, fidelity=fidelity)
+        spec = replace(spec, container=wanted["format"] or spec.container)
+    else:
+        sparsifier = _sparsifier(source, wanted["sparsify"], wanted["k"])
+        spec = _converted(source.spec, sparsifier, wanted["format"], wanted["fidelity"])
     values_stay = (spec.codec, spec.sparsifier) == (source.spec.codec, source.spec.sparsifier)
     copies = values_stay and spec.container == source.spec.container
     planned = numbered(list(whole_units(source, 0, copies=copies, encoded=not values_stay)))
     refuse_nothing(planned, place=source.uri, problem="the store holds nothing")
-    arguments = {name: value for name, value in wanted.items() if value is not None}
+    arguments = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in wanted.items()
+        if value is not None
+    }
     edits = all_edits("convert", arguments, [source])
     if source.damaged or len(planned) != len(source.commits):
         corpus = replace(
@@ -68,15 +81,19 @@ def convert(
         )
         spec = replace(spec, corpus=corpus)
     if callable(on_note):
-        for line in _notes(source, spec, copies=copies):
+        for line in _notes(source, spec, copies=copies, anew=anew):
             on_note(line)
+    recode = _as_integers if values_stay else _Reencoding(codec_for(source.spec)).recode
+    if anew:
+        old = codec_for(source.spec)
+        recode = Resparsified(old=old, head=source.head, device=device).recode
     return NewStore(
         layout=layout,
         spec=spec,
         planned=planned,
         sources=[source],
         edits=edits,
-        recode=_as_integers if values_stay else _Reencoding(codec_for(source.spec)).recode,
+        recode=recode,
     ).write(on_progress=on_progress)
 
 
@@ -95,7 +112,11 @@ def _sparsifier(source: Store, name: str | None, k: int | None) -> SparsifierSpe
             remedy="Leave it out",
         )
     if not declared.targets.keeps_tail or (declared.targets.drawn and wanted == spec.name):
-        heads = " or ".join(one for one, kind in SPARSIFIERS.items() if not kind.targets.drawn)
+        heads = " or ".join(
+            one
+            for one, kind in SPARSIFIERS.items()
+            if not (kind.targets.drawn or kind.targets.keeps_state)
+        )
         raise SettingError(
             "these targets cannot get fewer entries: which would have been drawn is not known"
             if wanted == spec.name
@@ -103,6 +124,14 @@ def _sparsifier(source: Store, name: str | None, k: int | None) -> SparsifierSpe
             place="--k" if name is None else "--sparsify",
             found=spec.name,
             allowed=f"{heads}, and the heads of hybrid by --sparsify topk",
+        )
+    kind = SPARSIFIERS[wanted].targets if wanted != spec.name else declared.targets
+    if wanted != spec.name and (kind.drawn or kind.keeps_state):
+        raise SettingError(
+            "only of hidden states such targets can be made",
+            place="--sparsify",
+            found=f"{spec.name} to {wanted}",
+            remedy=f"Dump with --sparsify {wanted}",
         )
     if wanted != spec.name and not declared.targets.drawn:
         raise SettingError(
@@ -137,7 +166,7 @@ def _converted(
         codec = new_codec(sparsifier, vocab_size=spec.tokenizer.vocab_size, fidelity=chosen).spec
     return replace(
         spec,
-        format=written_format(spec.text),
+        format=written_format(spec.text, spec.states),
         sparsifier=sparsifier,
         codec=codec,
         container=container or spec.container,
@@ -162,11 +191,14 @@ def fidelity_of(spec: StoreSpec) -> str:
     )
 
 
-def _notes(source: Store, spec: StoreSpec, *, copies: bool) -> list[str]:
+def _notes(source: Store, spec: StoreSpec, *, copies: bool, anew: bool) -> list[str]:
     """What happens to the values, in words."""
     if copies:
         newer = "" if source.spec.format == spec.format else " but the version of the format"
         return [f"nothing changes{newer}: units are copied as they are"]
+    if anew:
+        entries = sparsifier_of(spec.sparsifier).entries(spec.sparsifier)
+        return [f"hidden states become {spec.sparsifier.name}, {entries} a target"]
     lines = []
     if spec.sparsifier != source.spec.sparsifier:
         lines.append(

@@ -139,7 +139,7 @@ def _job(source: Store, options: Mapping[str, Any], on_progress: OnProgress | No
     }
     given = {name: value for name, value in options.items() if name in values}
     job = Job.load(values | given, on_progress=on_progress, with_weights=False)
-    return job.with_sparsifier(spec.sparsifier)
+    return job.with_sparsifier(spec.sparsifier).begun_as(spec)
 
 
 def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> None:
@@ -147,7 +147,7 @@ def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> Non
     spec = source.spec
     own = store_spec(job, Plan(units=()), teacher=teacher)
     own = replace(own, corpus=spec.corpus, format=spec.format, block_targets=spec.block_targets)
-    written = written_format(spec.text)
+    written = written_format(spec.text, spec.states)
     if spec.format != written:  # older ones say less of their text
         own = replace(own, format=written)
         spec = replace(spec, format=written)
@@ -190,4 +190,5 @@ def _extended(source: Store, job: Job, units: tuple[WorkUnit, ...], edit: Edit) 
         limit=None,
         answers=joined_answers([source.spec.corpus, own.corpus]),
     )
-    return replace(source.spec, format=written_format(source.spec.text), corpus=corpus)
+    written = written_format(source.spec.text, source.spec.states)
+    return replace(source.spec, format=written, corpus=corpus)

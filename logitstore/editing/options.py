@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from logitstore.codec import FIDELITIES
-from logitstore.dumping.options import JOB_OPTIONS
+from logitstore.dumping.options import DUMP_TEMPERATURE, JOB_OPTIONS, OWN_OPTIONS
 from logitstore.editing.selection import COLUMNS, parse_span, parse_where
 from logitstore.errors import SettingError
 from logitstore.options import Option, refuse_uri
@@ -18,6 +18,7 @@ from logitstore.store.containers import CONTAINERS
 from logitstore.store.options import STORE
 from logitstore.store.sound import SKIP_DAMAGED
 from logitstore.store.storage import open_storage
+from logitstore.teacher.devices import DEVICE
 
 __all__ = [
     "CONVERT_OPTIONS",
@@ -53,9 +54,15 @@ _SKIP_DAMAGED = replace(
 )
 
 
-def _heads() -> list[str]:
-    """The sparsifiers of exact entries alone, which `convert` makes of others."""
-    return [name for name, one in SPARSIFIERS.items() if not one.targets.drawn]
+_OF_STATES = "Of hidden states, with --sparsify: "
+
+
+def _own_options() -> tuple[Option, ...]:
+    """What belongs to single sparsifiers, and serves where targets are made of hidden states."""
+    own = [one for one in (*OWN_OPTIONS, DUMP_TEMPERATURE) if one.name != K.name]
+    return tuple(
+        replace(one, help=f"{_OF_STATES}{one.help[:1].lower()}{one.help[1:]}") for one in own
+    )
 
 
 CONVERT_OPTIONS = (
@@ -84,8 +91,9 @@ CONVERT_OPTIONS = (
         kind=str,
         default=None,
         nullable=True,
-        choices=_heads,
-        help="Make heads of targets that have drawn entries too: these are left out.",
+        choices=lambda: SPARSIFIERS,
+        help="Make other targets: of hidden states any kind, and of targets that have drawn "
+        "entries too their heads.",
         unset="the targets stay of their kind",
     ),
     replace(
@@ -94,7 +102,12 @@ CONVERT_OPTIONS = (
         nullable=True,
         help="Keep this many of the most probable entries of each target; the mass of the others "
         "goes to the tail.",
-        unset="as many as the store has",
+        unset="as many as the store has; where targets are made of hidden states, as a dump",
+    ),
+    *_own_options(),
+    replace(
+        DEVICE,
+        help=f"{_OF_STATES}where the teacher's output layer runs: cpu, cuda, cuda:1, mps, ...",
     ),
     _SKIP_DAMAGED,
     _ON_NOTE,

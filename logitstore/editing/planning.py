@@ -35,7 +35,7 @@ __all__ = [
 _OWN_SHARE = 0.5  # of a unit's targets: with fewer it is joined to others
 # Entries of a unit that is laid out anew. At 3 bytes each they are held twice, as what is written
 # and as what is compressed; where they are encoded or ranked anew, they are held wider for a while.
-_MOST_ENTRIES = 1 << 26
+_MOST_ENTRIES, _ENTRY_BYTES = 1 << 26, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -173,8 +173,9 @@ def _about(store: Store, part: Part) -> int:
 
 
 def _width(store: Store) -> int:
-    """Entries of a target, over all its draws."""
-    return store.spec.sparsifier.k * store.spec.sparsifier.draw_count
+    """Entries of a target, over all its draws, and hidden states as if they were some."""
+    states = 0 if store.spec.states is None else store.spec.states.row_bytes // _ENTRY_BYTES
+    return store.spec.sparsifier.k * store.spec.sparsifier.draw_count + states
 
 
 def _bounded_parts(store: Store, parts: Sequence[Part]) -> Iterator[list[Part]]:

@@ -90,7 +90,7 @@ def _new_store(
     which = fingerprint([edits[-1].to_json(), chosen])
     spec = replace(
         source.spec,
-        format=written_format(source.spec.text),
+        format=written_format(source.spec.text, source.spec.states),
         corpus=replace(source.spec.corpus, fingerprint=which),
     )
     return NewStore(

@@ -34,6 +34,7 @@ from logitstore.progress import Meter, tell_stage
 from logitstore.store.begin import lease_of
 from logitstore.store.commit import StoreWriter
 from logitstore.store.commits import refuse_lost_files
+from logitstore.store.head import read_head
 from logitstore.store.lease import Lease
 from logitstore.store.way_out import telling_the_way_out
 from logitstore.store.writer import UnitWriter, sums_of
@@ -122,8 +123,10 @@ def _in_order(columns: Columns, store: Store) -> Columns:
     """The columns in the codec's order, whatever that of the container: bytes depend on it."""
     sampled = store.spec.text.sampler_logprobs
     scalars, entries = columns.scalars, columns.entries
+    layers = () if store.spec.states is None else store.spec.states.names
     return replace(
         columns,
+        states={name: columns.states[name] for name in layers},
         entries={name: entries[name] for name in store.shards.codec.entries},
         scalars={
             name: scalars[name]
@@ -182,7 +185,8 @@ class NewStore:
             try:
                 lease.take()
                 store = StoreWriter(layout)
-                store.begin(spec, plan, self.sources[0].tokenizer_files(), lease=lease)
+                files = self.sources[0].tokenizer_files()
+                store.begin(spec, plan, files, lease=lease, head=self._head)
                 refuse_other_edit(layout, spec, self.edits)
                 with telling_what_is_kept(layout, plan):
                     begun = Begun(store, UnitWriter.of(store, spec), spec, plan, lease)
@@ -204,6 +208,11 @@ class NewStore:
             new_targets=new_targets,
             seconds=time.monotonic() - started,
         )
+
+    def _head(self) -> bytes:
+        """The output layer of the teacher, which is that of every source."""
+        source = self.sources[0]
+        return read_head(source.layout, source.head.head)
 
     def _provenance(self) -> dict[str, Any]:
         """What the new store says of its making, and of what its sources were made of."""

@@ -80,6 +80,8 @@ def export_store(
         folder.chmod(0o777 & ~_umask())
         folder.rename(out)
     lacks = kind.lacks(opened.spec)
+    if opened.spec.states is not None:
+        lacks = (*lacks, "hidden states")
     if callable(on_note):
         for one in lacks:
             on_note(f"not in {out}: {one}")

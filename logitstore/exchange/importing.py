@@ -18,9 +18,10 @@ import numpy as np
 
 from logitstore.codec import new_codec
 from logitstore.corpus.tokenizer import load_tokenizer, tokenizer_files, vocab_size
-from logitstore.dumping.description import BLOCK_TARGETS, provenance, tokenizer_spec
+from logitstore.dumping.description import provenance, tokenizer_spec
 from logitstore.dumping.ending import telling_what_is_kept
 from logitstore.dumping.options import TARGET_OPTIONS, target_spec
+from logitstore.dumping.states import BLOCK_TARGETS
 from logitstore.errors import CorpusError, CorruptionError, SettingError, TokenizerError
 from logitstore.exchange.foreign_documents import Values, checked_document, targets_of
 from logitstore.exchange.foreign_files import Request

@@ -27,6 +27,7 @@ from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokenizer
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
 from logitstore.fidelity.rereading import Rereading
+from logitstore.fidelity.whole import WholeRows, WholeTeacher
 from logitstore.format.edits import IMPORT, earlier_codecs
 from logitstore.options import takes
 from logitstore.progress import Meter, tell_stage
@@ -157,6 +158,7 @@ class _Measurements:
     temperature: float
     served: tuple[float, ...]  # temperatures
     gradients: GradientComparison
+    whole: WholeTeacher | None = None  # of a store of hidden states
     rows: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
     @staticmethod
@@ -170,6 +172,7 @@ class _Measurements:
             temperature=store.spec.sparsifier.drawn_at[store.draw // store.spec.sparsifier.repeats],
             served=_served(store.spec.sparsifier, vocab_size),
             gradients=GradientComparison(vocab_size),
+            whole=_whole(store),
         )
 
     def add(self, batch: Sequence[StoredDocument]) -> None:
@@ -199,14 +202,18 @@ class _Measurements:
             size = _CPU_CHUNK_BYTES if logits_RV.device.type == "cpu" else _GPU_CHUNK_BYTES
             for part_RV in logits_RV.split(max(1, size // (8 * vocab_size))):
                 chunk = slice(start, start + len(part_RV))
-                live_RV = self._logprobs(part_RV)
-                self._measure(
-                    live_RV, self._logprobs(again.take(len(part_RV))), targets.rows(chunk)
-                )
-                self._pull(live_RV, targets.rows(chunk), students_RD, chunk)
+                live_RV, own = self._logprobs(part_RV), targets.rows(chunk)
+                whole = None
+                if self.whole is not None:
+                    whole = self.whole.rows(own, live_RV, temperature=self.temperature)
+                self._measure(live_RV, self._logprobs(again.take(len(part_RV))), own, whole)
+                stored_RV = None if whole is None else whole.stored_RV
+                self._pull(live_RV, own, students_RD, chunk, stored_RV)
                 start = chunk.stop
 
-    def _measure(self, live_RV: Tensor, again_RV: Tensor, targets: SparseTargets) -> None:
+    def _measure(
+        self, live_RV: Tensor, again_RV: Tensor, targets: SparseTargets, whole: WholeRows | None
+    ) -> None:
         nodes = self.store.spec.sparsifier.tail_nodes
         stored = StoredRows.of(targets, live_RV, nodes=nodes)
         measured = {
@@ -216,6 +223,8 @@ class _Measurements:
             "exact": stored.exact_RK.any(-1),
             "mass": stored.exact_mass_R(),
         }
+        if whole is not None:
+            measured |= {"whole_kl": whole.kl_R, "rounding": whole.rounding_R}
         if targets.kind.drawn:
             measured["drawn_kl"] = stored.drawn_kl_R()
         for temperature in self.served:
@@ -223,10 +232,15 @@ class _Measurements:
         self._keep({name: value.cpu().numpy() for name, value in measured.items()})
 
     def _pull(
-        self, live_RV: Tensor, targets: SparseTargets, students_RD: Tensor | None, chunk: slice
+        self,
+        live_RV: Tensor,
+        targets: SparseTargets,
+        students_RD: Tensor | None,
+        chunk: slice,
+        stored_RV: Tensor | None,
     ) -> None:
         if self.student is None or students_RD is None:
-            self.gradients.add(live_RV, targets)
+            self.gradients.add(live_RV, targets, stored_RV=stored_RV)
             return
         hidden_RD = students_RD[chunk]
         self.gradients.add(
@@ -234,6 +248,7 @@ class _Measurements:
             targets,
             hidden_RD=hidden_RD,
             student_logprobs_RV=self._logprobs(self.student.head.logits(hidden_RD)),
+            stored_RV=stored_RV,
         )
 
     def results(self, documents: Sequence[Document]) -> dict[str, Any]:
@@ -253,8 +268,9 @@ class _Measurements:
             for one in self.served
         }
         error_R = rows["logprob_error"][rows["exact"]]
+        entries_kl = float(rows["head_kl"].mean())
         numbers: dict[str, Any] = {
-            "kl": drawn["mean"] if drawn and not has_exact else float(rows["head_kl"].mean()),
+            "kl": drawn["mean"] if drawn and not has_exact else entries_kl,
             "noise_kl": float(rows["noise_kl"].mean()),
             "stated_kl": _stated(self.store) if has_exact else _stated_drawn(self.store),
             "drawn_kl": drawn,
@@ -265,6 +281,12 @@ class _Measurements:
             "gradient_angle": self.gradients.angle,
             "gradient_norm_ratio": self.gradients.norm_ratio,
         }
+        if self.whole is not None:  # the record is the state, and the entries stand beside it
+            numbers |= {
+                "kl": float(rows["whole_kl"].mean()),
+                "stated_kl": float(rows["rounding"].mean()),
+                "entries_kl": entries_kl,
+            }
         read = [document.as_read for document in documents]
         faults = [*_kl_faults(numbers, self.store), *shift_faults(shifts, self.teacher, read)]
         return numbers | {"faults": faults}
@@ -326,6 +348,12 @@ def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
     stated, noise, drawn = numbers["stated_kl"], numbers["noise_kl"], numbers["drawn_kl"]
     allowed = stated + _NOISE_FLOORS * noise + _SINGLE_PRECISION
     has_exact = sparsifier_of(store.spec.sparsifier).targets.has_exact
+    entries_kl = numbers.get("entries_kl")
+    if entries_kl is not None and not entries_kl <= allowed + _stated(store):
+        yield (
+            f"entries_kl is {entries_kl:.3g}, above {allowed + _stated(store):.3g}: the entries "
+            "beside the hidden states are not this teacher's"
+        )
     if has_exact and not numbers["kl"] <= allowed:
         yield (
             f"kl is {numbers['kl']:.3g}, above {allowed:.3g} (stated {stated:.3g} + "
@@ -342,6 +370,14 @@ def _kl_faults(numbers: dict[str, Any], store: Store) -> Iterator[str]:
             f"({_STANDARD_ERRORS} standard errors and what steps and noise cost): "
             "the entries were not drawn from this teacher's distributions"
         )
+
+
+def _whole(store: Store) -> WholeTeacher | None:
+    """What makes distributions of the store's hidden states, where it has them."""
+    states = store.spec.states
+    if states is None or states.head is None:
+        return None
+    return WholeTeacher(stored=store.head, states=states)
 
 
 def _imported(store: Store) -> str:

@@ -54,12 +54,14 @@ class GradientComparison:
         *,
         hidden_RD: Tensor | None = None,
         student_logprobs_RV: Tensor | None = None,
+        stored_RV: Tensor | None = None,
     ) -> None:
         """Add R targets; `logprobs_RV` (nats) is the teacher's dense log-softmax of each.
 
         Teacher, student and targets are at one temperature. In `targets` a bucket's log-mass at
         b = 1 is the first column of `tail_logmass_RB`. A student comes with both of its arrays, in
-        every call or in none. ValueError where it does not.
+        every call or in none. ValueError where it does not. `stored_RV` (nats) are the whole stored
+        distributions, where they are known: then no entry is looked at.
         """
         if (hidden_RD is None) != (student_logprobs_RV is None):
             raise ValueError("a student's hidden states and log-probabilities come together")
@@ -68,7 +70,7 @@ class GradientComparison:
         else:
             student_RV = student_logprobs_RV.to(logprobs_RV.dtype).exp()
         self._dense = _added(self._dense, student_RV - logprobs_RV.exp(), hidden_RD)
-        pulled_RV = _pulled_towards(targets, student_RV)
+        pulled_RV = _pulled_towards(targets, student_RV) if stored_RV is None else stored_RV.exp()
         self._sparse = _added(self._sparse, student_RV.sub_(pulled_RV), hidden_RD)
 
     @property

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitstore.dumping.job import Job
+from logitstore.dumping.states import state_dtype
 from logitstore.forecast.rough_bytes import rough_bytes_per_target
 from logitstore.forecast.samples import Sample, Slices
+from logitstore.format.states import STATE_BYTES
 from logitstore.progress import OnProgress, tell_stage
-from logitstore.teacher.opening import teacher_name
+from logitstore.sparsify import sparsifier_of
+from logitstore.teacher.opening import state_width, teacher_name
 
 if TYPE_CHECKING:
     from logitstore.dumping.options import JobOptions
@@ -75,7 +78,7 @@ def plan_only(options: Mapping[str, Any], *, on_progress: OnProgress | None) -> 
     sample.count(seconds=_SECONDS)
     sample.refuse_empty()
     targets = round(sample.targets * sample.scale)
-    size = rough_bytes_per_target(job.sparsifier)
+    size, once = _rough_bytes(job)
     unmeasured = () if size is not None else ("bytes: no store of this codec was measured",)
     rule = job.positions
     if rule is not None and rule.is_share:
@@ -86,6 +89,8 @@ def plan_only(options: Mapping[str, Any], *, on_progress: OnProgress | None) -> 
     elif rule is not None:
         size = None
         unmeasured = (f"bytes, and which of these targets {rule} keeps: the teacher was not run",)
+    if once:
+        unmeasured = (*unmeasured, f"the output layer, once, of up to {once:,} bytes: in no figure")
     return CorpusPlan(
         teacher=teacher_name(job.options.teacher),
         vocab_size=job.vocab_size,
@@ -108,6 +113,16 @@ def plan_only(options: Mapping[str, Any], *, on_progress: OnProgress | None) -> 
         sample_documents=round(sample.documents),
         missing=(*_MISSING, *unmeasured),
     )
+
+
+def _rough_bytes(job: Job) -> tuple[float | None, int]:
+    """Bytes of a target, and of what a store with hidden states has once."""
+    if not sparsifier_of(job.sparsifier).targets.keeps_state:
+        return rough_bytes_per_target(job.sparsifier), 0
+    width, asked = state_width(job.options.teacher), job.options.dtype
+    state = state_dtype("float32" if asked == "auto" else asked, fidelity=job.options.fidelity)
+    once = STATE_BYTES[state] * job.vocab_size * (width or 0)
+    return rough_bytes_per_target(job.sparsifier, width=width, state=state), once
 
 
 def _template(options: JobOptions, tokenizer: Any, sample: Sample) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from logitstore.corpus.tokenizer import tokenizer_files
 from logitstore.dumping.description import store_spec
+from logitstore.dumping.states import head_of
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.store.commit import StoreWriter
 from logitstore.store.layout import PLAN, StoreLayout
@@ -103,7 +104,8 @@ class TrialStore:
     def costs(self) -> StoreCosts:
         """Seal the store and measure it. At least one shard must have been written."""
         plan, layout = Plan(units=tuple(self._units)), self._whole.layout
-        self._whole.begin(self._spec, plan, tokenizer_files(self._job.tokenizer))
+        files = tokenizer_files(self._job.tokenizer)
+        self._whole.begin(self._spec, plan, files, head=head_of(self._job.teacher))
         self._whole.seal(plan)
         commits = self._whole.committed(plan)
         small = [PLAN, *(layout.commit_name(commit.unit) for commit in commits)]

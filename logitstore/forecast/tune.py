@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.corpus.temporary import temporary_folder
 from logitstore.dumping.job import Job
+from logitstore.dumping.states import state_dtype
 from logitstore.dumping.work import at_document, by_document, draw_keys, is_finite
 from logitstore.errors import NotFinite, SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.options import TUNE_OPTIONS
+from logitstore.forecast.rough_bytes import rough_bytes_per_target
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import draw
@@ -81,6 +83,7 @@ def tune(
     is explained below. Raises CorpusError, ModelError or SettingError.
     """
     job = Job.load(options | _REPLACED, on_progress=on_progress)
+    _tell_of_hidden(job)
     with temporary_folder() as folder:
         tell_stage(on_progress, f"reading {job.corpus.name}")
         candidates = _Candidates(job, folder)
@@ -98,6 +101,22 @@ def tune(
         sample_documents=candidates.documents,
         sample_targets=candidates.targets,
         picture=None if out is None else str(out),
+    )
+
+
+def _tell_of_hidden(job: Job) -> None:
+    """What hidden states would take: they are exact, so there is no error to compare."""
+    head = getattr(job.teacher, "head", None)
+    if head is None or not callable(job.options.on_note):
+        return
+    spec, width = sparsifier_spec("hidden"), head.weight_PD.shape[1]
+    runs_in = str(head.weight_PD.dtype).removeprefix("torch.")
+    state = state_dtype(runs_in, fidelity=job.options.fidelity)
+    each = rough_bytes_per_target(spec, width=width, state=state)
+    once = head.weight_VD.element_size() * head.weight_VD.numel()
+    job.options.on_note(
+        f"not compared, for it is exact: --sparsify hidden takes some {each:,.0f} bytes a target, "
+        f"and {once:,} once or less"
     )
 
 

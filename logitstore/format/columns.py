@@ -3,18 +3,17 @@
 The codec decides what the integers mean, the container decides how they lie in files. Beside its
 blocks a shard has tables, which the codec makes once for all of them: each a name and one array of
 uint32, such as the order in which `rank-delta` counts the token ids.
-Shapes: R targets, K entries (of all draws), N tokens, D documents, C columns of their table.
+
+Shapes: R targets, K entries (of all draws), N tokens, D documents, C columns of their table, W
+width of a hidden state.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["DOCUMENT_COLUMNS", "Columns", "planes_needed"]
 
@@ -36,6 +35,8 @@ class Columns:
     tokens_N: np.ndarray  # uint32
     counted_N: np.ndarray  # uint8, 0 or 1
     documents_DC: np.ndarray  # uint64, one column for each name in DOCUMENT_COLUMNS
+    # Layer -> uint16 or uint32 [R, W]: the bits of hidden states, where the store keeps them.
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def planes_needed(highest: int) -> int:

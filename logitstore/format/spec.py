@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.format.json import build
 from logitstore.format.rules import TargetRule
+from logitstore.format.states import StatesSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -221,12 +222,13 @@ def _check_positions(positions: str | None, *, place: str) -> None:
         )
 
 
-def written_format(text: TextSpec) -> str:
+def written_format(text: TextSpec, states: StatesSpec | None) -> str:
     """The format in which a store is written: an older one where older versions can read it.
 
     text: of the store.
+    states: of the store; None where it keeps no hidden states.
     """
-    return FORMAT if text.positions is None else _CHOSEN
+    return FORMAT if text.positions is None and states is None else _CHOSEN
 
 
 def _since() -> set[str]:
@@ -361,10 +363,14 @@ class StoreSpec:
     batch_tokens: int  # tokens of one teacher batch, padding included
     block_targets: int  # rows of a block, about
     provenance: dict[str, Any] = field(default_factory=dict)  # changes no bits
+    states: StatesSpec | None = None  # since logitstore/5, and there where there are any
 
     def to_json(self) -> dict[str, Any]:
         """As the object that stands in store.json."""
         content = asdict(self)
+        del content["states"]
+        if self.states is not None:
+            content["states"] = self.states.to_json()
         content["sparsifier"] = self.sparsifier.to_json()
         content["corpus"] = self.corpus.to_json()
         content["text"] = self.text.to_json(version=self.format)
@@ -402,6 +408,14 @@ class StoreSpec:
         built["sparsifier"] = SparsifierSpec.from_json(
             built.get("sparsifier"), place=f"{place}: sparsifier"
         )
+        if "states" in built:
+            if found_format != _CHOSEN:
+                raise CorruptionError("fields missing or unknown", place=place, found="states")
+            built["states"] = StatesSpec.from_json(
+                built["states"],
+                vocab_size=built["tokenizer"].vocab_size,
+                place=f"{place}: states",
+            )
         return build(StoreSpec, built, place=place)
 
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logitstore.errors import CorruptionError, ObjectMissing, StorageError, StoreError
+from logitstore.format.states import HEAD
 from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.commits import SealedCommits
 from logitstore.store.layout import COMMITS, DATA, MANIFEST, PLAN, SPEC, TOKENIZER, StoreLayout
@@ -58,7 +59,7 @@ def sealed_objects(layout: StoreLayout, manifest: Manifest) -> Iterator[SealedOb
     Raises CorruptionError for a name that no store has, and for a commit that has changed.
     """
     for name, sha256 in manifest.objects.items():
-        own = name in (SPEC, PLAN) or (
+        own = name in (SPEC, PLAN, HEAD) or (
             name.startswith(TOKENIZER) and is_tokenizer_name(name.removeprefix(TOKENIZER))
         )
         if not own and (manifest.units is not None or not _LISTED.fullmatch(name)):

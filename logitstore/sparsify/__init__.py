@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from logitstore.errors import CorruptionError, SettingError
 from logitstore.sparsify.foreign import FOREIGN
+from logitstore.sparsify.hidden import HIDDEN
 from logitstore.sparsify.hybrid import HYBRID
 from logitstore.sparsify.options import check_temperatures
 from logitstore.sparsify.sample import SAMPLE
@@ -31,6 +32,7 @@ SPARSIFIERS: dict[str, Sparsifier] = {
         SAMPLE,
         TOPK,
         TOPP,
+        HIDDEN,
     )
 }
 

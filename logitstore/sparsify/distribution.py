@@ -5,7 +5,7 @@ Shapes: R targets, K entries, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -63,11 +63,12 @@ def targets_of(
     sampled_RK = none_sampled(*ids_RK.shape)
     if kind.drawn:
         sampled_RK = (used_RK & ~exact_RK).cpu().numpy()
+    found: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in scalars.items()}
     return SparseTargets(
         kind=kind,
         ids_RK=ids_RK.cpu().numpy().astype(np.uint32),
         logprobs_RK=torch.where(used_RK, logprobs_RK, EMPTY_TAIL).float().cpu().numpy(),
         sampled_RK=sampled_RK,
         count_R=used_RK.sum(-1).cpu().numpy().astype(np.int32),
-        **{name: value.float().cpu().numpy() for name, value in scalars.items()},
+        **found,
     )

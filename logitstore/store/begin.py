@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from logitstore.codec import codec_for
 from logitstore.errors import LogitStoreError, SettingError, SpecError
 from logitstore.format.json import fingerprint, with_check
+from logitstore.format.states import HEAD
 from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.layout import COMMITS, DATA, PLAN, SPEC, TOKENIZER, TOKENIZER_HASHES
 from logitstore.store.lease import StoreLease, is_at_work
@@ -22,13 +23,13 @@ from logitstore.store.settings import refuse_other_spec
 from logitstore.store.storage import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from logitstore.format.plan import Plan
     from logitstore.format.spec import StoreSpec
     from logitstore.store.layout import StoreLayout
 
-__all__ = ["begin_store", "holds_rows", "is_abandoned", "lease_of", "settle"]
+__all__ = ["begin_store", "holds_head", "holds_rows", "is_abandoned", "lease_of", "settle"]
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 90.0  # longer than the claim of a killed process stands
@@ -50,6 +51,7 @@ def begin_store(
     tokenizer: Mapping[str, bytes],
     *,
     lease: StoreLease,
+    head: Callable[[], bytes] | None = None,
 ) -> None:
     """Write the spec, the files of the tokenizer and the plan, each where there is none yet.
 
@@ -58,6 +60,7 @@ def begin_store(
     plan: its work units.
     tokenizer: file name -> bytes.
     lease: ours, which has been taken.
+    head: gives the bytes of the output layer, where the spec has one; asked where it is not there.
 
     Whoever puts the spec puts all of it: what a process with another spec, which has not noticed
     yet, may have written meanwhile is no part of the store.
@@ -84,6 +87,7 @@ def begin_store(
     put = layout.storage.put if ours else layout.storage.put_if_absent
     for name, content in sorted(tokenizer.items()):
         put(f"{TOKENIZER}{name}", content)
+    _put_head(layout, spec, head)
     put(PLAN, with_check(plan.to_json()))
     settle(layout, spec, plan)
     _mend_tokenizer(layout, tokenizer)
@@ -136,7 +140,7 @@ def _begun_anew(layout: StoreLayout, spec: StoreSpec, data: bytes, *, lease: Sto
         stored = layout.read_spec()
         if stored.identity() == spec.identity() or holds_rows(layout) or not lease.is_alone():
             return False  # somebody was faster
-        for prefix in (PLAN, TOKENIZER, COMMITS, DATA):
+        for prefix in (PLAN, TOKENIZER, HEAD, COMMITS, DATA):
             for name in list(layout.storage.list(prefix)):
                 layout.storage.delete(name)
         layout.storage.put(SPEC, data)
@@ -149,6 +153,28 @@ def _with_hashes(spec: StoreSpec, tokenizer: Mapping[str, bytes]) -> StoreSpec:
     """The spec that also tells the hashes of the tokenizer's files."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in tokenizer.items()}
     return replace(spec, provenance={**spec.provenance, TOKENIZER_HASHES: hashes})
+
+
+def holds_head(layout: StoreLayout, spec: StoreSpec) -> bool:
+    """Whether the output layer is there as it was written, where the spec has one.
+
+    layout: where the store lies.
+    spec: of the store.
+    """
+    due = None if spec.states is None else spec.states.head
+    if due is None:
+        return True
+    same_size = layout.storage.size(HEAD) == due.size
+    return same_size and sha256_of(layout.storage, HEAD) == due.sha256
+
+
+def _put_head(layout: StoreLayout, spec: StoreSpec, head: Callable[[], bytes] | None) -> None:
+    """Put the output layer, unless it is there as it was written."""
+    if head is None or spec.states is None or holds_head(layout, spec):
+        return
+    data, due = head(), spec.states.head
+    if due is not None and hashlib.sha256(data).hexdigest() == due.sha256:
+        layout.storage.put(HEAD, data)
 
 
 def _mend_tokenizer(layout: StoreLayout, tokenizer: Mapping[str, bytes]) -> None:

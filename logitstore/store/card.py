@@ -141,6 +141,7 @@ def _rows(spec: StoreSpec, manifest: Manifest, totals: Totals, facts: CardFacts)
         "bytes": f"{manifest.bytes:,} ({manifest.bytes / targets:.1f} per target)",
         "sparsifier": f"{spec.sparsifier.name}, "
         f"{sparsifier_of(spec.sparsifier).entries(spec.sparsifier)} a target{held}",
+        **_states(spec),
         "temperatures": sparsifier_of(spec.sparsifier).served(spec.sparsifier),
         "vocabulary": f"{spec.tokenizer.vocab_size:,} ids",
         "tokenizer": f"sha256 {spec.tokenizer.fingerprint}; its files lie in tokenizer/",
@@ -169,6 +170,18 @@ def _answers(spec: StoreSpec) -> dict[str, str]:
             f"of {told['name']}, sha256 {told['fingerprint']}; drawn with {', '.join(words)}"
         )
     return rows
+
+
+def _states(spec: StoreSpec) -> dict[str, str]:
+    """The hidden states of a store, where it keeps any."""
+    states = spec.states
+    if states is None:
+        return {}
+    own = f"{', '.join(states.names)}: {states.width:,} numbers of {states.dtype} each"
+    if states.head is None:
+        return {"hidden states": own}
+    head = f"{states.head.size:,} bytes of {states.head.dtype} in head/, hashed in store.json"
+    return {"hidden states": own, "teacher's output layer": head}
 
 
 def _front_matter(spec: StoreSpec, manifest: Manifest, facts: CardFacts) -> str:

@@ -21,6 +21,7 @@ from logitstore.format.blocks import BlockTable
 from logitstore.format.json import fingerprint, with_check
 from logitstore.format.manifest import Commit, Manifest, SealedUnits, Totals, store_fingerprint
 from logitstore.format.spec import StoreSpec
+from logitstore.format.states import HEAD
 from logitstore.store.begin import begin_store, lease_of
 from logitstore.store.card import store_card
 from logitstore.store.containers.base import check_objects
@@ -94,10 +95,12 @@ class StoreWriter:
         tokenizer: Mapping[str, bytes],
         *,
         lease: StoreLease | None = None,
+        head: Callable[[], bytes] | None = None,
     ) -> None:
         """Write the spec, the files of the tokenizer and the plan, each where there is none yet.
 
-        spec, plan, tokenizer, lease: see `begin_store`. Without a lease one is held meanwhile.
+        spec, plan, tokenizer, lease, head: see `begin_store`. Without a lease one is held
+            meanwhile.
 
         A store with rows that was begun with another spec is refused.
         """
@@ -105,7 +108,7 @@ class StoreWriter:
         try:
             if lease is None:
                 held.take()
-            begin_store(self.layout, spec, plan, tokenizer, lease=held)
+            begin_store(self.layout, spec, plan, tokenizer, lease=held, head=head)
         finally:
             if lease is None:
                 held.release()
@@ -205,7 +208,7 @@ class StoreWriter:
             )
         if not layout.sealed():
             layout.read_plan()  # it may have rotted since it was written
-            self._check_tokenizer(spec)
+            self._check_beside(spec)
             self._check_settings(spec, commits)
             self._check_objects(commits, hashes=check)
         self._sweep(commits)
@@ -260,10 +263,15 @@ class StoreWriter:
                     allowed=allowed,
                 )
 
-    def _check_tokenizer(self, spec: StoreSpec) -> None:
+    def _check_beside(self, spec: StoreSpec) -> None:
+        """Refuse to seal a tokenizer or an output layer that has rotted."""
         layout = self.layout
-        for name, sha256 in layout.tokenizer_hashes(spec).items():
-            path = f"{TOKENIZER}{name}"
+        hashes = {
+            f"{TOKENIZER}{name}": sha256 for name, sha256 in layout.tokenizer_hashes(spec).items()
+        }
+        if spec.states is not None and spec.states.head is not None:
+            hashes[HEAD] = spec.states.head.sha256
+        for path, sha256 in hashes.items():
             there = layout.storage.size(path) is not None
             found = sha256_of(layout.storage, path) if there else None
             if found != sha256:

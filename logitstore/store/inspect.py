@@ -62,6 +62,7 @@ def _content(store: Store) -> dict[str, Any]:
         "tokenizer": _told(spec.tokenizer, "fingerprint bos_token_id eos_token_id"),
         "corpus": _corpus(spec) | {"skipped": store.totals.skipped},
         "answers": [told_of_answers(one) for one in spec.corpus.answers],
+        "states": _states(spec),
         "retained_mass": of_sum("head_mass", 1),
         "teacher_loss": of_sum("label_logprob", -1),
         "teacher_entropy": of_sum("entropy", 1),
@@ -99,6 +100,21 @@ def _teacher(spec: StoreSpec) -> dict[str, Any]:
     names = "name fingerprint architecture parameters dtype"
     told = _told(spec.teacher, names)
     return told if spec.teacher.seen else dict.fromkeys(told) | {"name": spec.teacher.name}
+
+
+def _states(spec: StoreSpec) -> dict[str, Any] | None:
+    """Which hidden states each target has, and what the output layer takes; None without any."""
+    states = spec.states
+    if states is None:
+        return None
+    head = states.head
+    return {
+        "layers": list(states.names),
+        "width": states.width,
+        "dtype": states.dtype,
+        "head_bytes": None if head is None else head.size,
+        "head_dtype": None if head is None else head.dtype,
+    }
 
 
 def _corpus(spec: StoreSpec) -> dict[str, Any]:

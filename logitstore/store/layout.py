@@ -2,6 +2,7 @@
 
 store.json  plan.json  commits/<unit>.json  manifest.json  README.md
 tokenizer/  data/<unit>-<attempt>/           pulled.json: from where it was pulled
+head/       the teacher's output layer, where hidden states are kept
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from logitstore.format.json import MAX_JSON_BYTES, canonical_json, is_checked, p
 from logitstore.format.manifest import Commit, Manifest
 from logitstore.format.plan import Plan, WorkUnit
 from logitstore.format.spec import StoreSpec
+from logitstore.format.states import HEAD
 from logitstore.format.tokenizer_names import is_tokenizer_name
 from logitstore.store.storage import FarStorage, Storage, StorageLike, open_storage, place_of
 
@@ -34,6 +36,7 @@ __all__ = [
     "TOKENIZER",
     "TOKENIZER_HASHES",
     "StoreLayout",
+    "head_names",
     "is_object_name",
 ]
 
@@ -93,18 +96,18 @@ class StoreLayout:
         return f"{DATA}{commit.folder}/"
 
     def small_names(self, spec: StoreSpec) -> list[str]:
-        """Every object that a manifest hashes by its name: spec, plan and tokenizer, in order.
+        """Every object that a manifest hashes by its name: spec, plan, tokenizer, output layer.
 
         spec: of the store.
         """
-        return [SPEC, PLAN, *self.tokenizer_names(spec)]
+        return [SPEC, PLAN, *self.tokenizer_names(spec), *head_names(spec)]
 
     def stored_bytes(self, commits: Iterable[Commit]) -> int:
         """Bytes of a store with those commits: all objects but tokenizer, README and manifest.
 
         The manifest says this number, and cannot count itself.
         """
-        total = sum(self.storage.size(name) or 0 for name in (SPEC, PLAN))
+        total = sum(self.storage.size(name) or 0 for name in (SPEC, PLAN, HEAD))
         return total + sum(self.unit_bytes(commit) for commit in commits)
 
     def unit_bytes(self, commit: Commit) -> int:
@@ -176,7 +179,7 @@ class StoreLayout:
             return _MOST_TOKENIZER_BYTES
         if name.startswith(COMMITS):
             return _MOST_COMMIT_BYTES
-        return otherwise if name.startswith(DATA) else MAX_JSON_BYTES
+        return otherwise if name.startswith(DATA) or name == HEAD else MAX_JSON_BYTES
 
     def read_small(self, name: str) -> bytes:
         """An object that is not read in pieces, if it is as small as such objects are.
@@ -263,6 +266,14 @@ class StoreLayout:
             return self.read_small(name)
         except ObjectMissing as error:
             raise CorruptionError("file is missing", place=self.place(name)) from error
+
+
+def head_names(spec: StoreSpec) -> list[str]:
+    """The object of the output layer, where the store keeps it.
+
+    spec: of the store.
+    """
+    return [HEAD] if spec.states is not None and spec.states.head is not None else []
 
 
 def _is(pattern: re.Pattern[str], name: Any) -> bool:

@@ -66,8 +66,12 @@ class OpenShards:
     @cached_property
     def limits(self) -> ShardLimits:
         """What a shard may hold."""
-        sampler_logprobs = self.spec.text.sampler_logprobs
-        return shard_limits(self.codec, sampler_logprobs=sampler_logprobs, memory=self.memory)
+        return shard_limits(
+            self.codec,
+            sampler_logprobs=self.spec.text.sampler_logprobs,
+            memory=self.memory,
+            states=self.spec.states,
+        )
 
     def check_sizes(self, commit: Commit) -> None:
         """Raise CorruptionError where the counts and sizes of a commit cannot all be true.

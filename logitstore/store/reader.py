@@ -24,6 +24,7 @@ from logitstore.store.ahead import ReadAhead
 from logitstore.store.commits import SealedCommits
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.containers.base import Fetched, fields_of
+from logitstore.store.head import StoredHead
 from logitstore.store.layout import COMMITS, SPEC, StoreLayout
 from logitstore.store.memory_limit import memory_limit
 from logitstore.store.open_shards import MALFORMED, OpenShards
@@ -212,6 +213,34 @@ class Store(Sequence[StoredDocument]):
         Written into a folder they are what `AutoTokenizer.from_pretrained` reads.
         """
         return read_tokenizer(self.layout, self.spec)
+
+    @property
+    def head(self) -> StoredHead:
+        """The teacher's output layer, of a store with hidden states; see `log_probs`.
+
+        Raises StoreError for a store without it.
+        """
+        if self.spec.states is None or self.spec.states.head is None:
+            raise StoreError(
+                "the store keeps no hidden states, which whole distributions are made of",
+                place=self.uri,
+                found=f"--sparsify {self.spec.sparsifier.name}",
+                remedy="Dump with --sparsify hidden",
+            )
+        return StoredHead(self.layout, self.spec)
+
+    def log_probs(
+        self, document: StoredDocument, *, temperature: float = 1.0, rows: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """float32 [R', V], nats: the teacher's whole distributions of a document's counted tokens.
+
+        document: of this store, which must keep hidden states.
+        temperature: T.
+        rows: R', the most that are in memory at a time; None for what takes 8 MiB.
+
+        Raises StoreError for a store without hidden states, CorruptionError for a damaged one.
+        """
+        return self.head.log_probs(document.targets, temperature=temperature, rows=rows)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, LogitStoreError, ObjectMissing, StorageError
 from logitstore.format.manifest import Totals, store_fingerprint
+from logitstore.format.states import HEAD
 from logitstore.store.layout import MANIFEST
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from logitstore.format.manifest import Commit, Manifest
     from logitstore.format.spec import StoreSpec
+    from logitstore.format.states import HeadSpec
     from logitstore.store.layout import StoreLayout
 
 __all__ = ["seal_faults", "total_faults"]
@@ -30,7 +32,8 @@ def seal_faults(
     manifest: as it is read; None for a store that is not sealed, which has no such fault.
 
     Hashes of store.json, plan.json and the tokenizer are compared, so a changed digit of the spec
-    cannot change what the shards are decoded to. Before logitstore/4 the manifest names each
+    cannot change what the shards are decoded to. Of the output layer beside hidden states it is the
+    size. Before logitstore/4 the manifest names each
     object, and its commits and totals are compared here as well. What cannot be read for now is a
     StorageError among the faults.
     """
@@ -54,6 +57,10 @@ def seal_faults(
         yield error
     else:
         yield from _name_faults(layout, manifest, listed | set(shards))
+    if spec.states is not None and spec.states.head is not None:
+        # Of a large vocabulary it is a gigabyte: its content is hashed when it is loaded.
+        shards[HEAD] = spec.states.head.sha256
+        yield from _head_faults(layout, spec.states.head)
     yield from _hash_faults(layout, manifest.objects, shards)
     if manifest.units is None:
         yield from total_faults(layout, spec, commits, manifest)
@@ -95,6 +102,24 @@ def _hash_faults(
                 found=f"sha256 {found}",
                 allowed=sha256,
             )
+
+
+def _head_faults(layout: StoreLayout, head: HeadSpec) -> Iterator[LogitStoreError]:
+    """Where the output layer is not there, or of another size."""
+    try:
+        size = layout.storage.size(HEAD)
+    except StorageError as error:
+        yield error
+        return
+    if size is None:
+        yield CorruptionError("file is missing", place=layout.place(HEAD))
+    elif size != head.size:
+        yield CorruptionError(
+            "file is of another size",
+            place=layout.place(HEAD),
+            found=f"{size} bytes",
+            allowed=f"{head.size} bytes",
+        )
 
 
 def total_faults(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from logitstore.errors import StoreError
 from logitstore.options import takes
-from logitstore.store.layout import AUDIT, DATA, LEASES, MANIFEST, PLAN, PULLED, README, SPEC
+from logitstore.store.layout import AUDIT, DATA, LEASES, MANIFEST, PULLED, README
 from logitstore.store.lease import is_at_work
 from logitstore.store.options import GC_OPTIONS
 from logitstore.store.reader import Store, StoreLike, as_store, open_store
@@ -51,7 +51,7 @@ def strays(store: Store) -> Iterator[str]:
     Raises StorageError where they cannot be listed.
     """
     layout = store.layout
-    known = {SPEC, PLAN, MANIFEST, README, AUDIT, PULLED, *layout.tokenizer_names(store.spec)}
+    known = {MANIFEST, README, AUDIT, PULLED, *layout.small_names(store.spec)}
     for commit in store.commits:
         known.add(layout.commit_name(commit.unit))
         known.update(f"{layout.shard_prefix(commit)}{one.path}" for one in commit.objects)

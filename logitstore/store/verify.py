@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.errors import CorruptionError, LogitStoreError, StorageError, shown
+from logitstore.format.states import HEAD
 from logitstore.options import takes
 from logitstore.progress import Meter, OnProgress
 from logitstore.store.ahead import ReadAhead
 from logitstore.store.commits import SealedCommits
+from logitstore.store.head import read_head
 from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
 from logitstore.store.reader import Store, StoreLike, load_store, unsealed
@@ -153,6 +155,8 @@ def _faults(
     ):
         damaged.add(unit)
         yield fault
+    if hashes:
+        yield from _head_faults(store, content=content)
     if content:
         yield from _tokenizer_faults(store)
         yield from _content_faults(store, damaged, on_progress)
@@ -173,6 +177,19 @@ def _tokenizer_faults(store: Store) -> Iterator[Fault]:
     """What refuses the files of the tokenizer to all that ask for them."""
     try:
         store.tokenizer_files()
+    except LogitStoreError as error:
+        yield Fault.of(error)
+
+
+def _head_faults(store: Store, *, content: bool) -> Iterator[Fault]:
+    """What refuses the output layer to all that ask for it; its size is compared elsewhere."""
+    head = None if store.spec.states is None else store.spec.states.head
+    if head is None or store.layout.storage.size(HEAD) != head.size:
+        return
+    try:
+        read_head(store.layout, head)
+        if content:
+            store.head.on("cpu")
     except LogitStoreError as error:
         yield Fault.of(error)
 

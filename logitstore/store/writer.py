@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from logitstore.codec import Codec
     from logitstore.format.plan import WorkUnit
     from logitstore.format.spec import StoreSpec
+    from logitstore.format.states import StatesSpec
     from logitstore.store.commit import StoreWriter
     from logitstore.store.containers import Container
 
-__all__ = ["UnitWriter", "sums_of"]
+__all__ = ["UnitWriter", "cut_documents", "sums_of"]
 
 _Written: TypeAlias = tuple[tuple[StoredObject, ...], dict[str, int]]  # and bytes of each column
 
@@ -53,6 +54,7 @@ class UnitWriter:
     container: Container
     block_targets: int
     settings: str  # the hash of what the spec says of the rows
+    states: StatesSpec | None = None  # the hidden states that the store keeps
 
     @staticmethod
     def of(store: StoreWriter, spec: StoreSpec) -> UnitWriter:
@@ -67,6 +69,7 @@ class UnitWriter:
             container=load_container(spec.container),
             block_targets=spec.block_targets,
             settings=fingerprint(spec.identity()),
+            states=spec.states,
         )
 
     def write(self, unit: WorkUnit, documents: Sequence[StoredDocument], *, skipped: int) -> bool:
@@ -80,7 +83,8 @@ class UnitWriter:
         """
         if not documents:
             return self.write_nothing(unit, skipped=skipped)
-        blocks = [DocumentBlock.join(part) for part in self._cut(documents)]
+        parts = cut_documents(documents, block_targets=self.block_targets)
+        blocks = [DocumentBlock.join(part) for part in parts]
         tables = self.codec.tables(blocks)
         columns = [self.codec.encode(block, tables) for block in blocks]
         return self.write_columns(unit, columns, tables, sums=sums_of(blocks), skipped=skipped)
@@ -175,7 +179,9 @@ class UnitWriter:
             objects=objects,
             entries=entries,
             limits=shard_limits(
-                self.codec, sampler_logprobs=set(sampled) == set(columns[0].scalars)
+                self.codec,
+                sampler_logprobs=set(sampled) == set(columns[0].scalars),
+                states=self.states,
             ),
         )
         same = [_equal(shard.block(number), one) for number, one in enumerate(columns)]
@@ -187,19 +193,26 @@ class UnitWriter:
             )
         return tuple(objects), shard.column_bytes()
 
-    def _cut(self, documents: Sequence[StoredDocument]) -> Iterator[list[StoredDocument]]:
-        """Runs of whole documents of about `block_targets` targets, at least one document each."""
-        run: list[StoredDocument] = []
-        targets = tokens = 0
-        for stored in documents:
-            targets += len(stored.targets)
-            tokens += len(stored.document)
-            full = targets > self.block_targets or tokens > _TOKENS_PER_TARGET * self.block_targets
-            if run and full:
-                yield run
-                run, targets, tokens = [], len(stored.targets), len(stored.document)
-            run.append(stored)
-        yield run
+
+def cut_documents(
+    documents: Sequence[StoredDocument], *, block_targets: int
+) -> Iterator[list[StoredDocument]]:
+    """Runs of whole documents, at least one document each: what is to be a block.
+
+    documents: of a unit, in order.
+    block_targets: targets of a block, about.
+    """
+    run: list[StoredDocument] = []
+    targets = tokens = 0
+    for stored in documents:
+        targets += len(stored.targets)
+        tokens += len(stored.document)
+        full = targets > block_targets or tokens > _TOKENS_PER_TARGET * block_targets
+        if run and full:
+            yield run
+            run, targets, tokens = [], len(stored.targets), len(stored.document)
+        run.append(stored)
+    yield run
 
 
 def _counts(block: Columns) -> BlockCounts:

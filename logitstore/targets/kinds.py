@@ -42,6 +42,9 @@ class TargetKind:
     # The entropy and the true token's log-probability are stored, which only somebody knows who has
     # seen the whole distribution. Otherwise both are NaN.
     knows_whole: bool = True
+    # The teacher's last hidden state is kept beside the entries, and its output layer once for all
+    # targets: the whole distribution can be had.
+    keeps_state: bool = False
 
     def __post_init__(self) -> None:
         if self.entries is Entries.SHARES:
@@ -51,6 +54,8 @@ class TargetKind:
             raise TypeError("targets of exact entries must keep their tail's mass")
         if self.drawn and not self.knows_whole:
             raise TypeError("drawn targets must have the entropy, which a KL from weights needs")
+        if self.keeps_state and (self.entries is not Entries.EXACT or not self.knows_whole):
+            raise TypeError("beside a hidden state entries are exact, for it tells all others")
 
     @property
     def drawn(self) -> bool:
@@ -65,6 +70,8 @@ class TargetKind:
     @property
     def serves(self) -> str:
         """Which losses at which temperatures, in words."""
+        if self.keeps_state:
+            return "any loss at any T, exactly: from the whole distribution"
         if self.entries is Entries.SHARES:
             return "losses that renormalise the entries, at any T"
         linear = "losses that are linear in the teacher, without bias"

@@ -94,6 +94,8 @@ class Sparsifier:
 
     def entries(self, spec: SparsifierSpec) -> str:
         """The entries that a target of `spec` has room for, in words."""
+        if self.targets.keeps_state:
+            return f"a hidden state + {spec.k} entries"
         if len(self.room) == 1:
             return f"{spec.k} {'draws' if self.targets.entries is Entries.COUNTED else 'entries'}"
         exact = self.asked(spec)[self.room[0]]
@@ -103,6 +105,8 @@ class Sparsifier:
         """The temperatures at which targets of `spec` can be used, in words."""
         if self.targets.entries is Entries.SHARES:
             return "any, for the entries alone"
+        if self.targets.keeps_state:
+            return "any"
         if not self.targets.keeps_tail:
             return ", ".join(f"{one:g}" for one in spec.temperatures)
         if len(spec.tail_nodes) == 1:

@@ -8,12 +8,14 @@ Shapes: R targets (rows), K entries, B stored temperatures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitstore.errors import CorruptionError
+from logitstore.targets.states import States
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +55,8 @@ class SparseTargets:
     # NaN where the kind does not know the whole distribution:
     label_logprob_R: np.ndarray  # float32, nats, of the token that really follows
     entropy_R: np.ndarray  # float32, nats, of the full distribution
+    # Hidden states of the teacher by the name of their layer, where they are kept.
+    states: Mapping[str, States] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows, entries = self.ids_RK.shape
@@ -69,6 +73,14 @@ class SparseTargets:
             if found != shape:
                 raise CorruptionError(
                     "columns of one target disagree", place=name, found=found, allowed=shape
+                )
+        for name, states in self.states.items():
+            if len(states) != rows:
+                raise CorruptionError(
+                    "columns of one target disagree",
+                    place=f"states {name}",
+                    found=len(states),
+                    allowed=rows,
                 )
         if self.kind.keeps_tail != bool(self.tail_logmass_RB.shape[-1]):
             raise CorruptionError(
@@ -101,7 +113,9 @@ class SparseTargets:
 
         A slice gives views of the arrays.
         """
-        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
+        states = {name: one.rows(index) for name, one in self.states.items()}
+        own = {name: getattr(self, name)[index] for name in _COLUMNS}
+        return replace(self, states=states, **own)
 
     def used_RK(self) -> np.ndarray:
         """bool [R, K]: which entries are in use."""
@@ -141,7 +155,20 @@ class SparseTargets:
 
     @staticmethod
     def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
-        """The rows of all `parts`, one after another; the parts have the same kind, K and B."""
+        """The rows of all `parts`, one after another; the parts have the same kind, K and B.
+
+        Their hidden states are of the same layers.
+        """
+        if len({frozenset(part.states) for part in parts}) > 1:
+            raise CorruptionError(
+                "hidden states are kept of other layers",
+                place="states",
+                found=", ".join(sorted({name for part in parts for name in part.states})),
+            )
+        states = {
+            name: States.concatenate([part.states[name] for part in parts])
+            for name in parts[0].states
+        }
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in _COLUMNS
@@ -152,10 +179,10 @@ class SparseTargets:
             sampled_RK = np.concatenate([part.sampled_RK for part in parts])
         else:
             sampled_RK = none_sampled(*shape)
-        return SparseTargets(kind=kind, sampled_RK=sampled_RK, **columns)
+        return SparseTargets(kind=kind, sampled_RK=sampled_RK, states=states, **columns)
 
 
-_COLUMNS = tuple(field.name for field in fields(SparseTargets) if field.name != "kind")
+_COLUMNS = tuple(one.name for one in fields(SparseTargets) if one.name not in ("kind", "states"))
 
 
 def none_sampled(rows: int, entries: int) -> np.ndarray:

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from logitstore.teacher.lm_head import LMHead
+
 __all__ = [
     "CheckedTeacher",
     "OwnForward",
+    "StatesTeacher",
     "Teacher",
     "batches",
     "check_protocol",
@@ -76,6 +79,32 @@ class OwnForward(Protocol):
 
         document: what the model reads.
         """
+        ...
+
+
+@runtime_checkable
+class StatesTeacher(Protocol):
+    """A teacher whose logits are those of an output layer on hidden states, and that gives both.
+
+    `logits` are `logits_of(*hidden(batch))`.
+    """
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """See `Teacher`."""
+        ...
+
+    @property
+    def head(self) -> LMHead:
+        """The output layer."""
+        ...
+
+    def hidden(self, batch: Sequence[Document]) -> tuple[Tensor, Tensor]:
+        """What the output layer sees of the batch's counted rows, [R, W], and their labels."""
+        ...
+
+    def logits_of(self, hidden_RW: Tensor, labels_R: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks `(logits_RV, labels_R)` of such rows, as `logits` gives them."""
         ...
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "model_context",
     "open_teacher",
     "open_tokenizer",
+    "state_width",
     "teacher_name",
     "with_chat_template",
 ]
@@ -119,6 +120,20 @@ def logit_columns(source: Any) -> int | None:
     if config is None:
         return None
     size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def state_width(source: Any) -> int | None:
+    """The numbers of a hidden state of a teacher, by its configuration; None where it is not said.
+
+    source: a model's name, or a loaded model.
+
+    Raises ModelError where there is no such model.
+    """
+    config: Any = getattr(source, "config", None) if isinstance(source, nn.Module) else None
+    if is_name(source):
+        config = _config_of(source)
+    size = None if config is None else getattr(config.get_text_config(), "hidden_size", None)
     return size if isinstance(size, int) and size > 0 else None
 
 

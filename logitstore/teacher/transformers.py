@@ -135,7 +135,16 @@ class TransformersTeacher:
 
         batch: the documents.
         """
-        hidden_RD, labels_R = self.hidden(batch)
+        yield from self.logits_of(*self.hidden(batch))
+
+    def logits_of(
+        self, hidden_RD: torch.Tensor, labels_R: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Chunks `(logits_RV, labels_R)` of rows of which the hidden states are known.
+
+        hidden_RD: what the head sees.
+        labels_R: int64, the tokens that follow.
+        """
         rows = self._chunk_rows()
         # One buffer for all chunks: its pages are touched once.
         shape = (min(rows, len(labels_R)), self.head.vocab_size)

@@ -28,7 +28,8 @@ class Recipe:
     loss: str
     tail: str  # what the loss makes of the tail: a `TailUse`
     times_temperature_squared: bool
-    view: str  # how targets are seen: "bucket", "weights", "shares"; "samples": only true tokens
+    # How targets are seen: "bucket", "weights", "shares", "whole"; "samples": only true tokens.
+    view: str
     repeats: int  # draws of each target at the temperature
     redrawn: bool  # whether such a store can hold several draws of a target
     epochs: float | None = None  # passes over the store; over the one with the largest weight

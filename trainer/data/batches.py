@@ -30,7 +30,7 @@ from trainer.data.packing import (
     steps_of_epoch,
 )
 from trainer.data.rows import Batch, RowLayout, lay_out
-from trainer.data.store import reading_ahead
+from trainer.data.store import reading_ahead, teacher_head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +121,7 @@ class Batches(IterableDataset[Batch]):
         self._layout = layout
         self._border = border
         self._draw_of_epoch = draw_of_epoch
+        self._teacher_head = teacher_head_of(store)
         self._epochs = EPOCHS.check(epochs)
         self._slots = slice(rank, None, ranks)
 
@@ -239,6 +240,7 @@ class Batches(IterableDataset[Batch]):
             batch,
             spec=self.spec,
             temperature=self.temperature,
+            teacher_head=self._teacher_head,
             after=None if after is None else self._state(after),
             selected_R=self._selected_R(one.places, documents),
         )

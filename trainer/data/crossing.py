@@ -10,7 +10,7 @@ Shapes: L tokens of a document, R counted tokens, S spans, A aligned tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from trainer.data.spans import Side, SpanTargets, common_bounds, spans_between
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from logitstore import StoredDocument
+    from logitstore import SparseTargets, StoredDocument
 
 __all__ = ["CrossedDocument", "Crossing", "LeftOut"]
 
@@ -213,8 +213,13 @@ class Crossing:
             bytes_S=bytes_S,
             teacher_S=teacher_S.astype(np.float32),
             aligned_A=aligned_A,
-            targets=stored.targets.rows(of_A) if self._with_targets else None,
+            targets=_entries(stored.targets, of_A) if self._with_targets else None,
         )
+
+
+def _entries(targets: SparseTargets, rows_A: np.ndarray) -> SparseTargets:
+    """Targets without hidden states, of which no span is made."""
+    return replace(targets, states={}).rows(rows_A)
 
 
 def _covered(text: _Text, ends_L: np.ndarray) -> np.ndarray:

@@ -69,6 +69,7 @@ class _Spec:
     corpus: _Corpora
     sparsifier: SparsifierSpec
     labels_only: bool
+    states: Any  # which hidden states are kept; None where none are
     provenance: Mapping[str, Any]
     averaged: tuple[SparsifierSpec, ...]  # of each store, where all speak of each document
 
@@ -101,6 +102,11 @@ class MixedStore:
     def targets(self) -> int:
         """How many targets the stores hold."""
         return sum(one.targets for one in self.blocks)
+
+    @property
+    def head(self) -> Any:
+        """The teacher's output layer, which all stores of hidden states have in common."""
+        return self.parts[0].store.head
 
     def describe(self) -> list[dict[str, Any]]:
         """What run.json says of each store."""
@@ -271,6 +277,7 @@ def joined_spec(stores: Sequence[Any], *, averaged: bool = False) -> Any:
         ),
         sparsifier=widest,
         labels_only=labels_only(specs[0]),
+        states=getattr(specs[0], "states", None),
         provenance={GENERATION: ends} if ends else {},
         averaged=tuple(one.sparsifier for one in specs) if averaged else (),
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import Document, StoreSpec
+    from logitstore.plumbing import StoredHead
     from trainer.data.selection import RowWeights
 
 __all__ = ["Batch", "RowLayout", "choose_border", "choose_layout", "lay_out"]
@@ -72,6 +73,8 @@ class Batch:
     weights: RowWeights | None = None
     # float32, nats: with which each label was drawn; None where that is not known of all.
     sampler_logprobs_R: torch.Tensor | None = None
+    # The teacher's output layer, where the targets are hidden states.
+    teacher_head: StoredHead | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingError where the parts are not of one batch, or not of one store."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import logitstore
 from logitstore import SettingError
+from logitstore.plumbing import sparsifier_of
 from trainer.data.answer_files import is_answers
+from trainer.data.spans import has_spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,8 +21,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from logitstore import DocumentBlock, StoredDocument, StoreSpec
+    from logitstore.plumbing import StoredHead
 
-__all__ = ["Ahead", "BlockSize", "StoreLike", "StoreSource", "as_store", "reading_ahead"]
+__all__ = [
+    "Ahead",
+    "BlockSize",
+    "StoreLike",
+    "StoreSource",
+    "as_store",
+    "reading_ahead",
+    "teacher_head_of",
+]
 
 
 class BlockSize(Protocol):
@@ -145,6 +156,28 @@ def reading_ahead(store: StoreLike) -> Ahead:
     """
     own = getattr(store, "ahead", None)
     return _Near(store) if own is None else own()
+
+
+def teacher_head_of(store: Any) -> StoredHead | None:
+    """The output layer of a store's teacher, where its targets are hidden states.
+
+    Args:
+        store: A StoreLike, or one in other tokens, which reads entries alone.
+
+    Raises SettingError for a store of such targets that does not give it.
+    """
+    if has_spans(store.spec) or not sparsifier_of(store.spec.sparsifier).targets.keeps_state:
+        return None
+    head = getattr(store, "head", None)
+    if head is None:
+        raise SettingError(
+            "the store holds hidden states, and does not give its teacher's output layer",
+            place=f"store {store.fingerprint[:12]}",
+            found=type(store).__name__,
+            allowed="a store with `head`, as `logitstore.open` gives it",
+        )
+    found: StoredHead = head
+    return found
 
 
 # A store that is open, or what `logitstore.open` takes: a path, a URI, a `logitstore.Storage`.

@@ -14,6 +14,7 @@ from logitstore import SettingError, TokenizerError
 from logitstore.plumbing import evaluating, options_of, takes, tell_stage
 from trainer.advice.facts import Facts, Recipe
 from trainer.advice.rules import findings
+from trainer.data.store import teacher_head_of
 from trainer.diagnosis.groups import counting_loss, groups_of
 from trainer.diagnosis.measures import Objective, measured
 from trainer.diagnosis.options import DiagnoseOptions
@@ -97,7 +98,11 @@ def diagnose(**values: Any) -> dict[str, Any]:
     if foreign is not None:
         refuse_misfits(model, Path(subject.name), spec=spec, store=source.store)
     objective = Objective(
-        loss=run.loss, temperature=run.temperature, spec=spec, comparison=source.comparison
+        loss=run.loss,
+        temperature=run.temperature,
+        spec=spec,
+        comparison=source.comparison,
+        teacher_head=teacher_head_of(source.store),
     )
     with evaluating(model):
         figures = measured(model, documents, objective, on_progress=options.on_progress)

@@ -37,6 +37,7 @@ def gradient_products(
     sparsifier: SparsifierSpec,
     vocab_size: int,
     sampler_logprobs_R: Tensor | None = None,
+    teacher: LMHead | None = None,
 ) -> dict[str, Tensor]:
     """The products of the two gradients with themselves and each other, of each target, float64.
 
@@ -53,6 +54,7 @@ def gradient_products(
         sparsifier: The one that made the targets.
         vocab_size: V.
         sampler_logprobs_R: Nats: with which each true token was drawn, where that is known.
+        teacher: The teacher's output layer, where the targets are its hidden states.
     """
     fixed = replace(
         head,
@@ -74,6 +76,7 @@ def gradient_products(
                 sparsifier=sparsifier,
                 vocab_size=vocab_size,
                 sampler_logprobs_N=sampler_logprobs_R,
+                teacher=teacher,
             ).loss
             gradients.append(torch.autograd.grad(total, leaf_RD)[0].double())
     ce_RD, kd_RD = gradients

@@ -20,13 +20,13 @@ from trainer.advice.kept import kept_of
 from trainer.data.rows import choose_layout
 from trainer.diagnosis.gradients import gradient_products
 from trainer.evaluation.passes import laid_out, passes
-from trainer.losses import TargetTensors
+from trainer.losses import TargetTensors, whole_rows, whole_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logitstore import Document, SparseTargets, StoredDocument
-    from logitstore.plumbing import OnProgress
+    from logitstore.plumbing import OnProgress, StoredHead
     from trainer.evaluation.comparison import Comparison
     from trainer.losses import Loss
 
@@ -44,6 +44,7 @@ class Objective:
     temperature: float
     spec: Any  # of the store
     comparison: Comparison
+    teacher_head: StoredHead | None  # where the targets are hidden states
 
 
 def measured(
@@ -95,7 +96,12 @@ def measured(
             sampler_R = batch.sampler_logprobs_R
             sampler_R = None if sampler_R is None else sampler_R.to(model.device)
             for name, value_R in _figures(
-                hidden_RD, head, targets, labels_R, objective, sampler_R=sampler_R
+                hidden_RD,
+                head,
+                targets,
+                labels_R,
+                objective,
+                sampler_R=sampler_R,
             ):
                 found[name].append(value_R.double().cpu())
             for name, value_R in _places(pairs, first=number - len(pairs)):
@@ -115,6 +121,8 @@ def _figures(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The figures of the rows of a pass."""
     sparsifier, vocab_size = objective.spec.sparsifier, objective.spec.tokenizer.vocab_size
+    stored_head = objective.teacher_head
+    teacher = None if stored_head is None else stored_head.on(hidden_RD.device)
     targets = TargetTensors.of(stored).to(hidden_RD.device)
     yield "teacher_loss", -torch.from_numpy(stored.label_logprob_R)
     yield "entropy", targets.entropy_N
@@ -132,13 +140,18 @@ def _figures(
         sparsifier=sparsifier,
         vocab_size=vocab_size,
         sampler_logprobs_R=sampler_R,
+        teacher=teacher,
     ).items()
     rows = max(1, _CHUNK_BYTES // (4 * head.vocab_size))
+    rows = rows if teacher is None else min(rows, whole_rows(head.vocab_size))
     for start in range(0, len(labels_R), rows):
         chunk = slice(start, start + rows)
         logits_CP = head.logits(hidden_RD[chunk])
-        yield from _student(logits_CP, targets.rows(chunk), labels_R[chunk], objective)
-        yield from objective.comparison.rows(logits_CP, targets.rows(chunk)).items()
+        targets_C = targets.rows(chunk)
+        if teacher is not None:
+            targets_C = whole_targets(targets_C, teacher)
+        yield from _student(logits_CP, targets_C, labels_R[chunk], objective)
+        yield from objective.comparison.rows(logits_CP, targets_C).items()
 
 
 def _student(

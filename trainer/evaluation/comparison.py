@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitstore import EMPTY_TAIL
-from logitstore.plumbing import codec_for, sparsifier_of
+from logitstore.plumbing import build_codec, sparsifier_of
 from trainer.losses import (
     MASKED_LOGIT,
     HeadTail,
@@ -37,6 +37,7 @@ from trainer.losses import (
     kl_terms,
     renormalised,
     serves,
+    whole_teacher,
 )
 
 if TYPE_CHECKING:
@@ -86,19 +87,27 @@ class Comparison:
 
         Raises SettingError where the store does not serve that temperature.
         """
-        codec = codec_for(spec)
+        codec = build_codec(spec.codec, spec.sparsifier, vocab_size=spec.tokenizer.vocab_size)
+        whole = sparsifier_of(spec.sparsifier).targets.keeps_state
         return Comparison(
             sparsifier=spec.sparsifier,
             temperature=temperature,
             vocab_size=spec.tokenizer.vocab_size,
-            stated_kl=codec.stated_kl_at(temperature),
-            stated_drawn_kl=codec.stated_drawn_kl,
+            # Of a hidden state what is compared is made anew: no rounded entry is looked at.
+            stated_kl=0.0 if whole else codec.stated_kl_at(temperature),
+            stated_drawn_kl=0.0 if whole else codec.stated_drawn_kl,
         )
 
     @property
     def knows_entropy(self) -> bool:
         """Whether entropies are stored, and are those at `temperature` and not only at 1."""
-        return self.knows_whole and (self._view is View.WEIGHTS or self.temperature == 1)
+        at_temperature = self.temperature == 1 or self._view in (View.WEIGHTS, View.WHOLE)
+        return self.knows_whole and at_temperature
+
+    @property
+    def whole(self) -> bool:
+        """Whether `rows` wants targets of which all tokens are entries; see `whole_targets`."""
+        return self._view is View.WHOLE
 
     @property
     def knows_whole(self) -> bool:
@@ -115,7 +124,7 @@ class Comparison:
 
         Args:
             logits_RV: The student's logits at T = 1 of P >= V columns, which are overwritten.
-            targets: The stored targets of the same rows.
+            targets: The stored targets of the same rows; where `whole`, with all tokens as entries.
         """
         ids_RK, exact_RK = targets.ids_NK, targets.exact_NK
         # Values are stored in steps, so the teacher's likeliest may be several: each is agreement.
@@ -129,12 +138,7 @@ class Comparison:
         }
         if self._view is View.SHARES:
             return agreement
-        teacher = exact_teacher(
-            targets,
-            nodes=self.sparsifier.tail_nodes,
-            temperature=self.temperature,
-            vocab_size=self.vocab_size,
-        )
+        teacher = self._teacher(targets)
         logits_RV.div_(self.temperature)
         kl_R = self._estimated_kl(logits_RV, targets) if self._view is View.WEIGHTS else None
         student = _student(logits_RV, ids_RK, exact_RK, vocab_size=self.vocab_size)
@@ -151,6 +155,28 @@ class Comparison:
             **agreement,
             **renyi,
         }
+
+    def _teacher(self, targets: TargetTensors) -> HeadTail:
+        if self.whole:
+            return whole_teacher(targets, temperature=self.temperature)
+        return exact_teacher(
+            targets,
+            nodes=self.sparsifier.tail_nodes,
+            temperature=self.temperature,
+            vocab_size=self.vocab_size,
+        )
+
+    def whole_sums(self, targets: TargetTensors, label_ids_R: Tensor) -> dict[str, Tensor]:
+        """The teacher's loss of the true token at T = 1 and its entropy at T, float64 [R], nats.
+
+        Args:
+            targets: With all tokens as entries.
+            label_ids_R: int64: the true tokens.
+        """
+        label_R = targets.logprobs_NK.gather(1, label_ids_R[:, None])[:, 0]
+        log_p_RV = self._teacher(targets).log_head_NK
+        entropy_R = -(log_p_RV.exp() * log_p_RV).sum(dim=1)
+        return {"teacher_loss": -label_R.double(), "teacher_entropy": entropy_R.double()}
 
     def means(self, sums: Mapping[str, float], *, targets: int) -> dict[str, float | None]:
         """Per target: kl in nats, acceptance, and top-1 agreement over rows with exact entries.

@@ -31,6 +31,7 @@ from logitstore.plumbing import (
     tell_stage,
 )
 from trainer.data.rows import choose_layout
+from trainer.data.store import teacher_head_of
 from trainer.evaluation.across import measure_spans
 from trainer.evaluation.harness import measure_tasks
 from trainer.evaluation.keeping import Place
@@ -41,7 +42,7 @@ from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.evaluation.tasks import open_tasks
 from trainer.evaluation.yardstick import MOST_NATS, Yardstick
-from trainer.losses import TargetTensors
+from trainer.losses import TargetTensors, whole_targets
 from trainer.training.run_record import learnt_stores, read_record
 from trainer.training.run_result import refuse_changed_weights
 
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 _CHUNK_BYTES = 256 << 20  # of one float32 [R, V]; three of them are alive at a time
+# Of one of some fifteen, where all tokens are entries.
+_WHOLE_CHUNK_BYTES = 32 << 20
 _BINS = 15  # of confidence, equal in width: Guo et al. 2017
 _OF_A_TEACHER = ("kl", "top1_agreement", "acceptance", "teacher_loss", "teacher_entropy")
 _MEANS = {  # a figure -> the sums over each document whose ratio it is
@@ -185,6 +188,10 @@ def _measure(
 ) -> dict[str, Any]:
     head = LMHead.checked(model, vocab_size=source.vocab_size).whole
     layout = choose_layout(model, vocab_size=source.vocab_size)
+    teacher_head = None
+    if source.comparison is not None and source.comparison.whole:
+        stored = teacher_head_of(source.store)
+        teacher_head = None if stored is None else stored.on(model.device)
     sums = _Totals()
     with torch.inference_mode():
         lengths = LengthClasses(model)
@@ -196,7 +203,12 @@ def _measure(
             inputs = {name: value.to(model.device) for name, value in batch.model_inputs.items()}
             lengths.forget()
             hidden_ND = batch.hidden(model, inputs)
-            rows = _BatchMeasure(head=head, comparison=source.comparison, lengths=targets_of(pairs))
+            rows = _BatchMeasure(
+                head=head,
+                comparison=source.comparison,
+                lengths=targets_of(pairs),
+                teacher_head=teacher_head,
+            )
             rows.add(hidden_ND[batch.at_R.to(model.device)], batch, sums)
             sums.add(tokens=batch.tokens)
             meter.tell(int(sums.values["tokens"]), fraction=source.read.fraction)
@@ -215,19 +227,22 @@ class _BatchMeasure:
     head: LMHead
     comparison: Comparison | None
     lengths: torch.Tensor  # int64 [D]: their targets, which are the rows of the batch
+    teacher_head: LMHead | None = None  # where the targets are the teacher's hidden states
 
     def add(self, hidden_RD: torch.Tensor, batch: Batch, sums: _Totals) -> None:
         """Count every target of a batch, a chunk of rows at a time."""
-        rows = max(1, _CHUNK_BYTES // (4 * self.head.vocab_size))
+        size = _CHUNK_BYTES if self.teacher_head is None else _WHOLE_CHUNK_BYTES
+        rows = max(1, size // (4 * self.head.vocab_size))
         labels_R = batch.labels_R.to(hidden_RD.device)
         teacher = None
         if isinstance(batch.targets, SparseTargets):
             teacher = TargetTensors.of(batch.targets)
             label_R = torch.from_numpy(batch.targets.label_logprob_R)
-            sums.add(
-                teacher_loss=-batch.targets.label_logprob_R.sum(dtype="float64"),
-                teacher_entropy=batch.targets.entropy_R.sum(dtype="float64"),
-            )
+            if self.teacher_head is None:
+                sums.add(
+                    teacher_loss=-batch.targets.label_logprob_R.sum(dtype="float64"),
+                    teacher_entropy=batch.targets.entropy_R.sum(dtype="float64"),
+                )
         document_R = torch.arange(len(self.lengths)).repeat_interleave(self.lengths)
         by_document: dict[str, torch.Tensor] = {"targets": self.lengths.double()}
         kept = defaultdict(list)
@@ -237,11 +252,17 @@ class _BatchMeasure:
             found = self._add_labels(logits_RV, labels_R[chunk], sums)
             if teacher is not None and self.comparison is not None:
                 targets = teacher.rows(chunk).to(logits_RV.device)
+                teacher_R = label_R[chunk]
+                if self.teacher_head is not None:
+                    targets = whole_targets(targets, self.teacher_head)
+                    known = self.comparison.whole_sums(targets, labels_R[chunk])
+                    sums.add(**{name: value_R.sum() for name, value_R in known.items()})
+                    teacher_R = -known["teacher_loss"]
                 compared = self.comparison.rows(logits_RV, targets)
                 sums.add(**{name: value_R.sum() for name, value_R in compared.items()})
                 found |= compared
                 if self.comparison.knows_whole:
-                    found |= sums.yardstick.rows(found["loss"], label_R[chunk])
+                    found |= sums.yardstick.rows(found["loss"], teacher_R)
                     for name in ("least_kl", "p_change"):
                         kept[name].append(found[name])
             for name, value_R in found.items():

@@ -23,9 +23,15 @@ from trainer.losses.uld import uld
 if TYPE_CHECKING:
     from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
     from trainer.losses.row_loss import RowLoss
-    from trainer.losses.teacher import exact_teacher, teacher_head_tail, weighted_teacher
+    from trainer.losses.teacher import (
+        exact_teacher,
+        teacher_head_tail,
+        weighted_teacher,
+        whole_teacher,
+    )
     from trainer.losses.tensors import TargetTensors
     from trainer.losses.views import View, choose_view, draw_for, serves
+    from trainer.losses.whole import whole_rows, whole_targets
 
 __all__ = [
     "LOSSES",
@@ -50,6 +56,9 @@ __all__ = [
     "serves",
     "teacher_head_tail",
     "weighted_teacher",
+    "whole_rows",
+    "whole_targets",
+    "whole_teacher",
 ]
 
 LOSSES: dict[str, Loss] = {
@@ -88,5 +97,8 @@ __getattr__, __dir__ = lazy_names(
         "serves": "trainer.losses.views",
         "teacher_head_tail": "trainer.losses.teacher",
         "weighted_teacher": "trainer.losses.teacher",
+        "whole_rows": "trainer.losses.whole",
+        "whole_targets": "trainer.losses.whole",
+        "whole_teacher": "trainer.losses.teacher",
     },
 )

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from logitstore import SparseTargets
+    from logitstore.plumbing import StoredHead
 
 __all__ = [
     "distillation_loss",
@@ -188,6 +189,7 @@ class _LossRequest:
                 batch,
                 self._spec,
                 device=device,
+                head=batch.teacher_head,
                 objective={"alpha": alpha, "temperature": temperature, "loss": loss},
             )
 
@@ -224,6 +226,7 @@ def _sums_of(
     spec: Any,
     *,
     device: torch.device,
+    head: StoredHead | None,
     objective: dict[str, Any],
 ) -> Callable[..., LossSums]:
     """The loss of rows with the targets of a batch, which are moved to `device`.
@@ -260,6 +263,7 @@ def _sums_of(
         targets=TargetTensors.of(targets).to(device),
         sparsifier=spec.sparsifier,
         weights=None if batch.weights is None else batch.weights.to(device),
+        teacher=None if head is None else head.on(device),
         **objective,
     )
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from logitstore import SettingError
+from logitstore.plumbing import sparsifier_of
 from trainer.losses.chunked import (
     ChunkExp,
     LossSums,
@@ -33,6 +35,8 @@ from trainer.losses.head_tail import MASKED_LOGIT
 from trainer.losses.row_loss import RowLoss
 from trainer.losses.samples import unsampled
 from trainer.losses.tensors import TargetTensors
+from trainer.losses.views import View
+from trainer.losses.whole import WholeObjective, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +65,7 @@ def sparse_distillation_loss(
     weights: RowWeights | None = None,
     sampler_logprobs_N: Tensor | None = None,
     chunk_rows: int | None = None,
+    teacher: LMHead | None = None,
 ) -> LossSums:
     """`(1 - alpha) CE + alpha T^2 D_T` of N counted rows, summed.
 
@@ -78,7 +83,10 @@ def sparse_distillation_loss(
         weights: What the two parts of each row's loss are multiplied by; None is 1.
         sampler_logprobs_N: Nats: with which each true token was drawn; needed by losses of sampled
             tokens, and looked at by no other.
-        chunk_rows: Rows of a chunk. Default: about 64 MiB of logits.
+        chunk_rows: Rows of a chunk. Default: about 64 MiB of logits, and half of it where the
+            teacher's are formed too.
+        teacher: The teacher's output layer, on the device of `targets`, where these hold its hidden
+            states; otherwise it is not looked at.
 
     Differentiable once, in `hidden_ND` and the head's parameters: the gradients are formed here and
     only scaled in backward; without grad mode nothing but the values is computed. Raises
@@ -94,7 +102,8 @@ def sparse_distillation_loss(
         vocab_size=vocab_size,
         weights=weights,
         sampler_logprobs_N=sampler_logprobs_N,
-        chunk_rows=chunk_rows or chunk_rows_of(head.vocab_size),
+        chunk_rows=chunk_rows or _rows_of(head, sparsifier),
+        teacher=teacher,
     )
     return chunked_loss(hidden_ND, head, objective)
 
@@ -111,6 +120,7 @@ def sparse_objective(
     chunk_rows: int,
     weights: RowWeights | None = None,
     sampler_logprobs_N: Tensor | None = None,
+    teacher: LMHead | None = None,
 ) -> Objective:
     """What `sparse_distillation_loss` makes of logits.
 
@@ -125,23 +135,50 @@ def sparse_objective(
         chunk_rows: Rows of a chunk.
         weights: What the two parts of each row's loss are multiplied by.
         sampler_logprobs_N: Nats: with which each true token was drawn.
+        teacher: The teacher's output layer, where the targets hold its hidden states.
     """
     if loss.of_samples and sampler_logprobs_N is None:
         raise unsampled(loss)
+    row_loss = RowLoss(
+        loss=loss,
+        alpha=alpha,
+        temperature=temperature,
+        sparsifier=sparsifier,
+        vocab_size=vocab_size,
+    )
+    if row_loss.view is View.WHOLE:
+        return WholeObjective(
+            targets=targets,
+            teacher=_given(teacher),
+            label_ids_N=label_ids_N,
+            sampler_logprobs_N=sampler_logprobs_N,
+            row_loss=row_loss,
+            weights=weights,
+            chunk_rows=chunk_rows,
+        )
     return _SparseObjective(
         targets=targets,
         label_ids_N=label_ids_N,
         sampler_logprobs_N=sampler_logprobs_N,
-        row_loss=RowLoss(
-            loss=loss,
-            alpha=alpha,
-            temperature=temperature,
-            sparsifier=sparsifier,
-            vocab_size=vocab_size,
-        ),
+        row_loss=row_loss,
         weights=weights,
         chunk_rows=chunk_rows,
     )
+
+
+def _rows_of(head: LMHead, sparsifier: SparsifierSpec) -> int:
+    whole = sparsifier_of(sparsifier).targets.keeps_state
+    return whole_rows(head.vocab_size) if whole else chunk_rows_of(head.vocab_size)
+
+
+def _given(teacher: LMHead | None) -> LMHead:
+    if teacher is None:
+        raise SettingError(
+            "the targets are hidden states of a teacher whose output layer is not given",
+            place="batch",
+            remedy="Take batches of `training_batches`, which know the store's",
+        )
+    return teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from trainer.losses.base import LossInputs, SampledTokens
 from trainer.losses.forward_kl import forward_kl
 from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
-from trainer.losses.teacher import exact_teacher, weighted_teacher
+from trainer.losses.teacher import exact_teacher, weighted_teacher, whole_teacher
 from trainer.losses.views import View, choose_view, serves
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class RowLoss:
         """Every metric of every row, float32 [C]; "loss" is the one to differentiate.
 
         Args:
-            targets: The targets of C rows.
+            targets: The targets of C rows; with all V tokens as entries where the view is whole.
             label_ids_C: int64: the true tokens.
             head_CK: The student's logits of the `entries` of `targets`; others are not looked at.
             label_C: Its logits of the true tokens.
@@ -162,6 +162,9 @@ class RowLoss:
 
     def _teacher(self, targets: TargetTensors) -> tuple[HeadTail, Tensor]:
         """The teacher, and what its divergences lack: 0 but for the entropy of weights."""
+        if self.view is View.WHOLE:
+            view = whole_teacher(targets, temperature=self.temperature)
+            return view, torch.zeros_like(targets.entropy_N)
         if self.view is View.WEIGHTS:
             return weighted_teacher(targets)
         view = exact_teacher(

@@ -26,6 +26,7 @@ __all__ = [
     "exact_teacher",
     "teacher_head_tail",
     "weighted_teacher",
+    "whole_teacher",
 ]
 
 
@@ -82,6 +83,17 @@ def weighted_teacher(targets: TargetTensors) -> tuple[HeadTail, Tensor]:
     log_NK = targets.logprobs_NK.masked_fill(~targets.used_NK, EMPTY_TAIL)
     view = HeadTail(log_head_NK=log_NK, log_tail_N=torch.full_like(log_NK[:, 0], EMPTY_TAIL))
     return view, -targets.entropy_N - (log_NK.exp() * log_NK).sum(dim=1)
+
+
+def whole_teacher(targets: TargetTensors, *, temperature: float) -> HeadTail:
+    """The teacher over all tokens; its bucket is empty.
+
+    Args:
+        targets: Of which every token is an entry.
+        temperature: T, of the result.
+    """
+    no_tail_N = torch.full_like(targets.logprobs_NK[:, 0], MASKED_LOGIT)
+    return bucketed(targets.logprobs_NK / temperature, no_tail_N, targets.used_NK)
 
 
 def teacher_head_tail(

@@ -1,6 +1,6 @@
 """SparseTargets on the way to a loss: the same columns as tensors, on any device.
 
-Shapes: N packed tokens (rows), K entries, B stored temperatures.
+Shapes: N packed tokens (rows), K entries, B stored temperatures, W width of a hidden state.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from logitstore.plumbing import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +39,12 @@ class TargetTensors:
     tail_logmass_NB: Tensor  # float32
     entropy_N: Tensor  # float32, nats
     label_logprob_N: Tensor  # float32, nats, of the true token at T = 1
+    state_NW: Tensor | None = None  # the teacher's last hidden state, where it is kept
 
     @staticmethod
     def of(targets: SparseTargets) -> TargetTensors:
         """The columns of `targets` as tensors on the CPU."""
+        state = targets.states.get(LAST)
         return TargetTensors(
             kind=targets.kind,
             ids_NK=torch.from_numpy(targets.ids_RK.astype(np.int64)),
@@ -50,6 +54,7 @@ class TargetTensors:
             tail_logmass_NB=_float32(targets.tail_logmass_RB),
             entropy_N=_float32(targets.entropy_R),
             label_logprob_N=_float32(targets.label_logprob_R),
+            state_NW=None if state is None else state.tensor(),
         )
 
     def __len__(self) -> int:

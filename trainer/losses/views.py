@@ -6,6 +6,7 @@ What a target is, its kind says; no sparsifier is asked for by name.
     keeps a tail, and draws   the same; at T = 1 its weights, where the loss is unbiased from them
     no tail                   weights alone: such losses, at the temperatures that were drawn
     shares                    the entries alone: losses that renormalise them, at any temperature
+    a hidden state            the whole distribution: any loss at any temperature, exactly
 
 A loss of sampled tokens looks at no entries. It is served, at T = 1, by all targets that know the
 true token's probability; entries are then seen as forward KL sees them, for what is reported.
@@ -43,6 +44,7 @@ class View(Enum):
     BUCKET = "bucket"  # its exact entries, and one bucket of everything else
     WEIGHTS = "weights"  # all its entries by their weights, in the mean the teacher's probabilities
     SHARES = "shares"  # its entries as if there were no other token
+    WHOLE = "whole"  # all tokens, from the teacher's hidden state
 
 
 def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -> View:
@@ -59,6 +61,8 @@ def choose_view(sparsifier: SparsifierSpec, *, loss: Loss, temperature: float) -
     if loss.of_samples:
         _check_samples(kind, loss=loss, temperature=temperature)
         return choose_view(sparsifier, loss=forward_kl, temperature=temperature)
+    if kind.keeps_state:
+        return View.WHOLE
     if kind.entries is Entries.SHARES:
         _check_renormalises(loss)
         return View.SHARES
@@ -139,7 +143,9 @@ def _check_drawn(drawn: tuple[float, ...], *, loss: Loss, temperature: float) ->
     if temperature not in drawn:
         wanted = ",".join(f"{one:g}" for one in sorted({*drawn, temperature}))
         lowest, highest = TAIL_TEMPERATURES
-        others = f", or with --sparsify {keeping}" if lowest <= temperature <= highest else ""
+        whole = _either([one.name for one in SPARSIFIERS.values() if one.targets.keeps_state])
+        offered = keeping if lowest <= temperature <= highest else whole
+        others = f", or with --sparsify {offered}" if offered else ""
         raise SettingError(
             "the store's targets were not drawn at this temperature",
             place="--temperature",

@@ -287,14 +287,16 @@ def _shuffle_of(
 
 
 def _block_bytes(store: StoreLike) -> Iterator[int]:
-    """The bytes of each block when it is decoded.
+    """The bytes of each block when it is decoded, hidden states included.
 
     An entry is held as uint32, float32 and, of one draw at a time, bool; a token as uint32 and
     bool.
     """
     several = getattr(store.spec, "averaged", ()) or (store.spec.sparsifier,)
-    entries = sum(one.k * (9 if sparsifier_of(one).targets.drawn else 8) for one in several)
-    return (one.targets * entries + one.tokens * 5 for one in store.blocks)
+    each = sum(one.k * (9 if sparsifier_of(one).targets.drawn else 8) for one in several)
+    states = getattr(store.spec, "states", None)
+    each += 0 if states is None else states.row_bytes
+    return (one.targets * each + one.tokens * 5 for one in store.blocks)
 
 
 def _first_draw(_epoch: int) -> int:

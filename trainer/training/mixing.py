@@ -95,6 +95,12 @@ def averaged(parts: Iterable[WeightedStore], *, documents: str) -> AveragedStore
     for one in ordered:
         if labels_only(one.store.spec):
             raise SpecError("answers have no teacher to be averaged", place=name_of(one.store))
+        if sparsifier_of(one.store.spec.sparsifier).targets.keeps_state:
+            raise SpecError(
+                "hidden states are not averaged",
+                place=name_of(one.store),
+                remedy=f"Make a head of them: `logitstore convert STORE OUT --sparsify {_HEAD}`",
+            )
     return AveragedStore(ordered, common=documents == "common")
 
 
@@ -203,6 +209,14 @@ def _refuse_other_targets(store: Any, first: Any) -> None:
             if heads
             else f"Dump one of them again, with --sparsify {theirs.name} or {ours.name}",
         )
+    if kinds[0].keeps_state and _states(store) != _states(first):
+        raise SpecError(
+            "the stores hold hidden states of different teachers, or in different number types",
+            place=name_of(store),
+            found=_states(store),
+            allowed=f"{_states(first)}, as in {name_of(first)}",
+            remedy=f"Make heads of both with `logitstore convert STORE OUT --sparsify {_HEAD}`",
+        )
     for what, name in (("tail_nodes", "temperatures of its tail"), ("temperatures", "draws")):
         own, other = getattr(ours, what), getattr(theirs, what)
         if own != other:
@@ -214,6 +228,12 @@ def _refuse_other_targets(store: Any, first: Any) -> None:
                 f"as in {name_of(first)}",
                 remedy="Dump one of them again with the --temperature of the other",
             )
+
+
+def _states(store: Any) -> str:
+    """The output layer and the number type of the hidden states of a store, in words."""
+    states = store.spec.states
+    return f"output layer {states.head.sha256[:12]}, {states.dtype}"
 
 
 _HEAD = next(name for name, one in SPARSIFIERS.items() if one.targets.entries is Entries.EXACT)

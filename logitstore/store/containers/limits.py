@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logitstore.errors import CorruptionError, StoreError
+from logitstore.format.states import STATE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from logitstore.codec.base import Codec
     from logitstore.format.blocks import BlockCounts
     from logitstore.format.manifest import StoredObject
+    from logitstore.format.states import StatesSpec
 
 __all__ = ["ShardLimits", "check_sizes", "shard_limits"]
 
@@ -24,6 +26,7 @@ _LEAST_TABLE = 1 << 16  # rows that any table may have: a codec may bring others
 # Bytes while a block is read and decoded: byte planes, their sums and what they are decoded to;
 # documents are Python objects.
 _ENTRY_BYTES, _SCALAR_BYTES, _TOKEN_BYTES, _DOCUMENT_BYTES, _TABLE_BYTES = 40, 16, 24, 400, 16
+_STATE_GROWS = 6  # of a number of a hidden state: the same, in place of bytes
 # What is stored is integers that zstd made 10 to 30 times smaller; 32 KB of zeros are a gigabyte.
 _MOST_RATIO, _LEAST_BYTES = 1024, 64 << 20
 # An object is no larger than what lies in it: incompressible bytes, indexes, metadata.
@@ -40,6 +43,9 @@ class ShardLimits:
     tables: frozenset[str]  # the names of its tables
     table: int  # rows of a table, at most
     memory: int | None = None  # bytes that reading a block may set aside; None: any number
+    states: tuple[str, ...] = ()  # the names of its hidden states
+    width: int = 0  # numbers of each of them
+    state_bytes: int = 2  # bytes of such a number
 
     def block_bytes(self, counts: BlockCounts, *, columns: int) -> int:
         """About how much memory a block takes while it is read with all its draws, in bytes.
@@ -48,8 +54,9 @@ class ShardLimits:
         columns: how many columns of entries it has.
         """
         entry = _ENTRY_BYTES * self.entries * max(1, columns) // 2
+        states = _STATE_GROWS * self.state_bytes * self.width * len(self.states)
         return (
-            counts.targets * (entry + _SCALAR_BYTES * len(self.scalars))
+            counts.targets * (entry + _SCALAR_BYTES * len(self.scalars) + states)
             + counts.tokens * _TOKEN_BYTES
             + counts.documents * _DOCUMENT_BYTES
         )
@@ -71,12 +78,19 @@ class ShardLimits:
             )
 
 
-def shard_limits(codec: Codec, *, sampler_logprobs: bool, memory: int | None = None) -> ShardLimits:
+def shard_limits(
+    codec: Codec,
+    *,
+    sampler_logprobs: bool,
+    memory: int | None = None,
+    states: StatesSpec | None = None,
+) -> ShardLimits:
     """The limits of a shard whose targets `codec` has encoded.
 
     codec: of the store.
     sampler_logprobs: whether its documents say how they were drawn.
     memory: bytes that reading a block may set aside; None for any number.
+    states: which hidden states the store keeps.
     """
     draws = codec.sparsifier.draw_count
     return ShardLimits(
@@ -86,6 +100,9 @@ def shard_limits(codec: Codec, *, sampler_logprobs: bool, memory: int | None = N
         tables=frozenset(codec.table_names),
         table=max(codec.vocab_size, _LEAST_TABLE),
         memory=memory,
+        states=() if states is None else states.names,
+        width=0 if states is None else states.width,
+        state_bytes=2 if states is None else STATE_BYTES[states.dtype],
     )
 
 

@@ -2,7 +2,8 @@
 
     documents.parquet   id, record, piece, tokens, targets, input_ids, counted; a list of targets
                         x K values for each column of entries, its name followed by s, as in
-                        `id_deltas`; a list for each scalar
+                        `id_deltas`; a list for each scalar; a list of targets x W bits of numbers
+                        for each kind of hidden states, as `state_last`
     ranking.parquet     id; one such file for each table of the shard
 
 datasets, DuckDB, Polars and Spark can read it. Integers are split into byte streams and compressed
@@ -64,6 +65,7 @@ __all__ = ["ParquetContainer"]
 
 _DOCUMENTS = "documents.parquet"
 _SUFFIX = ".parquet"
+_STATE = "state_"  # of the names of lists of hidden states
 _ZSTD_LEVEL = 9
 # Readers fetch about a megabyte at least; larger pages do not compress better here.
 _PAGE_BYTES = 1 << 20
@@ -83,7 +85,8 @@ class ParquetContainer:
         """See `Container`: one row group per block, so a block takes one request per column."""
         parts = map(_table, blocks)  # one at a time
         entries = [f"{name}s" for name in blocks[0].entries]
-        lists = [*TOKEN_LISTS, *entries, *blocks[0].scalars]
+        states = [f"{_STATE}{name}" for name in blocks[0].states]
+        lists = [*TOKEN_LISTS, *entries, *blocks[0].scalars, *states]
         objects = {_DOCUMENTS: _file(parts, split=[f"{name}.list.element" for name in lists])}
         for name, ids in tables.items():
             table = pa.table({"id": pa.array(ids, pa.uint32())})
@@ -178,9 +181,34 @@ class ParquetShard:
             entries={name: one.reshape(targets, -1) for name, one in entries.items()},
             tokens_N=lists.pop("input_ids"),
             counted_N=lists.pop("counted").astype(np.uint8),
+            states=self._states(lists, targets),
             scalars=lists,
             documents_DC=_documents(table),
         )
+
+    def _states(self, lists: dict[str, np.ndarray], targets: int) -> dict[str, np.ndarray]:
+        """The bits of hidden states, taken out of the lists."""
+        dtype = np.dtype(f"uint{8 * self.limits.state_bytes}")
+        found = {}
+        for name in self.limits.states:
+            bits = lists.pop(f"{_STATE}{name}")
+            if int(bits.max(initial=0)) > np.iinfo(dtype).max:
+                raise CorruptionError(
+                    "the bits of hidden states are wider than their number type",
+                    place=f"{self._place(_DOCUMENTS)}, {_STATE}{name}",
+                    found=int(bits.max()),
+                    allowed=f"up to {np.iinfo(dtype).max}",
+                )
+            found[name] = bits.astype(dtype).reshape(targets, -1)
+        return found
+
+    @property
+    def _wide(self) -> dict[str, int]:
+        """The lists that hold several values for each target, and how many."""
+        return {
+            **{f"{name}s": self.limits.entries for name in self.names},
+            **{f"{_STATE}{name}": self.limits.width for name in self.limits.states},
+        }
 
     def documents(self, number: int) -> np.ndarray:
         """See `ShardReader`."""
@@ -205,7 +233,7 @@ class ParquetShard:
 
     @property
     def _lists(self) -> list[str]:
-        return [*TOKEN_LISTS, *(f"{name}s" for name in self.names), *sorted(self.limits.scalars)]
+        return [*TOKEN_LISTS, *self._wide, *sorted(self.limits.scalars)]
 
     @cached_property
     def _footer(self) -> Footer:
@@ -261,7 +289,7 @@ class ParquetShard:
         counts = self.blocks[number]
         values = dict.fromkeys(self._lists, counts.targets)
         values |= dict.fromkeys(TOKEN_LISTS, counts.tokens)
-        values |= {f"{name}s": counts.targets * self.limits.entries for name in self.names}
+        values |= {name: counts.targets * width for name, width in self._wide.items()}
         table = self._read_group(
             _DOCUMENTS,
             self._footer,
@@ -273,7 +301,7 @@ class ParquetShard:
         )
         if not columns:
             widths = dict.fromkeys(self._lists, 1)
-            widths |= {f"{name}s": self.limits.entries for name in self.names}
+            widths |= self._wide
             check_lists(table, widths, place=f"{self._place(_DOCUMENTS)}, row group {number}")
         return table
 
@@ -345,6 +373,8 @@ def _table(block: Columns) -> pa.Table:
         columns[f"{name}s"] = _lists(values_RK.reshape(-1), targets_D * values_RK.shape[1])
     for name, values_R in block.scalars.items():
         columns[name] = _lists(values_R, targets_D)
+    for name, bits_RW in block.states.items():
+        columns[f"{_STATE}{name}"] = _lists(bits_RW.reshape(-1), targets_D * bits_RW.shape[1])
     return pa.table(columns)
 
 

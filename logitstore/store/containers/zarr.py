@@ -9,6 +9,7 @@ the largest block of the shard. Each draw of a target has chunks of its own, K e
     scalars    uint8  [plane, row]       floor.0 ..  tail_0.0 ..  label_logprob.0 ..  entropy.0 ..
     tokens     uint8  [plane, token]     id.0 ..  counted
     documents  uint64 [document, 6]
+    states     uint8  [plane, row, W]    last.0 last.1 layer_6.0 ..   where there are hidden states
     ranking    uint8  [plane, V]         id.0 ..
 
 There is an array like `ranking` for each table of the shard. Attribute `planes` names the planes:
@@ -46,6 +47,7 @@ from logitstore.store.containers.zarr_checks import (
     array_plans,
     check_group,
     check_metadata,
+    chunked,
     object_names,
 )
 from logitstore.store.containers.zarr_index import (
@@ -79,6 +81,9 @@ _ZSTD_LEVEL = 9
 # are next to each other: ids and codes of 16 entries take 18.4 bytes; row by row they take 19.9 at
 # level 9 and 19.2 at level 17.
 _BY_ENTRY_ZSTD_LEVEL = 17
+# Numbers of hidden states have no repetitions, and their mantissas no order: level 1 takes 347
+# bytes of 512 in bfloat16, levels 3 and 9 take 358 and 351, and up to seven times as long.
+_STATES_ZSTD_LEVEL = 1
 _MOST_METADATA = 1 << 20  # bytes of a zarr.json; 193 columns of scalars are named in 8 KB
 
 
@@ -105,6 +110,9 @@ class ZarrContainer:
         _write_planes(group, "entries", entries, draw_count=draw_count, by_entry=by_entry)
         _write_planes(group, "scalars", scalars)
         _write_planes(group, "tokens", tokens)
+        states = {name: [block.states[name] for block in blocks] for name in blocks[0].states}
+        if states:
+            _write_planes(group, "states", states, level=_STATES_ZSTD_LEVEL)
         for name, ids in tables.items():
             _write_planes(group, name, {"id": [ids]})
         _write_documents(group, [block.documents_DC for block in blocks])
@@ -203,13 +211,24 @@ class ZarrShard:
             tokens_N=tokens["id"],
             counted_N=tokens["counted"].astype(np.uint8, copy=False),
             documents_DC=self.documents(number),
+            states=self._states(number),
         )
+
+    def _states(self, number: int) -> dict[str, np.ndarray]:
+        if not self.limits.states:
+            return {}
+        found = self._integers("states", self._rows("states", number, self.blocks[number].targets))
+        return {name: bits.astype(self._state_dtype, copy=False) for name, bits in found.items()}
+
+    @property
+    def _state_dtype(self) -> np.dtype[Any]:
+        return np.dtype(f"uint{8 * self.limits.state_bytes}")
 
     def _ranges(self, number: int, draw: int | None) -> dict[str, list[tuple[int, int]]]:
         """Where the chunks of a block lie: path -> start and stop of each."""
         check_block(number, self.blocks)
         found = {}
-        for name in CHUNKED:
+        for name in chunked(self.limits):
             grid = _grid(self._arrays[name])
             numbers_PBD = np.arange(math.prod(grid)).reshape(*grid[:2], -1)
             one = slice(None) if draw is None or name != "entries" else slice(draw, draw + 1)
@@ -363,6 +382,7 @@ def _write_planes(
     *,
     draw_count: int = 1,
     by_entry: bool = False,
+    level: int | None = None,
 ) -> None:
     """Write an array of byte planes [plane, row, ...].
 
@@ -389,7 +409,10 @@ def _write_planes(
                 bits = part.dtype.type(8 * byte)
                 own[number * rows : number * rows + len(part)] = part >> bits if byte else part
     chunk = (1, rows, *(size // draw_count for size in rest))
-    _write(group, name, stacked, chunks=chunk, attributes={"planes": planes}, by_entry=by_entry)
+    attributes = {"planes": planes}
+    _write(
+        group, name, stacked, chunks=chunk, attributes=attributes, by_entry=by_entry, level=level
+    )
 
 
 def _write_documents(group: zarr.Group, tables: Sequence[np.ndarray]) -> None:
@@ -415,9 +438,10 @@ def _write(
     chunks: tuple[int, ...],
     attributes: dict[str, Any],
     by_entry: bool = False,
+    level: int | None = None,
 ) -> None:
     """Write one array as one file. crc32c is the last codec: it found 300 of 300 flipped bits."""
-    level = _BY_ENTRY_ZSTD_LEVEL if by_entry else _ZSTD_LEVEL
+    level = level or (_BY_ENTRY_ZSTD_LEVEL if by_entry else _ZSTD_LEVEL)
     array = group.create_array(
         name,
         shape=data.shape,
@@ -452,5 +476,6 @@ def _join_planes(planes: list[str], bytes_P: np.ndarray) -> dict[str, np.ndarray
 def _columns_of(name: str, array: zarr.Array) -> list[str]:
     if name == "documents":
         return ["documents"]
-    shown = {"entries": "", "scalars": "", "tokens": "token_"}.get(name, f"{name}_")
+    known = {"entries": "", "scalars": "", "tokens": "token_", "states": "state_"}
+    shown = known.get(name, f"{name}_")
     return [shown + str(plane).partition(".")[0] for plane in array.attrs["planes"]]  # type: ignore[union-attr]

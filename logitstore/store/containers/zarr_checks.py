@@ -27,12 +27,14 @@ __all__ = [
     "array_plans",
     "check_group",
     "check_metadata",
+    "chunked",
     "object_names",
 ]
 
 BY_ENTRY = (0, 2, 1)  # the order of axes in which the n-th entries of all rows are neighbours
-CHUNKED = ("entries", "scalars", "tokens")
+CHUNKED = ("entries", "scalars", "tokens", "states")
 BLOCKED = (*CHUNKED, "documents")  # every other array is a table
+_STATES = "states"
 _GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 _WIDTH = 4  # bytes of an integer, at most
 _MASK = "counted"  # a column of one plane, whose name is that of the column
@@ -77,10 +79,32 @@ def array_plans(
             rest=(count * documents, len(DOCUMENT_COLUMNS)),
             chunk=(documents, len(DOCUMENT_COLUMNS)),
         ),
+        **_of_states(limits, count=count, targets=targets),
         **{
             name: ArrayPlan(columns=frozenset(("id",)), rest=(limits.table,), chunk=(limits.table,))
             for name in limits.tables
         },
+    }
+
+
+def chunked(limits: ShardLimits) -> tuple[str, ...]:
+    """The arrays of a shard that have chunks of their own for each block, but the documents.
+
+    limits: of the shard.
+    """
+    return CHUNKED if limits.states else tuple(one for one in CHUNKED if one != _STATES)
+
+
+def _of_states(limits: ShardLimits, *, count: int, targets: int) -> dict[str, ArrayPlan]:
+    """The array of hidden states, where there are any."""
+    if not limits.states:
+        return {}
+    return {
+        _STATES: ArrayPlan(
+            columns=frozenset(limits.states),
+            rest=(count * targets, limits.width),
+            chunk=(targets, limits.width),
+        )
     }
 
 
@@ -90,6 +114,7 @@ def object_names(limits: ShardLimits) -> set[str]:
     limits: of the shard.
     """
     axes = {"entries": 3, **dict.fromkeys(("scalars", "tokens", "documents", *limits.tables), 2)}
+    axes |= {_STATES: 3} if limits.states else {}
     files = {f"{name}/c/{'/'.join('0' * number)}" for name, number in axes.items()}
     return {"zarr.json", *(f"{name}/zarr.json" for name in axes), *files}
 
