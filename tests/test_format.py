@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from safetensors.torch import load_file
 
 from logitstore.store.containers import CONTAINERS
+from tests.hidden_stores import corpus_of, dumped
 from tests.synthetic import store_spec, stored_documents, write_store
 
 UNITS = [stored_documents([30, 60, 12, 50], masked=True), stored_documents([64] * 3, seed=10)]
@@ -33,12 +35,14 @@ def _zarr_blocks(folder: Path, commit: dict[str, Any]) -> list[dict[str, np.ndar
             ("entries", counts["targets"], 1),
             ("scalars", counts["targets"], 1),
             ("tokens", counts["tokens"], 1),
+            ("states", counts["targets"], 1),
         ):
+            if name not in group:
+                continue
             start = number * group[name].chunks[axis]
+            shown = {"tokens": "tokens.", "states": "state_"}.get(name, "")
             for column, values in _planes(group[name]).items():
-                columns[f"tokens.{column}" if name == "tokens" else column] = values[
-                    start : start + length
-                ]
+                columns[f"{shown}{column}"] = values[start : start + length]
         start = number * group["documents"].chunks[0]
         columns["documents"] = group["documents"][start : start + counts["documents"]]
         blocks.append(columns)
@@ -70,6 +74,8 @@ def _parquet_blocks(folder: Path, commit: dict[str, Any]) -> list[dict[str, np.n
         columns["tokens.counted"] = columns.pop("counted")
         columns["id_delta"] = columns.pop("id_deltas").reshape(len(columns["floor"]), -1)
         columns["code"] = columns.pop("codes").reshape(len(columns["floor"]), -1)
+        for name in [one for one in columns if one.startswith("state_")]:
+            columns[name] = columns[name].reshape(len(columns["floor"]), -1)
         halves = [
             (int.from_bytes(one[:8], "big"), int.from_bytes(one[8:], "big"))
             for one in table["id"].to_pylist()
@@ -197,6 +203,49 @@ def test_a_samplers_log_probabilities_are_decoded_from_the_page(
     steps = stored["codec"]["parameters"]["scalar_steps"]
     wanted = np.concatenate([one.document.sampler_logprobs_R for one in drawn])
     np.testing.assert_allclose(-found / steps, wanted, atol=0.5 / steps)
+
+
+@pytest.mark.parametrize("container", sorted(READERS))
+def test_hidden_states_and_their_layer_are_decoded_from_the_page(
+    container: str, teacher_folder: Path, tmp_path: Path
+) -> None:
+    corpus = corpus_of(tmp_path, times=1)
+    store = dumped(
+        tmp_path / "store",
+        teacher_folder,
+        corpus,
+        format=container,
+        fidelity="compact",
+        positions="entropy:top:0.5",
+    )
+    spec = _load(tmp_path / "store" / "store.json")
+    assert (spec["format"], spec["text"]["positions"]) == ("logitstore/5", "entropy:top:0.5")
+    states, head = spec["states"], spec["states"]["head"]
+    bits = []
+    for unit in _load(tmp_path / "store" / "plan.json")["units"]:
+        commit = _load(tmp_path / "store" / "commits" / f"{unit['name']}.json")
+        folder = tmp_path / "store" / "data" / f"{commit['unit']}-{commit['attempt']}"
+        bits += [columns["state_last"] for columns in READERS[container](folder, commit)]
+    assert states["dtype"] == "bfloat16"  # whose bits are the first 16 of a float32
+    state_RW = (np.concatenate(bits).astype(np.uint32) << 16).view(np.float32)
+    assert state_RW.shape == (sum(len(one.targets) for one in store), states["width"])
+
+    path = tmp_path / "store" / "head" / "head.safetensors"
+    data = path.read_bytes()
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (head["size"], head["sha256"])
+    manifest = _load(tmp_path / "store" / "manifest.json")
+    assert manifest["objects"]["head/head.safetensors"] == head["sha256"]
+    tensors = load_file(path)
+    assert set(tensors) == {"weight"} | ({"bias"} if head["bias"] else set())
+    z_RV = state_RW @ tensors["weight"].float().numpy().T * head["scale"]
+    if head["softcap"] is not None:
+        z_RV = head["softcap"] * np.tanh(z_RV / head["softcap"])
+    wanted_RV = z_RV - np.logaddexp.reduce(z_RV, axis=1, keepdims=True)
+    found = [log_RV for one in store for log_RV in store.log_probs(one)]
+    np.testing.assert_allclose(np.concatenate(found), wanted_RV, atol=2e-5)
+    top_RK = np.sort(np.argsort(-wanted_RV, axis=1)[:, : spec["sparsifier"]["k"]], axis=1)
+    ids_RK = np.concatenate([one.targets.ids_RK for one in store])
+    np.testing.assert_array_equal(np.sort(ids_RK, axis=1), top_RK)
 
 
 def _drawn(stored: Any) -> np.ndarray:
