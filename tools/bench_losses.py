@@ -1,10 +1,11 @@
 """What each loss of the table costs: forward and backward of the fused pass, beside forward KL.
 
-    python -m tools.bench_losses [--rows 256] [--width 576] [--vocab 49152] [--rounds 7]
+    python -m tools.bench_losses [--rows 256] [--width 576] [--vocab 49152] [--rounds 7] [--hidden]
 
 Random hidden states, an output layer, and top-k targets of random logits. In each round every loss
 has its turn. Seconds are those of one core, so other load on the machine counts little; a ratio is
-the median over rounds.
+the median over rounds. With `--hidden` targets are hidden states of a teacher of the same width,
+beside forward KL of top-k targets.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -25,6 +27,8 @@ from trainer.losses.fused import sparse_distillation_loss
 K = 64
 TEMPERATURES = (1.0, 2.0)
 SPEC = sparsifier_spec("topk", k=K)
+HIDDEN = sparsifier_spec("hidden")
+_BESIDE = f"forward_kl, topk {K}"
 
 
 def main() -> None:
@@ -34,6 +38,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--vocab", type=int, default=49_152)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--hidden", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     scene = Scene(rows=given.rows, width=given.width, vocab_size=given.vocab)
@@ -41,17 +46,21 @@ def main() -> None:
     for number in range(given.rounds + 1):
         for name, loss in LOSSES.items():
             for temperature in temperatures(loss):
-                took = scene.seconds(loss, temperature)
+                took = scene.seconds(loss, temperature, hidden=given.hidden)
                 if number:  # the first round warms up
                     seconds[name, temperature].append(took)
+        for temperature in TEMPERATURES if number else ():
+            took = scene.seconds(LOSSES["forward_kl"], temperature, hidden=False)
+            seconds[_BESIDE, temperature].append(took)
     print(
-        f"\n{given.rows} rows, V = {given.vocab:,}, D = {given.width}, K = {K}\n\n"
-        "| loss | T = 1, s | / forward_kl | T = 2, s | / forward_kl |\n|---|---|---|---|---|"
+        f"\n{given.rows} rows, V = {given.vocab:,}, D = {given.width}, K = {K}"
+        f"{', from hidden states' if given.hidden else ''}\n\n"
+        f"| loss | T = 1, s | / {_BESIDE} | T = 2, s | / {_BESIDE} |\n|---|---|---|---|---|"
     )
     for name in LOSSES:
         cells = [
             f"{median(seconds[name, one]):.3f} | "
-            f"{ratio(seconds[name, one], seconds['forward_kl', one]):.3f}"
+            f"{ratio(seconds[name, one], seconds[_BESIDE, one]):.3f}"
             if seconds[name, one]
             else "- | -"
             for one in TEMPERATURES
@@ -88,20 +97,28 @@ class Scene:
         keys_N = np.arange(rows, dtype=np.uint64)
         (targets,) = SPARSIFIERS["topk"].draw(logits_NV, self.labels_N, keys_N, SPEC)
         self.targets = TargetTensors.of(targets)
+        self.states = replace(
+            self.targets,
+            kind=SPARSIFIERS["hidden"].targets,
+            state_NW=torch.randn(rows, width, generator=g),
+        )
+        teacher_PD = 2.5 * torch.randn(vocab_size, width, generator=g) / width**0.5
+        self.teacher = replace(self.head, weight_PD=teacher_PD)
 
-    def seconds(self, loss: Loss, temperature: float) -> float:
-        """Of one forward and backward."""
+    def seconds(self, loss: Loss, temperature: float, *, hidden: bool) -> float:
+        """Of one forward and backward, from hidden states or from top-k targets."""
         self.hidden_ND.grad = self.head.weight_PD.grad = None
         began = time.process_time()
         found = sparse_distillation_loss(
             self.hidden_ND,
             self.head,
-            self.targets,
+            self.states if hidden else self.targets,
             self.labels_N,
             alpha=0.9,
             temperature=temperature,
             loss=loss,
-            sparsifier=SPEC,
+            sparsifier=HIDDEN if hidden else SPEC,
+            teacher=self.teacher if hidden else None,
             vocab_size=self.head.vocab_size,
             sampler_logprobs_N=self.targets.label_logprob_N,
         )

@@ -67,9 +67,9 @@ class Change:
 
     @property
     def in_shards(self) -> bool:
-        """Whether it changes bytes of shards alone, and no file's size."""
+        """Whether it changes bytes of shards or of the output layer alone, and no file's size."""
         return all(
-            name.startswith("data/")
+            name.startswith(("data/", "head/"))
             and data is not None
             and len(data) == len(self._read(name) or b"")
             for name, data in self.files.items()

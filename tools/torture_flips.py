@@ -12,7 +12,7 @@ is dumped to its end by the same command, every fourth with `--no-check`:
                      delete a file, the dump then ends with the bytes that it would have had
     harmless         all values, or all bytes of the store that is sealed now, are as before
     left to verify   the command does not read those bytes, and `verify` finds them: those of
-                     shards, for `verify --fast` and `dump --no-check`
+                     shards and output layers, for `verify --fast` and `dump --no-check`
     wrong            anything else: other values, another error, a name that leads elsewhere
 
 The exit code is 1 if anything is wrong.

@@ -18,7 +18,8 @@ import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import logitstore
-from logitstore.dumping import description
+from logitstore.dumping import states
+from logitstore.store.head import read_head
 from logitstore.store.layout import StoreLayout
 from tools.tiny_teacher import make_teacher, texts, write_jsonl
 
@@ -45,6 +46,7 @@ UNIT_TOKENS = 300  # as estimated: some 500 in truth
 SPARSIFIERS: dict[str, dict[str, Any]] = {
     "default": {},
     "two draws": {"sparsify": "unbiased", "k": 8, "temperature": [1, 2]},
+    "hidden states": {"sparsify": "hidden", "k": 4},
 }
 
 
@@ -99,7 +101,7 @@ def small_blocks(targets: int = BLOCK_TARGETS) -> Iterator[None]:
 
     targets: instead of 65,536.
     """
-    with patch.object(description, "BLOCK_TARGETS", targets):
+    with patch.object(states, "BLOCK_TARGETS", targets):
         yield
 
 
@@ -116,6 +118,8 @@ def content(where: Any, *, allow_partial: bool = False, named: bool = True) -> s
     digest = hashlib.sha256(f"{store.fingerprint if named else ''} {len(store)}".encode())
     for name, data in sorted(store.tokenizer_files().items()):
         digest.update(name.encode() + data)
+    if store.spec.states is not None and store.spec.states.head is not None:
+        digest.update(read_head(store.layout, store.spec.states.head))
     for draw in range(store.spec.sparsifier.draw_count):
         for stored in store.with_draw(draw):
             _add(digest, stored)
@@ -128,6 +132,9 @@ def _add(digest: Any, stored: StoredDocument) -> None:
             value = getattr(part, one.name)
             if isinstance(value, np.ndarray):
                 digest.update(value.tobytes())
+            elif one.name == "states":
+                for name, kept in value.items():
+                    digest.update(name.encode() + kept.bits_RD.tobytes())
             else:
                 digest.update(repr(value).encode())
 
