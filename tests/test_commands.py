@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import logitstore
 import trainer
-from logitstore.cli.main import app as logitstore_app
+from logitstore.cli.commands import app as logitstore_app
 from logitstore.dumping.options import DUMP_OPTIONS
 from logitstore.editing.options import (
     CONVERT_OPTIONS,
@@ -270,7 +270,7 @@ def test_an_option_without_effect_is_refused(command: str, option: Option) -> No
 def test_what_is_refused_costs_no_torch() -> None:
     script = (
         "import sys\nfrom typer.testing import CliRunner\n"
-        "from logitstore.cli.main import app\nfrom trainer.cli import app as other\n"
+        "from logitstore.cli.commands import app\nfrom trainer.cli import app as other\n"
         "for words in (['verify', 'hf://b'], ['inspect', ''],"
         " ['audit', 'hf://b', '--teacher', 't'],"
         " ['dump', '--teacher', '', '--data', 'd', '--out', 'o']):\n"

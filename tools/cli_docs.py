@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from logitstore.cli.main import app as logitstore_app
+from logitstore.cli.commands import app as logitstore_app
 from trainer.cli import app as trainer_app
 
 __all__ = ["PAGE", "render"]
