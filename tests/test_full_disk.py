@@ -35,11 +35,11 @@ def fit(tmp_path, monkeypatch):
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
 
     def run(out, *more, fill=lambda: None):
-        def report(one, _):
+        def report(one):
             if one["step"] == FULL_AT:
                 fill()
 
-        monkeypatch.setattr("trainer.cli.commands._report", report)
+        monkeypatch.setattr("trainer.cli.commands._reporting", lambda *_: report)
         places = ["--logits", "S", "--student", tmp_path / "student.json", "--out", out]
         return CliRunner().invoke(app, ["fit", *map(str, places), *QUICK.split(), *more])
 

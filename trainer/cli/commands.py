@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,11 @@ from trainer.sweeping.lines import as_object, sweep_lines
 from trainer.sweeping.options import NAMES, PASSED, SweepOptions
 from trainer.training.adaptation import base_of
 from trainer.training.fit_options import FIT_OPTIONS, FIT_SECTIONS, fit_options
+from trainer.training.report_lines import report_words, shown_nats, temperature_note
 from trainer.training.state_files import RunWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["app"]
 
@@ -72,7 +74,7 @@ def fit(*, json: bool, **options: Any) -> None:
         quiet_libraries()
         from trainer.training.fit import fit as run
 
-        result = run(**options, report=lambda one: _report(one, reports), on_progress=on_progress)
+        result = run(**options, report=_reporting(options, reports), on_progress=on_progress)
     if not _is_first_rank():
         return
     if json:
@@ -81,13 +83,13 @@ def fit(*, json: bool, **options: Any) -> None:
         say(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
-        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}{_left_out(result)}")
+        words = report_words(result["metrics"], temperature=options["temperature"])
+        say(f"{options['out']}: {steps} steps, {words}{_left_out(result)}")
         best = result.get("best")
         if best is not None:
             kept = "the result" if options["keep_best"] else "the last step is the result"
-            say(
-                f"best {best['by']} held out: {best['value']:.4f} after step {best['step']}; {kept}"
-            )
+            value = shown_nats(best["value"])
+            say(f"best {best['by']} held out: {value} after step {best['step']}; {kept}")
 
 
 @command(app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=AGAIN)
@@ -245,18 +247,30 @@ def _left_out(result: dict[str, Any]) -> str:
     return f"  (without {blocks} damaged {'block' if blocks == 1 else 'blocks'})" if blocks else ""
 
 
-def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
-    """One line on standard error for each report of the loss."""
-    if "eval_loss" in one:
-        named = {name.removeprefix("eval_"): value for name, value in one.items()}
-        say(f"step {one['step']}  held out: {_words(named, parts=False)}", err=True)
-        return
-    reports.append(one)
-    line = f"step {one['step']}  {_words(one)}{_changing(one)}  {one['seconds']:.0f} s"
-    if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
-        words = _words(one, parts=False)
-        line = f"step {one['step']}  {words}{_changing(one)}  {one['seconds']:.0f} s"
-    say(line, err=True)
+def _reporting(
+    options: dict[str, Any], reports: list[dict[str, float]]
+) -> Callable[[dict[str, float]], None]:
+    """What says a line on standard error for each report, which is added to `reports`."""
+    words = partial(report_words, temperature=options["temperature"])
+    notes = [temperature_note(fit_options(**options))]
+
+    def report(one: dict[str, float]) -> None:
+        for note in filter(None, notes):
+            say(f"note: {note}", err=True)
+        notes.clear()
+        if "eval_loss" in one:
+            named = {name.removeprefix("eval_"): value for name, value in one.items()}
+            shown = words(named, parts=False)
+            say(f"step {one['step']}  held out: {shown}{_changing(one)}", err=True)
+            return
+        reports.append(one)
+        rest = f"{_changing(one)}  {one['seconds']:.0f} s"
+        line = f"step {one['step']}  {words(one)}{rest}"
+        if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
+            line = f"step {one['step']}  {words(one, parts=False)}{rest}"
+        say(line, err=True)
+
+    return report
 
 
 def _changing(one: dict[str, float]) -> str:
@@ -280,23 +294,3 @@ def _telling_warnings() -> Iterator[None]:
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = show
         yield
-
-
-def _words(one: dict[str, float], *, parts: bool = True) -> str:
-    if "divergence" not in one:  # learnt from answers, without a teacher
-        return f"loss {one['loss']:.4f}"
-    terms = ""
-    top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
-    if "selected" in one:
-        top += f"  selected {one['selected']:.1%}"
-    if "kl" not in one:  # of a store that does not know the mass of its entries
-        terms = f"ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
-        return f"loss {one['loss']:.4f}  {terms}{top}"
-    if "kl_head" in one and parts:
-        terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
-    if abs(one["divergence"] - one["kl"]) > _SAME:  # another loss than forward KL
-        terms += f"  divergence {one['divergence']:.4f}"
-    return f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}{top}"
-
-
-_SAME = 1e-4  # nats
