@@ -60,12 +60,19 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
 def fit(*, json: bool, **options: Any) -> None:
     """Distil a student from a store, or from several together.
 
+    \b
+        trainer fit --logits store --student student.json --out run
+
+    docs/students.md says what a student.json needs, docs/losses.md which loss does what, and
+    docs/fitting.md what the other options do together.
+
     Each report holds means over the targets since the last one: loss; ce, the cross-entropy with
-    the true tokens; kl, the forward KL from the teacher, whatever the loss is: an estimate where
-    targets were drawn at T, else that over the exact entries and one bucket, a lower bound but for
-    the store's rounding, with its two parts in brackets: binary, that of the mass inside the head
-    against the bucket's, and head, that inside the head; divergence, that of the loss where it is
-    another; top-1, how often the most probable token is the teacher's.
+    the true tokens; kl, the forward KL from the teacher at T, whatever the loss is; divergence,
+    that of the loss, where it is another; top-1, how often the most probable token is the
+    teacher's. A store keeps some tokens of each distribution, the head, and the mass of all others,
+    the bucket. kl is over these: a lower bound, but for the store's rounding. In brackets are its
+    two parts: binary, that of the mass of the head against the bucket's, and head, that inside the
+    head. Where tokens were drawn at T, kl is an estimate and has no parts.
     """
     _refuse_early(options)
     announce_hub(options["student"])
