@@ -131,3 +131,9 @@ def test_measurements_of_a_schedule_say_their_alpha_and_temperature(tmp_path, co
         expected = (1 - one["alpha"]) * one["eval_ce"]
         expected += one["alpha"] * one["temperature"] ** 2 * one["eval_divergence"]
         assert one["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_does_not_change_is_in_no_report(tmp_path, config):
+    found = fit(tmp_path / "run", config, alpha=0.8, eval_logits=MemoryStore(seed=1))
+    measured = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert not [one for one in (*found, *measured) if {"alpha", "temperature"} & set(one)]
