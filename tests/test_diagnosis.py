@@ -174,7 +174,12 @@ HELD = {"seed": 9, "blocks": 20}
 DRAWS = sparsifier_spec("sample", draws=6)
 RUNS = {  # finding -> store, settings, whether fit warns of it
     "padded_head": (BIG | {"k": 8}, {"steps": 15, "student": "padded.json"}, True),
-    "teacher_worse": (BIG | {"text_seed": 5}, {"steps": 40, "alpha": 0.5}, True),
+    "teacher_no_better_than_counting": (
+        BIG | {"text_seed": 5},
+        {"steps": 40, "alpha": 0.5},
+        True,
+    ),
+    "teacher_worse": (BIG | {"teacher_sharpness": 5.0}, {"steps": 60, "alpha": 0.2}, False),
     "no_better_than_counting": (BIG | {"k": 8}, {"steps": 2}, False),
     "diverged": (
         BIG | {"k": 8},
@@ -223,6 +228,14 @@ def test_a_run_spoilt_on_purpose_has_its_finding_first(tmp_path, name):
         assert warned[0].startswith(f"{name}: ")
     else:
         assert not any(one.startswith(name) for one in warned)
+
+
+def test_fit_warns_of_a_teacher_that_is_worse_than_the_student_it_begins_with(tmp_path):
+    store = MemoryStore(**BIG, teacher_sharpness=5.0)
+    assert _fit(tmp_path, store, steps=60, alpha=0.2) == []
+    (tmp_path / "run").rename(tmp_path / "before")
+    warned = _fit(tmp_path, store, steps=2, student="before", batch_tokens=1024)
+    assert [one.partition(":")[0] for one in warned] == ["teacher_worse"]
 
 
 @pytest.fixture(scope="module")

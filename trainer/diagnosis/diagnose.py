@@ -12,9 +12,10 @@ import torch
 
 from logitstore import SettingError, TokenizerError
 from logitstore.plumbing import evaluating, options_of, takes, tell_stage
-from trainer.advice.facts import Facts, Recipe
+from trainer.advice.counting import counting_loss
+from trainer.advice.facts import Facts, Recipe, chosen_by_loss
 from trainer.advice.rules import findings
-from trainer.diagnosis.groups import counting_loss, groups_of
+from trainer.diagnosis.groups import groups_of
 from trainer.diagnosis.measures import Objective, measured
 from trainer.diagnosis.options import DiagnoseOptions
 from trainer.diagnosis.run_files import RunFiles
@@ -185,6 +186,7 @@ def _facts(
         training=run.training,
         held_out=run.held_out,
         kept_best=run.kept_best,
+        chosen_by_loss=chosen_by_loss(objective.spec),
         trained_on=trained_on,
         **means,
     )
