@@ -39,6 +39,7 @@ from trainer.sweeping.lines import as_object, sweep_lines
 from trainer.sweeping.options import NAMES, PASSED, SweepOptions
 from trainer.training.adaptation import base_of
 from trainer.training.fit_options import FIT_OPTIONS, FIT_SECTIONS, fit_options
+from trainer.training.model_folders import refuse_no_model_yet
 from trainer.training.report_lines import report_words, shown_nats, temperature_note
 from trainer.training.state_files import RunWarning
 
@@ -106,7 +107,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
     `--tasks` asks tasks of lm-evaluation-harness, by its own definitions, names and metrics.
     """
     refuse_bad_store(options["logits"])
-    refuse_bad_model(base_of(str(options["model"]))[0])
+    _refuse_bad_model(str(options["model"]))
     announce_hub(options["model"], options["data"])
     with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
@@ -129,7 +130,7 @@ def diagnose(*, json: bool, **options: Any) -> None:
     top; a run in which nothing is found may still be short, or too small a model.
     """
     refuse_bad_store(options["logits"])
-    refuse_bad_model(base_of(str(options["model"]))[0])
+    _refuse_bad_model(str(options["model"]))
     announce_hub(options["model"])
     with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
@@ -154,7 +155,7 @@ def student(*, json: bool, **options: Any) -> None:
 
     refuse_used(options["out"])
     refuse_bad_teacher(options["teacher"])
-    refuse_bad_model(options["teacher"])
+    _refuse_bad_model(str(options["teacher"]))
     announce_hub(options["teacher"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -230,10 +231,15 @@ def _refuse_early(options: dict[str, Any]) -> None:
     _refuse_bad_student(str(options["student"]))
 
 
+def _refuse_bad_model(name: str) -> None:
+    refuse_no_model_yet(name)
+    refuse_bad_model(base_of(name)[0])
+
+
 def _refuse_bad_student(name: str) -> None:
     student, _ = base_of(name)
     if not student.endswith(".json"):
-        refuse_bad_model(student)
+        _refuse_bad_model(name)
     elif not Path(student).is_file():
         raise ModelError(
             "there is no such file",
