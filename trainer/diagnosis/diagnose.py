@@ -27,7 +27,7 @@ from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses.distillation import refuse_unserved
 from trainer.training.run_result import refuse_changed_weights
-from trainer.training.state_files import DIAGNOSES, DIAGNOSIS
+from trainer.training.state_files import DIAGNOSES, DIAGNOSIS, warn
 from trainer.training.student import refuse_misfits
 from trainer.training.tokens import token_differences
 
@@ -87,6 +87,8 @@ def diagnose(**values: Any) -> dict[str, Any]:
         )
     spec: Any = source.spec
     refuse_unserved(spec, loss=run.loss, temperature=run.temperature)
+    for one in run.besides:
+        warn(one)
     place = _place(options, run, subject.place, source)
     foreign = _foreign(subject, source)
     tell_stage(options.on_progress, "reading documents")
