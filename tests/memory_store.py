@@ -50,7 +50,8 @@ class MemoryStore:
 
     Its targets are the top `k`, or those that `sparsifier` makes; as they are, or, with a
     `fidelity`, as they come back from the codec. The text is that of a teacher of another seed,
-    where there is a `text_seed`: this one then knows it badly.
+    where there is a `text_seed`: this one then knows nothing of it. With a `teacher_sharpness` it
+    knows which tokens are likely, and is more or less sure of them than it should be.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class MemoryStore:
         fidelity=None,
         text_seed=0,
         sharpness=2.0,
+        teacher_sharpness=None,
     ):
         self.draw = 0
         self._text_VV = teacher_logprobs(text_seed, sharpness=sharpness)
-        self._teacher_VV = teacher_logprobs(sharpness=sharpness)
+        self._teacher_VV = teacher_logprobs(sharpness=teacher_sharpness or sharpness)
         sparsifier = sparsifier or SparsifierSpec(name="topk", k=k, tail_nodes=NODES)
         self._blocks = [
             self._block(number, documents, longest=longest, sparsifier=sparsifier, seed=seed)

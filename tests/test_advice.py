@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ import torch
 from logitstore.sparsify.build import sparsifier_spec
 from tests.fused_scene import TOPK, V, make_targets, scene
 from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
-from trainer.advice.facts import Course, Facts, Recipe
+from trainer.advice.counting import counting_loss
+from trainer.advice.facts import Course, Facts, Recipe, chosen_by_loss
 from trainer.advice.kept import kept_of
 from trainer.advice.rules import RULES, findings
-from trainer.diagnosis.groups import counting_loss, groups_of
+from trainer.diagnosis.groups import groups_of
 from trainer.losses import LOSSES, TargetTensors
 
 RECIPE = Recipe(
@@ -61,6 +63,10 @@ SPOILT = {  # rule -> what is wrong, each in every way that it tells
     ],
     "no_better_than_counting": [{"student_loss": 6.9}, {"student_loss": 20.0}],
     "padded_head": [{"columns": 8448, "no_token_mass": 0.03}],
+    "teacher_no_better_than_counting": [
+        {"teacher_loss": 6.9},
+        {"teacher_loss": 7.5, "student_loss": 6.9},
+    ],
     "teacher_worse": [{"teacher_loss": 3.5}],
     "weak_divergence": [
         {
@@ -157,6 +163,30 @@ def test_the_rules_speak_most_serious_first():
     """All at once, in the order of the table."""
     both = replace(SOUND, foreign="id 1", teacher_loss=3.6, no_token_mass=0.5, columns=9000)
     assert [one.name for one in findings(both)] == ["foreign_ids", "padded_head", "teacher_worse"]
+
+
+@pytest.mark.parametrize("loss", [3.5, 7.5])
+def test_a_teachers_loss_says_nothing_where_targets_were_chosen_by_it(loss):
+    bad = replace(SOUND, teacher_loss=loss)
+    assert findings(bad) != []
+    assert findings(replace(bad, chosen_by_loss=True)) == []
+    assert findings(replace(bad, recipe=replace(RECIPE, view="samples"))) == []
+
+
+@pytest.mark.parametrize(
+    ("positions", "chosen"),
+    [
+        (None, False),
+        ("loss:top:0.2", True),
+        ("loss:above:3.0", True),
+        ("loss:bottom:0.5", False),
+        ("entropy:top:0.2", False),
+    ],
+)
+def test_a_store_of_badly_guessed_targets_is_known_by_its_rule(positions, chosen):
+    spec = SimpleNamespace(text=SimpleNamespace(positions=positions))
+    assert chosen_by_loss(spec) is chosen
+    assert not chosen_by_loss(SimpleNamespace(text=SimpleNamespace()))
 
 
 # --- what is asked about

@@ -1,10 +1,13 @@
 """Data flows one way: a folder for each stage, each importing only from those above it."""
 
 import ast
+import inspect
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,10 @@ def _modules() -> dict[str, Path]:
     }
 
 
+def _packages() -> list[str]:
+    return sorted(name for name, path in _modules().items() if path.name == "__init__.py")
+
+
 def _imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
     """Modules of this project that `path` imports, wherever in the file it does so."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -120,6 +127,15 @@ def test_public_names_are_sorted_and_there(package: object) -> None:
     assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
     for name in names:
         assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize("name", [*_packages()])
+def test_no_module_takes_the_place_of_a_public_name_of_its_package(name: str) -> None:
+    package = import_module(name)
+    for one in pkgutil.iter_modules(package.__path__):
+        if one.name in getattr(package, "__all__", ()):
+            import_module(f"{name}.{one.name}")  # which sets the name in the package
+            assert not inspect.ismodule(getattr(package, one.name)), one.name
 
 
 @pytest.mark.parametrize("name", ["logitstore", "logitstore.plumbing", "trainer"])

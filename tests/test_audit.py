@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from typer.testing import CliRunner, Result
 
 import logitstore
-from logitstore.cli.main import app
+from logitstore.cli.commands import app
 from logitstore.codec import codec_for
 from logitstore.errors import ModelError, SettingError
 from logitstore.sparsify.build import TAIL_NODES

@@ -105,6 +105,71 @@ def test_each_document_comes_once_with_the_targets_of_all():
     assert len(list(again)) == len(one)
 
 
+class Fetching:
+    """A store far away: a block must have been expected before it is read, each time."""
+
+    far = True
+
+    def __init__(self, store, told):
+        self.store, self.told, self.expected = store, told, set()
+
+    def expect(self, number):
+        assert number not in self.expected
+        self.expected.add(number)
+        self.told.append((self.store.fingerprint, number))
+
+    def read_block(self, number):
+        assert number in self.expected, "read without being expected"
+        self.expected.remove(number)
+        return self.store.read_block(number)
+
+
+@pytest.mark.parametrize("size", [5, 3, 20])
+@pytest.mark.parametrize("change", [list, reversed_order])
+def test_blocks_of_far_stores_are_fetched_ahead(size, change):
+    """Whatever the blocks and the order of the second store, in which some are needed twice."""
+    told, made = [], []
+
+    def far_store(teacher, **more):
+        store = TeachersStore(teacher, **more)
+        store.ahead = lambda: made.append(Fetching(store, told)) or made[-1]
+        return store
+
+    stores = [far_store(1), far_store(2, size=size, change=change)]
+    averaged = trainer.average([(one, 1) for one in stores])
+    reader = averaged.ahead()
+    assert reader.far
+    plain = trainer.average(
+        [(one, 1) for one in (TeachersStore(1), TeachersStore(2, size=size, change=change))]
+    )
+    numbers = range(len(averaged.blocks))
+    reader.expect(0)
+    for number in numbers:
+        if number + 1 in numbers:
+            reader.expect(number + 1)  # while the last is yet to be read
+        for one, other in zip(
+            reader.read_block(number).split(), plain.read_block(number).split(), strict=True
+        ):
+            assert one.document.id == other.document.id
+            for mine, theirs in zip(one.targets.parts, other.targets.parts, strict=True):
+                assert np.array_equal(mine.ids_RK, theirs.ids_RK)
+                assert np.array_equal(mine.logprobs_RK, theirs.logprobs_RK)
+    assert all(not one.expected for one in made)  # nothing was fetched in vain
+    assert {one[0] for one in told} == {store.fingerprint for store in stores}
+
+
+def test_a_run_over_far_stores_fetches_all_of_their_blocks():
+    told = []
+    stores = [TeachersStore(1), TeachersStore(2)]
+    for one in stores:
+        one.ahead = lambda store=one: Fetching(store, told)
+    for _ in batches_of(trainer.average([(one, 1) for one in stores]), epochs=1):
+        pass
+    assert sorted(told) == sorted(
+        (one.fingerprint, number) for one in stores for number in range(12)
+    )
+
+
 def test_the_fingerprint_is_of_stores_and_shares():
     one, other = TeachersStore(1), TeachersStore(2)
     plain = trainer.average([one, other]).fingerprint
@@ -389,6 +454,7 @@ def test_a_stopped_run_ends_as_one_without_a_stop(tmp_path, config, stop):
         ({"logits": ["a"]}, "the mean of several teachers' targets, and one store is given"),
         ({"select": "entropy:top:0.2"}, "select is not served with average"),
         ({"loss": "alm"}, "not served for losses over spans"),
+        ({"skip_damaged": 2}, "skip_damaged is not served with average"),
         ({"average": "some"}, "average is unknown"),
     ],
 )

@@ -1,6 +1,7 @@
 """All commands of both programs: one rule each, held over every option there is."""
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import logitstore
 import trainer
-from logitstore.cli.main import app as logitstore_app
+from logitstore.cli.commands import app as logitstore_app
 from logitstore.dumping.options import DUMP_OPTIONS
 from logitstore.editing.options import (
     CONVERT_OPTIONS,
@@ -270,7 +271,7 @@ def test_an_option_without_effect_is_refused(command: str, option: Option) -> No
 def test_what_is_refused_costs_no_torch() -> None:
     script = (
         "import sys\nfrom typer.testing import CliRunner\n"
-        "from logitstore.cli.main import app\nfrom trainer.cli import app as other\n"
+        "from logitstore.cli.commands import app\nfrom trainer.cli import app as other\n"
         "for words in (['verify', 'hf://b'], ['inspect', ''],"
         " ['audit', 'hf://b', '--teacher', 't'],"
         " ['dump', '--teacher', '', '--data', 'd', '--out', 'o']):\n"
@@ -302,3 +303,25 @@ def test_every_help_is_of_whole_sentences(command: str) -> None:
         for sentence in (one.help, one.in_python or "A."):
             assert sentence[:1].isupper(), one.name
             assert sentence.endswith("."), one.name
+
+
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_no_help_of_an_option_is_a_page(command: str) -> None:
+    """What needs more is said in docs; twenty lines of a help at 80 columns are 1,000 letters."""
+    for one in FUNCTIONS[command][1]:
+        assert len(one.help) <= 450, one.name
+        assert len(one.description) <= 700, one.name
+
+
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_files_that_a_help_points_to_are_there(command: str) -> None:
+    program, name = command.split()
+    shown = CliRunner().invoke(APPS[program], [name, "--help"], terminal_width=80).stdout
+    pages = set(re.findall(r"docs/[a-z-]+\.md", shown))
+    assert all((Path(__file__).parent.parent / one).is_file() for one in pages)
+    if command == "trainer fit":
+        assert {"docs/fitting.md", "docs/students.md", "docs/losses.md"} <= pages
+        example = next(line for line in shown.splitlines() if line.startswith("      trainer fit "))
+        given = example.split()[2:]
+        needed = [one for one in FIT_OPTIONS if one.default is inspect.Parameter.empty]
+        assert all(one.flag in given for one in needed)

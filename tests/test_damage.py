@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import logitstore
-from logitstore.cli.main import app
+from logitstore.cli.commands import app
 from logitstore.errors import CorruptionError, StoreError
 from tools.torture_store import CONTAINERS, Scene, make_scene
 

@@ -16,12 +16,13 @@ import trainer
 from logitstore.errors import CorruptionError, SettingError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
+from tests.test_averaging import TeachersStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
 from trainer.diagnosis.sample import sampled
 from trainer.evaluation.signs import lines
 from trainer.losses import LOSSES, DenseRows
-from trainer.training.state_files import FindingWarning, write_state
+from trainer.training.state_files import FindingWarning, RunWarning, write_state
 
 MORE = 24  # columns that hold no token
 CALL = {"batch_tokens": 128, "lr": 1e-2, "device": "cpu"}
@@ -174,7 +175,12 @@ HELD = {"seed": 9, "blocks": 20}
 DRAWS = sparsifier_spec("sample", draws=6)
 RUNS = {  # finding -> store, settings, whether fit warns of it
     "padded_head": (BIG | {"k": 8}, {"steps": 15, "student": "padded.json"}, True),
-    "teacher_worse": (BIG | {"text_seed": 5}, {"steps": 40, "alpha": 0.5}, True),
+    "teacher_no_better_than_counting": (
+        BIG | {"text_seed": 5},
+        {"steps": 40, "alpha": 0.5},
+        True,
+    ),
+    "teacher_worse": (BIG | {"teacher_sharpness": 5.0}, {"steps": 60, "alpha": 0.2}, False),
     "no_better_than_counting": (BIG | {"k": 8}, {"steps": 2}, False),
     "diverged": (
         BIG | {"k": 8},
@@ -223,6 +229,14 @@ def test_a_run_spoilt_on_purpose_has_its_finding_first(tmp_path, name):
         assert warned[0].startswith(f"{name}: ")
     else:
         assert not any(one.startswith(name) for one in warned)
+
+
+def test_fit_warns_of_a_teacher_that_is_worse_than_the_student_it_begins_with(tmp_path):
+    store = MemoryStore(**BIG, teacher_sharpness=5.0)
+    assert _fit(tmp_path, store, steps=60, alpha=0.2) == []
+    (tmp_path / "run").rename(tmp_path / "before")
+    warned = _fit(tmp_path, store, steps=2, student="before", batch_tokens=1024)
+    assert [one.partition(":")[0] for one in warned] == ["teacher_worse"]
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +306,18 @@ def test_fit_warns_before_the_second_step_and_not_again_when_it_goes_on(tmp_path
 
 def test_what_learns_from_labels_alone_is_not_warned_of_its_teacher(tmp_path):
     assert _fit(tmp_path, MemoryStore(**BIG, k=1, text_seed=5), steps=2, alpha=0.0) == []
+
+
+def test_what_a_diagnosis_does_not_look_at_is_told(tmp_path):
+    held = MemoryStore(**HELD, k=8)
+    _fit(tmp_path, MemoryStore(**BIG, k=8), steps=2, select="entropy:top:0.5")
+    with pytest.warns(RunWarning, match=r"run: .*--select entropy:top:0.5 takes, .*all targets"):
+        trainer.diagnose(tmp_path / "run", logits=held, documents=20)
+    (tmp_path / "run").rename(tmp_path / "selected")
+    two = [TeachersStore(one, k=8) for one in (1, 2)]
+    _fit(tmp_path, two, steps=2, average="all")
+    with pytest.warns(RunWarning, match=r"mean of several teachers \(teacher 1 and teacher 2\)"):
+        trainer.diagnose(tmp_path / "run", logits=held, documents=20)
 
 
 # --- what is read, kept and refused

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import logitstore
-from logitstore.cli.main import app
+from logitstore.cli.commands import app
 from logitstore.codec import new_codec
 from logitstore.editing import duplicates, planning
 from logitstore.editing.selection import Choice, parse_span, parse_where

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import logitstore
-from logitstore.cli.main import app
+from logitstore.cli.commands import app
 from logitstore.errors import ModelError, SettingError
 from logitstore.forecast.plan import CorpusPlan
 from logitstore.forecast.rough_bytes import rough_bytes_per_target

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from logitstore.cli.main import app
+from logitstore.cli.commands import app
 from logitstore.errors import printable
 from logitstore.format.json import canonical_json
 from tests.synthetic import store_spec, stored_documents, write_store

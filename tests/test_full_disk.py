@@ -31,15 +31,15 @@ def fit(tmp_path, monkeypatch):
     store = MemoryStore(tokenizer=tmp_path / "tokenizer")
     monkeypatch.setattr(logitstore, "open", lambda _, **__: store, raising=False)
     # The command looks whether a store lies there before anything opens it.
-    monkeypatch.setattr("trainer.cli.main.refuse_bad_store", lambda _: None)
+    monkeypatch.setattr("trainer.cli.commands.refuse_bad_store", lambda _: None)
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
 
     def run(out, *more, fill=lambda: None):
-        def report(one, _):
+        def report(one):
             if one["step"] == FULL_AT:
                 fill()
 
-        monkeypatch.setattr("trainer.cli.main._report", report)
+        monkeypatch.setattr("trainer.cli.commands._reporting", lambda *_: report)
         places = ["--logits", "S", "--student", tmp_path / "student.json", "--out", out]
         return CliRunner().invoke(app, ["fit", *map(str, places), *QUICK.split(), *more])
 

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from logitstore.cli.main import app as logitstore_app
+from logitstore.cli.commands import app as logitstore_app
 from trainer.cli import app as trainer_app
 
 APPS: dict[str, Any] = {"logitstore": logitstore_app, "trainer": trainer_app}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 import trainer
-from logitstore.errors import SettingError, SpecError
+from logitstore.errors import SettingError, SpecError, StoreError
 from logitstore.format.rules import TargetRule
 from logitstore.format.spec import SparsifierSpec
 from logitstore.sparsify.build import sparsifier_spec
@@ -23,8 +23,10 @@ from tests.test_distil import SETTINGS, history, interrupt_at, start_worker
 from tests.tiny_models import CONFIGS, tiny
 from trainer.data.selection import measure_selection
 from trainer.training.run_record import read_record
+from trainer.training.state_files import RunWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ENTROPY_V = -(np.exp(teacher_logprobs()) * teacher_logprobs()).sum(axis=1).astype(np.float32)
@@ -235,6 +237,67 @@ def test_each_of_several_stores_gives_its_own_share(tmp_path: Path, config: Path
         taken += int((entropies >= cut["value"]).sum())
     reports = history(tmp_path / "run")
     assert round(sum(one["selected"] * one["targets"] for one in reports)) == taken
+
+
+def _with_entropies(store: MemoryStore, entropies: Callable[[int, int], Any]) -> MemoryStore:
+    """The store with others: those of block number n of m targets are `entropies(n, m)`."""
+    store._blocks = [
+        replace(
+            one,
+            targets=replace(
+                one.targets,
+                entropy_R=np.broadcast_to(
+                    np.asarray(entropies(number, len(one.targets)), dtype=np.float32),
+                    len(one.targets),
+                ).copy(),
+            ),
+        )
+        for number, one in enumerate(store._blocks)
+    ]
+    return store
+
+
+@pytest.mark.parametrize("side", ["top", "bottom"])
+def test_a_share_that_cannot_be_had_is_told(tmp_path: Path, config: Path, side: str) -> None:
+    sure = _with_entropies(MemoryStore(), lambda number, _: 0.5 if number == 0 else 0.0)
+    run = {"logits": sure, "steps": 1, "batch_tokens": 64, "select": f"entropy:{side}:0.5"}
+    counts = [one.targets for one in sure.blocks]
+    rare = counts[0] / sum(counts)  # the two shares that can be had are this one and all
+    share, value = (rare, "0.5") if side == "top" and rare > 0 else (1 - rare, "0")
+    said = (
+        rf"memory: --select entropy:{side}:0.5 takes {100 * share:.1f}% .*entropy of {value} nats"
+    )
+    with pytest.warns(RunWarning, match=said):
+        result = fit(tmp_path / "run", config, **run)
+    assert result["selected"][0]["share"] == pytest.approx(share)
+
+
+def test_a_share_that_is_near_is_not_told(tmp_path: Path, config: Path) -> None:
+    run = {"logits": MemoryStore(), "steps": 1, "batch_tokens": 64}  # warnings are errors here
+    fit(tmp_path / "run", config, **run, select="entropy:top:0.25")
+    fit(tmp_path / "nats", config, **run, select="entropy:above:0")
+
+
+def test_entropies_that_are_no_numbers_are_refused_first(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entropies(number: int, targets: int) -> np.ndarray:
+        values_R = np.linspace(0, 1, targets)
+        values_R[:2] = np.nan if number == 7 else 0
+        return values_R
+
+    store = _with_entropies(MemoryStore(), entropies)
+    targets = store.blocks[7].targets
+    said = rf"memory: block 7: targets have no entropy .*2 of {targets} targets.*Leave out select"
+    for rule in ("entropy:top:0.2", "entropy:above:0.1"):
+        with pytest.raises(StoreError, match=said):
+            fit(tmp_path / "run", tmp_path / "none.json", logits=store, select=rule, steps=1)
+    fit(tmp_path / "run", config, logits=store, select="loss:0.2", steps=1)
+    # What was not looked at is found where it is read.
+    monkeypatch.setattr("trainer.data.selection._MEASURED", 20)
+    run = {"logits": store, "select": "entropy:0.2", "epochs": 1, "batch_tokens": 64}
+    with pytest.raises(StoreError, match="store 1 of 1: targets have no entropy"):
+        fit(tmp_path / "late", config, **run)
 
 
 def test_a_stopped_run_selects_as_it_did(tmp_path: Path, config: Path) -> None:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import trainer
 from logitstore.corpus.tokenizer import tokenizer_fingerprint
 from logitstore.errors import ModelError, TokenizerError
 from tests.memory_store import VOCAB, MemoryStore
@@ -103,3 +105,18 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, spec):
     model.save_pretrained(tmp_path / "student", state_dict=kept)
     with pytest.raises(ModelError, match=r"lacks weights.*up_proj"):
         load_student(tmp_path / "student", spec=spec, seed=0)
+
+
+def test_a_loaded_student_is_saved_in_its_type_and_is_float32_afterwards(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    store, model = MemoryStore(tokenizer=tmp_path / "tokenizer"), tiny().bfloat16()
+
+    def saved(name, **more):
+        settings = {"steps": 1, "batch_tokens": 64, "device": "cpu", "out": tmp_path / name}
+        trainer.fit(logits=store, student=model, **settings, **more)
+        assert model.dtype == torch.float32
+        return {one.dtype for one in load_file(tmp_path / name / "model.safetensors").values()}
+
+    assert saved("first") == {torch.bfloat16}
+    assert saved("second") == {torch.float32}
+    assert saved("third", save_dtype="bfloat16") == {torch.bfloat16}

@@ -220,9 +220,10 @@ def test_an_error_is_an_object_too_with_json(folder):
 
 
 def test_an_interrupted_fit_says_how_to_go_on(folder, monkeypatch):
-    monkeypatch.setattr(
-        "trainer.cli.main._report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
-    )
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.cli.commands._reporting", lambda *_: interrupt)
     result = fit(folder)
     assert result.exit_code == 130
     assert result.stderr == (

@@ -117,3 +117,23 @@ def test_drawn_targets_serve_no_temperature_between_those_that_were_drawn(tmp_pa
     store = MemoryStore(sparsifier=sparsifier_spec("unbiased", k=4, temperatures=(1.0, 2.0)))
     with pytest.raises(SettingError, match="not drawn at this temperature"):
         fit(tmp_path / "run", config, logits=store, temperature_schedule="linear:2")
+
+
+def test_measurements_of_a_schedule_say_their_alpha_and_temperature(tmp_path, config):
+    held = MemoryStore(seed=1)
+    run = {"alpha_schedule": "linear:0.4", "temperature": 2.0, "temperature_schedule": "linear:1"}
+    reports = fit(tmp_path / "run", config, alpha=0.8, eval_logits=held, eval_steps=2, **run)
+    measured = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert len({one["temperature"] for one in measured}) == len(measured) > 1
+    for one in measured:
+        step = next(other for other in reports if other["step"] == one["step"])
+        assert (one["alpha"], one["temperature"]) == (step["alpha"], step["temperature"])
+        expected = (1 - one["alpha"]) * one["eval_ce"]
+        expected += one["alpha"] * one["temperature"] ** 2 * one["eval_divergence"]
+        assert one["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_does_not_change_is_in_no_report(tmp_path, config):
+    found = fit(tmp_path / "run", config, alpha=0.8, eval_logits=MemoryStore(seed=1))
+    measured = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert not [one for one in (*found, *measured) if {"alpha", "temperature"} & set(one)]

@@ -36,6 +36,14 @@ def dense(store):
     return np.concatenate(p), np.concatenate(q), np.concatenate(labels), np.array(lengths)
 
 
+def bucketed_kl(log_p_RV, log_q_RV, k):
+    """KL of each row over its k likeliest tokens and one bucket, in float64."""
+    kept = np.argsort(-log_p_RV, axis=1)[:, :k]
+    p, q = (np.exp(np.take_along_axis(one, kept, axis=1)) for one in (log_p_RV, log_q_RV))
+    p, q = (np.concatenate([one, 1 - one.sum(1, keepdims=True)], axis=1) for one in (p, q))
+    return (p * np.log(p / q)).sum(1)
+
+
 def clustered(values_R, lengths_D):
     """The standard error of a mean over rows, by the spread over documents."""
     lengths_D = lengths_D[lengths_D > 0]
@@ -54,7 +62,8 @@ def test_every_figure_is_the_dense_one_where_nothing_is_left_out():
     for tokens in (30, 10**6):
         result = trainer.evaluate(tiny(), logits=store, batch_tokens=tokens)
         found, errors = result["yardstick"], result["yardstick"]["standard_errors"]
-        assert found["bounds"] == {"kl_quantiles": "estimate"}  # the codec is one that rounds
+        # The codec is one that rounds.
+        assert found["bounds"] == dict.fromkeys(("kl_quantiles", "bucketed_kl"), "estimate")
         assert found["quantiles_exact"]
         for name, values_R, rel in (("kl", kl_R, 1e-4), ("p_change", change_R, 1e-4)):
             wanted = np.quantile(values_R, list(LEVELS.values()))
@@ -95,7 +104,8 @@ def test_quantiles_of_kl_are_bounds_and_what_is_stored_of_the_label_is_exact(nam
     store = MemoryStore(sparsifier=spec, k=6, blocks=20, fidelity="exact")
     log_p_RV, log_q_RV, labels_R, _ = dense(store)
     exact = np.quantile((np.exp(log_p_RV) * (log_p_RV - log_q_RV)).sum(1), list(LEVELS.values()))
-    found = trainer.evaluate(tiny(), logits=store)["yardstick"]
+    result = trainer.evaluate(tiny(), logits=store)
+    found = result["yardstick"]
     rows = np.arange(len(labels_R))
     p_R, q_R = (np.exp(one[rows, labels_R]) for one in (log_p_RV, log_q_RV))
     off = abs(found["p_change_rms"] - math.sqrt(((q_R - p_R) ** 2).mean()))
@@ -109,12 +119,26 @@ def test_quantiles_of_kl_are_bounds_and_what_is_stored_of_the_label_is_exact(nam
     assert (np.abs(quantiles - wanted) <= found["coding_errors"]["p_change_quantiles"]).all()
     if name == "sample":
         assert found["kl_quantiles"] is None
-        assert "kl_quantiles" not in found["bounds"]
+        assert found["bucketed_kl"] is None
+        assert found["bounds"] == {}
         return
-    assert found["bounds"] == {"kl_quantiles": "lower"}
+    assert found["bounds"] == {"kl_quantiles": "lower", "bucketed_kl": "lower"}
     least = np.array(list(found["kl_quantiles"].values()))
     assert (least <= exact + 1e-3).all()
     assert least[-1] > exact[-1] / 3
+    # The mean is that of the quantiles' own quantity, which kl is but for drawn stores.
+    whole = (np.exp(log_p_RV) * (log_p_RV - log_q_RV)).sum(1).mean()
+    assert whole / 3 < found["bucketed_kl"] <= whole + 1e-3
+    if name == "topk":
+        bucketed = bucketed_kl(log_p_RV, log_q_RV, 6).mean()
+        assert found["bucketed_kl"] == pytest.approx(bucketed, rel=2e-3)
+    drawn = result["bounds"]["kl"] == "estimate"
+    assert drawn == (name != "topk")
+    assert (result["kl"] == pytest.approx(found["bucketed_kl"], rel=1e-9)) is not drawn
+    said = "\n".join(yardstick_lines(result))
+    assert " bucketed KL >~" in said
+    assert f"\n{'mean':14}{found['bucketed_kl']:14.6f}\n" in said
+    assert ("kl above is another quantity, estimated from draws" in said) is drawn
 
 
 def test_a_quantised_file_is_judged_by_the_store_of_its_original(folder, tmp_path):

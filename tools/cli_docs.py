@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from logitstore.cli.main import app as logitstore_app
+from logitstore.cli.commands import app as logitstore_app
 from trainer.cli import app as trainer_app
 
 __all__ = ["PAGE", "render"]
@@ -46,7 +46,8 @@ def _section(title: str, command: Any) -> Iterator[str]:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option"]
     usage = " ".join([title, *(_metavar(one) for one in arguments), "[options]"])
-    yield f"## {title}\n\n{command.help.strip()}\n\n    {usage}\n"
+    text = command.help.replace("\b\n", "").strip()  # which keeps the lines of an example
+    yield f"## {title}\n\n{text}\n\n    {usage}\n"
     section_of = getattr(command, "section_of", None)
     shown = [one for one in (*arguments, *options) if one.name != "help"]
     if section_of is None:

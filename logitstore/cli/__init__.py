@@ -6,13 +6,13 @@ from logitstore.cli.interruption import run_program
 from logitstore.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from logitstore.cli.main import app
+    from logitstore.cli.commands import app
 
 __all__ = ["app", "main"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"app": "logitstore.cli.main"})
+__getattr__, __dir__ = lazy_names(__name__, {"app": "logitstore.cli.commands"})
 
 
 def main() -> None:
     """Entry point of the console script."""
-    run_program("logitstore.cli.main")
+    run_program("logitstore.cli.commands")

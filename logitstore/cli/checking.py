@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from logitstore.cli.app import app
 from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries, say
 from logitstore.cli.early import refuse_bad_model, refuse_bad_store
 from logitstore.cli.interruption import AGAIN
 from logitstore.cli.program import JSON, command
 from logitstore.cli.progress import show_progress
+from logitstore.cli.root import app
 from logitstore.cli.terminal import print_audit, print_faults, print_table
 from logitstore.fidelity.options import AUDIT_OPTIONS
 from logitstore.store.options import GC_OPTIONS, INSPECT_OPTIONS, VERIFY_OPTIONS

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from logitstore.cli.app import app
 from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries, say
 from logitstore.cli.early import refuse_bad_model, refuse_bad_store
 from logitstore.cli.program import JSON, command
 from logitstore.cli.progress import show_progress
+from logitstore.cli.root import app
 from logitstore.editing.options import (
     CONVERT_OPTIONS,
     EXTEND_OPTIONS,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from logitstore.cli.app import app
 from logitstore.cli.console import note, print_json, quiet_libraries, say
 from logitstore.cli.interruption import AGAIN
 from logitstore.cli.program import JSON, command
 from logitstore.cli.progress import show_progress
+from logitstore.cli.root import app
 from logitstore.exchange.options import EXPORT_OPTIONS, IMPORT_OPTIONS
 
 __all__: list[str] = []

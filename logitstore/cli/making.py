@@ -9,12 +9,12 @@ from typing import Any
 import typer
 
 from logitstore.cli.answers import print_answers
-from logitstore.cli.app import app
 from logitstore.cli.console import announce_hub, note, print_json, quiet_libraries, say
 from logitstore.cli.early import refuse_early
 from logitstore.cli.interruption import AGAIN
 from logitstore.cli.program import JSON, command
 from logitstore.cli.progress import show_progress
+from logitstore.cli.root import app
 from logitstore.cli.terminal import (
     given_options,
     print_estimate,

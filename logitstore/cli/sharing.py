@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from logitstore.cli.app import app
 from logitstore.cli.console import note, print_json, say
 from logitstore.cli.early import refuse_bad_store
 from logitstore.cli.program import JSON, command
 from logitstore.cli.progress import show_progress
+from logitstore.cli.root import app
 from logitstore.sharing.options import PULL_OPTIONS, PUSH_OPTIONS
 
 if TYPE_CHECKING:

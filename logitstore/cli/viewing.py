@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from logitstore.cli.app import app
 from logitstore.cli.console import announce_hub, quiet_libraries, say
 from logitstore.cli.early import refuse_bad_model, refuse_bad_store
 from logitstore.cli.interruption import AGAIN, Stopped
 from logitstore.cli.program import command
+from logitstore.cli.root import app
 from logitstore.serving.options import SERVE_OPTIONS
 from logitstore.viewing.options import VIEW_OPTIONS
 

@@ -290,9 +290,10 @@ _POSITIONS = Option(
     default=None,
     nullable=True,
     refuse=TargetRule.parse,
-    help="Keep targets of some positions alone: of each document a fifth, those of which the "
-    "teacher is least sure, with entropy:top:0.2. Likewise loss:top:0.2 by its loss on the true "
-    "token, bottom for the other end, entropy:above:1.5 or loss:below:3 by nats.",
+    help="Keep targets of some positions alone, by the teacher's entropy or by its loss on the "
+    "true token: entropy:top:0.2 is the fifth of each document of which it is least sure, "
+    "loss:bottom:0.8 all but the fifth of the highest loss; entropy:above:1.5 and loss:below:3 are "
+    "in nats.",
     unset="all that count",
 )
 _OUT = Option(

@@ -7,16 +7,16 @@ that `trainer diagnose` measures. What is not known is None, and no rule speaks 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from logitstore.plumbing import sparsifier_of
+from logitstore.plumbing import TargetRule, sparsifier_of
 from trainer.losses import choose_view
 
 if TYPE_CHECKING:
     from logitstore import SparsifierSpec
     from trainer.losses import Loss
 
-__all__ = ["Course", "Facts", "Recipe"]
+__all__ = ["Course", "Facts", "Recipe", "chosen_by_loss"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,5 +104,19 @@ class Facts:
     training: Course | None = None  # the loss on what is learnt from, if it stays one
     held_out: Course | None = None  # the loss on the held-out store of the run
     kept_best: bool = False  # whether the result is the best measured step
+    chosen_by_loss: bool = False  # whether a store keeps the targets that its teacher guesses worst
     trained_on: bool = False  # whether the targets are ones that the student has learnt from
     foreign: str | None = None  # which id means another token to the student, in words
+
+
+def chosen_by_loss(spec: Any) -> bool:
+    """Whether a store keeps targets of the positions alone that its teacher guesses worst.
+
+    Args:
+        spec: That of the store.
+    """
+    positions = getattr(spec.text, "positions", None)
+    if positions is None:
+        return False
+    rule = TargetRule.parse(positions)
+    return rule.measure == "loss" and rule.from_top

@@ -120,11 +120,38 @@ def _padded_head(facts: Facts) -> Finding | None:
     )
 
 
+def _teacher_no_better_than_counting(facts: Facts) -> Finding | None:
+    counting, teacher = facts.counting_loss, facts.teacher_loss
+    if not _judges_teacher(facts) or counting is None or teacher is None:
+        return None
+    if teacher < _BLIND * counting:
+        return None
+    guess = math.log(facts.vocab_size)
+    return Finding(
+        name="teacher_no_better_than_counting",
+        says=f"the teacher knows no more of this text than how frequent tokens are: its loss is "
+        f"{teacher:.3f} nats, that of counting them {counting:.3f}, of a blind guess {guess:.3f}",
+        remedy="Look whether the teacher's weights and tokenizer belong together and whether this "
+        "is text that it knows (`logitstore audit`); else take another teacher, or --alpha 0",
+        evidence={"teacher_loss": teacher, "counting_loss": counting, "guess": guess},
+    )
+
+
+def _judges_teacher(facts: Facts) -> bool:
+    """Whether the teacher's loss on these targets says how much it knows.
+
+    Of a student's own answers it does not, which are likelier to it than to any teacher, nor of
+    targets that were chosen because the teacher guesses them badly.
+    """
+    recipe = facts.recipe
+    return recipe.alpha > 0 and recipe.view != "samples" and not facts.chosen_by_loss
+
+
 def _teacher_worse(facts: Facts) -> Finding | None:
     student, teacher, error = facts.student_loss, facts.teacher_loss, facts.loss_error
-    if facts.recipe.alpha == 0 or student is None or teacher is None or error is None:
+    if not _judges_teacher(facts) or student is None or teacher is None or error is None:
         return None
-    if facts.recipe.view == "samples":  # its own answers are likelier to it than to any teacher
+    if _teacher_no_better_than_counting(facts) is not None:  # which says more
         return None
     worse = teacher - student
     if worse <= max(_LEAST_NATS, _ERRORS * error):
@@ -291,6 +318,7 @@ RULES = (
     Rule(name="diverged", ask=_diverged),
     Rule(name="no_better_than_counting", ask=_no_better_than_counting),
     Rule(name="padded_head", ask=_padded_head, early=True),
+    Rule(name="teacher_no_better_than_counting", ask=_teacher_no_better_than_counting, early=True),
     Rule(name="teacher_worse", ask=_teacher_worse, early=True),
     Rule(name="weak_divergence", ask=_weak_divergence),
     Rule(name="temperature_too_high", ask=_temperature_too_high, early=True),

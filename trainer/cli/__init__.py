@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from logitstore.plumbing import lazy_names, run_program
 
 if TYPE_CHECKING:
-    from trainer.cli.main import app
+    from trainer.cli.commands import app
 
 __all__ = ["app", "main"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"app": "trainer.cli.main"})
+__getattr__, __dir__ = lazy_names(__name__, {"app": "trainer.cli.commands"})
 
 
 def main() -> None:
     """Entry point of the console script."""
-    run_program("trainer.cli.main")
+    run_program("trainer.cli.commands")

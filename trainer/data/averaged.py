@@ -21,11 +21,13 @@ import numpy as np
 from logitstore import SparseTargets, SpecError, StoreError
 from logitstore.plumbing import fingerprint
 from trainer.data.mixture import WeightedStore, joined_spec, name_of
+from trainer.data.store import reading_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from logitstore import Document, DocumentBlock
+    from trainer.data.store import Ahead
 
 __all__ = ["AveragedStore", "AveragedTargets"]
 
@@ -200,10 +202,19 @@ class AveragedStore:
 
         Raises SpecError where a document has other tokens in another store; what reading raises.
         """
+        return self.block_read_by(number, lambda part, own: self.parts[part].store.read_block(own))
+
+    def block_read_by(self, number: int, read: Callable[[int, int], DocumentBlock]) -> Any:
+        """Block `number` as `read_block` gives it.
+
+        Args:
+            number: Its number.
+            read: Is given the number of the store, and that of its block.
+        """
         found = []
         for at in range(self._stops[number], self._stops[number + 1]):
             stored = [
-                self._block(part, int(places_D2[at, 0])).document(int(places_D2[at, 1]))
+                self._block(part, int(places_D2[at, 0]), read).document(int(places_D2[at, 1]))
                 for part, places_D2 in enumerate(self._places)
             ]
             self._refuse_other_tokens([one.document for one in stored])
@@ -246,14 +257,34 @@ class AveragedStore:
             remedy="Learn from them without --average: each document by its own teacher",
         )
 
-    def _block(self, part: int, number: int) -> DocumentBlock:
+    def ahead(self) -> Ahead:
+        """What reads blocks while it fetches those of all stores that it is told to expect."""
+        return _AveragedAhead(self)
+
+    def blocks_to_read(self, number: int) -> list[tuple[int, int]]:
+        """The stores and their blocks that block `number` is made of, but those that are kept.
+
+        Args:
+            number: Its number.
+        """
+        rows = slice(self._stops[number], self._stops[number + 1])
+        wanted = [
+            (part, own)
+            for part, places_D2 in enumerate(self._places)
+            for own in dict.fromkeys(places_D2[rows, 0].tolist())
+        ]
+        return [one for one in wanted if one not in self._kept]
+
+    def _block(
+        self, part: int, number: int, read: Callable[[int, int], DocumentBlock]
+    ) -> DocumentBlock:
         """Block `number` of a store, one of the last few that were read."""
         kept, wanted = self._kept, (part, number)
         if wanted not in kept:
             own = [one for one in kept if one[0] == part]
             for one in own[: len(own) + 1 - _BLOCKS_KEPT]:
                 del kept[one]
-            kept[wanted] = self.parts[part].store.read_block(number)
+            kept[wanted] = read(part, number)
         return kept[wanted]
 
     def _refuse_other_tokens(self, documents: Sequence[Document]) -> None:
@@ -264,6 +295,41 @@ class AveragedStore:
                 and np.array_equal(one.counted_L, first.counted_L)
             ):
                 raise self._other_text(part.store, first.id.hex())
+
+
+class _AveragedAhead:
+    """The blocks of several teachers; those of stores that are far away are read ahead.
+
+    What several blocks need is expected once until it is read; it is then one of those kept.
+    """
+
+    def __init__(self, store: AveragedStore) -> None:
+        self._store = store
+        self._readers = [reading_ahead(one.store) for one in store.parts]
+        self._expected: set[tuple[int, int]] = set()
+        self.far = any(one.far for one in self._readers)
+
+    def expect(self, number: int) -> None:
+        """Block `number` is read soon, and once."""
+        for part, own in self._store.blocks_to_read(number):
+            if (part, own) not in self._expected:
+                self._expected.add((part, own))
+                self._readers[part].expect(own)
+
+    def expect_lengths(self, number: int) -> None:
+        """Lengths are known since the stores were opened."""
+
+    def document_lengths(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """As the store gives them."""
+        return self._store.document_lengths(number)
+
+    def read_block(self, number: int) -> Any:
+        """As the store gives it."""
+        return self._store.block_read_by(number, self._read)
+
+    def _read(self, part: int, number: int) -> DocumentBlock:
+        self._expected.discard((part, number))
+        return self._readers[part].read_block(number)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -88,9 +88,10 @@ SELECT = Option(
     kind=str,
     default=None,
     nullable=True,
-    help="Let only some targets count in the divergence from the teacher, those of which it is "
-    "least sure: entropy:top:0.2 is a fifth of the store's. Likewise loss:top:0.2 by its loss on "
-    "the true token, bottom for the other end, entropy:above:1.5 or loss:below:3 by nats.",
+    help="Let only some targets count in the divergence from the teacher, by its entropy or by its "
+    "loss on the true token: entropy:top:0.2 is the fifth of the store's targets of which it is "
+    "least sure, loss:bottom:0.8 all but the fifth of the highest loss; entropy:above:1.5 and "
+    "loss:below:3 are in nats.",
     unset="all count",
 )
 SELECT_LABELS = Option(

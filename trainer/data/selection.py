@@ -29,10 +29,18 @@ if TYPE_CHECKING:
     from logitstore import SparseTargets
     from trainer.data.store import StoreLike
 
-__all__ = ["Cut", "RowWeights", "Selection", "measure_selection", "refuse_unselectable"]
+__all__ = [
+    "Cut",
+    "RowWeights",
+    "Selection",
+    "measure_selection",
+    "refuse_unselectable",
+    "uneven_shares",
+]
 
 # The standard error of a share of 0.2 among a million targets is 4e-4, were they independent.
 _MEASURED = 1 << 20
+_UNEVEN = 0.25  # of the share that was asked for; more than that is told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +95,7 @@ class Selection:
         Raises StoreError for a target whose value is no number: it cannot be compared.
         """
         values_R = self.rule.values_R(targets)
-        if np.isnan(values_R).any():
-            raise StoreError(
-                f"a target has no {self.rule.measure} of the teacher to be selected by",
-                place="--select",
-                found=str(self.rule),
-            )
+        _refuse_unknown(values_R, self.rule, place=f"store {part + 1} of {len(self.cuts)}")
         return self.rule.taken_R(values_R, cut=self.cuts[part].value)
 
     def weights(self, selected_R: torch.Tensor, *, targets: int, selected: int) -> RowWeights:
@@ -151,11 +154,44 @@ def measure_selection(store: StoreLike | Any, rule: TargetRule, *, labels: str) 
         rule: The rule.
         labels: Whose true tokens count, "all" or "selected".
 
-    Raises SettingError where nothing is selected, and what reading a store raises.
+    Raises SettingError where nothing is selected, StoreError where a target that is looked at has
+    no value to be selected by, and what reading a store raises.
     """
     return Selection(
         rule=rule, labels=labels, cuts=tuple(_measured(one, rule) for one in _stores(store))
     )
+
+
+def uneven_shares(store: StoreLike | Any, selection: Selection) -> list[str]:
+    """A sentence for each store of which another share is taken than the rule says.
+
+    So it is where many targets have the value at which they are cut off: those of a teacher that
+    is always sure all have an entropy of 0.
+
+    Args:
+        store: One store, or several as one.
+        selection: What was measured on it.
+    """
+    rule = selection.rule
+    return [
+        f"{name_of(one)}: --select {rule} takes {cut.share:.1%} of the targets: many have "
+        f"{'an' if rule.measure == 'entropy' else 'a'} {rule.measure} of {cut.value:.4g} nats, and "
+        "those of one value are taken together"
+        for one, cut in zip(_stores(store), selection.cuts, strict=True)
+        if rule.is_share and abs(cut.share - rule.value) > _UNEVEN * rule.value
+    ]
+
+
+def _refuse_unknown(values_R: np.ndarray, rule: TargetRule, *, place: str) -> None:
+    """Raise StoreError for values that are no numbers, which cannot be compared with a cut."""
+    unknown = int(np.isnan(values_R).sum())
+    if unknown:
+        raise StoreError(
+            f"targets have no {rule.measure} of the teacher to be selected by",
+            place=place,
+            found=f"{unknown} of {len(values_R)} targets",
+            remedy="Leave out --select, or let a teacher read the text with `logitstore dump`",
+        )
 
 
 def _stores(store: Any) -> list[Any]:
@@ -164,7 +200,11 @@ def _stores(store: Any) -> list[Any]:
 
 
 def _measured(store: StoreLike, rule: TargetRule) -> Cut:
-    values_R = np.concatenate([rule.values_R(one) for one in _sampled(store)])
+    found = []
+    for number, targets in _sampled(store):
+        found.append(rule.values_R(targets))
+        _refuse_unknown(found[-1], rule, place=f"{name_of(store)}: block {number}")
+    values_R = np.concatenate(found)
     cut = rule.cut_of(values_R) if rule.is_share else rule.value
     taken_R = rule.taken_R(values_R, cut=cut)
     if not taken_R.any():
@@ -177,8 +217,8 @@ def _measured(store: StoreLike, rule: TargetRule) -> Cut:
     return Cut(value=cut, share=float(taken_R.mean()), targets=len(values_R))
 
 
-def _sampled(store: StoreLike) -> Iterator[SparseTargets]:
-    """The targets of blocks that are spread evenly over a store; of all where it is small."""
+def _sampled(store: StoreLike) -> Iterator[tuple[int, SparseTargets]]:
+    """Number and targets of blocks spread evenly over a store; of all where it is small."""
     blocks = len(store.blocks)
     total = sum(one.targets for one in store.blocks)
     wanted = blocks if total <= _MEASURED else max(1, -(-blocks * _MEASURED // total))
@@ -187,4 +227,4 @@ def _sampled(store: StoreLike) -> Iterator[SparseTargets]:
     for number in numbers:
         reader.expect(number)
     for number in numbers:
-        yield reader.read_block(number).targets
+        yield number, reader.read_block(number).targets

@@ -12,10 +12,11 @@ import torch
 
 from logitstore import SettingError, TokenizerError
 from logitstore.plumbing import evaluating, options_of, takes, tell_stage
-from trainer.advice.facts import Facts, Recipe
+from trainer.advice.counting import counting_loss
+from trainer.advice.facts import Facts, Recipe, chosen_by_loss
 from trainer.advice.rules import findings
 from trainer.data.store import teacher_head_of
-from trainer.diagnosis.groups import counting_loss, groups_of
+from trainer.diagnosis.groups import groups_of
 from trainer.diagnosis.measures import Objective, measured
 from trainer.diagnosis.options import DiagnoseOptions
 from trainer.diagnosis.run_files import RunFiles
@@ -27,7 +28,7 @@ from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
 from trainer.losses.distillation import refuse_unserved
 from trainer.training.run_result import refuse_changed_weights
-from trainer.training.state_files import DIAGNOSES, DIAGNOSIS
+from trainer.training.state_files import DIAGNOSES, DIAGNOSIS, warn
 from trainer.training.student import refuse_misfits
 from trainer.training.tokens import token_differences
 
@@ -87,6 +88,8 @@ def diagnose(**values: Any) -> dict[str, Any]:
         )
     spec: Any = source.spec
     refuse_unserved(spec, loss=run.loss, temperature=run.temperature)
+    for one in run.besides:
+        warn(one)
     place = _place(options, run, subject.place, source)
     foreign = _foreign(subject, source)
     tell_stage(options.on_progress, "reading documents")
@@ -190,6 +193,7 @@ def _facts(
         training=run.training,
         held_out=run.held_out,
         kept_best=run.kept_best,
+        chosen_by_loss=chosen_by_loss(objective.spec),
         trained_on=trained_on,
         **means,
     )

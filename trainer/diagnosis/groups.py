@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["counting_loss", "groups_of"]
+__all__ = ["groups_of"]
 
 _POSITIONS = (1.0, 8.0, 32.0, 128.0, 512.0, math.inf)
 _TIMES = (1.0, 2.0, 10.0, 100.0, math.inf)  # that a token occurs among the sample's true tokens
@@ -44,25 +44,6 @@ def groups_of(figures: Mapping[str, np.ndarray]) -> dict[str, list[dict[str, Any
         name: [edges | _means(figures, chosen_R) for edges, chosen_R in listed if chosen_R.any()]
         for name, listed in parts.items()
     }
-
-
-def counting_loss(label_R: np.ndarray, *, vocab_size: int) -> float:
-    """The loss of one who knows of the sample how often each token occurs, nats per target.
-
-    Each target is predicted from the counts of all others, c of its token among N - 1, by
-    `(1 - m) c / (N - 1) + m / V`, where m is the share of tokens that occur once: the mass of those
-    not seen yet, by Good (1953). That is more than the loss of one who knows the true frequencies.
-
-    Args:
-        label_R: The true tokens.
-        vocab_size: V.
-    """
-    label_R = label_R.astype(np.int64)
-    times_R = np.bincount(label_R)[label_R]
-    unseen = max(1, int((times_R == 1).sum())) / len(label_R)
-    others = max(1, len(label_R) - 1)
-    share_R = (1 - unseen) * (times_R - 1) / others + unseen / vocab_size
-    return float(-np.log(share_R).mean())
 
 
 def _quarters(values_R: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:

@@ -18,7 +18,8 @@ __all__ = ["diagnosis_lines"]
 _FIGURES = {  # name -> what stands behind its number, and how it is shown
     "student_loss": ("nats, with the true tokens", ".4f"),
     "teacher_loss": ("nats, likewise", ".4f"),
-    "loss_error": ("a standard error of their difference", ".4f"),
+    "counting_loss": ("nats, of one who knows how often each token occurs here", ".4f"),
+    "loss_error": ("a standard error of the difference of student and teacher", ".4f"),
     "retained_mass": ("of the teacher in the kept entries, at T = 1", ".1%"),
     "tempered_mass": ("likewise at the temperature", ".1%"),
     "support_mass": ("of the student in the same entries, at the temperature", ".1%"),

@@ -15,6 +15,7 @@ from trainer.training.state_files import read_json
 from trainer.training.value_schedule import ValueSchedule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from trainer.diagnosis.options import DiagnoseOptions
@@ -35,6 +36,7 @@ class RunFiles:
     training: Course | None  # of the loss; None where alpha or the temperature change
     held_out: Course | None  # of the figure by which its best step was chosen
     kept_best: bool
+    besides: tuple[str, ...] = ()  # what it learnt otherwise than it is measured here, in sentences
 
     @staticmethod
     def read(options: DiagnoseOptions, folder: Path | None) -> RunFiles:
@@ -73,6 +75,23 @@ class RunFiles:
             training=None if _changes(settings) else _course(course, "loss"),
             held_out=_course(held, figure),
             kept_best=settings.get("keep_best", False),
+            besides=() if record is None else tuple(_besides(record, folder)),
+        )
+
+
+def _besides(record: dict[str, Any], folder: Path | None) -> Iterator[str]:
+    """What a diagnosis does not look at of how the run learnt."""
+    rule, teachers = record["settings"].get("select"), record.get("averaged", ())
+    if rule:
+        yield (
+            f"{folder}: it learnt its teacher's distributions of the targets that --select {rule} "
+            "takes, and is measured here on all targets of the sample"
+        )
+    if teachers:
+        names = " and ".join(str(one.get("name")) for one in teachers)
+        yield (
+            f"{folder}: it learnt from the mean of several teachers ({names}), and is measured "
+            "here by the one of --logits"
         )
 
 

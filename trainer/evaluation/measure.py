@@ -87,7 +87,8 @@ def evaluate(**values: Any) -> dict[str, Any]:
     `yardstick` compares as quantised models are compared with their originals, where there is a
     teacher: `teacher_perplexity`, `perplexity_ratio`, `log_perplexity_ratio`; `p_change`, the true
     token's probability less that of the teacher, `p_change_rms` and `p_change_quantiles`; and
-    `kl_quantiles`, over exact entries and one bucket, None where there are no exact entries. It has
+    `kl_quantiles`, over exact entries and one bucket, with their mean `bucketed_kl` (`kl` is
+    another quantity where it is estimated from draws), None without exact entries. It has
     `bounds`, `coding_errors` and `standard_errors` of its own; without `quantiles_exact` they are
     within 2^-12 of themselves (trainer/evaluation/yardstick.py, quantiles.py).
 

@@ -21,6 +21,7 @@ from logitstore.plumbing import (
     stored_tokenizer,
 )
 from trainer.training.adaptation import base_of, with_adapter
+from trainer.training.model_folders import refuse_no_model_yet
 from trainer.training.state_files import warn
 from trainer.training.student import refuse_misfits
 from trainer.training.tokens import folder_differences, token_differences
@@ -61,6 +62,7 @@ class Subject:
             )
         if isinstance(options.model, str | Path):
             device = choose_device(options.device)
+            refuse_no_model_yet(str(options.model))
             base, adapter = base_of(str(options.model))
             return Subject(
                 name=str(options.model),

@@ -108,10 +108,13 @@ class Yardstick:
             "p_change_rms": rms,
             "p_change_quantiles": self.change.values(),
             "kl_quantiles": self.kl.values() if sums["judged"] else None,
+            "bucketed_kl": sums["least_kl"] / sums["targets"] if sums["judged"] else None,
         }
         bound = comparison.row_bound(sums)
         return figures | {
-            "bounds": {} if bound is None or not sums["judged"] else {"kl_quantiles": bound},
+            "bounds": {}
+            if bound is None or not sums["judged"]
+            else dict.fromkeys(("kl_quantiles", "bucketed_kl"), bound),
             "coding_errors": self._coding_errors(figures, mean, most=comparison.stated_drawn_kl),
             "standard_errors": self._standard_errors(figures, judged=bool(sums["judged"])),
             "quantiles_exact": self.change.exact,

@@ -51,7 +51,7 @@ def yardstick_lines(result: dict[str, Any]) -> Iterator[str]:
         row = [agreement, errors.get("top1_agreement"), None]
         title = f"same top token {SIGNS[sign].ascii if sign else ''}".rstrip()
         yield _row(title, row, percent=True)
-    yield from _quantiles(found)
+    yield from _quantiles(found, estimated=result["bounds"].get("kl") == "estimate")
     yield "p: the probability of the true token. rounding: the most that the store's steps may do."
 
 
@@ -62,17 +62,24 @@ def _row(title: str, row: list[float | None], *, percent: bool) -> str:
     return f"{title:22}{number or 'too large':>13}{error:>17}{rounding:>12}".rstrip()
 
 
-def _quantiles(found: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each level: KL where the store tells of it, and the change of p."""
+def _quantiles(found: Mapping[str, Any], *, estimated: bool) -> Iterator[str]:
+    """A line for each level: KL where the store tells of it, and the change of p.
+
+    KL of a single target is over its exact entries and one bucket. It is called so where there is
+    a bucket, for the mean above may be another quantity: `estimated` from draws of all tokens.
+    """
     kl = found["kl_quantiles"] or {}
     bound = found["bounds"].get("kl_quantiles")
     sign = SIGNS["lower, about" if bound == "lower" else bound].ascii if bound else ""
+    title = "bucketed KL" if bound == "lower" else "KL"
     errors = found["standard_errors"]
     kl_errors = errors.get("kl_quantiles") or {}
     change_errors = errors.get("p_change_quantiles") or {}
     columns = [f"{'of targets':14}"]
-    columns += [f"{f'KL {sign}'.rstrip():>14}{'+-':>11}"] if kl else []
+    columns += [f"{f'{title} {sign}'.rstrip():>14}{'+-':>11}"] if kl else []
     yield "".join([*columns, f"{'change of p':>16}{'+-':>12}"])
+    if kl and found["bucketed_kl"] is not None:
+        yield f"{'mean':14}{found['bucketed_kl']:14.6f}"
     for name, change in found["p_change_quantiles"].items():
         columns = [f"{name:14}"]
         if kl:
@@ -82,7 +89,14 @@ def _quantiles(found: Mapping[str, Any]) -> Iterator[str]:
     if not kl:
         yield "no quantiles of KL: the store keeps no entry exactly, and its draws scatter"
     elif sign:
-        yield f"KL {sign}: {SIGNS['lower, about' if bound == 'lower' else str(bound)].meaning}."
+        key = "lower, about" if bound == "lower" else str(bound)
+        yield f"{title} {sign}: {SIGNS[key].meaning}."
+    if kl and bound == "lower":
+        yield "bucketed KL: over the kept tokens and one bucket of all others, " + (
+            "target by target; kl above is another quantity, estimated from draws of all tokens."
+            if estimated
+            else "as kl above."
+        )
     if not found["quantiles_exact"]:
         yield "quantiles are within 0.03 % of themselves: there are too many targets to keep"
 

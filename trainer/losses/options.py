@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError
-from logitstore.plumbing import Option, listed, own_options
+from logitstore.plumbing import Option, own_options
 from trainer.losses import LOSSES, SPAN_LOSSES
 
 if TYPE_CHECKING:
@@ -51,20 +51,12 @@ ROUTER_WEIGHT = Option(
     unset="router_aux_loss_coef of the student's configuration",
     least=0,
 )
-_LOWER = [one.name for one in LOSSES.values() if one.bound == "lower"]
 LOSS = Option(
     name="loss",
     kind=str,
     default="forward_kl",
-    help=" ".join(
-        [
-            "The divergence from the teacher's distribution.",
-            *(f"{one.name}: {one.summary}" for one in LOSSES.values()),
-            *(f"{one.name}: {one.summary}" for one in SPAN_LOSSES.values()),
-            "Over kept tokens and one bucket of all others, the values of",
-            f"{listed(_LOWER)} are lower bounds of those over all tokens.",
-        ]
-    ),
+    help="The divergence between the teacher's distribution and the student's; docs/losses.md says "
+    f"what each computes. {' and '.join(SPAN_LOSSES)} are for a student of another tokenizer.",
     choices=lambda: (*LOSSES, *SPAN_LOSSES),
 )
 # Of losses that have options; each declares its own, with its default.

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore import SettingError, StorageError, StoreError
 from logitstore.plumbing import checked_content, printable
+from trainer.training.model_folders import runs_in, several_runs
 from trainer.training.run_record import FORMAT
 from trainer.training.state_files import (
     CHECK,
@@ -143,6 +144,14 @@ def _load(folder: Path, name: str) -> RunFolder:
         strays=strays,
     )
     if run.reference and run.evaluation is None and not run.kept:
+        runs = runs_in(folder)
+        if runs:
+            raise StoreError(
+                "a folder without results of its own",
+                place=folder,
+                found=several_runs(folder, runs),
+                remedy=f"Name its runs: trainer report {runs[0].parent}/*",
+            )
         raise StoreError(
             "a folder without results",
             place=folder,

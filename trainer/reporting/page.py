@@ -77,7 +77,7 @@ class Report:
 CURVES = {
     "loss": ("Training loss", "nats; not comparable between runs with another α or temperature"),
     "ce": ("Cross-entropy with the labels", "nats"),
-    "kl": ("Forward KL from the teacher, whatever the loss", "nats"),
+    "kl": ("Forward KL from the teacher at the run's temperature", "nats"),
     "kl_binary": ("Part of it: how much mass is in the head", "nats"),
     "kl_head": ("Part of it: how the head shares its mass", "nats"),
     "agreement": ("Top-1 agreement with the teacher", "share of targets"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from logitstore.plumbing import printable
-from trainer.evaluation.task_lines import STDERR, error_name
+from trainer.evaluation.task_lines import STDERR, error_name, is_too_wide
 from trainer.reporting.data import as_number, words
 
 if TYPE_CHECKING:
@@ -143,7 +143,10 @@ def best_runs(row: TaskRow, runs: Sequence[RunFolder]) -> set[str]:
     values = {
         name: row.better * value
         for name, value in row.values.items()
-        if row.better and name in students and math.isfinite(value)
+        if row.better
+        and name in students
+        and math.isfinite(value)
+        and not is_too_wide(row.metric, value, row.errors.get(name))
     }
     if len(values) < 2:
         return set()
@@ -162,6 +165,8 @@ def task_cell(row: TaskRow, name: str) -> str:
         return "–"
     if not math.isfinite(value):
         return "not finite"
+    if is_too_wide(row.metric, value, error):
+        return f"about e^{math.log(value):.1f}"
     behind = "" if error is None or not math.isfinite(error) else f" ± {error:,.3f}"
     return f"{value:,.3f}{behind}"
 
@@ -176,6 +181,15 @@ def task_notes(runs: Sequence[RunFolder], rows: Sequence[TaskRow]) -> list[str]:
     notes = []
     if any(row.errors for row in rows):
         notes.append("± behind a figure of a task is its standard error, as the harness gives it.")
+    if any(
+        is_too_wide(row.metric, value, row.errors.get(name))
+        for row in rows
+        for name, value in row.values.items()
+    ):
+        notes.append(
+            "about e^: a perplexity with a standard error of more than half of itself, which is no "
+            "figure to compare; the numbers are in evals/."
+        )
     if max(Counter((row.task, row.metric) for row in rows).values(), default=0) > 1:
         notes.append(
             "Rows of one task differ in items, solved examples or version: compare within a row."

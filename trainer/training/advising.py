@@ -14,11 +14,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from logitstore.plumbing import evaluating
-from trainer.advice.facts import Facts, Recipe
+from trainer.advice.counting import counting_loss
+from trainer.advice.facts import Facts, Recipe, chosen_by_loss
 from trainer.advice.kept import kept_of
 from trainer.advice.rules import RULES, findings
 from trainer.data.answer_files import labels_only
@@ -84,6 +86,7 @@ class FirstStep(TrainerCallback):
         self._recipe, self._spec, self._columns = recipe, spec, columns
         self._sums: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
+        self._labels: list[np.ndarray] = []
         self._no_token: float | None = None
         self.over = False
 
@@ -110,6 +113,7 @@ class FirstStep(TrainerCallback):
         if stored is None or not result.count or isinstance(stored, AveragedTargets):
             return  # the rules are of one teacher's targets
         self._add("student_loss", float(result.sums["ce"]), result.count)
+        self._labels.append(batch.labels_R.cpu().numpy())
         log_p_R = torch.from_numpy(stored.label_logprob_R).double()
         for name, value_R in {"teacher_loss": -log_p_R, "squares": log_p_R**2}.items():
             self._add(name, float(value_R.sum()), len(value_R))
@@ -133,6 +137,8 @@ class FirstStep(TrainerCallback):
             columns=self._columns,
             student_loss=self._mean("student_loss"),
             no_token_mass=self._no_token,
+            counting_loss=self._counting_loss(),
+            chosen_by_loss=chosen_by_loss(self._spec),
             **kept,
         )
         teacher, squares = self._mean("teacher_loss"), self._mean("squares")
@@ -143,6 +149,12 @@ class FirstStep(TrainerCallback):
         variance = max(0.0, squares - teacher**2)
         error = math.sqrt(2 * variance / self._counts["teacher_loss"])
         return replace(facts, teacher_loss=teacher, loss_error=error)
+
+    def _counting_loss(self) -> float | None:
+        if not self._labels:
+            return None
+        label_R = np.concatenate(self._labels)
+        return counting_loss(label_R, vocab_size=self._spec.tokenizer.vocab_size)
 
     def _add(self, name: str, value: float, count: int) -> None:
         self._sums[name] += value  # type: ignore[assignment]

@@ -25,12 +25,13 @@ from trainer.data.options import (
 )
 from trainer.data.packing import Lengths, Packing, choose_packing, longest_document
 from trainer.data.rows import choose_border, choose_layout
-from trainer.data.selection import measure_selection, refuse_unselectable
+from trainer.data.selection import measure_selection, refuse_unselectable, uneven_shares
 from trainer.data.spans import has_spans
 from trainer.data.store import as_store
 from trainer.data.streams import Mix, Part, refuse_empty_epochs
 from trainer.losses import choose_view, draw_for, forward_kl
 from trainer.losses.options import TEMPERATURE
+from trainer.training.state_files import warn
 from trainer.training.student import refuse_small_vocabulary
 
 if TYPE_CHECKING:
@@ -149,17 +150,20 @@ def selection_of(
         labels: Whose true tokens count.
         temperature: The temperature of the loss.
 
-    Raises SettingError where the store does not know what targets are selected by, or where none
-    would be.
+    Warns where another share is taken than was asked for. Raises SettingError where the store does
+    not know what targets are selected by, or where none would be; StoreError where single targets
+    have nothing to be selected by.
     """
     if select is None:
         return None
     rule = TargetRule.parse(select, flag=SELECT.flag)
     refuse_unselectable(store, rule)
     draw = draw_of_epoch(store.spec.sparsifier, temperature, 0)
-    return measure_selection(
-        store.with_draw(draw) if draw != store.draw else store, rule, labels=labels
-    )
+    read = store.with_draw(draw) if draw != store.draw else store
+    selection = measure_selection(read, rule, labels=labels)
+    for one in uneven_shares(store, selection):
+        warn(one)
+    return selection
 
 
 def _refuse_no_model(model: object) -> None:

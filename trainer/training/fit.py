@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from trainer.training.loop import DistillationTrainer
+    from trainer.training.value_schedule import ValueSchedule
 
 
 __all__ = ["fit"]
@@ -235,10 +236,8 @@ class _Fit:
             floor=self.options.lr_floor,
             held_out=held_out,
             keep_best=self.options.keep_best,
-            alpha_schedule=self.options.schedule("alpha"),
-            temperature_schedule=self.options.schedule("temperature")
-            if self.options.temperature_schedule
-            else None,
+            alpha_schedule=self._changing("alpha"),
+            temperature_schedule=self._changing("temperature"),
             first_step=first_step,
             callbacks=[
                 *([] if first_step is None else [first_step]),
@@ -256,6 +255,11 @@ class _Fit:
         with compiled_layers(student, settings=self.options.compile_settings):
             self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
         return self._finish(loop, record, dtype=saved_dtype(self.options, own))
+
+    def _changing(self, name: str) -> ValueSchedule | None:
+        """How alpha or the temperature changes; None where it does not."""
+        schedule = self.options.schedule(name)
+        return None if schedule.shape == "constant" else schedule
 
     def _first_step(self, student: PreTrainedModel) -> FirstStep | None:
         """What warns of the settings after the first step of a run that begins now."""

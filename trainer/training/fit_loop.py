@@ -108,15 +108,16 @@ class FitLoop(DistillationTrainer):
         return (loss, result) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add alpha and the temperature of the step to a report of the loss, where they change.
+        """Add alpha and T of the step to a report or a measurement of the loss, where they change.
 
         Args:
             logs: What is logged.
             start_time: As transformers gives it.
         """
-        if "loss" in logs and self._alpha is not None:
+        measured = "loss" in logs or f"{PREFIX}loss" in logs
+        if measured and self._alpha is not None:
             logs["alpha"] = self.objective["alpha"]
-        if "loss" in logs and self._temperature is not None and self.step_temperature is not None:
+        if measured and self._temperature is not None and self.step_temperature is not None:
             logs["temperature"] = self.step_temperature
         super().log(logs, start_time)
 

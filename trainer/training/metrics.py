@@ -22,12 +22,9 @@ METRICS = (
     *("router_loss", "selected"),
 )
 SUMMED = (*METRICS, "judged", "targets")
-_MEASURED = {*(f"eval_{name}" for name in (*METRICS, "targets")), "step", "seconds"}
-_REPORTED = {
-    *METRICS,
-    *("step", "targets", "seconds", "grad_norm", "epoch"),
-    *("alpha", "temperature"),  # where they change
-}
+_CHANGING = {"alpha", "temperature"}  # where they change
+_MEASURED = {*(f"eval_{name}" for name in (*METRICS, "targets")), "step", "seconds", *_CHANGING}
+_REPORTED = {*METRICS, *("step", "targets", "seconds", "grad_norm", "epoch"), *_CHANGING}
 
 
 class MetricSums:

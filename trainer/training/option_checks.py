@@ -145,6 +145,15 @@ def _check_average(options: Any, sources: int) -> None:
             found=options.select,
             remedy="Leave one of them out",
         )
+    if options.skip_damaged is not None:
+        raise SettingError(
+            "--skip-damaged is not served with --average: what is damaged in one store would be "
+            "left out of all",
+            place="--skip-damaged",
+            found=options.skip_damaged,
+            remedy="Mend the stores (`logitstore verify` names what is damaged), or leave one of "
+            "the two out",
+        )
     loss = options.chosen_loss()
     if isinstance(loss, Loss):
         refuse_average(loss)

@@ -83,7 +83,8 @@ class FitOptions:
         refuse=refuse_uri,
         help="The student: a transformers folder, a Hub id, or a configuration file .json, from "
         "which one is made with fresh weights; or the folder of an adapter, which is trained on.",
-        in_python="Or a loaded transformers model, which is trained in place.",
+        in_python="Or a loaded transformers model, which is trained in place and is float32 "
+        "afterwards.",
     )
     out: Path = option(help="The folder of the run: a new one, or that of a run to go on with.")
     alpha: float = option(like=ALPHA)

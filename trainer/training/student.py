@@ -27,6 +27,7 @@ from logitstore.plumbing import (
 from trainer.data.options import SEED
 from trainer.data.packing import longest_document
 from trainer.training.adaptation import base_of, with_adapter
+from trainer.training.model_folders import refuse_no_model_yet
 from trainer.training.state_files import warn
 from trainer.training.tokens import folder_differences, no_files
 
@@ -89,6 +90,7 @@ def load_student(
         refuse_misfits(model, Path(model.name_or_path or "model"), spec=spec, store=store)
         return _checked(model, None, spec=spec, device=device)
     name = str(name)
+    refuse_no_model_yet(name)
     base, adapter = base_of(name)
     if base.endswith(".json"):
         model = _from_config(Path(base), spec=spec, seed=seed)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,12 @@ from trainer.sweeping.lines import as_object, sweep_lines
 from trainer.sweeping.options import NAMES, PASSED, SweepOptions
 from trainer.training.adaptation import base_of
 from trainer.training.fit_options import FIT_OPTIONS, FIT_SECTIONS, fit_options
+from trainer.training.model_folders import refuse_no_model_yet
+from trainer.training.report_lines import report_words, shown_nats, temperature_note
 from trainer.training.state_files import RunWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["app"]
 
@@ -58,12 +61,19 @@ app = new_program("trainer", summary="Distil students from a store of a teacher'
 def fit(*, json: bool, **options: Any) -> None:
     """Distil a student from a store, or from several together.
 
+    \b
+        trainer fit --logits store --student student.json --out run
+
+    docs/students.md says what a student.json needs, docs/losses.md which loss does what, and
+    docs/fitting.md what the other options do together.
+
     Each report holds means over the targets since the last one: loss; ce, the cross-entropy with
-    the true tokens; kl, the forward KL from the teacher, whatever the loss is: an estimate where
-    targets were drawn at T, else that over the exact entries and one bucket, a lower bound but for
-    the store's rounding, with its two parts in brackets: binary, that of the mass inside the head
-    against the bucket's, and head, that inside the head; divergence, that of the loss where it is
-    another; top-1, how often the most probable token is the teacher's.
+    the true tokens; kl, the forward KL from the teacher at T, whatever the loss is; divergence,
+    that of the loss, where it is another; top-1, how often the most probable token is the
+    teacher's. A store keeps some tokens of each distribution, the head, and the mass of all others,
+    the bucket. kl is over these: a lower bound, but for the store's rounding. In brackets are its
+    two parts: binary, that of the mass of the head against the bucket's, and head, that inside the
+    head. Where tokens were drawn at T, kl is an estimate and has no parts.
     """
     _refuse_early(options)
     announce_hub(options["student"])
@@ -72,7 +82,7 @@ def fit(*, json: bool, **options: Any) -> None:
         quiet_libraries()
         from trainer.training.fit import fit as run
 
-        result = run(**options, report=lambda one: _report(one, reports), on_progress=on_progress)
+        result = run(**options, report=_reporting(options, reports), on_progress=on_progress)
     if not _is_first_rank():
         return
     if json:
@@ -81,13 +91,13 @@ def fit(*, json: bool, **options: Any) -> None:
         say(f"{options['out']}: finished before; no step was left")
     else:
         steps = result["settings"]["steps"]
-        say(f"{options['out']}: {steps} steps, {_words(result['metrics'])}{_left_out(result)}")
+        words = report_words(result["metrics"], temperature=options["temperature"])
+        say(f"{options['out']}: {steps} steps, {words}{_left_out(result)}")
         best = result.get("best")
         if best is not None:
             kept = "the result" if options["keep_best"] else "the last step is the result"
-            say(
-                f"best {best['by']} held out: {best['value']:.4f} after step {best['step']}; {kept}"
-            )
+            value = shown_nats(best["value"])
+            say(f"best {best['by']} held out: {value} after step {best['step']}; {kept}")
 
 
 @command(app, name="eval", options=(*options_of(EvalOptions), JSON), check=EvalOptions, again=AGAIN)
@@ -97,7 +107,7 @@ def evaluate(*, json: bool, **options: Any) -> None:
     `--tasks` asks tasks of lm-evaluation-harness, by its own definitions, names and metrics.
     """
     refuse_bad_store(options["logits"])
-    refuse_bad_model(base_of(str(options["model"]))[0])
+    _refuse_bad_model(str(options["model"]))
     announce_hub(options["model"], options["data"])
     with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
@@ -120,7 +130,7 @@ def diagnose(*, json: bool, **options: Any) -> None:
     top; a run in which nothing is found may still be short, or too small a model.
     """
     refuse_bad_store(options["logits"])
-    refuse_bad_model(base_of(str(options["model"]))[0])
+    _refuse_bad_model(str(options["model"]))
     announce_hub(options["model"])
     with show_progress("starting") as on_progress, _telling_warnings():
         quiet_libraries()
@@ -145,7 +155,7 @@ def student(*, json: bool, **options: Any) -> None:
 
     refuse_used(options["out"])
     refuse_bad_teacher(options["teacher"])
-    refuse_bad_model(options["teacher"])
+    _refuse_bad_model(str(options["teacher"]))
     announce_hub(options["teacher"])
     with show_progress("starting") as on_progress:
         quiet_libraries()
@@ -221,10 +231,15 @@ def _refuse_early(options: dict[str, Any]) -> None:
     _refuse_bad_student(str(options["student"]))
 
 
+def _refuse_bad_model(name: str) -> None:
+    refuse_no_model_yet(name)
+    refuse_bad_model(base_of(name)[0])
+
+
 def _refuse_bad_student(name: str) -> None:
     student, _ = base_of(name)
     if not student.endswith(".json"):
-        refuse_bad_model(student)
+        _refuse_bad_model(name)
     elif not Path(student).is_file():
         raise ModelError(
             "there is no such file",
@@ -245,18 +260,30 @@ def _left_out(result: dict[str, Any]) -> str:
     return f"  (without {blocks} damaged {'block' if blocks == 1 else 'blocks'})" if blocks else ""
 
 
-def _report(one: dict[str, float], reports: list[dict[str, float]]) -> None:
-    """One line on standard error for each report of the loss."""
-    if "eval_loss" in one:
-        named = {name.removeprefix("eval_"): value for name, value in one.items()}
-        say(f"step {one['step']}  held out: {_words(named, parts=False)}", err=True)
-        return
-    reports.append(one)
-    line = f"step {one['step']}  {_words(one)}{_changing(one)}  {one['seconds']:.0f} s"
-    if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
-        words = _words(one, parts=False)
-        line = f"step {one['step']}  {words}{_changing(one)}  {one['seconds']:.0f} s"
-    say(line, err=True)
+def _reporting(
+    options: dict[str, Any], reports: list[dict[str, float]]
+) -> Callable[[dict[str, float]], None]:
+    """What says a line on standard error for each report, which is added to `reports`."""
+    words = partial(report_words, temperature=options["temperature"])
+    notes = [temperature_note(fit_options(**options))]
+
+    def report(one: dict[str, float]) -> None:
+        for note in filter(None, notes):
+            say(f"note: {note}", err=True)
+        notes.clear()
+        if "eval_loss" in one:
+            named = {name.removeprefix("eval_"): value for name, value in one.items()}
+            shown = words(named, parts=False)
+            say(f"step {one['step']}  held out: {shown}{_changing(one)}", err=True)
+            return
+        reports.append(one)
+        rest = f"{_changing(one)}  {one['seconds']:.0f} s"
+        line = f"step {one['step']}  {words(one)}{rest}"
+        if sys.stderr.isatty() and len(line) >= shutil.get_terminal_size().columns:
+            line = f"step {one['step']}  {words(one, parts=False)}{rest}"
+        say(line, err=True)
+
+    return report
 
 
 def _changing(one: dict[str, float]) -> str:
@@ -280,23 +307,3 @@ def _telling_warnings() -> Iterator[None]:
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = show
         yield
-
-
-def _words(one: dict[str, float], *, parts: bool = True) -> str:
-    if "divergence" not in one:  # learnt from answers, without a teacher
-        return f"loss {one['loss']:.4f}"
-    terms = ""
-    top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
-    if "selected" in one:
-        top += f"  selected {one['selected']:.1%}"
-    if "kl" not in one:  # of a store that does not know the mass of its entries
-        terms = f"ce {one['ce']:.4f}  divergence {one['divergence']:.4f}"
-        return f"loss {one['loss']:.4f}  {terms}{top}"
-    if "kl_head" in one and parts:
-        terms = f" (binary {one['kl_binary']:.4f}, head {one['kl_head']:.4f})"
-    if abs(one["divergence"] - one["kl"]) > _SAME:  # another loss than forward KL
-        terms += f"  divergence {one['divergence']:.4f}"
-    return f"loss {one['loss']:.4f}  ce {one['ce']:.4f}  kl {one['kl']:.4f}{terms}{top}"
-
-
-_SAME = 1e-4  # nats

@@ -9,6 +9,6 @@ from logitstore.cli import editing
 from logitstore.cli import exchange
 from logitstore.cli import viewing
 
-from logitstore.cli.app import app
+from logitstore.cli.root import app
 
 __all__ = ["app"]
