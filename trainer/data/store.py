@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from logitstore import DocumentBlock, StoredDocument, StoreSpec
 
-__all__ = ["Ahead", "BlockSize", "StoreLike", "StoreSource", "as_store", "reading_ahead"]
+__all__ = [
+    "Ahead",
+    "BlockSize",
+    "StoreLike",
+    "StoreSource",
+    "as_store",
+    "begin_reading",
+    "reading_ahead",
+]
 
 
 class BlockSize(Protocol):
@@ -145,6 +153,20 @@ def reading_ahead(store: StoreLike) -> Ahead:
     """
     own = getattr(store, "ahead", None)
     return _Near(store) if own is None else own()
+
+
+def begin_reading(reader: Ahead, number: int) -> None:
+    """Have a block read from now on, beside others, where the reader has a `begin`.
+
+    Without one, one thread at a time reads the store.
+
+    Args:
+        reader: What `reading_ahead` gave.
+        number: Of the block, which is asked for next.
+    """
+    begin = getattr(reader, "begin", None)
+    if begin is not None:
+        begin(number)
 
 
 # A store that is open, or what `logitstore.open` takes: a path, a URI, a `logitstore.Storage`.
