@@ -78,7 +78,7 @@ class Forked:
 def start(module: str, *arguments: object, cwd: Path = _ROOT, **environment: str) -> Forked:
     """Run a module with its arguments as `python -m` does.
 
-    module: its name.
+    module: its name; or "-c", and the first argument is the program itself.
     arguments: each as `str` gives it.
     cwd: the folder in which it runs.
     environment: what is added to the variables of this process.
@@ -180,8 +180,13 @@ def _become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["cwd"])
-    sys.argv = [asked["module"], *asked["arguments"]]
-    runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
+    module, words = asked["module"], asked["arguments"]
+    if module == "-c":
+        sys.argv = ["-c", *words[1:]]
+        exec(words[0], {"__name__": "__main__"})
+        return
+    sys.argv = [module, *words]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
