@@ -467,7 +467,7 @@ def use_drawn(store, monkeypatch):
 
 @pytest.mark.parametrize("loss", [name for name in OF_ENTRIES if name != "forward_kl"])
 def test_every_loss_teaches(tmp_path, store, config, loss):
-    fit(tmp_path / "run", config, epochs=3, lr=1e-2, loss=loss, temperature=2.0)
+    fit(tmp_path / "run", config, epochs=3, save_steps=99, lr=1e-2, loss=loss, temperature=2.0)
     reports = history(tmp_path / "run")
     assert reports[-1]["loss"] < 0.9 * reports[0]["loss"]
     # With all entries kept, these are forward KL.
@@ -486,7 +486,7 @@ def test_every_loss_teaches(tmp_path, store, config, loss):
 )
 def test_drawn_targets_teach(tmp_path, use_drawn, config, name, options, temperature):
     use_drawn(name, **options)
-    fit(tmp_path / "run", config, epochs=4, lr=1e-2, temperature=temperature)
+    fit(tmp_path / "run", config, epochs=4, save_steps=99, lr=1e-2, temperature=temperature)
     reports = history(tmp_path / "run")
     assert reports[-1]["kl"] < 0.8 * reports[0]["kl"]
     assert all(("agreement" in one) == (name != "sample") for one in reports)

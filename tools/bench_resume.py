@@ -70,7 +70,8 @@ class RepeatedStore:
 
     def ahead(self) -> Any:
         """As a store has it: blocks that are needed at once are read by two threads."""
-        return ReadAhead(self)
+        own: Any = self  # what is asked of a store here, it has
+        return ReadAhead(own)
 
     def __iter__(self) -> Any:
         for number in range(len(self.blocks)):
