@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import shutil
@@ -41,6 +42,16 @@ _TRAINING_TEXT = [
     "The teacher reads the text once and the student reads what the teacher wrote.",
     "A target is the distribution of the next token given the tokens before it.",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported_for_good() -> None:
+    """What is there when a module begins stays, and no run looks through it for garbage.
+
+    accelerate has all garbage collected at the beginning and the end of each run: 0.3 s every time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from torch.utils.data import DataLoader
@@ -22,6 +22,7 @@ from tools.torture_store import CONTAINERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from logitstore.store.reader import Store
 
@@ -112,6 +113,81 @@ def test_what_fails_ahead_is_told_when_it_is_read() -> None:
     assert len(ahead.read_block(0)) == store.blocks[0].documents
 
 
+@dataclass
+class _Watched:
+    """A store that knows which threads read its blocks, and how many at the same time."""
+
+    store: Store
+    reading: int = 0
+    most: int = 0
+    calls: list[tuple[int, str]] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def read_block(self, number: int, **given: Any) -> Any:
+        self.calls.append((number, threading.current_thread().name.split("_")[0]))
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        time.sleep(0.02)
+        self.reading -= 1
+        return self.store.read_block(number, **given)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_blocks_that_are_begun_are_read_once_by_two_threads(container: str, tmp_path: Path) -> None:
+    spec = store_spec(container=container, block_targets=20)
+    store = logitstore.open(write_store(tmp_path, UNITS, spec=spec).uri)
+    numbers, watched = range(len(store.blocks)), _Watched(store)
+    ahead = ReadAhead(watched)
+    for number in (*numbers, *numbers):
+        ahead.begin(number)
+    for number in numbers:
+        found, wanted = ahead.read_block(number), store.read_block(number)
+        assert found.ids == wanted.ids
+        assert found.targets.logprobs_RK.tobytes() == wanted.targets.logprobs_RK.tobytes()
+        assert found.targets.ids_RK.tobytes() == wanted.targets.ids_RK.tobytes()
+    assert sorted(watched.calls) == [(number, "readers") for number in numbers]
+    assert watched.most == 2
+    assert not ahead._reading
+    ahead.read_block(0)  # nobody said so: it is read now, by who asks
+    assert watched.calls[-1] == (0, threading.current_thread().name)
+
+
+def test_damage_of_a_block_that_was_begun_is_told_where_it_is_read_in_the_same_words() -> None:
+    storage, store = _far("zarr", seconds=0.02)
+    name = next(one for one in storage.objects if "entries/c/" in one)
+    storage.objects[name] = b""
+    broken = next(number for number in range(len(store.blocks)) if _told(store, number))
+    ahead = ReadAhead(store)
+    for number in range(len(store.blocks)):
+        ahead.begin(number)
+    for number in range(broken):
+        assert len(ahead.read_block(number)) == store.blocks[number].documents
+    assert _told(ahead, broken) == _told(store, broken)
+    assert not ahead._reading  # what nobody will ask for is not read
+
+
+def _told(reader: Store | ReadAhead, number: int) -> str:
+    """What reading a block raises; empty where it raises nothing."""
+    try:
+        reader.read_block(number)
+    except CorruptionError as error:
+        return str(error)
+    return ""
+
+
+def test_where_no_thread_is_to_be_had_who_asks_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    _, store = _far("zarr")
+    monkeypatch.setattr("logitstore.store.ahead._begun", lambda *_, **__: refused())
+    ahead = ReadAhead(store)
+    ahead.begin(0)
+    assert len(ahead.read_block(0)) == store.blocks[0].documents
+
+
 def test_a_near_store_is_told_nothing(tmp_path) -> None:
     store = logitstore.open(write_store(tmp_path, UNITS, spec=store_spec()).uri)
     ahead = store.ahead()
@@ -146,6 +222,7 @@ def test_a_fork_amid_what_is_read_begins_anew(container: str, seconds: float) ->
         )
     )
     ahead.expect(0)
+    ahead.begin(3)
     ahead.expect_lengths(1)
     ahead.expect_lengths(2)
     time.sleep(seconds)

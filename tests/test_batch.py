@@ -5,12 +5,14 @@ import threading
 import time
 from functools import partial
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from logitstore.errors import CorruptionError, SettingError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
+from logitstore.store.ahead import ReadAhead
 from tests.memory_store import MemoryStore
 from trainer.data.batches import Batches, count_steps
 from trainer.data.order import Shuffle
@@ -40,17 +42,18 @@ def stream(store, *, plan=None, rank=0, ranks=1, temperature=1.0):
 def take(batches, count):
     """What the next `count` batches hold, comparably."""
     iterator = iter(batches)
-    content = [
-        (
-            batch.input_ids_BW.tolist(),
-            batch.labels_R.tolist(),
-            [] if batch.targets is None else batch.targets.logprobs_RK.tolist(),
-            batch.step_targets,
-        )
-        for batch in islice(iterator, count)
-    ]
+    content = [_content(batch) for batch in islice(iterator, count)]
     iterator.close()
     return content
+
+
+def _content(batch):
+    return (
+        batch.input_ids_BW.tolist(),
+        batch.labels_R.tolist(),
+        [] if batch.targets is None else batch.targets.logprobs_RK.tolist(),
+        batch.step_targets,
+    )
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
@@ -172,6 +175,87 @@ def test_a_resumed_stream_reads_the_draw_of_its_epoch():
         second = stream(store)
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert take(second, 2 * one - done) == whole[done:]
+
+
+class BegunStore(MemoryStore):
+    """The same store, of which two threads read the blocks that are needed at once."""
+
+    layout = SimpleNamespace(storage=None)
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.begun = []
+
+    def ahead(self):
+        store, reader = self, ReadAhead(self)
+        begin = reader.begin
+
+        def noted(number):
+            store.begun.append(number)
+            begin(number)
+
+        reader.begin = noted
+        return reader
+
+    def read_block(self, number, *, fetched=None):
+        return super().read_block(number)
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 8])
+@pytest.mark.parametrize("window", [1, 2])
+def test_blocks_that_two_threads_read_give_the_same_batches_each_read_once(lanes, window):
+    plain, begun = MemoryStore(blocks=32), BegunStore(blocks=32)
+    plan = packing(bins=1, lanes=lanes, window=window, bin_tokens=60)
+    whole = _epoch(stream(plain, plan=plan))
+    assert sorted(plain.reads) == list(range(32))
+    for done in range(0, len(whole), 1 + len(whole) // 5):
+        begun.reads.clear()
+        batches = stream(begun, plan=plan)
+        if done:
+            batches.load_state_dict(whole[done - 1].after)
+        found = _epoch(batches)
+        assert [_content(one) for one in found] == [_content(one) for one in whole[done:]]
+        assert [one.after for one in found] == [one.after for one in whole[done:]]
+        assert len(set(begun.reads)) == len(begun.reads)
+    assert bool(begun.begun) == (lanes * window > 1)
+
+
+def _epoch(batches):
+    """The batches that are left of the first epoch."""
+    found = []
+    for batch, after in batches._produce(batches.position):
+        found.append(batch)
+        if after is not None and after.epoch:
+            break
+    return found
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_no_more_blocks_are_begun_than_the_windows_hold(window):
+    store = BegunStore(blocks=32)
+    plan = packing(bins=1, lanes=4, window=window, bin_tokens=1000)  # a bin needs many windows
+    next(stream(store, plan=plan)._produce(stream(store, plan=plan).position))
+    assert len(set(store.reads)) > 4 * window
+    assert 1 < len(set(store.begun)) <= 4 * window
+
+
+def test_the_first_damaged_block_of_a_batch_is_the_one_that_is_named():
+    plan = packing(bins=1, lanes=8, window=1, bin_tokens=60)
+    sound = MemoryStore(blocks=32)
+    next(stream(sound, plan=plan)._produce(stream(sound, plan=plan).position))
+    broken = sound.reads[2:5]
+    for kind in (MemoryStore, BegunStore):
+        store = kind(blocks=32)
+        read = store._read
+        store._read = partial(_or_damaged, read, broken)
+        with pytest.raises(CorruptionError, match=f"^block {broken[0]}: a bit flipped$"):
+            next(iter(stream(store, plan=plan)))
+
+
+def _or_damaged(read, broken, number):
+    if number in broken:
+        raise CorruptionError("a bit flipped", place=f"block {number}")
+    return read(number)
 
 
 def test_an_error_of_the_reading_thread_arrives_and_the_thread_ends():

@@ -2,14 +2,10 @@
 
 import itertools
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +16,7 @@ import logitstore
 import trainer
 from logitstore.errors import ModelError, SettingError, SpecError, StoreError
 from logitstore.sparsify.build import sparsifier_spec
+from tests.forked import start
 from tests.loss_settings import OF_ENTRIES
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS, tiny
@@ -128,7 +125,7 @@ def test_a_run_of_one_step_learns(tmp_path, store, config):
 def test_the_learning_rate_is_that_of_transformers_after_a_rise_without_a_step_of_zero(
     tmp_path, store, config, settings, rise, name
 ):
-    fit(tmp_path / "run", config, steps=40, **settings)
+    fit(tmp_path / "run", config, steps=40, save_steps=40, **settings)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=SETTINGS["lr"])
     schedule = get_scheduler(
         name,
@@ -147,7 +144,9 @@ def test_the_learning_rate_is_that_of_transformers_after_a_rise_without_a_step_o
 
 
 def test_a_schedule_that_stays_up_falls_in_its_last_fifth(tmp_path, store, config):
-    fit(tmp_path / "run", config, steps=20, warmup=0, lr_schedule="wsd", lr_floor=0.1)
+    fit(
+        tmp_path / "run", config, steps=20, save_steps=20, warmup=0, lr_schedule="wsd", lr_floor=0.1
+    )
     rates = [one["lr"] / SETTINGS["lr"] for one in history(tmp_path / "run")]
     assert rates == pytest.approx([1.0] * 17 + [0.1 + 0.9 * left for left in (0.75, 0.5, 0.25)])
 
@@ -159,16 +158,8 @@ def test_the_reported_loss_is_the_mean_over_targets(tmp_path, store, config):
 
 
 def start_worker(out, config, settings, *, killed_at=-1, **environment):
-    command = [sys.executable, "-m", "tests.fit_worker"]
-    arguments = [str(out), str(config), json.dumps(SETTINGS | settings), str(killed_at)]
-    return subprocess.Popen(
-        [*command, *arguments],
-        env=os.environ | environment,
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = (out, config, json.dumps(SETTINGS | settings), killed_at)
+    return start("tests.fit_worker", *arguments, **environment)
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path, store, config):
@@ -476,7 +467,7 @@ def use_drawn(store, monkeypatch):
 
 @pytest.mark.parametrize("loss", [name for name in OF_ENTRIES if name != "forward_kl"])
 def test_every_loss_teaches(tmp_path, store, config, loss):
-    fit(tmp_path / "run", config, epochs=3, lr=1e-2, loss=loss, temperature=2.0)
+    fit(tmp_path / "run", config, epochs=3, save_steps=99, lr=1e-2, loss=loss, temperature=2.0)
     reports = history(tmp_path / "run")
     assert reports[-1]["loss"] < 0.9 * reports[0]["loss"]
     # With all entries kept, these are forward KL.
@@ -495,7 +486,7 @@ def test_every_loss_teaches(tmp_path, store, config, loss):
 )
 def test_drawn_targets_teach(tmp_path, use_drawn, config, name, options, temperature):
     use_drawn(name, **options)
-    fit(tmp_path / "run", config, epochs=4, lr=1e-2, temperature=temperature)
+    fit(tmp_path / "run", config, epochs=4, save_steps=99, lr=1e-2, temperature=temperature)
     reports = history(tmp_path / "run")
     assert reports[-1]["kl"] < 0.8 * reports[0]["kl"]
     assert all(("agreement" in one) == (name != "sample") for one in reports)

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from logitstore.errors import (
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.verify import verify
 from logitstore.teacher.transformers import TransformersTeacher
+from tests.forked import run, start
 from tools.dict_storage import DictStorage
 
 TEXTS = [
@@ -259,15 +259,12 @@ def test_a_changed_corpus_is_noticed_on_resume(settings: dict[str, Any], tmp_pat
         logitstore.dump(**settings)
 
 
-def _command(settings: dict[str, Any], *more: str) -> list[str]:
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "logitstore", "dump", *options, *more]
+def _words(settings: dict[str, Any]) -> list[str]:
+    return ["dump", *(f"--{name.replace('_', '-')}={value}" for name, value in settings.items())]
 
 
 def _run(settings: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        _command(settings, *more), capture_output=True, text=True, timeout=300, check=False
-    )
+    return run("logitstore", *_words(settings), *more)
 
 
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
@@ -277,7 +274,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
     wanted = _data(settings["out"])
     settings["out"] = tmp_path / "killed"
     for commits in (0, 2):
-        process = subprocess.Popen(_command(settings), stderr=subprocess.DEVNULL)
+        process = start("logitstore", *_words(settings))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             done = len(list((tmp_path / "killed" / "commits").glob("0*.json")))
@@ -293,17 +290,6 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(
     assert not list(settings["out"].rglob("*.tmp"))
 
 
-# The same command where the file system has no hard links.
-WITHOUT_LINKS = """
-import errno, os, sys
-def refuse(*_):
-    raise OSError(errno.EPERM, "Operation not permitted")
-os.link = refuse
-from logitstore.cli import main
-main()
-"""
-
-
 @pytest.mark.parametrize("container", sorted(CONTAINERS))
 def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
     settings: dict[str, Any], tmp_path: Path, container: str
@@ -311,11 +297,10 @@ def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
     whole = logitstore.dump(**settings, format=container)
     wanted = _data(settings["out"])
     settings["out"] = out = tmp_path / "killed"
-    options = _command(settings, f"--format={container}")[3:]
-    command = [sys.executable, "-c", WITHOUT_LINKS, *options]
+    command = ("tests.without_links", *_words(settings), f"--format={container}")
     generator = random.Random(0)
     for commits in (0, 3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(*command)
         while process.poll() is None and not (
             out.is_dir() and len(list((out / "commits").glob("0*.json"))) >= commits
         ):
@@ -325,7 +310,8 @@ def test_killed_where_there_are_no_hard_links_it_ends_in_the_same_bytes(
         process.wait()
         for path in out.glob("*.json"):
             json.loads(path.read_bytes())  # whole, or not there
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
     assert logitstore.open(out).fingerprint == whole.fingerprint
     assert _data(out) == wanted
     assert list(verify(out)) == []
@@ -382,18 +368,13 @@ def test_commands_refuse_a_uri_that_nothing_serves(
 ) -> None:
     uri = "ftp://host/store"
     commands = [
-        _command(settings | {"out": uri})[2:],
+        ["logitstore", *_words(settings | {"out": uri})],
         ["logitstore", "verify", uri],
         ["logitstore", "inspect", uri],
         ["trainer", "fit", f"--logits={uri}", "--student=none", "--out=run"],
         ["trainer", "eval", "none", f"--logits={uri}"],
     ]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path
-        )
-        for command in commands
-    ]
+    running = [start(*command, cwd=tmp_path) for command in commands]
     for process in running:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 2
@@ -407,18 +388,14 @@ def test_several_processes_make_one_store(settings: dict[str, Any], tmp_path: Pa
     whole = logitstore.dump(**settings)
     wanted = _data(settings["out"])
     settings["out"] = tmp_path / "shared"
-    workers = [subprocess.Popen(_command(settings)) for _ in range(3)]
+    workers = [start("logitstore", *_words(settings)) for _ in range(3)]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0, 0]
     assert logitstore.open(settings["out"]).fingerprint == whole.fingerprint
     assert _data(settings["out"]) == wanted
 
 
 def test_interrupted_it_says_how_to_go_on(settings: dict[str, Any]) -> None:
-    process = subprocess.Popen(
-        _command(settings | {"unit_tokens": 20}),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("logitstore", *_words(settings | {"unit_tokens": 20}))
     while not list((settings["out"] / "commits").glob("0*.json")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
@@ -587,18 +564,17 @@ def test_the_command_line_tells_what_it_did(settings: dict[str, Any]) -> None:
     assert "fingerprint" in done.stdout
     assert "every unit was stored already" in _run(settings).stdout
     store = str(settings["out"])
-    call = [sys.executable, "-m", "logitstore"]
-    shown = subprocess.run([*call, "inspect", store, "--json"], capture_output=True, check=True)
+    shown = run("logitstore", "inspect", store, "--json")
+    assert shown.returncode == 0
     content = json.loads(shown.stdout)
     assert content["targets"] == logitstore.open(store).targets
     assert content["teacher"]["architecture"] == "LlamaForCausalLM"
-    sound = subprocess.run([*call, "verify", store], capture_output=True, text=True, check=True)
+    sound = run("logitstore", "verify", store)
+    assert sound.returncode == 0
     assert "sound" in sound.stdout
     path = max((settings["out"] / "data").rglob("*"), key=lambda one: one.stat().st_size)
     os.truncate(path, path.stat().st_size // 2)
-    broken = subprocess.run(
-        [*call, "verify", store, "--json"], capture_output=True, text=True, check=False
-    )
+    broken = run("logitstore", "verify", store, "--json")
     assert broken.returncode == 1
     assert json.loads(broken.stdout)["ok"] is False
     assert str(path) in broken.stderr

@@ -1,8 +1,6 @@
 """An estimate against the dump that it foretells."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 import logitstore
 from logitstore.errors import CorpusError, LogitStoreError, SettingError
+from tests.forked import run
 from tests.test_dump import TEXTS
 
 KEYS = {
@@ -145,17 +144,14 @@ def test_a_corpus_of_nothing_but_bad_records(settings: dict[str, Any], tmp_path:
 
 def test_the_command_prints_one_object(settings: dict[str, Any]) -> None:
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    call = [sys.executable, "-m", "logitstore", "estimate", *options, "--seconds=0.2"]
-    shown = subprocess.run([*call, "--json"], capture_output=True, text=True, check=True)
+    call = ["logitstore", "estimate", *options, "--seconds=0.2"]
+    shown = run(*call, "--json")
+    assert shown.returncode == 0, shown.stderr
     assert set(json.loads(shown.stdout)) == KEYS
-    told = subprocess.run(call, capture_output=True, text=True, check=True)
+    told = run(*call)
+    assert told.returncode == 0, told.stderr
     assert "per target" in told.stdout
-    failed = subprocess.run(
-        [*(one for one in call if not one.startswith("--k=")), "--json", "--k=301"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    failed = run(*(one for one in call if not one.startswith("--k=")), "--json", "--k=301")
     assert failed.returncode == 1
     assert "301" in json.loads(failed.stdout)["error"]
 

@@ -5,9 +5,7 @@ import json
 import os
 import resource
 import subprocess
-import sys
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import logitstore
+from tests.forked import run
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS
 from trainer.cli import app
@@ -166,15 +165,9 @@ def test_a_kill_between_any_two_file_operations_loses_nothing(tmp_path):
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     (tmp_path / "student.json").write_text(CONFIGS["llama"].to_json_string())
     settings = {"steps": 9, "save_steps": 3, "log_steps": 1, "batch_tokens": 64, "micro_tokens": 16}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.kill_worker", tmp_path / "runs"),
-            *(tmp_path / "student.json", json.dumps(settings), "4"),
-        ],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run(
+        *("tests.kill_worker", tmp_path / "runs"),
+        *(tmp_path / "student.json", json.dumps(settings), "4"),
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]

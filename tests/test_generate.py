@@ -2,10 +2,7 @@
 
 import fcntl
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedToken
 import logitstore
 from logitstore.errors import CorpusError, ModelError, SettingError, SpecError, StorageError
 from logitstore.plumbing import load_model
+from tests.forked import run, start
 from tools.architectures import make_model
 
 PROMPTS = ["The teacher", "A target is the distribution of the", "the", "next token given", "x y z"]
@@ -55,7 +53,7 @@ def _answers(path: Path) -> dict[tuple[str, int], list[int]]:
 
 
 def _command(settings: dict[str, Any]) -> list[str]:
-    words = [sys.executable, "-m", "logitstore", "generate"]
+    words = ["logitstore", "generate"]
     for name, value in settings.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return words
@@ -142,12 +140,12 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     wanted = settings | {"out": tmp_path / "wanted.parquet"}
     logitstore.generate(**wanted)
     folder = settings["out"].with_name("answers.parquet.parts")
-    with subprocess.Popen(_command(settings), stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not (folder / "000001.parquet").exists():
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    process = start(*_command(settings))
+    while process.poll() is None and not (folder / "000001.parquet").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
     assert not settings["out"].exists()
     done = len(list(folder.glob("0*.parquet")))
     assert 2 <= done < len(PROMPTS)
@@ -377,18 +375,12 @@ def test_wrong_settings_exit_2(settings: dict[str, Any]) -> None:
         {"temperature": 1e-40},  # by which logits overflow
         {"out": "a.jsonl"},
     ):
-        done = subprocess.run(_command(settings | change), capture_output=True, check=False)
+        done = run(*_command(settings | change))
         assert done.returncode == 2, done.stderr
 
 
 def test_the_command_prints_one_object(settings: dict[str, Any]) -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*_command(settings), "--json"],
-        capture_output=True,
-        check=True,
-        text=True,
-        env=environment,
-    )
+    done = run(*_command(settings), "--json", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["answers"] == 15
     assert "prompts.jsonl: prompts: 5 of prompt" in done.stderr

@@ -5,10 +5,7 @@ The files of `golden/` are frozen; golden/README.md says what they are and how t
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +22,7 @@ from logitstore.store.containers import load_container
 from logitstore.store.verify import verify
 from logitstore.targets.documents import DocumentBlock
 from logitstore.targets.targets import none_sampled
+from tests.forked import run
 
 # --- Inside: all that this module knows of what is not public, and what it asks of the rest. When
 # --- a name moves, adapt the functions up to the next such line, and nothing else.
@@ -381,14 +379,7 @@ def test_an_unfinished_run_goes_on_to_the_recorded_end(tmp_path: Path) -> None:
     """
     shutil.copytree(GOLDEN / "run", tmp_path / "run")
     wanted = json.loads((GOLDEN / "finished_run.json").read_text())
-    done = subprocess.run(
-        [sys.executable, "-c", GO_ON, json.dumps(wanted["settings"]), str(tmp_path / "run")],
-        cwd=GOLDEN,
-        env=os.environ | {"PYTHONPATH": str(GOLDEN.parent.parent)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = run("-c", GO_ON, json.dumps(wanted["settings"]), tmp_path / "run", cwd=GOLDEN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["5", "6", "7", "8"]  # the checkpoint is that of step 4
     assert done.stderr.count("written by an earlier version, without a hash of its own") == 1

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import trainer
 from logitstore.errors import SettingError
+from tests.forked import start
 from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS
 from trainer.training.run_record import read_record, write_record
@@ -76,21 +73,15 @@ def two_processes(out, config, settings, *, worker="sharded_worker", **environme
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    root = str(Path(__file__).parent.parent)
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", f"tests.{worker}", str(out), str(config)]
     ranks = [
-        subprocess.Popen(
-            [*command, json.dumps(SETTINGS | settings)],
-            env=os.environ
-            | common
-            | environment
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": path}
-            | {"DS_ACCELERATOR": "cpu"},
+        start(
+            f"tests.{worker}",
+            *(out, config, json.dumps(SETTINGS | settings)),
             cwd=config.parent,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            **common | environment,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            DS_ACCELERATOR="cpu",
         )
         for rank in range(2)
     ]

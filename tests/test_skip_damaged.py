@@ -1,13 +1,10 @@
 """`--skip-damaged`: a store is read without its damaged blocks, which are named and counted."""
 
 import json
-import os
 import pickle
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import trainer
 from logitstore.errors import CorruptionError, SettingError, SpecError, StorageError, StoreError
 from logitstore.store.local import LocalStorage
 from logitstore.store.reader import Store
+from tests.forked import start
 from tools.torture_store import CONTAINERS, make_scene
 from trainer.cli import app
 from trainer.training.state_files import RunWarning
@@ -227,13 +225,13 @@ def test_two_ranks_leave_out_the_same(
     remove_shard(damaged)  # of all its blocks, each rank finds some
     arguments = [str(damaged), str(stores["teacher"] / "config.json"), str(tmp_path / "two")]
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *arguments, json.dumps(QUICK)],
-            env=os.environ
-            | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
+        start(
+            *("-c", script, *arguments, json.dumps(QUICK)),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
         )
         for rank in range(2)
     ]

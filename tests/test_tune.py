@@ -1,8 +1,6 @@
 """The trade-off between bytes and error, and what is recommended of it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tune import CANDIDATES
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.sparsify.build import sparsifier_spec
+from tests.forked import run
 from tests.test_dump import TEXTS
 
 
@@ -239,16 +238,16 @@ def test_options_of_what_is_compared_are_none_of_tunes(option: str) -> None:
 
 
 def test_the_command_line(teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "logitstore", "tune", f"--data={corpus}", "--limit=9"]
+    call = ["logitstore", "tune", f"--data={corpus}", "--limit=9"]
     call += [f"--teacher={teacher_folder}", "--seconds=0.5"]
-    run = {"capture_output": True, "text": True, "cwd": tmp_path}
-    told = subprocess.run(call, check=True, **run)
+    told = run(*call, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
     assert f"logitstore dump --teacher {teacher_folder} --data {corpus} --limit 9" in told.stdout
     assert "--out STORE --sparsify" in told.stdout
     assert "\nserves: " in told.stdout
     assert "\nnot: " in told.stdout
     assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
-    failed = subprocess.run([*call, "--json", "--max-bytes=1"], check=False, **run)
+    failed = run(*call, "--json", "--max-bytes=1", cwd=tmp_path)
     assert failed.returncode == 1
     assert "--max-bytes" in json.loads(failed.stdout)["error"]
     assert "--max-bytes" in failed.stderr

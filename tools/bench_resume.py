@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 
 import logitstore
 import trainer
+from logitstore.store.ahead import ReadAhead
 from tools.tiny_teacher import make_teacher, texts
 from trainer.data.packing import Position
 
@@ -46,6 +47,7 @@ class RepeatedStore:
         own = store.blocks
         times = -(-documents // sum(one.documents for one in own))
         self.blocks = tuple(chain.from_iterable(repeat(tuple(own), times)))
+        self.layout, self.stored_bytes = store.layout, store.stored_bytes * times
 
     def with_draw(self, draw: int) -> Any:
         """Another draw of the same targets."""
@@ -58,9 +60,18 @@ class RepeatedStore:
         )
         return found
 
-    def read_block(self, number: int) -> Any:
+    def fetch_block(self, number: int, *, all_draws: bool = False) -> Any:
         """As the store that is repeated gives it."""
-        return self._store.read_block(number % len(self._store.blocks))
+        return self._store.fetch_block(number % len(self._store.blocks), all_draws=all_draws)
+
+    def read_block(self, number: int, *, fetched: Any = None) -> Any:
+        """As the store that is repeated gives it."""
+        return self._store.read_block(number % len(self._store.blocks), fetched=fetched)
+
+    def ahead(self) -> Any:
+        """As a store has it: blocks that are needed at once are read by two threads."""
+        own: Any = self  # what is asked of a store here, it has
+        return ReadAhead(own)
 
     def __iter__(self) -> Any:
         for number in range(len(self.blocks)):
@@ -121,7 +132,8 @@ def _measure(folder: str, documents: int, job: tuple[int, float] | None) -> None
             epoch=epoch, step=0, consumed=tuple(int(share * size) for size in sizes)
         )
         batches.load_state_dict(batches._state(position))
-        next(iter(batches))
+        ahead = iter(batches)  # closed behind the clock: it waits for the batch after the first
+        next(ahead)
         told = f"first batch at {share:.1%} of epoch {epoch}"
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     print(

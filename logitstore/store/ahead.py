@@ -1,7 +1,8 @@
 """Reading ahead: where the storage is far, the bytes of the blocks to come are fetched meanwhile.
 
 Who reads blocks says beforehand which come next. Only bytes are fetched; they are checked and
-decoded when the block is read, by the thread that reads it, as those of any block.
+decoded when the block is read, by the thread that reads it, as those of any block. Where several
+blocks are needed at once, as for the first batch of a run, two threads read them, near or far.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +35,7 @@ _MOST_BYTES = 256 << 20
 _THREADS = 8  # each waits for the requests of one block, which are made together
 _IN_TURN = 8  # blocks ahead of one that reads them in order
 _MOST_LENGTHS = 256
+_READERS = 2  # threads that decode: each takes what decoding takes besides the block
 
 
 class Blocks(Protocol):
@@ -90,6 +93,7 @@ class ReadAhead:
         self._queue: deque[int] = deque()
         self._fetching: dict[int, Future[Fetched]] = {}
         self._lengths: dict[int, Future[tuple[np.ndarray, np.ndarray]]] = {}
+        self._reading: dict[int, Future[DocumentBlock]] = {}
 
     def __getstate__(self) -> tuple[Blocks, int, bool]:
         return self._store, self._most, self._all_draws
@@ -115,6 +119,18 @@ class ReadAhead:
                     self._queue.append(number)
                 self._start()
 
+    def begin(self, number: int) -> None:
+        """Read block `number` from now on, beside others: it is asked for next, and once.
+
+        It is in memory from then on: only blocks are begun that are to be held at the same time.
+
+        number: of the block, from 0.
+        """
+        self._forget_another_process()
+        if number not in self._reading:
+            with suppress(RuntimeError):  # no thread is to be had: who asks for the block reads it
+                self._reading[number] = _begun(self._read, number, pool=_readers(os.getpid()))
+
     def expect_lengths(self, number: int) -> None:
         """Read the lengths of the documents of block `number`: they are asked for soon.
 
@@ -130,6 +146,19 @@ class ReadAhead:
 
         number: of the block, from 0.
         """
+        self._forget_another_process()
+        begun = self._reading.pop(number, None)
+        if begun is None:
+            return self._read(number)
+        found: DocumentBlock | None = _result(begun)
+        if found is not None:
+            return found
+        for other in self._reading.values():  # an error ends what the others were begun for
+            other.cancel()
+        self._reading.clear()
+        return self._read(number)
+
+    def _read(self, number: int) -> DocumentBlock:
         return self._store.read_block(number, fetched=self._taken(number))
 
     def read_draws(self, number: int) -> Iterator[DocumentBlock]:
@@ -201,19 +230,26 @@ def _result(future: Future[Any]) -> Any:
     return None if future.exception() else future.result()
 
 
-def _begun(read: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
+def _begun(
+    read: Callable[..., Any], *arguments: Any, pool: ThreadPoolExecutor | None = None, **named: Any
+) -> Future[Any]:
     """What a thread reads from now on."""
 
     def reading() -> Any:
         with _FORKS:
             return read(*arguments, **named)
 
-    return _pool(os.getpid()).submit(reading)
+    return (pool or _pool(os.getpid())).submit(reading)
 
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - threads do not survive a fork
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="ahead")
+
+
+@lru_cache(maxsize=1)
+def _readers(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - threads do not survive a fork
+    return ThreadPoolExecutor(_READERS, thread_name_prefix="readers")
 
 
 class _Forks:

@@ -30,7 +30,7 @@ from trainer.data.packing import (
     steps_of_epoch,
 )
 from trainer.data.rows import Batch, RowLayout, lay_out
-from trainer.data.store import reading_ahead, teacher_head_of
+from trainer.data.store import begin_reading, reading_ahead, teacher_head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -228,6 +228,7 @@ class Batches(IterableDataset[Batch]):
             start = Position.start(self.packing, epoch=start.epoch + 1)
 
     def _lay_out(self, windows: _Windows, one: Bin, *, step: Step, after: Position | None) -> Batch:
+        windows.begin(one)
         documents = [windows.document(place) for place in one.places]
         batch = lay_out(
             [stored.document for stored in documents],
@@ -302,6 +303,21 @@ class _Windows:
             if place.block not in blocks:
                 blocks.add(place.block)
                 self._reader(place.epoch).expect(place.block)
+
+    def begin(self, one: Bin) -> None:
+        """Have the blocks read beside each other that a bin needs of lanes that hold none.
+
+        These are the bins at the beginning, whose documents stand in nearly as many blocks. Later a
+        block is read when its lane has freed the last window: memory stays that of the windows.
+        """
+        first: dict[int, _Window] = {}  # by lane
+        wanted: dict[int, int] = {}  # block -> epoch, in the order in which they are asked for
+        for place in one.places:
+            window = (place.epoch, place.window)
+            if place.lane not in self._held and first.setdefault(place.lane, window) == window:
+                wanted[place.block] = place.epoch
+        for block, epoch in wanted.items() if len(wanted) > 1 else ():
+            begin_reading(self._reader(epoch), block)
 
     def document(self, place: Place) -> StoredDocument:
         """The document at `place`; a block of a new window is decoded."""

@@ -20,7 +20,7 @@ from logitstore import CorruptionError, StoreError
 from logitstore.plumbing import GENERATION, DamagedBlock, generation_of
 from trainer.data.answer_files import labels_only
 from trainer.data.options import WEIGHT
-from trainer.data.store import Ahead, BlockSize, reading_ahead
+from trainer.data.store import Ahead, BlockSize, begin_reading, reading_ahead
 from trainer.data.streams import first_blocks, mix_fingerprint
 
 if TYPE_CHECKING:
@@ -222,6 +222,11 @@ class _MixedAhead:
         """Block `number` is read soon, and once."""
         part, own = self._store.place_of(number)
         self._readers[part].expect(own)
+
+    def begin(self, number: int) -> None:
+        """Block `number` is read next, beside others that are begun."""
+        part, own = self._store.place_of(number)
+        begin_reading(self._readers[part], own)
 
     def expect_lengths(self, number: int) -> None:
         """The lengths of block `number` are asked for soon."""

@@ -29,6 +29,7 @@ __all__ = [
     "StoreLike",
     "StoreSource",
     "as_store",
+    "begin_reading",
     "reading_ahead",
     "teacher_head_of",
 ]
@@ -178,6 +179,20 @@ def teacher_head_of(store: Any) -> StoredHead | None:
         )
     found: StoredHead = head
     return found
+
+
+def begin_reading(reader: Ahead, number: int) -> None:
+    """Have a block read from now on, beside others, where the reader has a `begin`.
+
+    Without one, one thread at a time reads the store.
+
+    Args:
+        reader: What `reading_ahead` gave.
+        number: Of the block, which is asked for next.
+    """
+    begin = getattr(reader, "begin", None)
+    if begin is not None:
+        begin(number)
 
 
 # A store that is open, or what `logitstore.open` takes: a path, a URI, a `logitstore.Storage`.
