@@ -156,9 +156,7 @@ class Job:
             teacher.context,
             teacher_messages=self.rules.teacher_messages,
         )
-        states = states_of(
-            teacher, self.sparsifier, fidelity=options.fidelity, layers=self.layers
-        )
+        states = states_of(teacher, self.sparsifier, fidelity=options.fidelity, layers=self.layers)
         if states is not None and callable(options.on_note):
             options.on_note(cost_in_words(states))
         return replace(self, teacher=teacher, rules=rules, states=states)

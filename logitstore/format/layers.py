@@ -1,8 +1,8 @@
 """Which layers of a model are meant, counted from 1 whatever their number is.
 
-    6,12        those behind which the states are kept: after six layers, and after twelve
-    every:4     4, 8, 12 and so on
-    middle      the one behind which half of the layers have run: 6 of 12, and 7 of 13
+6,12        those behind which the states are kept: after six layers, and after twelve
+every:4     4, 8, 12 and so on
+middle      the one behind which half of the layers have run: 6 of 12, and 7 of 13
 """
 
 from __future__ import annotations

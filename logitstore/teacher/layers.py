@@ -119,9 +119,7 @@ def _state(output: Any) -> Any:
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
-def _run_through(
-    model: Any, modules: Sequence[nn.Module], probe_BL: Tensor
-) -> list[Tensor] | None:
+def _run_through(model: Any, modules: Sequence[nn.Module], probe_BL: Tensor) -> list[Tensor] | None:
     """What the modules give in a pass; None where they do not run as layers do."""
     heard: list[tuple[int, Any]] = []
     layers = DecoderLayers(modules=tuple(modules), width=0)

@@ -63,7 +63,8 @@ def fit(*, json: bool, **options: Any) -> None:
     targets were drawn at T, else that over the exact entries and one bucket, a lower bound but for
     the store's rounding, with its two parts in brackets: binary, that of the mass inside the head
     against the bucket's, and head, that inside the head; divergence, that of the loss where it is
-    another; top-1, how often the most probable token is the teacher's.
+    another; top-1, how often the most probable token is the teacher's; hint, with --hint-weight,
+    the part of the teacher's hidden states that the student's do not give.
     """
     _refuse_early(options)
     announce_hub(options["student"])
@@ -72,7 +73,12 @@ def fit(*, json: bool, **options: Any) -> None:
         quiet_libraries()
         from trainer.training.fit import fit as run
 
-        result = run(**options, report=lambda one: _report(one, reports), on_progress=on_progress)
+        result = run(
+            **options,
+            report=lambda one: _report(one, reports),
+            on_note=lambda line: say(line, err=True),
+            on_progress=on_progress,
+        )
     if not _is_first_rank():
         return
     if json:
@@ -287,6 +293,8 @@ def _words(one: dict[str, float], *, parts: bool = True) -> str:
         return f"loss {one['loss']:.4f}"
     terms = ""
     top = f"  top-1 {one['agreement']:.1%}" if "agreement" in one else ""
+    if "hint" in one:
+        top += f"  hint {one['hint']:.4f}"
     if "selected" in one:
         top += f"  selected {one['selected']:.1%}"
     if "kl" not in one:  # of a store that does not know the mass of its entries
