@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,10 @@ from logitstore.plumbing import DecoderLayers, layer_name
 from tests.hidden_stores import corpus_of, dumped
 from tests.test_sharded import two_processes
 from tests.tiny_models import tiny
-from trainer.data.packing import Lengths
-from trainer.data.rows import RowLayout
+from trainer.data.rows import Batch, RowLayout, lay_out
 from trainer.losses.distillation import loss_from_forward, loss_inside_forward
 from trainer.losses.hint_pairs import HintPair, pairs_at_equal_depth, parse_pairs
-from trainer.losses.hints import Hints, hint_maps
-from trainer.training.batching import batches_of, plan_packing
+from trainer.losses.hints import Hints, HintScale, hint_maps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -82,62 +81,43 @@ def hints_for(model: Any, pairs: tuple[HintPair, ...], *, weight: float = 0.7) -
     for number, one in enumerate(maps.values()):  # nothing special about them
         generator = torch.Generator().manual_seed(number)
         one.weight.data += 0.1 * torch.randn(one.weight.shape, generator=generator)
-    scales = tuple(0.5 + number for number in range(len(pairs)))
+    scales = tuple(
+        HintScale(student=0.3 + number, teacher=0.5 + number) for number in range(len(pairs))
+    )
     return Hints(weight=weight, pairs=pairs, scales=scales, layers=layers, maps=maps)
 
 
-def batch_of(store: Any, model: Any, hints: Hints, *, select: str | None = None) -> Any:
-    settings: dict[str, Any] = {"seed": 0, "batch_tokens": 10_000, "micro_tokens": 200}
-    packing = plan_packing(store, window=None, **settings)
-    batches = batches_of(
-        store,
-        model=model,
-        packing=packing,
-        lengths=Lengths(store),
-        temperature=1.0,
-        layers=hints.names,
+def batch_of(documents: list[Any], spec: Any, layout: RowLayout, border: int | None) -> Batch:
+    batch = lay_out(
+        [one.document for one in documents],
+        layout=layout,
+        targets=[one.targets for one in documents],
+        border=border,
     )
-    return next(iter(batches))
+    return replace(batch, spec=spec)
 
 
-def dense_hint(model: Any, store: Any, batch: Any, hints: Hints, weights_R: Any = None) -> Any:
-    """In float64: each document by itself through the model, its rows found by their labels."""
-    double = copy.deepcopy(model).double()
+def dense_hint(model: Any, documents: list[Any], hints: Hints) -> Any:
+    """In float64, each document by itself through the model."""
+    double = copy.deepcopy(model).double().eval()
     maps = copy.deepcopy(hints.maps).double()
     total: Any = 0.0
-    rows = 0
-    wanted = {
-        tuple(batch.input_ids_BW[row][batch.filled_BW[row]].tolist())
-        for row in range(len(batch.input_ids_BW))
-    }
-    # What rows hold is told by the targets: a document is in the batch if its states are.
-    held = {
-        bits.tobytes() for bits in batch.targets.states[layer_name(hints.pairs[0].teacher)].bits_RD
-    }
-    assert wanted
-    for stored in store:
-        states = stored.targets.states
-        if states[layer_name(hints.pairs[0].teacher)].bits_RD[0].tobytes() not in held:
-            continue
+    heard: list[Any] = []
+    layers = getattr(double.base_model, "layers", None) or double.base_model.h
+    for one in layers:
+        one.register_forward_hook(
+            lambda _m, _i, out: heard.append(out[0] if isinstance(out, tuple) else out)
+        )
+    for stored in documents:
         ids_1L = torch.from_numpy(stored.document.input_ids_L.astype("int64"))[None]
-        heard: list[Any] = []
-        layers = getattr(double.base_model, "layers", None) or double.base_model.h
-        hooks = [
-            one.register_forward_hook(
-                lambda _m, _i, out: heard.append(out[0] if isinstance(out, tuple) else out)
-            )
-            for one in layers
-        ]
+        heard.clear()
         double.base_model(input_ids=ids_1L, use_cache=False)
-        for hook in hooks:
-            hook.remove()
         at_R = torch.from_numpy(stored.document.counted_L).nonzero()[:, 0] - 1
         for pair, scale, one in zip(hints.pairs, hints.scales, maps.values(), strict=True):
-            mapped_RW = heard[pair.student - 1][0, at_R] @ one.weight.T
-            teacher_RW = states[layer_name(pair.teacher)].tensor().double()
-            total = total + ((mapped_RW - teacher_RW) ** 2).mean(1).sum() / scale
-        rows += len(at_R)
-    assert rows == len(batch.at_R)
+            mapped_RW = heard[pair.student - 1][0, at_R] @ one.weight.T / scale.student**0.5
+            state = stored.targets.states[layer_name(pair.teacher)]
+            teacher_RW = state.tensor().double() / scale.teacher**0.5
+            total = total + ((mapped_RW - teacher_RW) ** 2).mean(1).sum()
     total = total / len(hints.pairs)
     parameters = [*double.named_parameters(), *maps.named_parameters(prefix="hint_maps")]
     grads = torch.autograd.grad(total, [one for _, one in parameters], allow_unused=True)
@@ -145,17 +125,23 @@ def dense_hint(model: Any, store: Any, batch: Any, hints: Hints, weights_R: Any 
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "changes"),
+    ("name", "layout", "border", "changes"),
     [
-        ("llama", RowLayout.ROWS, {}),
-        ("llama", RowLayout.ROWS, {"hidden_size": WIDTH}),
-        ("gpt2", RowLayout.ROWS, {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
-        ("mamba", RowLayout.PADDED, {}),
+        ("llama", RowLayout.ROWS, None, {}),
+        ("llama", RowLayout.ROWS, None, {"hidden_size": WIDTH}),
+        ("llama", RowLayout.ROWS, 20, {}),
+        ("gpt2", RowLayout.ROWS, None, {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+        ("mamba", RowLayout.PADDED, 20, {}),
     ],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_value_and_every_gradient_are_dense(
-    name: str, layout: RowLayout, changes: dict[str, Any], checkpointing: bool, store: Path
+    name: str,
+    layout: RowLayout,
+    border: int | None,
+    changes: dict[str, Any],
+    checkpointing: bool,
+    store: Path,
 ) -> None:
     if name == "gpt2":
         changes = changes | {"n_positions": 64}
@@ -163,16 +149,18 @@ def test_value_and_every_gradient_are_dense(
     if checkpointing:
         if not model.supports_gradient_checkpointing:
             pytest.skip("the class computes no activations a second time")
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     model.train()
     pairs = (HintPair(student=1, teacher=2), HintPair(student=2, teacher=4))
     opened = logitstore.open(store)
     hints = hints_for(model, pairs)
-    batch = batch_of(opened, model, hints)
-    assert len(batch.at_R) > 20
+    documents = list(opened)[:7]
+    batch = batch_of(documents, opened.spec, layout, border)
+    assert len(batch.passes) == (0 if border is None else 2)
     plain = gradients(model, hints, batch, with_hints=False)
     found = gradients(model, hints, batch, with_hints=True)
-    wanted, expected = dense_hint(model, opened, batch, hints)
+    wanted, expected = dense_hint(model, documents, hints)
     assert found.sums["hint"].item() == pytest.approx(wanted.item(), rel=1e-5)
     assert found.loss == pytest.approx(plain.loss + 0.7 * wanted.item(), rel=1e-5)
     assert found.sums["loss"].item() == pytest.approx(found.loss, rel=1e-6)
@@ -181,7 +169,6 @@ def test_value_and_every_gradient_are_dense(
         own = found.grads[key].double() - plain.grads[key].double()
         other = torch.zeros_like(own) if gradient is None else 0.7 * gradient
         assert float((own - other).norm()) <= 1e-5 * float(other.norm()) + 2e-4, key
-    assert layout == RowLayout(layout)
 
 
 class Found:
@@ -289,7 +276,19 @@ def test_what_a_difference_is_divided_by_is_that_of_the_store(
     states = [one.targets.states["layer_2"].float32() for one in opened]
     square = sum(float((one**2).sum()) for one in states) / sum(one.size for one in states)
     assert result["hints"]["pairs"] == [[1, 2], [2, 2]]
-    assert result["hints"]["scales"] == pytest.approx([square, square], rel=1e-5)
+    (own_1, found), (own_2, again) = result["hints"]["scales"]
+    assert found == again == pytest.approx(square, rel=1e-5)
+    model = AutoModelForCausalLM.from_pretrained(saved).eval()
+    squares: list[torch.Tensor] = []
+    for stored in list(opened)[:32]:
+        ids_L = torch.from_numpy(stored.document.input_ids_L.astype("int64"))
+        at_R = torch.from_numpy(stored.document.counted_L).nonzero()[:, 0] - 1
+        with torch.no_grad():
+            states_LD = model(ids_L[None], output_hidden_states=True).hidden_states[1][0]
+        squares.append(states_LD[at_R].square().flatten())
+    block = opened.blocks[0].targets * NARROW  # the first block alone is read
+    assert own_1 == pytest.approx(float(torch.cat(squares)[:block].mean()), rel=1e-4)
+    assert own_2 > own_1
 
 
 def map_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -329,9 +328,8 @@ def test_one_four_and_eight_micro_batches_give_one_gradient(
     found = {}
     for passes in (1, 4, 8):
         out = tmp_path / f"{passes}"
-        result = run(
-            out, store, saved, **settings | {"micro_tokens": -(-room // passes), "lr": RATE}
-        )
+        settings |= {"micro_tokens": -(-room // passes), "lr": RATE}
+        result = run(out, store, saved, **settings)
         assert result["packing"]["bins"] == passes
         found[passes] = step_gradient(start, out), history(out)[0]["hint"]
     for passes in (4, 8):
@@ -365,7 +363,7 @@ def test_a_resumed_run_has_the_same_bits(store: Path, saved: Path, tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", store, saved, **settings, report=stop)
-    with pytest.raises(SpecError, match="hint.weight"):
+    with pytest.raises(SpecError, match=r"hint.weight"):
         run(tmp_path / "stopped", store, saved, **settings | {"hint_weight": 2.0}, resume=True)
     run(tmp_path / "stopped", store, saved, **settings, resume=True)
     for place in ("model.safetensors", "checkpoint-6/model.safetensors"):

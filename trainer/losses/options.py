@@ -72,7 +72,7 @@ HINT_LAYERS = Option(
     refuse=parse_pairs,
     help="Which layer of the student follows which one of the teacher, as 2:6,4:12, both counted "
     "from 1 (`trainer student --layers` counts from 0).",
-    unset="each stored layer of the teacher, and the student's behind which as great a part has run",
+    unset="each stored layer of the teacher with the student's at the same share of its depth",
 )
 _LOWER = [one.name for one in LOSSES.values() if one.bound == "lower"]
 LOSS = Option(

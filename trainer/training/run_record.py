@@ -169,11 +169,13 @@ def _are_hints(value: Any) -> bool:
         and isinstance(pairs, list)
         and isinstance(scales, list)
         and len(pairs) == len(scales) > 0
-        and all(
-            isinstance(one, list) and [type(part) for part in one] == [int, int] for one in pairs
-        )
-        and all(NUMBER.fits(one) and one > 0 for one in scales)
+        and all(_are_two(one) and all(type(part) is int for part in one) for one in pairs)
+        and all(_are_two(one) and all(part > 0 for part in one) for one in scales)
     )
+
+
+def _are_two(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(NUMBER.fits, value))
 
 
 def run_fingerprint(record: Mapping[str, Any]) -> str:
