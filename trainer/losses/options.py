@@ -68,10 +68,9 @@ HINT_LAYERS = Option(
     kind=str,
     default=None,
     nullable=True,
-    needs="hint_weight",
     refuse=parse_pairs,
-    help="Which layer of the student follows which one of the teacher, as 2:6,4:12, both counted "
-    "from 1 (`trainer student --layers` counts from 0).",
+    help="With --hint-weight: which layer of the student follows which one of the teacher, as "
+    "2:6,4:12, both counted from 1 (`trainer student --layers` counts from 0).",
     unset="each stored layer of the teacher with the student's at the same share of its depth",
 )
 _LOWER = [one.name for one in LOSSES.values() if one.bound == "lower"]

@@ -170,6 +170,12 @@ def _check_spans(options: Any) -> None:
 def _check_hints(options: Any) -> None:
     """Raise SettingError for hints beside what they are not served with."""
     if not options.hint_weight:
+        if options.hint_layers is not None:
+            raise SettingError(
+                "--hint-layers has no effect without --hint-weight",
+                found=options.hint_layers,
+                remedy="Leave --hint-layers out",
+            )
         return
     for flag, given, problem, remedy in (
         (
