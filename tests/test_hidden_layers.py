@@ -250,7 +250,7 @@ def test_layers_that_give_other_states_than_the_class_says_are_refused(name: str
 
 
 def test_a_killed_dump_is_gone_on_with_to_the_same_bytes(
-    store: Path, teacher: Path, corpus: Path, tmp_path: Path
+    store: Path, teacher: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "store"
     shutil.copytree(store, out)
@@ -269,6 +269,12 @@ def test_a_killed_dump_is_gone_on_with_to_the_same_bytes(
     dumped(plain, teacher, corpus, **options)
     with pytest.raises(SpecError, match="hidden_layers not given there, 1,3 here"):
         dumped(plain, teacher, corpus, hidden_layers="1,3", **options)
+    # Where the configuration does not tell the depth, the teacher is loaded before it is refused.
+    monkeypatch.setattr("logitstore.dumping.job.states_by_config", lambda _: None)
+    with pytest.raises(SpecError, match="hidden_layers not given there, 2,4 here"):
+        dumped(plain, teacher, corpus, hidden_layers="every:2", **options)
+    again = dumped(out, teacher, corpus, hidden_layers="1,3", **options)
+    assert again.fingerprint == logitstore.open(store).fingerprint
 
 
 def test_edits_keep_the_states(store: Path, teacher: Path, tmp_path: Path) -> None:

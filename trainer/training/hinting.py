@@ -146,7 +146,7 @@ def hints_words(hints: Hints) -> str:
     Args:
         hints: Of the run.
     """
-    shape = next(iter(hints.maps.values())).weight.shape
+    shape = next(iter(hints.maps.parameters())).shape
     count = _parameters(hints)
     return (
         f"hints: layers {', '.join(map(str, hints.pairs))} of student and teacher, counted from 1; "
@@ -203,7 +203,8 @@ def _students_squares(
     """The mean square of the student's states in the first documents of the store, by layer."""
     sums: dict[int, float] = defaultdict(float)
     numbers: dict[int, int] = defaultdict(int)
-    for stored in islice(iter(store.read_block(0).split()), _SCALED_DOCUMENTS):
+    counted = (one for one in store.read_block(0).split() if one.document.targets)
+    for stored in islice(counted, _SCALED_DOCUMENTS):
         document = stored.document
         at_R = torch.from_numpy(np.flatnonzero(document.counted_L) - 1).to(student.device)
 
