@@ -139,6 +139,9 @@ def test_half_precision_is_the_models_own_and_float32_is_rounded(
     wanted_RW = live(teacher, stored, dtype=torch.bfloat16)["layer_2"]
     found_RW = stored.targets.states["layer_2"].tensor()
     torch.testing.assert_close(found_RW, wanted_RW, rtol=2e-2, atol=2e-2)
+    audited = logitstore.audit(tmp_path / "half", teacher=str(teacher), device="cpu")
+    assert audited["ok"], audited
+    assert audited["states"]["layer_2"]["stated"] == 0
     rounded = dumped(tmp_path / "rounded", teacher, corpus, sparsify="topk", hidden_layers="2")
     assert rounded.spec.states.dtype == "float16"
     stored = rounded[0]
