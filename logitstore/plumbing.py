@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from logitstore.format.generation import GENERATION, generation_of
     from logitstore.format.json import checked_content, fingerprint, parse_json, with_check
     from logitstore.format.rules import TargetRule
-    from logitstore.format.states import LAST
+    from logitstore.format.states import LAST, layer_name
     from logitstore.format.tokenizer_names import is_tokenizer_name
     from logitstore.options import (
         REQUIRED,
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from logitstore.targets.sparsifier import Sparsifier
     from logitstore.targets.tails import TAIL_TEMPERATURES, rest_logmass, tail_logmass_at
     from logitstore.teacher.devices import DEVICE, DTYPE, choose_device, choose_dtype
+    from logitstore.teacher.layers import DecoderLayers
     from logitstore.teacher.lengths import LengthClasses
     from logitstore.teacher.lm_head import (
         LMHead,
@@ -99,6 +100,7 @@ __all__ = [
     "STORE",
     "TAIL_TEMPERATURES",
     "DamagedBlock",
+    "DecoderLayers",
     "Entries",
     "Fields",
     "LMHead",
@@ -137,6 +139,7 @@ __all__ = [
     "hub_errors",
     "is_alive",
     "is_tokenizer_name",
+    "layer_name",
     "lazy_names",
     "listed",
     "load_model",
@@ -213,6 +216,7 @@ __getattr__, __dir__ = lazy_names(
         "sparsifier_of": "logitstore.sparsify",
         "StoreLike": "logitstore.store.reader",
         "as_store": "logitstore.store.reader",
+        "DecoderLayers": "logitstore.teacher.layers",
         "LengthClasses": "logitstore.teacher.lengths",
         "LMHead": "logitstore.teacher.lm_head",
         "LocalStorage": "logitstore.store.local",
@@ -249,6 +253,7 @@ __getattr__, __dir__ = lazy_names(
         "parse_json": "logitstore.format.json",
         "with_check": "logitstore.format.json",
         "LAST": "logitstore.format.states",
+        "layer_name": "logitstore.format.states",
         "StoredHead": "logitstore.store.head",
         "is_alive": "logitstore.store.liveness",
         "is_tokenizer_name": "logitstore.format.tokenizer_names",

@@ -88,7 +88,7 @@ VALUES: dict[str, Any] = {
 _TEXTS = (
     *("license", "teacher_license", "corpus_license", "host", "bos"),
     *("lora", "freeze", "attn", "report_to", "set", "alpha_schedule", "temperature_schedule"),
-    *("select", "positions"),
+    *("select", "positions", "hidden_layers", "hint_layers"),
 )
 
 

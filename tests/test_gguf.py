@@ -137,6 +137,20 @@ def dumped(teacher: Path, out: Path, **options: Any) -> logitstore.Store:
     return logitstore.open(out)
 
 
+def test_states_behind_layers_are_those_of_the_model_that_it_was_made_from(
+    file: Path, folder: Path, tmp_path: Path
+) -> None:
+    ours, theirs = (
+        dumped(one, tmp_path / name, hidden_layers="1,2")
+        for name, one in (("gguf", file), ("folder", folder))
+    )
+    for one, two in zip(ours, theirs, strict=True):
+        for name in ("layer_1", "layer_2"):
+            assert np.array_equal(
+                one.targets.states[name].float32(), two.targets.states[name].float32()
+            )
+
+
 def test_a_file_teaches_as_the_model_that_it_was_made_from(
     file: Path, folder: Path, tmp_path: Path
 ) -> None:

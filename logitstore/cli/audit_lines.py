@@ -30,6 +30,9 @@ def _numbers(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "stated_kl", _short(result["stated_kl"]), "nats a target, what the store's steps cost"
     if "entries_kl" in result:
         yield "entries_kl", _short(result["entries_kl"]), "nats a target, the entries beside states"
+    for layer, one in result.get("states", {}).items():
+        told = f"of {layer}, stored from live; noise {_short(one['noise'])}"
+        yield "states", _short(one["error"]), f"{told}, rounding up to {_short(one['stated'])}"
     if drawn is not None:
         error = f"nats a target, +- {_short(drawn['standard_error'])}; 0 for the right teacher"
         yield "drawn_kl", _short(drawn["mean"]), error

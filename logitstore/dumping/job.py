@@ -20,6 +20,7 @@ from logitstore.corpus.text import tokenize
 from logitstore.corpus.text_rules import TextRules
 from logitstore.corpus.tokenizer import vocab_size
 from logitstore.dumping.options import (
+    HIDDEN_LAYERS,
     JobOptions,
     split_options,
     system_prompt,
@@ -29,6 +30,7 @@ from logitstore.dumping.options import (
 )
 from logitstore.dumping.states import cost_in_words, fitting_tokens, states_of, states_then
 from logitstore.errors import CorpusError, SettingError
+from logitstore.format.layers import LayerRule
 from logitstore.format.rules import TargetRule
 from logitstore.format.spec import SparsifierSpec
 from logitstore.progress import OnProgress, tell_stage
@@ -39,6 +41,7 @@ from logitstore.teacher.opening import (
     logit_columns,
     open_teacher,
     open_tokenizer,
+    states_by_config,
     teacher_name,
     with_chat_template,
 )
@@ -72,6 +75,7 @@ class Job:
     sparsifier: SparsifierSpec
     codec: Codec
     positions: TargetRule | None = None  # which targets of a document are kept; None: all
+    layers: LayerRule | None = None  # behind which hidden states are kept; None: behind none
     # Which hidden states are kept; None where none are, or as long as the teacher is not known.
     states: StatesSpec | None = None
     reasons: set[str] = field(default_factory=set)  # for which records were skipped, as told
@@ -95,6 +99,7 @@ class Job:
         """
         options, targets = split_options(values)
         sparsifier, positions = target_spec(targets), targets.get("positions")
+        layers = _layers(options, targets)
         corpus = open_corpus(options.data, fields=options.fields)
         tokenizer = with_chat_template(
             open_tokenizer(options.tokenizer, teacher=options.teacher), options.chat_template
@@ -130,6 +135,7 @@ class Job:
             sparsifier=sparsifier,
             codec=codec,
             positions=None if positions is None else TargetRule.parse(positions),
+            layers=layers,
         ).begun_as(begun)
         return job.loaded(on_progress) if with_weights else job
 
@@ -150,7 +156,7 @@ class Job:
             teacher.context,
             teacher_messages=self.rules.teacher_messages,
         )
-        states = states_of(teacher, self.sparsifier, fidelity=options.fidelity)
+        states = states_of(teacher, self.sparsifier, fidelity=options.fidelity, layers=self.layers)
         if states is not None and callable(options.on_note):
             options.on_note(cost_in_words(states))
         return replace(self, teacher=teacher, rules=rules, states=states)
@@ -162,7 +168,13 @@ class Job:
         """
         if begun is None:
             return self
-        states = states_then(begun, self.sparsifier, fidelity=self.options.fidelity)
+        states = states_then(
+            begun,
+            self.sparsifier,
+            fidelity=self.options.fidelity,
+            layers=self.layers,
+            known=states_by_config(self.options.teacher),
+        )
         return replace(self, states=states)
 
     def not_loaded(self, teacher: TeacherSpec) -> Job:
@@ -220,6 +232,20 @@ def _called(model: object) -> str:
     """What progress calls a model, which may be an object."""
     name = teacher_name(model)
     return "the teacher" if name is None else Path(name).name or name
+
+
+def _layers(options: JobOptions, targets: Mapping[str, Any]) -> LayerRule | None:
+    """The layers behind which states are kept, if the teacher's configuration has them.
+
+    Raises SettingError for layers that it says the teacher does not have.
+    """
+    given = targets.get(HIDDEN_LAYERS.name)
+    if given is None:
+        return None
+    rule, known = LayerRule.parse(given), states_by_config(options.teacher)
+    if known is not None and known.depth:
+        rule.layers(known.depth)
+    return rule
 
 
 def _today(options: JobOptions, begun: StoreSpec | None) -> date:

@@ -22,6 +22,7 @@ from logitstore.codec import FIDELITIES
 from logitstore.corpus.fields import Fields
 from logitstore.corpus.shapes import SHAPES
 from logitstore.errors import SettingError
+from logitstore.format.layers import LayerRule
 from logitstore.format.rules import TargetRule
 from logitstore.options import Option, option, options_of, refuse_uri
 from logitstore.own_options import listed, own_options
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DUMP_OPTIONS",
     "DUMP_TEMPERATURE",
+    "HIDDEN_LAYERS",
     "JOB_OPTIONS",
     "OWN_OPTIONS",
     "TARGET_OPTIONS",
@@ -296,6 +298,17 @@ _POSITIONS = Option(
     "in nats.",
     unset="all that count",
 )
+HIDDEN_LAYERS = Option(
+    name="hidden_layers",
+    kind=str,
+    default=None,
+    nullable=True,
+    refuse=LayerRule.parse,
+    help="Keep the teacher's hidden states behind these layers too, for `trainer fit "
+    "--hint-weight`: numbers counted from 1, as 6,12; or every:4, which is 4, 8, 12 and so on; or "
+    "middle. Each takes the teacher's width times two bytes a target, or four, before compression.",
+    unset="none",
+)
 _OUT = Option(
     name="out",
     kind=object,
@@ -314,7 +327,7 @@ _NO_CHECK = Option(
     default=False,
     help="Seal the store without reading every object once more to compare its hash.",
 )
-DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, _OUT, _NO_CHECK, ON_PROGRESS)
+DUMP_OPTIONS = (*JOB_OPTIONS, *TARGET_OPTIONS, HIDDEN_LAYERS, _OUT, _NO_CHECK, ON_PROGRESS)
 
 
 def split_options(values: Mapping[str, Any]) -> tuple[JobOptions, dict[str, Any]]:

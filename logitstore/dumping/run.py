@@ -135,8 +135,10 @@ def _go_on(
     """
     if not job.corpus.in_memory:
         job.corpus.compare(plan, limit=begun.corpus.limit)
-    # Without a context the most tokens of a document are not known yet.
-    if job.teacher.context is not None and holds_rows(layout):
+    # Without a context the most tokens of a document are not known yet, and layers without a depth.
+    has_layers = job.states is not None and bool(job.states.layers)
+    known = job.teacher.context is not None and has_layers == (job.layers is not None)
+    if known and holds_rows(layout):
         settings = store_spec(job, plan, teacher=begun.teacher)
         refuse_other_spec(begun, settings, place=layout.place(SPEC))
         whole = layout.sealed() or all(layout.read_commit(unit) is not None for unit in plan.units)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import ModelError, SettingError
-from logitstore.format.states import StatesSpec
+from logitstore.format.states import STATE_BYTES, StatesSpec
 from logitstore.sparsify import sparsifier_of
 from logitstore.store.head import head_file
 from logitstore.targets.states import States
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from logitstore.format.layers import LayerRule
     from logitstore.format.spec import SparsifierSpec, StoreSpec
     from logitstore.teacher.base import StatesTeacher, Teacher
 
@@ -56,54 +57,113 @@ def state_dtype(runs_in: str, *, fidelity: str) -> str:
     return _DTYPES[fidelity] if runs_in == "float32" else runs_in
 
 
-def states_teacher(teacher: Teacher) -> StatesTeacher:
-    """The same teacher, which gives hidden states. Raises ModelError where it does not."""
+def states_teacher(teacher: Teacher, *, asking: str = "--sparsify hidden") -> StatesTeacher:
+    """The same teacher, which gives hidden states.
+
+    teacher: loaded.
+    asking: which option needs them.
+
+    Raises ModelError where it does not give them.
+    """
     from logitstore.teacher.base import StatesTeacher
 
     if isinstance(teacher, StatesTeacher):
         return teacher
     raise ModelError(
-        "the teacher gives no hidden states and no output layer, and --sparsify hidden keeps them",
+        f"the teacher gives no hidden states and no output layer, and {asking} keeps them",
         place=f"teacher {teacher.spec.name}",
         found=type(teacher).__name__,
         allowed="a transformers model, by name or loaded",
-        remedy="Take another --sparsify",
+        remedy="Take another --sparsify" if asking.startswith("--sparsify") else "Leave it out",
     )
 
 
-def states_of(teacher: Teacher, sparsifier: SparsifierSpec, *, fidelity: str) -> StatesSpec | None:
+def states_of(
+    teacher: Teacher,
+    sparsifier: SparsifierSpec,
+    *,
+    fidelity: str,
+    layers: LayerRule | None = None,
+) -> StatesSpec | None:
     """Which hidden states a dump keeps; None where it keeps none.
 
     teacher: loaded.
     sparsifier: of the dump.
     fidelity: the option of that name.
+    layers: the option `hidden_layers`.
 
-    Raises ModelError for a teacher that does not give them.
+    Raises ModelError for a teacher that does not give them, SettingError for layers that it does
+    not have.
     """
-    if not sparsifier_of(sparsifier).targets.keeps_state:
+    keeps_last = sparsifier_of(sparsifier).targets.keeps_state
+    if not keeps_last and layers is None:
         return None
-    own = states_teacher(teacher)
-    head, _ = head_file(own.head)
-    return StatesSpec(
-        width=own.head.weight_PD.shape[1],
-        dtype=state_dtype(head.runs_in, fidelity=fidelity),
+    own = states_teacher(teacher, asking="--sparsify hidden" if keeps_last else "--hidden-layers")
+    head = head_file(own.head)[0] if keeps_last else None
+    width = own.head.weight_PD.shape[1]
+    found = StatesSpec(
+        width=width,
+        dtype=state_dtype(_runs_in(own), fidelity=fidelity),
         head=head,
     )
+    if layers is None:
+        return found
+    behind = own.layers()
+    if keeps_last and behind.width != width:
+        raise ModelError(
+            "the states behind the layers are of another width than the last one, and a store "
+            "keeps states of one width",
+            place=f"teacher {teacher.spec.name}",
+            found=f"{behind.width} and {width}",
+            remedy="Leave out --hidden-layers, or take another --sparsify than hidden",
+        )
+    named = layers.layers(behind.depth)
+    return replace(found, width=behind.width, layers=named, depth=behind.depth)
+
+
+def _runs_in(teacher: StatesTeacher) -> str:
+    """In which number type a teacher's output layer computes, if a store can hold that."""
+    runs_in = str(teacher.head.weight_PD.dtype).removeprefix("torch.")
+    if runs_in not in STATE_BYTES:
+        raise ModelError(
+            "the teacher computes in a number type that no store holds",
+            found=runs_in,
+            allowed=", ".join(STATE_BYTES),
+            remedy="Load the teacher with --dtype float32 or bfloat16",
+        )
+    return runs_in
 
 
 def states_then(
-    begun: StoreSpec, sparsifier: SparsifierSpec, *, fidelity: str
+    begun: StoreSpec,
+    sparsifier: SparsifierSpec,
+    *,
+    fidelity: str,
+    layers: LayerRule | None = None,
+    known: StatesSpec | None = None,
 ) -> StatesSpec | None:
     """What `states_of` gives of the teacher of a store, whose weights need not be read.
 
     begun: the spec of the store.
     sparsifier: of the dump.
     fidelity: the option of that name.
+    layers: the option `hidden_layers`.
+    known: depth and width by the teacher's configuration, for a store that does not say them.
     """
-    then = begun.states
-    if then is None or then.head is None or not sparsifier_of(sparsifier).targets.keeps_state:
+    keeps_last = sparsifier_of(sparsifier).targets.keeps_state
+    then = begun.states or known
+    if then is None or (keeps_last and then.head is None) or not (keeps_last or layers):
         return None
-    return replace(then, dtype=state_dtype(then.head.runs_in, fidelity=fidelity))
+    depth = then.depth or (known.depth if known is not None else 0)
+    named = () if layers is None else layers.layers(depth) if depth else layers.listed
+    runs_in = then.head.runs_in if then.head is not None else begun.teacher.dtype
+    return replace(
+        then,
+        head=then.head if keeps_last else None,
+        dtype=state_dtype(runs_in, fidelity=fidelity),
+        layers=named,
+        depth=depth if named else 0,
+    )
 
 
 def head_of(teacher: Any) -> Callable[[], bytes] | None:

@@ -16,7 +16,7 @@ import numpy as np
 from logitstore.corpus.text import tokenize
 from logitstore.dumping.states import rounded, states_teacher
 from logitstore.errors import NotFinite
-from logitstore.format.states import LAST
+from logitstore.format.states import LAST, layer_name
 from logitstore.sparsify import SPARSIFIERS
 from logitstore.targets.documents import StoredDocument
 from logitstore.targets.draws import row_keys
@@ -192,12 +192,20 @@ def states_and_logits(
     """
     if job.states is None:
         return {}, job.teacher.logits(batch)
-    teacher = states_teacher(job.teacher)
-    hidden_RW, labels_R = teacher.hidden(batch)
-    hidden_RW = hidden_RW.to(teacher.head.weight_PD.dtype)  # what the output layer computes with
-    last = rounded(hidden_RW, dtype=job.states.dtype, layer=LAST)
-    kept_RW = last.tensor().to(hidden_RW)  # the numbers that are stored, in the teacher's type
-    return {LAST: last}, teacher.logits_of(kept_RW, labels_R)
+    teacher = states_teacher(
+        job.teacher, asking="--hidden-layers" if job.states.head is None else "--sparsify hidden"
+    )
+    hidden_RW, labels_R, behind = teacher.hidden_behind(batch, job.states.layers)
+    dtype, states = job.states.dtype, {}
+    if job.states.head is not None:
+        hidden_RW = hidden_RW.to(teacher.head.weight_PD.dtype)  # what the output layer takes
+        states[LAST] = rounded(hidden_RW, dtype=dtype, layer=LAST)
+        # The numbers that are stored, in the teacher's type.
+        hidden_RW = states[LAST].tensor().to(hidden_RW)
+    for layer, state_RW in behind.items():
+        name = layer_name(layer)
+        states[name] = rounded(state_RW, dtype=dtype, layer=name)
+    return states, teacher.logits_of(hidden_RW, labels_R)
 
 
 def draw_keys(batch: Sequence[Document], sparsifier: SparsifierSpec) -> np.ndarray:

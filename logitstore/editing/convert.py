@@ -198,7 +198,9 @@ def _notes(source: Store, spec: StoreSpec, *, copies: bool, anew: bool) -> list[
         return [f"nothing changes{newer}: units are copied as they are"]
     if anew:
         entries = sparsifier_of(spec.sparsifier).entries(spec.sparsifier)
-        return [f"hidden states become {spec.sparsifier.name}, {entries} a target"]
+        others = () if spec.states is None else spec.states.names
+        stay = f"; those of {', '.join(others)} stay" if others else ""
+        return [f"hidden states become {spec.sparsifier.name}, {entries} a target{stay}"]
     lines = []
     if spec.sparsifier != source.spec.sparsifier:
         lines.append(

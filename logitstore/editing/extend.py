@@ -129,6 +129,7 @@ def _job(source: Store, options: Mapping[str, Any], on_progress: OnProgress | No
         "ignore_field": list(text.ignored_fields) or None,
         "turns": text.turns,
         "positions": text.positions,
+        "hidden_layers": None if spec.states is None else _listed(spec.states.layers),
         "template_kwargs": text.template_kwargs,
         "template_date": text.template_date,
         "max_length": text.max_length,
@@ -140,6 +141,10 @@ def _job(source: Store, options: Mapping[str, Any], on_progress: OnProgress | No
     given = {name: value for name, value in options.items() if name in values}
     job = Job.load(values | given, on_progress=on_progress, with_weights=False)
     return job.with_sparsifier(spec.sparsifier).begun_as(spec)
+
+
+def _listed(layers: tuple[int, ...]) -> str | None:
+    return ",".join(map(str, layers)) or None
 
 
 def _refuse_other_settings(source: Store, job: Job, teacher: TeacherSpec) -> None:

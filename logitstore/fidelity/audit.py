@@ -25,6 +25,7 @@ from logitstore.fidelity.beginnings import beginnings
 from logitstore.fidelity.divergence import StoredRows, divergence, live_logprobs
 from logitstore.fidelity.gradients import GradientComparison
 from logitstore.fidelity.identity import is_stores_teacher, refuse_other_tokenizer
+from logitstore.fidelity.layers import LayerStates
 from logitstore.fidelity.options import AUDIT_OPTIONS, AuditOptions
 from logitstore.fidelity.rereading import Rereading
 from logitstore.fidelity.whole import WholeRows, WholeTeacher
@@ -159,6 +160,7 @@ class _Measurements:
     served: tuple[float, ...]  # temperatures
     gradients: GradientComparison
     whole: WholeTeacher | None = None  # of a store of hidden states
+    layers: LayerStates | None = None  # of one that keeps those behind layers
     rows: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
 
     @staticmethod
@@ -173,6 +175,7 @@ class _Measurements:
             served=_served(store.spec.sparsifier, vocab_size),
             gradients=GradientComparison(vocab_size),
             whole=_whole(store),
+            layers=LayerStates.of(store, teacher),
         )
 
     def add(self, batch: Sequence[StoredDocument]) -> None:
@@ -186,6 +189,8 @@ class _Measurements:
         targets = SparseTargets.concatenate([stored.targets for stored in batch])
         try:
             self._compare(documents, targets, students_RD)
+            if self.layers is not None:
+                self.layers.add(documents, targets)
         except NotFinite as error:
             for one in documents:
                 if not _is_finite(self.teacher, one):
@@ -289,6 +294,9 @@ class _Measurements:
             }
         read = [document.as_read for document in documents]
         faults = [*_kl_faults(numbers, self.store), *shift_faults(shifts, self.teacher, read)]
+        if self.layers is not None:
+            numbers["states"] = self.layers.results()
+            faults += self.layers.faults(numbers["states"])
         return numbers | {"faults": faults}
 
     def _keep(self, measured: dict[str, np.ndarray]) -> None:

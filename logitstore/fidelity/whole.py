@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from logitstore.targets.targets import SparseTargets
     from logitstore.teacher.lm_head import LMHead
 
-__all__ = ["WholeRows", "WholeTeacher"]
+__all__ = ["MANTISSA", "WholeRows", "WholeTeacher"]
 
-_MANTISSA = {"bfloat16": 7, "float16": 10, "float32": 23}  # bits behind the leading one
+MANTISSA = {"bfloat16": 7, "float16": 10, "float32": 23}  # bits behind the leading one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,6 +71,6 @@ class WholeTeacher:
         """float32 [R], nats: the bound above; 0 where the teacher's own numbers are stored."""
         if self.states.dtype == self.stored.head.runs_in:
             return state_RW.new_zeros(len(state_RW))
-        part = head.scale**2 * 4.0 ** -(_MANTISSA[self.states.dtype] + 1) / 3
+        part = head.scale**2 * 4.0 ** -(MANTISSA[self.states.dtype] + 1) / 3
         squares_RW = live_RV.float().exp() @ head.weight_VD.float().square()
         return part / 2 * (squares_RW * state_RW.square()).sum(-1)

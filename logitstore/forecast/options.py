@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitstore.dumping.options import JOB_OPTIONS, TARGET_OPTIONS
+from logitstore.dumping.options import HIDDEN_LAYERS, JOB_OPTIONS, TARGET_OPTIONS
 from logitstore.errors import SettingError, StorageError
 from logitstore.options import Option
 from logitstore.progress import ON_PROGRESS
@@ -80,6 +80,7 @@ _OUT = Option(
 ESTIMATE_OPTIONS = (
     *JOB_OPTIONS,
     *TARGET_OPTIONS,
+    HIDDEN_LAYERS,
     replace(_SECONDS, excludes=("plan_only",)),
     _PLAN_ONLY,
     ON_PROGRESS,

@@ -16,7 +16,7 @@ from logitstore.forecast.samples import Sample, Slices
 from logitstore.format.states import STATE_BYTES
 from logitstore.progress import OnProgress, tell_stage
 from logitstore.sparsify import sparsifier_of
-from logitstore.teacher.opening import state_width, teacher_name
+from logitstore.teacher.opening import state_width, states_by_config, teacher_name
 
 if TYPE_CHECKING:
     from logitstore.dumping.options import JobOptions
@@ -117,12 +117,20 @@ def plan_only(options: Mapping[str, Any], *, on_progress: OnProgress | None) -> 
 
 def _rough_bytes(job: Job) -> tuple[float | None, int]:
     """Bytes of a target, and of what a store with hidden states has once."""
-    if not sparsifier_of(job.sparsifier).targets.keeps_state:
+    keeps_last = sparsifier_of(job.sparsifier).targets.keeps_state
+    if not keeps_last and job.layers is None:
         return rough_bytes_per_target(job.sparsifier), 0
     width, asked = state_width(job.options.teacher), job.options.dtype
     state = state_dtype("float32" if asked == "auto" else asked, fidelity=job.options.fidelity)
-    once = STATE_BYTES[state] * job.vocab_size * (width or 0)
-    return rough_bytes_per_target(job.sparsifier, width=width, state=state), once
+    once = STATE_BYTES[state] * job.vocab_size * (width or 0) if keeps_last else 0
+    layers = 0
+    if job.layers is not None:
+        known = states_by_config(job.options.teacher)
+        if known is None:
+            return None, once
+        layers = len(job.layers.layers(known.depth))
+    each = rough_bytes_per_target(job.sparsifier, width=width, state=state, layers=layers)
+    return each, once
 
 
 def _template(options: JobOptions, tokenizer: Any, sample: Sample) -> str:

@@ -16,7 +16,7 @@ from logitstore.sparsify import sparsifier_of
 if TYPE_CHECKING:
     from logitstore.format.spec import SparsifierSpec
 
-__all__ = ["rough_bytes_per_target"]
+__all__ = ["layer_bytes", "rough_bytes_per_target"]
 
 # codec -> entries of a target and its bytes, tokens and all scalars included.
 _MEASURED: dict[str, tuple[tuple[int, float], ...]] = {
@@ -34,7 +34,11 @@ _STATE = {"float16": 1.7, "bfloat16": 1.5, "float32": 3.5}
 
 
 def rough_bytes_per_target(
-    spec: SparsifierSpec, *, width: int | None = None, state: str = "float16"
+    spec: SparsifierSpec,
+    *,
+    width: int | None = None,
+    state: str = "float16",
+    layers: int = 0,
 ) -> float | None:
     """Bytes of a target, all its draws together; None where the codec was not measured.
 
@@ -45,15 +49,26 @@ def rough_bytes_per_target(
         spec: What is kept of a distribution.
         width: The numbers of a hidden state; None where the teacher does not say.
         state: The number type in which they are stored.
+        layers: Behind how many layers they are kept, beside the last one of `hidden`.
     """
     declared = sparsifier_of(spec)
     points = _MEASURED.get(declared.codec)
-    if points is None or (declared.targets.keeps_state and width is None):
+    layers += declared.targets.keeps_state
+    if points is None or (layers and width is None):
         return None
     entries, sizes = (np.array(column, dtype=float) for column in zip(*points, strict=True))
     one = float(np.interp(spec.k, entries, sizes))
     slope = (sizes[-1] - sizes[-2]) / (entries[-1] - entries[-2])
     one += float(slope) * max(0.0, spec.k - float(entries[-1]))
     tail = _TAIL.get(declared.codec, 0.0) * len(spec.tail_nodes) / _NODES
-    states = _STATE[state] * (width or 0) if declared.targets.keeps_state else 0.0
-    return (one + tail) * spec.draw_count + states
+    return (one + tail) * spec.draw_count + layer_bytes(width=width or 0, state=state) * layers
+
+
+def layer_bytes(*, width: int, state: str) -> float:
+    """Bytes of a target's hidden state behind one layer, roughly.
+
+    Args:
+        width: Its numbers.
+        state: The number type in which they are stored.
+    """
+    return _STATE[state] * width

@@ -28,7 +28,7 @@ from logitstore.dumping.work import at_document, by_document, draw_keys, is_fini
 from logitstore.errors import NotFinite, SettingError
 from logitstore.fidelity.pulls import PullSum, compare, relative_error
 from logitstore.forecast.options import TUNE_OPTIONS
-from logitstore.forecast.rough_bytes import rough_bytes_per_target
+from logitstore.forecast.rough_bytes import layer_bytes, rough_bytes_per_target
 from logitstore.forecast.samples import Sample, Sampled, Slices
 from logitstore.forecast.tradeoff import MeasuredSparsifier, TradeOff, recommend
 from logitstore.forecast.tradeoff_figure import draw
@@ -117,6 +117,10 @@ def _tell_of_hidden(job: Job) -> None:
     job.options.on_note(
         f"not compared, for it is exact: --sparsify hidden takes some {each:,.0f} bytes a target, "
         f"and {once:,} once or less"
+    )
+    job.options.on_note(
+        f"not compared, for no target changes: each layer of --hidden-layers takes some "
+        f"{layer_bytes(width=width, state=state):,.0f} bytes a target"
     )
 
 

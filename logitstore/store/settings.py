@@ -36,6 +36,7 @@ _OPTIONS = {
     "text.tokens_field": "--tokens-field",
     "text.turns": "--turns",
     "text.positions": "--positions",
+    "states.layers": "--hidden-layers",
 }
 
 
@@ -68,7 +69,11 @@ def _settings(spec: StoreSpec, *, whole: bool) -> dict[str, Any]:
         _OPTIONS.get(name, name): value
         for name, value in _flat(spec.identity()).items()
         if not name.startswith(("sparsifier.", "codec."))
+        # All others follow from the teacher, the sparsifier and the fidelity.
+        and not (name.startswith("states.") and name != "states.layers")
     }
+    if "--hidden-layers" in fields:
+        fields["--hidden-layers"] = ",".join(map(str, fields["--hidden-layers"])) or None
     asked = {"--sparsify": spec.sparsifier.name}
     if whole:
         asked |= sparsifier_of(spec.sparsifier).settings(spec.sparsifier)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from logitstore.teacher.layers import DecoderLayers
     from logitstore.teacher.lm_head import LMHead
 
 __all__ = [
@@ -101,6 +102,16 @@ class StatesTeacher(Protocol):
 
     def hidden(self, batch: Sequence[Document]) -> tuple[Tensor, Tensor]:
         """What the output layer sees of the batch's counted rows, [R, W], and their labels."""
+        ...
+
+    def layers(self) -> DecoderLayers:
+        """The layers. Raises ModelError where the states behind them cannot be had."""
+        ...
+
+    def hidden_behind(
+        self, batch: Sequence[Document], layers: Sequence[int]
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """What `hidden` gives, and of the same rows the states behind layers counted from 1."""
         ...
 
     def logits_of(self, hidden_RW: Tensor, labels_R: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

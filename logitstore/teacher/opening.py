@@ -12,8 +12,10 @@ from torch import nn
 from logitstore.corpus.template import template_source
 from logitstore.corpus.tokenizer import load_tokenizer
 from logitstore.errors import ModelError, SettingError
+from logitstore.format.states import StatesSpec
 from logitstore.teacher.base import CheckedTeacher, check_protocol
 from logitstore.teacher.devices import choose_device, choose_dtype
+from logitstore.teacher.layers import layer_count
 from logitstore.teacher.models import model_config, model_path
 from logitstore.teacher.transformers import TransformersTeacher
 from logitstore.teacher.weights import weights_fingerprint
@@ -36,6 +38,7 @@ __all__ = [
     "open_teacher",
     "open_tokenizer",
     "state_width",
+    "states_by_config",
     "teacher_name",
     "with_chat_template",
 ]
@@ -135,6 +138,22 @@ def state_width(source: Any) -> int | None:
         config = _config_of(source)
     size = None if config is None else getattr(config.get_text_config(), "hidden_size", None)
     return size if isinstance(size, int) and size > 0 else None
+
+
+def states_by_config(source: Any) -> StatesSpec | None:
+    """Width and depth of a teacher by its configuration; None where it does not say.
+
+    source: a model's name, or a loaded model.
+
+    Of float32, and of no layer yet. Raises ModelError where there is no such model.
+    """
+    config: Any = getattr(source, "config", None) if isinstance(source, nn.Module) else None
+    if is_name(source):
+        config = _config_of(source)
+    width, depth = state_width(source), None if config is None else layer_count(config)
+    if width is None or depth is None:
+        return None
+    return StatesSpec(width=width, dtype="float32", head=None, depth=depth)
 
 
 def model_context(source: Any) -> int | None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import torch
 from logitstore.errors import ModelError
 from logitstore.format.spec import TeacherSpec
 from logitstore.teacher.devices import choose_device, choose_dtype
+from logitstore.teacher.layers import DecoderLayers
 from logitstore.teacher.lengths import LengthClasses
 from logitstore.teacher.lm_head import LMHead, evaluating, hidden_states
 from logitstore.teacher.models import load_model, model_path
@@ -55,6 +57,7 @@ class TransformersTeacher:
     lengths: LengthClasses  # which documents may share a forward pass
     spec: TeacherSpec
     context: int | None  # tokens; None where the configuration states none
+    _layers: list[DecoderLayers] = field(default_factory=list)  # once they were asked for
 
     @staticmethod
     def load(name: str, *, vocab_size: int, device: str, dtype: str) -> TransformersTeacher:
@@ -161,36 +164,51 @@ class TransformersTeacher:
 
         batch: the documents.
         """
+        hidden_RD, labels_R, _ = self.hidden_behind(batch, ())
+        return hidden_RD, labels_R
+
+    def layers(self) -> DecoderLayers:
+        """The layers, found and checked. Raises ModelError where that fails."""
+        if not self._layers:
+            with neutral_torch_state():
+                self._layers.append(DecoderLayers.of(self.model))
+        return self._layers[0]
+
+    def hidden_behind(
+        self, batch: Sequence[Document], layers: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[int, torch.Tensor]]:
+        """What `hidden` gives, and of the same rows the states behind some layers, [R, W] each.
+
+        batch: the documents.
+        layers: counted from 1.
+
+        There is a forward pass for each group of documents whose lengths may meet. Padding stands
+        to the right, where a causal model cannot see it: no mask is needed. Of each pass the
+        counted rows alone are kept.
+        """
         device = self.model.device
         input_ids_BL, counted_BL = _pad(batch)
+        ids_BL = torch.from_numpy(input_ids_BL).to(device)
+        groups = self.lengths.groups([len(document) for document in batch])
+        heard: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+        parts = []
         with neutral_torch_state(), evaluating(self.model):
-            hidden_BLD = self._hidden_states(batch, torch.from_numpy(input_ids_BL).to(device))
+            own = self.layers() if layers else None
+            for places in groups:
+                longest = max(len(batch[place]) for place in places)
+                rows_R = _rows(counted_BL[places], device)
+                self.lengths.forget()
+                with nullcontext() if own is None else own.listening(layers, _keep(heard, rows_R)):
+                    part_BLD = hidden_states(self.model, ids_BL[places, :longest])
+                parts.append(part_BLD[rows_R])
         document_R, position_R = np.nonzero(counted_BL)
         labels_R = torch.from_numpy(input_ids_BL[document_R, position_R]).to(device)
-        rows_R = (
-            torch.from_numpy(document_R).to(device),
-            torch.from_numpy(position_R - 1).to(device),
+        order_R = _order(groups, counted_BL, device)
+        return (
+            _in_order(parts, order_R),
+            labels_R,
+            {layer: _in_order(one, order_R) for layer, one in heard.items()},
         )
-        return hidden_BLD[rows_R], labels_R
-
-    def _hidden_states(self, batch: Sequence[Document], input_ids_BL: torch.Tensor) -> torch.Tensor:
-        """[B, L, D], by a forward pass for each group of documents whose lengths may meet.
-
-        Padding stands to the right, where a causal model cannot see it: no mask is needed.
-        """
-        lengths = [len(document) for document in batch]
-        groups = self.lengths.groups(lengths)
-        parts = []
-        for places in groups:
-            longest = max(lengths[place] for place in places)
-            self.lengths.forget()
-            part_BLD = hidden_states(self.model, input_ids_BL[places, :longest])
-            if len(groups) == 1:
-                return part_BLD
-            missing = input_ids_BL.shape[1] - longest
-            parts.append(torch.nn.functional.pad(part_BLD, (0, 0, 0, missing)))
-        order = [place for places in groups for place in places]
-        return torch.cat(parts)[torch.tensor(order, device=input_ids_BL.device).argsort()]
 
     def own_logits(self, document: Document, *, tokens: int) -> torch.Tensor:
         """float32 [L, V] of the first `tokens` tokens, by the model's own forward.
@@ -227,6 +245,36 @@ def model_fingerprint(model: PreTrainedModel) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _keep(heard: dict[int, list[torch.Tensor]], rows_R: Any) -> Any:
+    """What keeps the rows of the states behind a layer that has run."""
+
+    def hear(layer: int, states_BLD: torch.Tensor) -> None:
+        heard[layer].append(states_BLD[rows_R])
+
+    return hear
+
+
+def _rows(counted_BL: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the rows stand that predict counted tokens: documents, and places in them."""
+    document_R, position_R = np.nonzero(counted_BL)
+    return torch.from_numpy(document_R).to(device), torch.from_numpy(position_R - 1).to(device)
+
+
+def _order(
+    groups: list[list[int]], counted_BL: np.ndarray, device: torch.device
+) -> torch.Tensor | None:
+    """int64 [R]: where the rows stand among those of all groups; None where there is one group."""
+    if len(groups) == 1:
+        return None
+    targets_B = counted_BL.sum(axis=1)
+    document_R = np.concatenate([np.repeat(places, targets_B[places]) for places in groups])
+    return torch.from_numpy(np.argsort(document_R, kind="stable")).to(device)
+
+
+def _in_order(parts: list[torch.Tensor], order_R: torch.Tensor | None) -> torch.Tensor:
+    return parts[0] if order_R is None else torch.cat(parts)[order_R]
 
 
 def _pad(batch: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:

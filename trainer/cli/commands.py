@@ -70,10 +70,12 @@ def fit(*, json: bool, **options: Any) -> None:
     Each report holds means over the targets since the last one: loss; ce, the cross-entropy with
     the true tokens; kl, the forward KL from the teacher at T, whatever the loss is; divergence,
     that of the loss, where it is another; top-1, how often the most probable token is the
-    teacher's. A store keeps some tokens of each distribution, the head, and the mass of all others,
-    the bucket. kl is over these: a lower bound, but for the store's rounding. In brackets are its
-    two parts: binary, that of the mass of the head against the bucket's, and head, that inside the
-    head. Where tokens were drawn at T, kl is an estimate and has no parts.
+    teacher's; hint, with --hint-weight, the part of the teacher's hidden states that the
+    student's do not give. A store keeps some tokens of each distribution, the head, and the mass
+    of all others, the bucket. kl is over these: a lower bound, but for the store's rounding. In
+    brackets are its two parts: binary, that of the mass of the head against the bucket's, and
+    head, that inside the head. Where tokens were drawn at T, kl is an estimate and has no parts.
+    With hidden states kl is exact, over all tokens.
     """
     _refuse_early(options)
     announce_hub(options["student"])
@@ -82,7 +84,12 @@ def fit(*, json: bool, **options: Any) -> None:
         quiet_libraries()
         from trainer.training.fit import fit as run
 
-        result = run(**options, report=_reporting(options, reports), on_progress=on_progress)
+        result = run(
+            **options,
+            report=_reporting(options, reports),
+            on_note=lambda line: say(line, err=True),
+            on_progress=on_progress,
+        )
     if not _is_first_rank():
         return
     if json:

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from logitstore import SettingError, StoreError
+from logitstore.plumbing import LAST
 from trainer.data.ahead import in_worker, made_ahead
 from trainer.data.mixture import MixedStore
 from trainer.data.options import EPOCHS, RANKS, rank_option
@@ -86,6 +87,7 @@ class Batches(IterableDataset[Batch]):
         temperature: The temperature of those draws, and of the loss.
         epochs: Passes over the store; None is without end.
         selection: Which targets count in the soft part of the loss; None is all.
+        layers: The names of the teacher's layers whose states are read with the targets.
         rank: The number of this process among `ranks`.
         ranks: Processes that share each optimiser step.
     """
@@ -102,6 +104,7 @@ class Batches(IterableDataset[Batch]):
         temperature: float = 1.0,
         epochs: int | None = None,
         selection: Selection | None = None,
+        layers: tuple[str, ...] = (),
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -116,6 +119,7 @@ class Batches(IterableDataset[Batch]):
         self.position = Position.start(packing)
         self.temperature = temperature
         self.selection = selection
+        self._layers = layers
         self._store = store
         self._lengths = lengths
         self._layout = layout
@@ -152,6 +156,7 @@ class Batches(IterableDataset[Batch]):
             temperature=self.temperature,
             epochs=self._epochs,
             selection=self.selection,
+            layers=self._layers,
             rank=rank,
             ranks=ranks,
         )
@@ -233,7 +238,7 @@ class Batches(IterableDataset[Batch]):
         batch = lay_out(
             [stored.document for stored in documents],
             layout=self._layout,
-            targets=[stored.targets for stored in documents],
+            targets=[_with_states(stored.targets, (LAST, *self._layers)) for stored in documents],
             step_targets=max(1, step.targets),  # losses are divided by it
             border=self._border,
         )
@@ -265,6 +270,17 @@ class Batches(IterableDataset[Batch]):
 
     def _state(self, position: Position) -> dict[str, Any]:
         return position.to_json() | {"packing": self.packing.to_json()}
+
+
+def _with_states(targets: Any, names: Sequence[str]) -> Any:
+    """The targets with the hidden states that are wanted alone: others would be laid out for none.
+
+    Stores that keep those of different layers can so be learnt from together.
+    """
+    states = getattr(targets, "states", None)
+    if not states:
+        return targets
+    return replace(targets, states={name: one for name, one in states.items() if name in names})
 
 
 def _expected(

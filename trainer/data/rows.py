@@ -135,12 +135,23 @@ class Batch:
         parts, start = [], 0
         for rows, width in self.passes:
             cut = (slice(start, start + rows), slice(width))
-            part_BWD = hidden_states(
-                model, ids_BW[cut], **{name: value[cut] for name, value in others.items()}
+            parts.append(
+                hidden_states(
+                    model, ids_BW[cut], **{name: value[cut] for name, value in others.items()}
+                )
             )
-            parts.append(torch.nn.functional.pad(part_BWD, (0, 0, 0, ids_BW.shape[1] - width)))
             start += rows
-        return torch.cat(parts).flatten(0, 1)
+        return self.flattened(parts)
+
+    def flattened(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What each pass gave, [B, W, D], as that of all positions, [B x W, D].
+
+        Args:
+            parts: Of the passes, in order; 0 stands in what no pass reads.
+        """
+        width = self.input_ids_BW.shape[1]
+        padded = [torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1])) for one in parts]
+        return (padded[0] if len(padded) == 1 else torch.cat(padded)).flatten(0, 1)
 
     @property
     def filled(self) -> list[torch.Tensor | None]:

@@ -11,7 +11,7 @@ Shapes: R counted targets, N packed tokens, D width.
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -26,6 +26,7 @@ from trainer.losses import LOSSES, SPAN_LOSSES, SpanLoss, choose_view
 from trainer.losses.averaged import averaged_distillation_loss
 from trainer.losses.base import Loss
 from trainer.losses.fused import LossSums, sparse_distillation_loss
+from trainer.losses.hints import Hints, HintTargets
 from trainer.losses.options import ALPHA, LOSS, ROUTER_WEIGHT, TEMPERATURE, refuse_average
 from trainer.losses.routers import Routers
 from trainer.losses.samples import refuse_unsampled
@@ -134,6 +135,7 @@ def loss_from_forward(
     temperature: float | None,
     loss: str | Loss | SpanLoss,
     router_weight: float | None = None,
+    hints: Hints | None = None,
 ) -> LossSums:
     """`distillation_loss` of a model that is inside the context of `loss_inside_forward`.
 
@@ -144,6 +146,7 @@ def loss_from_forward(
         temperature: T; None for that of the batch.
         loss: The divergence.
         router_weight: Weight of the load-balancing loss.
+        hints: Those of the run, whose maps are attached to the model.
     """
     device = next(model.parameters()).device
     request = _LossRequest(
@@ -152,6 +155,7 @@ def loss_from_forward(
         temperature=temperature,
         loss=named_loss(loss),
         router_weight=router_weight,
+        hints=hints,
         device=device,
     )
     inputs = {name: value.to(device) for name, value in batch.model_inputs.items()}
@@ -173,10 +177,13 @@ class _LossRequest:
         temperature: float | None,
         loss: Loss | SpanLoss,
         router_weight: float | None,
+        hints: Hints | None,
         device: torch.device,
     ) -> None:
         self._batch = batch
         self._router_weight = router_weight
+        self._hints = hints
+        self._hinted = None if hints is None else HintTargets.of(batch, hints, device=device)
         self._at_R = batch.at_R.to(device)
         self._labels_R = batch.labels_R.to(device)
         self._spec = _spec_of(batch)
@@ -198,11 +205,18 @@ class _LossRequest:
     ) -> dict[str, Any]:
         """The fields of `LossSums`; a dict, for the sake of what wraps the model."""
         routers = Routers.of(model, weight=self._router_weight)
-        with nullcontext() if routers is None else routers.listening():
+        hints, heard = self._hints, {}
+        with ExitStack() as listening:
+            if routers is not None:
+                listening.enter_context(routers.listening())
+            if hints is not None:
+                heard = listening.enter_context(hints.listening())
             hidden_ND = self._batch.hidden(model, {"input_ids": input_ids, **inputs})
         if self._sums_of is None:
             # Nothing counts, yet every rank must take part in the exchange of gradients.
-            return {"loss": hidden_ND.float().sum() * 0.0, "sums": {}, "count": 0}
+            nothing = hidden_ND.float().sum() * 0.0
+            nothing = nothing if hints is None else nothing + hints.nothing()
+            return {"loss": nothing, "sums": {}, "count": 0}
         result = self._sums_of(
             hidden_ND[self._at_R],
             LMHead.of(model, vocab_size=self._spec.tokenizer.vocab_size).whole,
@@ -218,6 +232,10 @@ class _LossRequest:
             # The loop divides by the targets of the step: each batch counts by its share of them.
             loss = loss + routers.weight * result.count * balance
             sums = sums | {"loss": loss.detach(), "router_loss": result.count * balance.detach()}
+        if hints is not None and self._hinted is not None:
+            hint = hints.sum(heard, self._batch, self._hinted)
+            loss = loss + hints.weight * hint
+            sums = sums | {"loss": loss.detach(), "hint": hint.detach()}
         return {"loss": loss, "sums": sums, "count": result.count}
 
 

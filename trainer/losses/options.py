@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from logitstore import SettingError
 from logitstore.plumbing import Option, own_options
 from trainer.losses import LOSSES, SPAN_LOSSES
+from trainer.losses.hint_pairs import parse_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALPHA",
+    "HINT_LAYERS",
+    "HINT_WEIGHT",
     "LOSS",
     "LOSS_OPTIONS",
     "ROUTER_WEIGHT",
@@ -50,6 +53,25 @@ ROUTER_WEIGHT = Option(
     "loss of a target; 0 leaves it out.",
     unset="router_aux_loss_coef of the student's configuration",
     least=0,
+)
+HINT_WEIGHT = Option(
+    name="hint_weight",
+    kind=float,
+    default=0.0,
+    help="The weight of hints beside the loss: how far a learnt linear map of the student's hidden "
+    "states is from the teacher's, behind the layers that the store keeps "
+    "(`logitstore dump --hidden-layers`); 1 is as far as nothing. 0 leaves them out.",
+    least=0,
+)
+HINT_LAYERS = Option(
+    name="hint_layers",
+    kind=str,
+    default=None,
+    nullable=True,
+    refuse=parse_pairs,
+    help="With --hint-weight: which layer of the student follows which one of the teacher, as "
+    "2:6,4:12, both counted from 1 (`trainer student --layers` counts from 0).",
+    unset="each stored layer of the teacher with the student's at the same share of its depth",
 )
 LOSS = Option(
     name="loss",

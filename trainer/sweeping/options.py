@@ -23,7 +23,7 @@ __all__ = ["NAMES", "PASSED", "SweepOptions", "presets"]
 # Options of `fit` that a sweep gives each run by itself, or that mean nothing to a run of many.
 _OF_A_RUN = (
     *("logits", "student", "out", "alpha", "temperature", "loss", "lr", "seed", "resume"),
-    *("report", "on_progress", "average", "eval_logits", "eval_steps", "best_by"),
+    *("report", "on_note", "on_progress", "average", "eval_logits", "eval_steps", "best_by"),
     *("keep_best", "patience"),
     *("student_tokenizer", "span_ends", "push_to_hub", "report_to", "skip_damaged"),
 )

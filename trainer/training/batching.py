@@ -184,6 +184,7 @@ def batches_of(
     temperature: float,
     epochs: int | None = None,
     selection: Selection | None = None,
+    layers: tuple[str, ...] = (),
 ) -> Batches:
     """The batches of a packing, for a run of one process.
 
@@ -195,6 +196,7 @@ def batches_of(
         temperature: The temperature of the loss.
         epochs: Passes over the store; None is without end.
         selection: Which targets count in the soft part of the loss; None is all.
+        layers: The names of the teacher's layers whose states are read with the targets.
     """
     spec = store.spec
     return Batches(
@@ -209,6 +211,7 @@ def batches_of(
         temperature=temperature,
         epochs=epochs,
         selection=selection,
+        layers=layers,
     )
 
 

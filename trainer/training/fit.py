@@ -46,6 +46,7 @@ from trainer.training.damage import sound_store
 from trainer.training.fit_loop import FitLoop
 from trainer.training.fit_options import FIT_OPTIONS, fit_options
 from trainer.training.held_out import HeldOut, held_batches, open_held_out
+from trainer.training.hinting import hints_of, hints_record, hints_words, refuse_unhinted
 from trainer.training.metrics import history_of
 from trainer.training.mixing import open_sources
 from trainer.training.options import FitOptions
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, TrainingArguments
 
+    from trainer.losses.hints import Hints
     from trainer.training.loop import DistillationTrainer
     from trainer.training.value_schedule import ValueSchedule
 
@@ -126,6 +128,7 @@ def fit(**values: Any) -> dict[str, Any]:
     rule = options.rule
     if rule is not None:
         refuse_unselectable(store, rule)
+    refuse_unhinted(options, store)
     device = choose_device(options.device)
     args = training_arguments(options, dtype=computing_dtype(options.dtype, device), device=device)
     refuse_unsharded(options, args)
@@ -207,9 +210,28 @@ class _Fit:
             student = prepared_student(self.options, store=self.store, device=self.args.device)
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
-        record = self.begun or self._record(student, lengths, selection)
+        hints = hints_of(self.options, self.store, student, begun=(self.begun or {}).get("hints"))
+        record = self.begun or self._record(student, lengths, selection, hints)
         _refuse_other_student(student, record, self.options)
         record = self._counted(record, lengths)
+        if hints is None:
+            return self._learn(student, record, lengths, selection, None, own=own)
+        if callable(self.options.on_note) and self.args.should_save:
+            self.options.on_note(hints_words(hints))
+        with hints.attached(student):
+            return self._learn(student, record, lengths, selection, hints, own=own)
+
+    def _learn(
+        self,
+        student: PreTrainedModel,
+        record: dict[str, Any],
+        lengths: Lengths,
+        selection: Selection | None,
+        hints: Hints | None,
+        *,
+        own: torch.dtype | None,
+    ) -> dict[str, Any]:
+        """Train the student, whose maps are attached, and write the result in its `own` type."""
         batches = batches_of(
             self.store,
             model=student,
@@ -217,6 +239,7 @@ class _Fit:
             lengths=lengths,
             temperature=self.options.temperature,
             selection=selection,
+            layers=() if hints is None else hints.names,
         )
         self.args.max_steps = record["settings"]["steps"]
         interrupt, held_out = SaveAtInterrupt(), self._held_out(student)
@@ -231,6 +254,7 @@ class _Fit:
             alpha=self.options.alpha,
             loss=self.options.chosen_loss(),
             router_weight=self.options.router_weight,
+            hints=hints,
             rise=self._rise(),
             schedule=self.options.lr_schedule,
             floor=self.options.lr_floor,
@@ -295,7 +319,11 @@ class _Fit:
         )
 
     def _record(
-        self, student: PreTrainedModel, lengths: Lengths, selection: Selection | None
+        self,
+        student: PreTrainedModel,
+        lengths: Lengths,
+        selection: Selection | None,
+        hints: Hints | None,
     ) -> dict[str, Any]:
         """The content of run.json for a run that begins now."""
         packing = plan_packing(
@@ -319,7 +347,7 @@ class _Fit:
             "parameters": _parameters(student),
             "configuration": configuration_hash(self.options.student),
             "finished": False,
-        } | self._besides(selection)
+        } | self._besides(selection, hints)
 
     def _counted(self, record: dict[str, Any], lengths: Lengths) -> dict[str, Any]:
         """The record with the steps of a run that was made longer by epochs."""
@@ -343,7 +371,7 @@ class _Fit:
             return self.options.warmup_steps
         return math.ceil(self.options.warmup * self.args.max_steps)
 
-    def _besides(self, selection: Selection | None) -> dict[str, Any]:
+    def _besides(self, selection: Selection | None, hints: Hints | None) -> dict[str, Any]:
         """What run.json says of several stores, of what is left out, and of several ranks."""
         said: dict[str, Any] = {}
         if isinstance(self.store, MixedStore):
@@ -357,6 +385,8 @@ class _Fit:
             said["crossed"] = self.store.counts
         if selection is not None:
             said["selected"] = selection.to_json()
+        if hints is not None:
+            said["hints"] = hints_record(hints)
         if self.args.world_size > 1:
             said["ranks"] = self.args.world_size
         return said

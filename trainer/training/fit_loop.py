@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from logitstore import ModelError
 from logitstore.plumbing import LocalStorage
+from trainer.losses.hints import without_hint_maps
 from trainer.training.best import checked_best, save_best
 from trainer.training.held_out import PREFIX, Best
 from trainer.training.loop import DistillationTrainer
@@ -165,7 +166,7 @@ class FitLoop(DistillationTrainer):
         means = held.measure(
             self.model_wrapped,
             accelerator=self.accelerator,
-            objective=self.objective,
+            objective=self.objective | {"hints": None},  # a figure of the student alone
             temperature=self.step_temperature,
         )
         held.best = held.best.after(self.state.global_step, means[held.metric])
@@ -236,7 +237,7 @@ class FitLoop(DistillationTrainer):
         if self._saved_as is not None:
             if state_dict is None:
                 state_dict = self.model.state_dict()
-            state_dict = one_tensor_of_tied(self.model, state_dict)
+            state_dict = one_tensor_of_tied(self.model, without_hint_maps(state_dict))
             state_dict = _cast(state_dict, self._saved_as)
         super()._save(output_dir, state_dict=state_dict)
 

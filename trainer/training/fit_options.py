@@ -35,7 +35,8 @@ FIT_SECTIONS = (
         (
             *("alpha", "temperature", "alpha_schedule", "temperature_schedule"),
             *("loss", *(one.name for one in LOSS_OPTIONS)),
-            *("select", "select_labels", "router_weight", "student_tokenizer", "span_ends"),
+            *("select", "select_labels", "router_weight", "hint_weight", "hint_layers"),
+            *("student_tokenizer", "span_ends"),
         ),
     ),
     (

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from trainer.data.rows import Batch
     from trainer.data.selection import Selection
     from trainer.losses import Loss, SpanLoss
+    from trainer.losses.hints import Hints
 
 __all__ = ["DistillationTrainer"]
 
@@ -74,6 +75,7 @@ class DistillationTrainer(Trainer):
         alpha: The weight of the teacher's distribution, 0 to 1; the true tokens have the rest.
         loss: The divergence: a name of the table of losses, or a `Loss` of your own.
         router_weight: The weight of the load-balancing loss of a student with routed experts.
+        hints: Hints from the teacher's layers, which `fit` makes and attaches to the model.
         eval_dataset: As transformers takes it: evaluated by the model's own loss.
         data_collator: For `eval_dataset`.
         processing_class: The tokenizer, to be saved with the model.
@@ -101,6 +103,7 @@ class DistillationTrainer(Trainer):
         alpha: float = 0.9,
         loss: str | Loss | SpanLoss = "forward_kl",
         router_weight: float | None = None,
+        hints: Hints | None = None,
         eval_dataset: Any = None,
         data_collator: Any = None,
         processing_class: Any = None,
@@ -138,6 +141,7 @@ class DistillationTrainer(Trainer):
             "alpha": alpha,
             "loss": loss,
             "router_weight": ROUTER_WEIGHT.check(router_weight),
+            "hints": hints,
         }
         self.step_temperature: float | None = None  # another than that of the batches
         self._batches = batches

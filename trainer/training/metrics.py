@@ -19,7 +19,7 @@ __all__ = ["METRICS", "SUMMED", "MetricSums", "history_of", "measured_of"]
 # "judged", where the teacher's likeliest token is known. That of "selected" is a share.
 METRICS = (
     *("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement"),
-    *("router_loss", "selected"),
+    *("router_loss", "hint", "selected"),
 )
 SUMMED = (*METRICS, "judged", "targets")
 _CHANGING = {"alpha", "temperature"}  # where they change

@@ -48,6 +48,7 @@ def refuse_misfits(options: Any) -> None:
     _check_spans(options)
     _check_average(options, len(sources))
     _check_selection(options)
+    _check_hints(options)
     options.chosen_loss()
     if options.report is not None and not callable(options.report):
         raise SettingError("report must be a function", found=repr(options.report)[:80])
@@ -172,6 +173,51 @@ def _check_spans(options: Any) -> None:
                 place="--loss",
                 found=options.loss,
                 allowed=", ".join(SPAN_LOSSES),
+            )
+
+
+def _check_hints(options: Any) -> None:
+    """Raise SettingError for hints beside what they are not served with."""
+    if not options.hint_weight:
+        if options.hint_layers is not None:
+            raise SettingError(
+                "--hint-layers has no effect without --hint-weight",
+                found=options.hint_layers,
+                remedy="Leave --hint-layers out",
+            )
+        return
+    for flag, given, problem, remedy in (
+        (
+            "--loss",
+            options.loss in SPAN_LOSSES and options.loss,
+            "a student of another tokenizer has no position of its own for each target",
+            "Leave out --hint-weight",
+        ),
+        (
+            "--average",
+            options.average,
+            "several teachers' hidden states have no mean that means anything",
+            "Leave out --hint-weight, or learn from the stores without --average",
+        ),
+        (
+            "--lora",
+            options.lora,
+            "checkpoints of an adapter hold no maps",
+            "Leave out --hint-weight, or train the student whole",
+        ),
+        (
+            "--compile",
+            options.compile,
+            "compiled layers tell nobody what they give",
+            "Leave out --compile",
+        ),
+    ):
+        if given:
+            raise SettingError(
+                f"hints are not served with {flag}: {problem}",
+                place="--hint-weight",
+                found=f"{flag} {given}" if given is not True else flag,
+                remedy=remedy,
             )
 
 

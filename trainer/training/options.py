@@ -36,6 +36,8 @@ from trainer.data.sources import sources_of
 from trainer.losses import Loss
 from trainer.losses.options import (
     ALPHA,
+    HINT_LAYERS,
+    HINT_WEIGHT,
     LOSS,
     ROUTER_WEIGHT,
     TEMPERATURE,
@@ -162,6 +164,8 @@ class FitOptions:
     )
     window: int | None = option(like=WINDOW)
     router_weight: float | None = option(like=ROUTER_WEIGHT)
+    hint_weight: float = option(like=HINT_WEIGHT)
+    hint_layers: str | None = option(like=HINT_LAYERS)
     lora: str | None = option(
         None,
         help="Train an adapter beside the linear layers and nothing else (LoRA, by PEFT): r=16, "
@@ -274,6 +278,11 @@ class FitOptions:
     max_memory: Any = option(like=MAX_MEMORY)
     report: Any = option(
         None, help="A function that is called with each report of the loss.", python_only=True
+    )
+    on_note: Any = option(
+        None,
+        help="A function that is called with each line on what is trained beside the student.",
+        python_only=True,
     )
     on_progress: Any = option(None, like=ON_PROGRESS)
 

@@ -67,6 +67,8 @@ def report_words(one: Mapping[str, float], *, temperature: float = 1.0, parts: b
         words.append(f"divergence{at} {shown_nats(one['divergence'])}")
     if "agreement" in one:
         words.append(f"top-1 {one['agreement']:.1%}")
+    if "hint" in one:
+        words.append(f"hint {shown_nats(one['hint'])}")
     if "selected" in one:
         words.append(f"selected {one['selected']:.1%}")
     return "  ".join(words)

@@ -75,6 +75,9 @@ _PART = {"name": TEXT, "store": TEXT, "teacher": TEXT, "weight": NUMBER}
 _BEST = {"best": _OBJECT}
 # Of a run with --select: for each store the value that targets are cut off at, and what it takes.
 _SELECTED = {"selected": Field(allowed="cuts", fits=lambda value: _are_cuts(value))}
+# Of a run with --hint-weight: pairs of layers, what their differences are divided by, and the
+# parameters of the maps.
+_HINTED = {"hints": Field(allowed="pairs of layers", fits=lambda value: _are_hints(value))}
 # Of a run that several processes began, whose number the number of its bins is a multiple of.
 _SEVERAL = {"ranks": count(2, 1 << 20)}
 # Of a run that was made longer: how many steps it was to have before, each time.
@@ -129,6 +132,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
         fields |= _AVERAGED
     if "selected" in found or (isinstance(wanted, dict) and wanted.get("select")):
         fields |= _SELECTED
+    if "hints" in found or (isinstance(wanted, dict) and wanted.get("hint_weight")):
+        fields |= _HINTED
     refuse_odd_fields(found, fields, place=place)
     _refuse_odd_settings(found, place=place)
     _refuse_odd_packing(found, place=place)
@@ -153,6 +158,24 @@ def _are_cuts(value: Any) -> bool:
         and all(field.fits(one[name]) for name, field in cut.items())
         for one in value
     )
+
+
+def _are_hints(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"pairs", "scales", "parameters"}:
+        return False
+    pairs, scales = value["pairs"], value["scales"]
+    return (
+        count(1).fits(value["parameters"])
+        and isinstance(pairs, list)
+        and isinstance(scales, list)
+        and len(pairs) == len(scales) > 0
+        and all(_are_two(one) and all(type(part) is int for part in one) for one in pairs)
+        and all(_are_two(one) and all(part > 0 for part in one) for one in scales)
+    )
+
+
+def _are_two(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(NUMBER.fits, value))
 
 
 def run_fingerprint(record: Mapping[str, Any]) -> str:

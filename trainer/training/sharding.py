@@ -43,6 +43,11 @@ def refuse_unsharded(options: FitOptions, args: TrainingArguments) -> None:
     served = "" if options.lora is None else options.lora_result
     for flag, given, remedy in (
         ("--keep-best", options.keep_best, "Leave it out: held_out.json says which step was best"),
+        (
+            "--hint-weight",
+            bool(options.hint_weight),
+            "Leave it out, or let each process hold the student whole",
+        ),
         ("--lora-result merged", served == "merged", "Say --lora-result adapter, and merge later"),
     ):
         if given:

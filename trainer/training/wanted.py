@@ -30,6 +30,7 @@ _NOT_OF_THE_RESULT = (
     "device",
     "student_tokenizer",  # by its fingerprint it is part of the store's
     "report",
+    "on_note",
     "on_progress",
 )
 
@@ -48,6 +49,8 @@ _LATER = (
     "adam_beta2",
     "max_grad_norm",
     "router_weight",
+    "hint_weight",
+    "hint_layers",
     "lora",
     "freeze",
     "attn",
