@@ -61,6 +61,12 @@ def decoded(folder: Path) -> dict[str, np.ndarray]:
         for name in FIELDS:
             arrays[f"draw{draw}.{name}"] = np.concatenate([getattr(one, name) for one in parts])
         arrays[f"draw{draw}.exact_RK"] = np.concatenate([one.exact_RK() for one in parts])
+    for name in parts[0].states:
+        bits = [one.states[name].bits_RD for one in parts]
+        arrays[f"states.{name}"] = np.concatenate(bits)
+    if "last" in parts[0].states:
+        whole = [next(iter(store.log_probs(one))) for one in draws[0]]
+        arrays["log_probs_RV"] = np.concatenate(whole)
     return arrays
 
 
@@ -307,7 +313,7 @@ def skip_with_other_writers() -> None:
 
 
 @pytest.mark.parametrize("container", ["zarr", "parquet"])
-@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
 def test_a_store_of_a_later_format_reads_as_before(number: int, container: str) -> None:
     golden = GOLDEN / f"format{number}"
     folder = golden / container
