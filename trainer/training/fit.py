@@ -8,69 +8,57 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 from transformers import PrinterCallback
 
-from logitstore import CorruptionError, ModelError, SpecError, StorageError
-from logitstore.plumbing import LocalStorage, choose_device, takes, tell_stage
-from trainer.data.averaged import AveragedStore
-from trainer.data.batches import count_steps
+from logitstore import CorruptionError, StorageError
+from logitstore.plumbing import choose_device, takes, tell_stage
 from trainer.data.mixture import MixedStore
 from trainer.data.packing import Lengths, Packing
 from trainer.data.selection import Selection, refuse_unselectable
-from trainer.data.spans import has_spans
 from trainer.losses import Loss, SpanLoss
 from trainer.losses.distillation import refuse_unserved
 from trainer.losses.samples import told_of_sampler
-from trainer.training import run_folder
-from trainer.training.adaptation import without_adapter
 from trainer.training.advising import FirstStep, recipe_of_run
 from trainer.training.arguments import computing_dtype, training_arguments
-from trainer.training.batching import batches_of, plan_packing, selection_of
-from trainer.training.best import forget_best
+from trainer.training.batching import batches_of, selection_of
 from trainer.training.callbacks import (
     MeasureHeldOut,
     ReportToFolder,
     SaveAtInterrupt,
     TellProgress,
-    write_histories,
 )
-from trainer.training.checkpoints import newest_completed, remove_checkpoints
+from trainer.training.checkpoints import newest_completed
 from trainer.training.compiling import compiled_layers
 from trainer.training.damage import sound_store
+from trainer.training.finishing import finish
 from trainer.training.fit_loop import FitLoop
 from trainer.training.fit_options import FIT_OPTIONS, fit_options
 from trainer.training.held_out import HeldOut, held_batches, open_held_out
-from trainer.training.hinting import hints_of, hints_record, hints_words, refuse_unhinted
-from trainer.training.metrics import history_of
+from trainer.training.hinting import hints_of, hints_words, refuse_unhinted
 from trainer.training.mixing import open_sources
+from trainer.training.new_record import counted, new_record, refuse_other_student
 from trainer.training.options import FitOptions
 from trainer.training.prepared import prepared_student
-from trainer.training.pushing import make_repository, push_result
+from trainer.training.pushing import make_repository
 from trainer.training.ranks import Ranks, begin_together
 from trainer.training.retokenizing import in_students_tokens, prepare
 from trainer.training.run_record import (
-    FORMAT,
     earlier_fingerprints,
     run_fingerprint,
     write_record,
 )
 from trainer.training.run_result import (
     refuse_in_the_way,
-    result_hashes,
-    share_weights,
     tokenizer_of,
-    write_tokenizer,
 )
 from trainer.training.saved_dtype import saved_dtype
-from trainer.training.sharding import local_part, refuse_unsharded, whole_weights
+from trainer.training.sharding import refuse_unsharded, whole_weights
 from trainer.training.state_files import warn
-from trainer.training.student import configuration_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +66,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from trainer.losses.hints import Hints
-    from trainer.training.loop import DistillationTrainer
     from trainer.training.value_schedule import ValueSchedule
 
 
@@ -211,9 +198,18 @@ class _Fit:
         tell_stage(self.options.on_progress, "packing documents")
         lengths = Lengths(self.store)
         hints = hints_of(self.options, self.store, student, begun=(self.begun or {}).get("hints"))
-        record = self.begun or self._record(student, lengths, selection, hints)
-        _refuse_other_student(student, record, self.options)
-        record = self._counted(record, lengths)
+        record = self.begun or new_record(
+            self.store,
+            self.options,
+            wanted=self.wanted,
+            ranks=self.args.world_size,
+            student=student,
+            lengths=lengths,
+            selection=selection,
+            hints=hints,
+        )
+        refuse_other_student(student, record, self.options)
+        record = counted(record, lengths)
         if hints is None:
             return self._learn(student, record, lengths, selection, None, own=own)
         if callable(self.options.on_note) and self.args.should_save:
@@ -278,7 +274,14 @@ class _Fit:
             write_record(self.options.out, record)
         with compiled_layers(student, settings=self.options.compile_settings):
             self._train(loop, interrupt, over=lambda: any(one.over for one in measure))
-        return self._finish(loop, record, dtype=saved_dtype(self.options, own))
+        return finish(
+            loop,
+            record,
+            self.options,
+            tokenizer=self.tokenizer,
+            dtype=saved_dtype(self.options, own),
+            remedy=_RESUME,
+        )
 
     def _changing(self, name: str) -> ValueSchedule | None:
         """How alpha or the temperature changes; None where it does not."""
@@ -318,78 +321,11 @@ class _Fit:
             temperature=self.options.temperature,
         )
 
-    def _record(
-        self,
-        student: PreTrainedModel,
-        lengths: Lengths,
-        selection: Selection | None,
-        hints: Hints | None,
-    ) -> dict[str, Any]:
-        """The content of run.json for a run that begins now."""
-        packing = plan_packing(
-            self.store,
-            seed=self.options.seed,
-            batch_tokens=self.options.batch_tokens,
-            micro_tokens=self.options.micro_tokens,
-            window=self.options.window,
-            ranks=self.args.world_size,
-        )
-        steps = self.wanted["steps"]
-        if steps is None:
-            steps = count_steps(packing, lengths, epochs=self.wanted["epochs"])
-        return {
-            "format": FORMAT,
-            "wanted": self.wanted,
-            "settings": self.wanted | {"steps": steps},
-            "packing": packing.to_json(),
-            "store": self.store.fingerprint,
-            "teacher": self.store.spec.teacher.name,
-            "parameters": _parameters(student),
-            "configuration": configuration_hash(self.options.student),
-            "finished": False,
-        } | self._besides(selection, hints)
-
-    def _counted(self, record: dict[str, Any], lengths: Lengths) -> dict[str, Any]:
-        """The record with the steps of a run that was made longer by epochs."""
-        if record["settings"]["steps"] is not None:
-            return record
-        packing = Packing.from_json(record["packing"])
-        steps = count_steps(packing, lengths, epochs=self.wanted["epochs"])
-        before = record["extended"][-1]
-        if steps <= before:
-            raise SpecError(
-                "the run would not be longer than it was",
-                place="--epochs",
-                found=f"{self.wanted['epochs']}, which are {steps} steps",
-                allowed=f"more than {before} steps",
-            )
-        return record | {"settings": record["settings"] | {"steps": steps}}
-
     def _rise(self) -> int:
         """The steps in which the learning rate rises."""
         if self.options.warmup_steps is not None:
             return self.options.warmup_steps
         return math.ceil(self.options.warmup * self.args.max_steps)
-
-    def _besides(self, selection: Selection | None, hints: Hints | None) -> dict[str, Any]:
-        """What run.json says of several stores, of what is left out, and of several ranks."""
-        said: dict[str, Any] = {}
-        if isinstance(self.store, MixedStore):
-            said["parts"] = self.store.describe()
-        if isinstance(self.store, AveragedStore):
-            said["averaged"] = self.store.describe()
-            said["left_out"] = list(self.store.left_out)
-        if self.options.skip_damaged is not None:
-            said["damaged"] = [list(astuple(one)) for one in self.store.damaged]
-        if has_spans(self.store.spec):
-            said["crossed"] = self.store.counts
-        if selection is not None:
-            said["selected"] = selection.to_json()
-        if hints is not None:
-            said["hints"] = hints_record(hints)
-        if self.args.world_size > 1:
-            said["ranks"] = self.args.world_size
-        return said
 
     def _train(
         self, loop: FitLoop, interrupt: SaveAtInterrupt, *, over: Callable[[], bool]
@@ -406,88 +342,3 @@ class _Fit:
                 return
         with interrupt.listening(ranks=self.args.world_size):
             loop.train_from(newest)
-
-    def _finish(
-        self, loop: FitLoop, record: dict[str, Any], *, dtype: torch.dtype
-    ) -> dict[str, Any]:
-        """Write the result: model, tokenizer, history, and run.json last."""
-        _refuse_ruined(loop)
-        out = self.options.out
-        finished = record | {
-            "format": FORMAT,
-            "finished": True,
-            "seconds": loop.seconds,
-            "metrics": history_of(loop.state.log_history)[-1],
-        }
-        if loop.held_out is not None:
-            finished["best"] = asdict(loop.held_out.best) | {"by": loop.held_out.metric}
-        with run_folder.explain_failed_write(out, remedy=_RESUME):
-            loop.take_best()
-            if self.options.lora_result == "merged":
-                loop.model = without_adapter(loop.model)
-            loop.save_result(out, dtype=dtype)
-            if self.args.should_save:
-                LocalStorage(out).delete("training_args.bin")  # a pickle that nobody needs
-                write_tokenizer(out, self.tokenizer)
-                write_histories(out, loop.state.log_history, remedy=_RESUME)
-                share_weights(out)
-                # What transformers wrote, before it is named as the result.
-                LocalStorage(out).sync()
-                finished["files"] = result_hashes(out, tokenizer=self.tokenizer)
-                write_record(out, finished)
-                if not self.options.keep_checkpoints:
-                    remove_checkpoints(out)
-                    forget_best(out)
-        loop.accelerator.wait_for_everyone()
-        if self.options.push_to_hub is not None and self.args.should_save:
-            tell_stage(self.options.on_progress, f"uploading to {self.options.push_to_hub}")
-            push_result(out, self.options.push_to_hub)
-        return finished
-
-
-def _refuse_ruined(loop: DistillationTrainer) -> None:
-    """Raise ModelError for weights that are not finite: no loss follows the last step.
-
-    Of a sharded student each rank looks at its own part, and all of them raise.
-    """
-    ruined = [
-        name
-        for name, weight in loop.model.named_parameters()
-        if not bool(torch.isfinite(local_part(weight)).all())
-    ]
-    if loop.args.world_size > 1:
-        ruined = sorted({*gather_object(ruined)})
-    if ruined:
-        raise ModelError(
-            "the last step left weights that are no finite numbers; nothing was saved",
-            place=ruined[0],
-            found=f"{len(ruined)} tensors",
-            remedy="Begin a run with a lower --lr in another folder",
-        )
-
-
-def _refuse_other_student(
-    student: PreTrainedModel, record: dict[str, Any], options: FitOptions
-) -> None:
-    """Raise ModelError where the student is not the one that the run was begun with.
-
-    The same weights compute something else where its configuration says so.
-    """
-    name, configuration = options.student_name, configuration_hash(options.student)
-    found = {"parameters": _parameters(student), "configuration": configuration}
-    called = {"parameters": "number of parameters", "configuration": "configuration"}
-    for what, value in found.items():
-        # Runs of earlier versions name no configuration.
-        if record.get(what, value) != value:
-            raise ModelError(
-                "the student is not the one that the run was begun with: "
-                f"it has another {called[what]}",
-                place=name,
-                found=value,
-                allowed=record[what],
-                remedy="Give the student of before, or name another folder (--out)",
-            )
-
-
-def _parameters(student: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in student.parameters())
