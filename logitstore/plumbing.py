@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from logitstore.progress import ON_PROGRESS, Meter, OnProgress, tell_stage
     from logitstore.sharing.hub import explained as hub_errors
     from logitstore.sparsify import SPARSIFIERS, sparsifier_of
-    from logitstore.store.head import StoredHead
+    from logitstore.store.head import StoredHead, refuse_not_finite
     from logitstore.store.liveness import is_alive
     from logitstore.store.local import LocalStorage
     from logitstore.store.options import MAX_MEMORY, STORE
@@ -161,6 +161,7 @@ __all__ = [
     "refuse_bad_model",
     "refuse_bad_store",
     "refuse_more_damaged",
+    "refuse_not_finite",
     "refuse_other_answers",
     "refuse_other_tokens",
     "refuse_uri",
@@ -255,6 +256,7 @@ __getattr__, __dir__ = lazy_names(
         "LAST": "logitstore.format.states",
         "layer_name": "logitstore.format.states",
         "StoredHead": "logitstore.store.head",
+        "refuse_not_finite": "logitstore.store.head",
         "is_alive": "logitstore.store.liveness",
         "is_tokenizer_name": "logitstore.format.tokenizer_names",
         "print_json": "logitstore.cli.console",

@@ -193,7 +193,22 @@ def test_the_grammar_of_layers(text: str, depth: int, layers: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "0,3", "3,1", "2,2", "every:0", "every", "last:2", "-1", "1.5", "middle,2"]
+    "text",
+    [
+        "",
+        "0",
+        "0,3",
+        "3,1",
+        "2,2",
+        "every:0",
+        "every",
+        "last:2",
+        "-1",
+        "1.5",
+        "middle,2",
+        "1 2",
+        "every: 1 2",
+    ],
 )
 def test_other_texts_name_no_layers(text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"names no layers|in their order, each once"):

@@ -1,5 +1,6 @@
 """Stores of hidden states: exact against the live teacher, resumed, verified, refused."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import logitstore
+import trainer
 from logitstore.errors import (
     CorruptionError,
     LogitStoreError,
@@ -19,13 +22,16 @@ from logitstore.errors import (
     SpecError,
     StoreError,
 )
-from logitstore.format.json import with_check
+from logitstore.format.json import fingerprint, with_check
 from logitstore.store.containers import CONTAINERS
 from logitstore.store.head import head_file
+from logitstore.store.layout import StoreLayout
 from logitstore.store.verify import verify
 from logitstore.targets.states import States
 from logitstore.teacher.lm_head import LMHead
 from tests.hidden_stores import corpus_of, dense, dumped, states_of
+from tests.tiny_models import tiny
+from tools.reseal import read_json, reseal, write_json
 
 HEAD = "head/head.safetensors"
 
@@ -328,6 +334,9 @@ def test_a_layer_that_is_short_or_gone_is_found_when_the_store_is_opened(
         {"head.size": 1 << 50},
         {"head.scale": "1"},
         {"head.scale": 0},
+        {"head.scale": 1e39},
+        {"head.scale": 10**400},
+        {"head.softcap": 1e308},
         {"head.softcap": -3.0},
         {"head.runs_in": "int8"},
         {"head.sha256": "../../etc"},
@@ -344,6 +353,55 @@ def test_a_spec_that_no_store_can_have_is_refused(copied: Path, change: dict[str
     (copied / "store.json").write_bytes(with_check(content))
     with pytest.raises(CorruptionError):
         logitstore.open(copied)
+
+
+def reseal_head(store: Path, tensors: dict[str, torch.Tensor], **states: object) -> None:
+    """Another output layer, and other fields of `states`, under hashes that are right."""
+    save_file(tensors, store / HEAD)
+    content = read_json(store / "store.json")
+    data = (store / HEAD).read_bytes()
+    content["states"] |= states
+    content["states"]["head"] |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    write_json(store / "store.json", content)
+    spec = StoreLayout.at(store).read_spec()
+    for path in (store / "commits").glob("*.json"):
+        write_json(path, read_json(path) | {"settings": fingerprint(spec.identity())})
+    reseal(store, container="zarr", objects=False)
+
+
+@pytest.mark.parametrize(
+    ("forged", "told"),
+    [
+        ("overflow", "no finite number"),
+        ("other layer", "another entropy than is stored"),
+        ("other type", "another entropy than is stored"),
+    ],
+)
+def test_what_states_and_layer_give_together_is_looked_at(
+    forged: str, told: str, copied: Path, tmp_path: Path
+) -> None:
+    """Each is well-formed by itself, and resealed; nothing else would tell it."""
+    tensors, states = load_file(copied / HEAD), {}
+    if forged == "overflow":
+        tensors["weight"][7] = 1e38
+        states = {}
+    elif forged == "other layer":
+        tensors["weight"] = tensors["weight"].roll(1, dims=1)
+    else:
+        states = {"dtype": "bfloat16"}
+    reseal_head(copied, tensors, **states)
+    faults = [str(one) for one in verify(copied)]
+    assert faults
+    assert all(told in one for one in faults), faults
+    if forged == "overflow":
+        store = logitstore.open(copied)
+        with pytest.raises(CorruptionError, match="no finite number"):
+            list(store.log_probs(store[0]))
+        student = tiny(vocab_size=300, max_position_embeddings=64)
+        student.save_pretrained(tmp_path / "student")
+        for call in (trainer.evaluate, trainer.diagnose):
+            with pytest.raises(CorruptionError, match="output layer makes of the store's hidden"):
+                call(tmp_path / "student", logits=str(copied))
 
 
 @pytest.mark.parametrize("container", sorted(CONTAINERS))

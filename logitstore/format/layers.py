@@ -18,6 +18,7 @@ __all__ = ["LayerRule"]
 _FLAG = "--hidden-layers"
 _FORMS = "numbers from 1 such as 6,12, every:K, or middle"
 _LISTED = re.compile(r"[0-9]{1,5}(?:,[0-9]{1,5})*")
+_AROUND = re.compile(r"\s*([,:])\s*")  # spaces elsewhere are none of these forms
 _EVERY = re.compile(r"every:([0-9]{1,5})")
 
 
@@ -37,7 +38,7 @@ class LayerRule:
 
         Raises SettingError for anything else.
         """
-        short = "".join(str(text).split())
+        short = _AROUND.sub(r"\1", str(text).strip())
         if short == "middle":
             return LayerRule(text=short)
         if (found := _EVERY.fullmatch(short)) is not None and int(found[1]) > 0:

@@ -9,7 +9,6 @@ Shapes: V vocabulary, W width of a hidden state.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ MOST_LAYERS = 64  # whose states one store keeps
 _MOST_DEPTH = 1 << 16
 _MOST_WIDTH = 1 << 17  # eight times that of the largest models
 _HEADER_BYTES = 1 << 16  # of a safetensors file of two tensors: some 200
+_LEAST_FACTOR, _MOST_FACTOR = 1e-6, 1e6  # of a scale or a soft-cap: those of models are 0.03 to 100
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -159,4 +159,4 @@ def _are_layers(layers: Iterable[Any], depth: int) -> bool:
 
 def _is_number(value: Any) -> bool:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and value != 0
+    return plain and _LEAST_FACTOR <= abs(value) <= _MOST_FACTOR

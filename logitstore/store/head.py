@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from logitstore.errors import CorruptionError, ModelError, ObjectMissing
 from logitstore.format.states import HEAD, LAST, STATE_BYTES, HeadSpec
-from logitstore.store.way_out import DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +27,11 @@ if TYPE_CHECKING:
     from logitstore.targets.targets import SparseTargets
     from logitstore.teacher.lm_head import LMHead
 
-__all__ = ["StoredHead", "head_file", "logit_chunks", "read_head"]
+__all__ = ["StoredHead", "head_file", "logit_chunks", "read_head", "refuse_not_finite"]
 
+_RESTORE = "Put a copy of the file back: every target of the store needs it"
+# Of a file that is as the store says: it was written so.
+_FORGED = "Take the store from someone else, or dump it again: no dump writes this"
 _HALVES = ("bfloat16", "float16")
 _CHUNK_BYTES = 8 << 20  # of logits on a CPU, as the teacher's
 _GPU_CHUNK_BYTES = 512 << 20
@@ -101,7 +103,7 @@ def read_head(layout: StoreLayout, spec: HeadSpec) -> bytes:
     try:
         (data,) = layout.storage.read_ranges(HEAD, [(0, spec.size + 1)])
     except ObjectMissing as error:
-        raise CorruptionError("file is missing", place=place, remedy=DAMAGED) from error
+        raise CorruptionError("file is missing", place=place, remedy=_RESTORE) from error
     found = hashlib.sha256(data).hexdigest()
     if len(data) != spec.size or found != spec.sha256:
         raise CorruptionError(
@@ -109,7 +111,7 @@ def read_head(layout: StoreLayout, spec: HeadSpec) -> bytes:
             place=place,
             found=f"{len(data)} bytes, sha256 {found}",
             allowed=f"{spec.size} bytes, sha256 {spec.sha256}",
-            remedy=DAMAGED,
+            remedy=_RESTORE,
         )
     return data
 
@@ -154,7 +156,9 @@ class StoredHead:
         try:
             tensors = load(read_head(self.layout, self.head))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CorruptionError(f"file holds no tensors: {error}", place=place) from error
+            raise CorruptionError(
+                f"file holds no tensors: {error}", place=place, remedy=_FORGED
+            ) from error
         width = 0 if self.spec.states is None else self.spec.states.width
         bias = {"bias": (vocab_size,)} if self.head.bias else {}
         wanted = {"weight": (vocab_size, width), **bias}
@@ -166,10 +170,13 @@ class StoredHead:
                 place=place,
                 found=f"{found} of {', '.join(sorted(dtypes))}",
                 allowed=f"{wanted} of {self.head.dtype}",
+                remedy=_FORGED,
             )
         for name, one in tensors.items():
             if not bool(one.isfinite().all()):
-                raise CorruptionError("a number is not finite", place=f"{place}: {name}")
+                raise CorruptionError(
+                    "a number is not finite", place=f"{place}: {name}", remedy=_FORGED
+                )
         runs_in = _torch(self.head.runs_in)
         moved = {name: one.to(device=device, dtype=runs_in) for name, one in tensors.items()}
         return LMHead(
@@ -195,6 +202,19 @@ class StoredHead:
             yield logits_RV.div_(temperature).log_softmax(dim=1).numpy()
 
 
+def refuse_not_finite(logits_RV: Tensor) -> None:
+    """Raise CorruptionError for logits of stored states that are no finite numbers.
+
+    logits_RV: as the stored output layer makes them.
+    """
+    if not bool(logits_RV.isfinite().all()):
+        raise CorruptionError(
+            "the output layer makes of the store's hidden states what is no finite number",
+            place=f"{HEAD}, or `states` of store.json",
+            remedy=_FORGED,
+        )
+
+
 def logit_chunks(
     targets: SparseTargets, head: LMHead, *, rows: int | None = None
 ) -> Iterator[tuple[Tensor, slice]]:
@@ -215,4 +235,5 @@ def logit_chunks(
         # Nothing is yielded inside: the caller's own modes must not change.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             logits_RV = head.logits(states.rows(chunk).tensor().to(device))
+            refuse_not_finite(logits_RV)
         yield logits_RV, chunk

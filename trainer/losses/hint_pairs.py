@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HintPair", "pairs_at_equal_depth", "parse_pairs"]
 
+_AROUND = re.compile(r"\s*([,:])\s*")  # spaces elsewhere are none of this form
 _PAIRS = re.compile(r"[0-9]{1,5}:[0-9]{1,5}(?:,[0-9]{1,5}:[0-9]{1,5})*")
 
 
@@ -39,7 +40,7 @@ def parse_pairs(text: str) -> tuple[HintPair, ...]:
 
     Raises SettingError for anything else, and for a pair that stands twice.
     """
-    short = "".join(str(text).split())
+    short = _AROUND.sub(r"\1", str(text).strip())
     numbers = [
         tuple(int(part) for part in one.split(":"))
         for one in (short.split(",") if _PAIRS.fullmatch(short) else ())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitstore import EMPTY_TAIL, SettingError
+from logitstore.plumbing import refuse_not_finite
 from trainer.losses.head_tail import MASKED_LOGIT
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def whole_targets(targets: TargetTensors, teacher: LMHead) -> TargetTensors:
         targets: With their last hidden states, on the device of `teacher`.
         teacher: The output layer.
 
-    Raises SettingError for targets without states.
+    Raises SettingError for targets without states, CorruptionError for what is no finite number.
     """
     if targets.state_NW is None:
         raise SettingError("the targets have no hidden states, which their kind has", place="batch")
-    log_NV = teacher.logits(targets.state_NW).log_softmax(dim=1)
+    logits_NV = teacher.logits(targets.state_NW)
+    refuse_not_finite(logits_NV)
+    log_NV = logits_NV.log_softmax(dim=1)
     rows, size = log_NV.shape
     ids_V = torch.arange(size, device=log_NV.device)
     return replace(

@@ -66,9 +66,10 @@ def refuse_unhinted(options: FitOptions, store: Any) -> None:
             raise SpecError(
                 "the store keeps no hidden states behind this layer of the teacher",
                 place="--hint-layers",
-                found=str(pair),
+                found=f"{pair.teacher} in {pair}",
                 allowed=", ".join(map(str, stored)),
-                remedy=_AGAIN,
+                remedy="Name one of these behind the colon, or dump again with another "
+                "--hidden-layers",
             )
 
 

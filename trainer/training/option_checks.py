@@ -183,7 +183,7 @@ def _check_hints(options: Any) -> None:
             raise SettingError(
                 "--hint-layers has no effect without --hint-weight",
                 found=options.hint_layers,
-                remedy="Leave --hint-layers out",
+                remedy="Give --hint-weight 1 with it, or leave --hint-layers out",
             )
         return
     for flag, given, problem, remedy in (
