@@ -126,6 +126,8 @@ class Comparison:
             logits_RV: The student's logits at T = 1 of P >= V columns, which are overwritten.
             targets: The stored targets of the same rows; where `whole`, with all tokens as entries.
         """
+        if self.whole:
+            return self._whole_rows(logits_RV, targets)
         ids_RK, exact_RK = targets.ids_NK, targets.exact_NK
         # Values are stored in steps, so the teacher's likeliest may be several: each is agreement.
         stored_RK = targets.logprobs_NK.masked_fill(~exact_RK, EMPTY_TAIL)
@@ -142,7 +144,8 @@ class Comparison:
         logits_RV.div_(self.temperature)
         kl_R = self._estimated_kl(logits_RV, targets) if self._view is View.WEIGHTS else None
         student = _student(logits_RV, ids_RK, exact_RK, vocab_size=self.vocab_size)
-        renyi = {} if kl_R is not None else _renyi_divergences(student, teacher)
+        bounded = kl_R is None and self.stated_kl  # what rounding may have moved
+        renyi = _renyi_divergences(student, teacher) if bounded else {}
         least_R = kl_terms(student, teacher)["kl"]
         kl_R = least_R if kl_R is None else kl_R
         shared_R = torch.minimum(student.log_head_NK, teacher.log_head_NK).exp().sum(dim=-1)
@@ -154,6 +157,29 @@ class Comparison:
             "bucket": teacher.log_tail_N.exp().double(),
             **agreement,
             **renyi,
+        }
+
+    def _whole_rows(self, logits_RP: Tensor, targets: TargetTensors) -> dict[str, Tensor]:
+        """As `rows`, of targets with all tokens as entries: column i is token i, and no bucket."""
+        log_p_RV = self._teacher(targets).log_head_NK
+        best_R1 = log_p_RV.amax(dim=-1, keepdim=True)
+        likeliest_R = logits_RP.argmax(dim=-1)
+        token_R = likeliest_R < self.vocab_size
+        own_R1 = log_p_RV.gather(1, likeliest_R.clamp(max=self.vocab_size - 1)[:, None])
+        agreed_R = token_R & (own_R1 == best_R1)[:, 0]
+        logits_RP.div_(self.temperature)
+        logits_RP.sub_(logits_RP.logsumexp(dim=-1, keepdim=True)).clamp_(min=MASKED_LOGIT)
+        log_q_RV = logits_RP[:, : self.vocab_size]
+        p_RV = log_p_RV.exp()
+        kl_R = (p_RV * (log_p_RV - log_q_RV)).sum(dim=-1).double()
+        return {
+            "kl": kl_R,
+            "least_kl": kl_R,
+            "acceptance": torch.minimum(p_RV, log_q_RV.exp()).sum(dim=-1).double(),
+            "bucket": torch.zeros_like(kl_R),
+            "agreed": agreed_R,
+            "tied": agreed_R & ((log_p_RV == best_R1).sum(dim=-1) > 1),
+            "judged": torch.ones_like(agreed_R),
         }
 
     def _teacher(self, targets: TargetTensors) -> HeadTail:
@@ -258,11 +284,13 @@ class Comparison:
     def _kl_error(self, sums: Mapping[str, float], targets: int) -> float:
         if self._view is View.WEIGHTS:
             return self.stated_drawn_kl
+        if not self.stated_kl:
+            return 0.0
         least = max(
             sums[_renyi_name(one)] / targets - (1 - one) / one * self.stated_kl
             for one in _COMPLEMENTS
         )
-        return max(0.0, sums["kl"] / targets - max(0.0, least)) if self.stated_kl else 0.0
+        return max(0.0, sums["kl"] / targets - max(0.0, least))
 
     def _estimated_kl(self, scaled_RV: Tensor, targets: TargetTensors) -> Tensor:
         """Cross-entropy with the weights, less the teacher's entropy: [R], unbiased."""
