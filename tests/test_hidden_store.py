@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 import logitstore
 import trainer
+from logitstore.cli.terminal import print_summary
 from logitstore.errors import (
     CorruptionError,
     LogitStoreError,
@@ -147,6 +148,23 @@ def test_a_dump_resumes_to_the_same_bytes(
     assert list(verify(copied)) == []
     with pytest.raises(SpecError, match="fidelity"):
         dumped(copied, teacher_folder, corpus, fidelity="exact")
+
+
+def test_the_layer_is_told_apart_where_a_dump_ends(
+    teacher_folder: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = logitstore.dump(
+        teacher=str(teacher_folder),
+        data=str(corpus),
+        out=tmp_path / "store",
+        sparsify="hidden",
+        device="cpu",
+    )
+    layer = (tmp_path / "store" / HEAD).stat().st_size
+    assert summary.layer_bytes == layer
+    print_summary(summary)
+    each = (summary.bytes - layer) / summary.targets
+    assert f"({each:.1f} per target, and {layer:,} once)" in capsys.readouterr().out
 
 
 def test_bytes_are_told_and_the_layer_is_among_them(store: Path) -> None:

@@ -32,12 +32,13 @@ __all__ = [
 
 def print_summary(summary: DumpSummary) -> None:
     """What a dump left behind."""
-    per_target = summary.bytes / max(1, summary.targets)
+    per_target = (summary.bytes - summary.layer_bytes) / max(1, summary.targets)
+    once = f", and {summary.layer_bytes:,} once" if summary.layer_bytes else ""
     if summary.new_targets == 0:
         say(f"{summary.uri}: every unit was stored already; `logitstore verify` reads them again")
     say(
         f"{summary.uri}: {summary.documents:,} documents, {summary.targets:,} targets, "
-        f"{summary.bytes:,} bytes ({per_target:.1f} per target)"
+        f"{summary.bytes:,} bytes ({per_target:.1f} per target{once})"
     )
     if summary.skipped:
         say(f"skipped {summary.skipped:,} records that could not be used")

@@ -59,6 +59,7 @@ class DumpSummary:
     skipped: int  # records left out
     seconds: float
     new_targets: int  # dumped by this run; 0 where the store was finished already
+    layer_bytes: int = 0  # of `bytes`: the teacher's output layer, which a store has once
 
 
 @takes(DUMP_OPTIONS, check=check_targets)
@@ -116,6 +117,9 @@ def _dump(
             skipped=sum(commit.skipped for commit in work.store.committed(plan)),
             seconds=time.monotonic() - started,
             new_targets=tally.targets,
+            layer_bytes=0
+            if job.states is None or job.states.head is None
+            else job.states.head.size,
         )
     finally:
         lease.release()
