@@ -33,7 +33,8 @@ ALPHA = Option(
     name="alpha",
     kind=float,
     default=0.9,
-    help="The weight of the teacher's distribution in the loss; the true tokens have the rest.",
+    help="The weight of the teacher's distribution in the loss; the true tokens have the rest: 0 is "
+    "hard labels alone, 1 the teacher alone.",
     least=0,
     most=1,
 )
@@ -41,7 +42,9 @@ TEMPERATURE = Option(
     name="temperature",
     kind=float,
     default=1.0,
-    help="The temperature T of both distributions in the divergence.",
+    help="The temperature T of both distributions in the divergence, most of which stand in the "
+    "loss times T^2. A store serves those from 1 to 10, those it was drawn at, or with hidden states "
+    "any.",
     above=0,
 )
 ROUTER_WEIGHT = Option(
@@ -58,9 +61,9 @@ HINT_WEIGHT = Option(
     name="hint_weight",
     kind=float,
     default=0.0,
-    help="The weight of hints beside the loss: how far a learnt linear map of the student's hidden "
-    "states is from the teacher's, behind the layers that the store keeps "
-    "(`logitstore dump --hidden-layers`); 1 is as far as nothing. 0 leaves them out.",
+    help="The weight, such as 1, of hints beside the loss: the part of the teacher's hidden states "
+    "that a learnt linear map of the student's does not give, behind the layers that the store keeps "
+    "(`logitstore dump --hidden-layers`). 0 leaves them out.",
     least=0,
 )
 HINT_LAYERS = Option(
@@ -69,8 +72,9 @@ HINT_LAYERS = Option(
     default=None,
     nullable=True,
     refuse=parse_pairs,
-    help="With --hint-weight: which layer of the student follows which one of the teacher, as "
-    "2:6,4:12, both counted from 1 (`trainer student --layers` counts from 0).",
+    help="With --hint-weight: which layer of the student follows which one of the teacher: 2:6,4:12 "
+    "lets its second follow the teacher's sixth; both are counted from 1 (`trainer student --layers` "
+    "counts from 0).",
     unset="each stored layer of the teacher with the student's at the same share of its depth",
 )
 LOSS = Option(
