@@ -23,9 +23,10 @@ _DECIMALS_FROM = 0.1  # nats; below it four decimals are fewer than three digits
 _SAME = 1e-4  # of a value: what sums of float32 of one loss may differ by
 
 
-def shown_nats(value: float) -> str:
-    """A value in nats with four decimals, and below 0.1 with three digits."""
-    return f"{value:.4f}" if abs(value) >= _DECIMALS_FROM or not value else f"{value:.3g}"
+def shown_nats(value: float, *, decimals: int = 4) -> str:
+    """A value in nats with so many decimals, and below 0.1 with three digits."""
+    few = value and abs(value) < _DECIMALS_FROM
+    return f"{value:.3g}" if few else f"{value:.{decimals}f}"
 
 
 def temperature_note(options: FitOptions) -> str | None:
