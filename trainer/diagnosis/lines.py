@@ -67,8 +67,8 @@ def diagnosis_lines(result: Mapping[str, Any]) -> Iterator[str]:
         sign = f"{bound}, about" if bound in ("lower", "upper") else bound
         before = f"{SIGNS[sign].ascii} " if sign in SIGNS else ""
         used |= {sign} if sign in SIGNS else set()
-        number = shown_nats(value) if show == _NATS else f"{value:{show}}"
-        yield f"{name:18} {before}{number}  ({note or meaning})"
+        words = shown_nats(value) if show == _NATS else f"{value:{show}}"
+        yield f"{name:18} {before}{words}  ({note or meaning})"
     for name, title in _GROUPS.items():
         yield from _table(title, result[name])
     yield from (f"{one.ascii} means: {one.meaning}." for key, one in SIGNS.items() if key in used)
