@@ -13,6 +13,8 @@ from logitstore.errors import ModelError, SettingError, StoreError, TokenizerErr
 from logitstore.sparsify.build import sparsifier_spec
 from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
 from tests.tiny_models import tiny
+from trainer.evaluation.comparison import Comparison
+from trainer.evaluation.signs import lines
 
 NEEDED = {
     "parameters",
@@ -148,22 +150,49 @@ def test_drawn_targets_estimate_the_divergence(use_store, model, name, temperatu
         assert max(values) < 0
 
 
-def test_rows_without_an_exact_entry_are_left_out_of_the_agreement(use_store, model):
+def test_an_agreement_that_few_rows_tell_is_not_given(use_store, model):
     """A teacher so flat at T = 100 that three entries are all drawn; at T = 0.1 hardly any is."""
-    spec = sparsifier_spec("unbiased", k=3, temperatures=(100.0, 1.0, 0.1))
+    spec = sparsifier_spec("unbiased", k=3, temperatures=(100.0, 1.0, 0.1, 0.5))
     store = use_store(MemoryStore(sparsifier=spec))
     flat = trainer.evaluate(model, logits="memory", temperature=100.0)
     assert flat["top1_agreement"] is flat["acceptance"] is None
     assert flat["bounds"] == {"kl": "estimate"}
-    for temperature, draw in ((1.0, 1), (0.1, 2)):
+    assert flat["judged"] == 0
+    assert not {"top1_agreement", "acceptance"} & {*flat["standard_errors"], *flat["coding_errors"]}
+    shares = []
+    for temperature, draw in ((1.0, 1), (0.5, 3), (0.1, 2)):
         p, _, plain, _ = dense(store, temperature=temperature)
         known = np.concatenate(
             [one.targets.exact_RK().any(1) for one in store.with_draw(draw) if len(one.targets)]
         )
         agreed = (plain.argmax(-1) == p.argmax(-1)).numpy()[known]
         found = trainer.evaluate(model, logits="memory", temperature=temperature)
-        assert found["top1_agreement"] == pytest.approx(agreed.mean())
-        assert known.all() == (temperature == 0.1)
+        shares.append(float(known.mean()))
+        assert found["judged"] == known.sum()
+        bound = found["bounds"].get("top1_agreement")
+        if shares[-1] < 0.9:
+            assert (found["top1_agreement"], bound) == (None, None)
+            assert "top1_agreement" not in found["standard_errors"]
+        else:
+            assert found["top1_agreement"] == pytest.approx(agreed.mean())
+            assert bound == (None if known.all() else "estimate")
+        told = {line.split()[0]: line for line in lines(found)}["top1_agreement"]
+        counts = f"{known.sum()} of {len(known)} targets tell the teacher's most probable token"
+        assert (counts in told) == (not known.all())
+        assert ("not known: " in told) == (shares[-1] < 0.9)
+    assert shares[0] < 0.9 < shares[1] < 1 == shares[2]
+
+
+def test_an_acceptance_of_which_the_bound_says_nothing_is_not_given(use_store):
+    """Two tokens that the store keeps are shared; the others may be, or not."""
+    store = use_store(MemoryStore(sparsifier=sparsifier_spec("topk", k=2)))
+    comparison = Comparison.of(store.spec, temperature=1.0)
+    for bucket, shared, known in ((0.9, 0.999, False), (0.9, 0.99, True), (0.4, 0.999, True)):
+        sums = {"acceptance": 50 * shared, "bucket": 50 * bucket, "kl": 1.0, "agreed": 9.0}
+        sums |= {"judged": 50.0, "tied": 0.0}
+        found = comparison.means(sums, targets=50)["acceptance"]
+        assert found == (pytest.approx(shared) if known else None)
+        assert ("acceptance" in comparison.bounds(sums, targets=50)) is known
 
 
 def test_standard_errors_are_those_over_documents(use_store, model):

@@ -4,9 +4,12 @@ import json
 import re
 
 import pytest
+from accelerate import Accelerator
 
 from tests.test_trainer_cli import fit, folder  # noqa: F401
+from trainer.evaluation.signs import lines
 from trainer.training.fit_options import fit_options
+from trainer.training.metrics import MetricSums
 from trainer.training.report_lines import report_words, shown_nats, temperature_note
 
 FULL = {
@@ -77,3 +80,45 @@ def test_the_loss_of_a_run_is_what_its_line_and_the_note_say(folder) -> None:  #
     history = json.loads((folder / "run" / "history.json").read_text())
     reports = history["reports"] if isinstance(history, dict) else history
     assert reports[0]["loss"] == pytest.approx(16 * reports[0]["kl"], rel=1e-4)  # keys are the same
+
+
+def test_an_agreement_over_few_targets_is_left_out() -> None:
+    """90 of 100 targets that tell the teacher's likeliest token are enough, 89 are too few."""
+    for judged, expected in ((100.0, 0.45), (90.0, 0.5), (89.0, None), (0.0, None)):
+        sums = {"loss": 200.0, "ce": 200.0, "agreement": 45.0, "judged": judged, "targets": 100.0}
+        found = MetricSums(Accelerator(cpu=True), carried=sums).take_means()
+        assert found.get("agreement") == expected
+        assert found["loss"] == 2.0
+
+
+def test_an_evaluation_says_what_few_targets_tell_and_at_which_temperature() -> None:
+    result = {
+        "targets": 8525,
+        "temperature": 2.0,
+        "kl": 0.0018,
+        "top1_agreement": None,
+        "judged": 4,
+        "acceptance": None,
+        "teacher_entropy": 3.5,
+        "bounds": {"kl": "estimate"},
+        "coding_errors": {},
+        "standard_errors": {"kl": 0.0000123},
+        "documents": 9,
+    }
+    told = list(lines(result))
+    assert "kl                 ~ 0.0018  (standard error 1.23e-05, at T = 2)" in told
+    assert "teacher_entropy    3.5000  (at T = 2)" in told
+    few = "not known: 4 of 8,525 targets tell the teacher's most probable token"
+    assert f"{'top1_agreement':18} {few}" in told
+    assert any(one.startswith("acceptance         not known: ") for one in told)
+    most = result | {
+        "top1_agreement": 0.5,
+        "judged": 8000,
+        "bounds": {"top1_agreement": "estimate"},
+    }
+    assert any(
+        one.startswith("top1_agreement     ~ 0.5000  (8,000 of 8,525 targets tell")
+        for one in lines(most)
+    )
+    plain = result | {"judged": None, "kl": None, "temperature": None}
+    assert not any("not known" in one for one in lines(plain))

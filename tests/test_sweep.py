@@ -18,9 +18,11 @@ from tests.memory_store import MemoryStore
 from tests.tiny_models import CONFIGS
 from trainer.sweeping.findings import Pair, Sweep, sentences
 from trainer.sweeping.grid import settings_of
+from trainer.sweeping.lines import sweep_lines
 from trainer.sweeping.options import SweepOptions, presets
 from trainer.sweeping.results import Results
 from trainer.sweeping.statistics import difference, mean_of
+from trainer.training.report_lines import shown_nats
 
 SETTINGS = {"steps": 3, "batch_tokens": 64, "micro_tokens": 16, "device": "cpu"}
 
@@ -135,6 +137,32 @@ def test_a_sweep_runs_measures_and_answers(place):
     )
     assert teacher["tokens_per_second"] is None
     assert "not measured" in page
+
+
+def test_bounds_are_marked_as_an_evaluation_marks_them(place, monkeypatch):
+    """Of a store that keeps three tokens of each row: KL from below, acceptance from above."""
+    stores = {"train": MemoryStore(), "held": MemoryStore(blocks=2, seed=1, k=3)}
+    monkeypatch.setattr(logitstore, "open", lambda name, **__: stores[str(name)], raising=False)
+    found = sweep(place, alpha=(0, 1), seeds=1)
+    page, lines = found.page.read_text(), "\n".join(sweep_lines(found))
+    for row in found.rows:
+        one = trainer.evaluate(place / "sweep" / "runs" / f"{row['setting']}_seed-0", logits="held")
+        assert "bound" not in row["loss"]
+        for name in ("kl", "acceptance"):
+            assert row[name]["bound"] == one["bounds"][name]
+            assert row[name]["coding_error"] == one["coding_errors"][name]
+        least = max(0.0, one["kl"] - one["coding_errors"]["kl"])
+        most = min(1.0, one["acceptance"] + one["coding_errors"]["acceptance"])
+        assert f">= {shown_nats(least, decimals=3)}" in lines
+        assert f"<td>≥ {shown_nats(least, decimals=3)}</td>" in page.replace(' class="best"', "")
+        assert f"<td>≤ {most:.1%}</td>" in page.replace(' class="best"', "")
+    assert ">= means: the exact value is at least this" in lines
+    assert "≤ means: the exact value is at most this" in page
+    assert "KL to the teacher (lower bounds" in page
+    teacher = found.models[-1]
+    assert teacher["loss_of_store"] is True
+    assert teacher["loss"] == one["teacher_loss"]
+    assert f"<td>{one['teacher_loss']:.3f} (as the store tells)</td>" in page
 
 
 def test_what_is_done_is_skipped_and_a_larger_grid_extends_it(place):

@@ -26,6 +26,7 @@ from trainer.evaluation.material import from_store
 from trainer.evaluation.options import EvalOptions
 from trainer.evaluation.spread import Spread
 from trainer.evaluation.subject import Subject
+from trainer.losses import known_agreement
 from trainer.losses.distillation import refuse_unserved
 from trainer.training.run_result import refuse_changed_weights
 from trainer.training.state_files import DIAGNOSES, DIAGNOSIS, warn
@@ -58,7 +59,8 @@ def diagnose(**values: Any) -> dict[str, Any]:
     `evenness` and `tempered_evenness` their entropy among themselves over log K; `drawn_evenness`
     that of the whole teacher over log V, of drawn targets. `support_mass` is the student's mass in
     the same entries at `temperature`, `no_token_mass` that in columns of its head that are no
-    token, `top1_agreement` how often the two have the same most probable token.
+    token, `top1_agreement` how often the two have the same most probable token, over the `judged`
+    targets that tell the teacher's: an "estimate" where not all do, None where one in ten does not.
 
     `gradient_cosine`, `gradient_angle` (degrees) and `gradient_ratio` compare the gradient of the
     divergence, with its T^2 and without alpha, with that of cross-entropy: on what enters the
@@ -224,8 +226,9 @@ def _result(
     cosine = None
     if sums["ce_ce"] > 0 and sums["kd_kd"] > 0:
         cosine = max(-1.0, min(1.0, sums["ce_kd"] / math.sqrt(sums["ce_ce"] * sums["kd_kd"])))
-    agreement = sums["agreed"] / sums["judged"] if sums["judged"] else None
-    bounds = objective.comparison.bounds(sums)
+    judged = sums["judged"]
+    agreement = known_agreement(sums["agreed"], judged=judged, targets=targets)
+    bounds = objective.comparison.bounds(sums, targets=targets)
     return {
         "trained_on": facts.trained_on,
         "alpha": run.alpha,
@@ -237,6 +240,7 @@ def _result(
         "counting_loss": facts.counting_loss,
         **{name: getattr(facts, name) for name in _MEANS},
         "top1_agreement": agreement,
+        "judged": int(judged),
         "bounds": {name: one for name, one in bounds.items() if name != "acceptance"},
         "gradient_cosine": cosine,
         "gradient_angle": None if cosine is None else math.degrees(math.acos(cosine)),

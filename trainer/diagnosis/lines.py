@@ -8,24 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitstore.plumbing import printable
-from trainer.evaluation.signs import SIGNS
+from trainer.evaluation.signs import SIGNS, agreement_note
+from trainer.training.report_lines import shown_nats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = ["diagnosis_lines"]
 
+_NATS = "nats"
 _FIGURES = {  # name -> what stands behind its number, and how it is shown
-    "student_loss": ("nats, with the true tokens", ".4f"),
-    "teacher_loss": ("nats, likewise", ".4f"),
-    "counting_loss": ("nats, of one who knows how often each token occurs here", ".4f"),
-    "loss_error": ("a standard error of the difference of student and teacher", ".4f"),
+    "student_loss": ("nats, with the true tokens", _NATS),
+    "teacher_loss": ("nats, likewise", _NATS),
+    "counting_loss": ("nats, of one who knows how often each token occurs here", _NATS),
+    "loss_error": ("a standard error of the difference of student and teacher", _NATS),
     "retained_mass": ("of the teacher in the kept entries, at T = 1", ".1%"),
     "tempered_mass": ("likewise at the temperature", ".1%"),
     "support_mass": ("of the student in the same entries, at the temperature", ".1%"),
     "no_token_mass": ("of the student in columns that are no token", ".2%"),
     "top1_agreement": ("same most probable token", ".1%"),
-    "kl": ("nats, to the student at the temperature", ".4f"),
+    "kl": ("nats, to the student at the temperature", _NATS),
     "gradient_angle": ("degrees between the gradients of divergence and cross-entropy", ".1f"),
     "gradient_ratio": ("of their norms, divergence over cross-entropy", ".3f"),
 }
@@ -57,12 +59,16 @@ def diagnosis_lines(result: Mapping[str, Any]) -> Iterator[str]:
     used = set()
     for name, (meaning, show) in _FIGURES.items():
         value, bound = result[name], result["bounds"].get(name)
+        note = agreement_note(result) if name == "top1_agreement" else None
+        if value is None and note is not None:
+            yield f"{name:18} not known: {note}"
         if value is None or (name == "tempered_mass" and result["temperature"] == 1):
             continue
         sign = f"{bound}, about" if bound in ("lower", "upper") else bound
         before = f"{SIGNS[sign].ascii} " if sign in SIGNS else ""
         used |= {sign} if sign in SIGNS else set()
-        yield f"{name:18} {before}{value:{show}}  ({meaning})"
+        words = shown_nats(value) if show == _NATS else f"{value:{show}}"
+        yield f"{name:18} {before}{words}  ({note or meaning})"
     for name, title in _GROUPS.items():
         yield from _table(title, result[name])
     yield from (f"{one.ascii} means: {one.meaning}." for key, one in SIGNS.items() if key in used)
@@ -75,7 +81,9 @@ def _table(title: str, parts: list[dict[str, Any]]) -> Iterator[str]:
     yield f"{title:22}{'targets':>9}{'KL':>9}{'student':>9}{'teacher':>9}"
     for one in parts:
         figures = [one["kl"], one["student_loss"], one["teacher_loss"]]
-        cells = "".join(f"{'':>9}" if value is None else f"{value:9.3f}" for value in figures)
+        cells = "".join(
+            f"{'' if value is None else shown_nats(value, decimals=3):>9}" for value in figures
+        )
         edges = _nats(one) if title == _GROUPS["by_entropy"] else _whole(one)
         yield f"{edges:22}{one['targets']:9,}{cells}".rstrip()
 

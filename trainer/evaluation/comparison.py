@@ -35,6 +35,7 @@ from trainer.losses import (
     exact_teacher,
     forward_kl,
     kl_terms,
+    known_agreement,
     renormalised,
     serves,
     whole_teacher,
@@ -54,6 +55,9 @@ __all__ = ["Comparison"]
 # for a student that is near its teacher to 1/500 for one that is far from a finely stored one.
 _COMPLEMENTS = tuple(2.0**-power for power in range(1, 11))
 _SAME_NODE = 1e-6
+# An acceptance that is bounded by this, with most of the teacher's mass in the bucket, may be any.
+_SAYS_NOTHING = 0.995
+_MOST_MASS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,44 +211,50 @@ class Comparison:
     def means(self, sums: Mapping[str, float], *, targets: int) -> dict[str, float | None]:
         """Per target: kl in nats, acceptance, and top-1 agreement over rows with exact entries.
 
-        A row without one says nothing of the teacher's likeliest token; where no row has one,
-        agreement and acceptance are None. So are kl and acceptance where the mass of the entries is
-        not known.
+        A row without one says nothing of the teacher's likeliest token; where fewer than nine of
+        ten have one, agreement is None, and acceptance where none has one or where its bound says
+        nothing. So are kl and acceptance where the mass of the entries is not known.
 
         Args:
             sums: The sums over all rows of what `rows` gives.
             targets: How many rows these are.
         """
-        judged = sums["judged"]
-        agreement = sums["agreed"] / judged if judged else None
+        agreement = known_agreement(sums["agreed"], judged=sums["judged"], targets=targets)
         if self._view is View.SHARES:
             return {"kl": None, "top1_agreement": agreement, "acceptance": None}
         return {
             "kl": sums["kl"] / targets,
             "top1_agreement": agreement,
-            "acceptance": sums["acceptance"] / targets if judged else None,
+            "acceptance": _acceptance(sums, targets),
         }
 
-    def bounds(self, sums: Mapping[str, float]) -> dict[str, str]:
+    def bounds(self, sums: Mapping[str, float], *, targets: int) -> dict[str, str]:
         """Which means are no exact values, and what they are: "lower", "upper" or "estimate".
 
-        A bound holds once its coding error is taken off a lower one or added to an upper one.
+        A bound holds once its coding error is taken off a lower one or added to an upper one. The
+        agreement is an estimate where it is that of most rows, not of all.
 
         Args:
             sums: The sums over all rows of what `rows` gives.
+            targets: How many rows these are.
         """
+        agreement = {}
+        if known_agreement(0.0, judged=sums["judged"], targets=targets) is not None:
+            if sums["judged"] < targets:
+                agreement["top1_agreement"] = "estimate"
+            elif sums["tied"]:
+                agreement["top1_agreement"] = "upper"
         if self._view is View.SHARES:
-            return {"top1_agreement": "upper"} if sums["tied"] else {}
+            return agreement
         estimated, whole = self._view is View.WEIGHTS, not sums["bucket"]
         stated = self.stated_drawn_kl if estimated else self.stated_kl
         found = {}
         if stated or not whole:
             found["kl"] = "estimate" if estimated or whole else "lower"
-        if sums["judged"] and (self.stated_kl or not whole):
+        known = "acceptance" in sums and _acceptance(sums, targets) is not None
+        if known and (self.stated_kl or not whole):
             found["acceptance"] = "estimate" if whole else "upper"
-        if sums["tied"]:
-            found["top1_agreement"] = "upper"
-        return found
+        return found | agreement
 
     def row_bound(self, sums: Mapping[str, float]) -> str | None:
         """What the "least_kl" of single rows is, as in `bounds`; None for exact values.
@@ -272,7 +282,8 @@ class Comparison:
         if not self._interpolates and self._view is not View.SHARES:
             errors["kl"] = self._kl_error(sums, targets)
             errors["acceptance"] = math.sqrt(self.stated_kl / 2)
-        return {name: errors[name] for name in self.bounds(sums) if name in errors}
+        bounds = self.bounds(sums, targets=targets)
+        return {name: errors[name] for name in bounds if name in errors}
 
     @property
     def _interpolates(self) -> bool:
@@ -297,6 +308,16 @@ class Comparison:
         log_q_RK = scaled_RV.gather(1, targets.ids_NK) - scaled_RV.logsumexp(dim=-1, keepdim=True)
         weights_RK = targets.logprobs_NK.exp().masked_fill(~targets.used_NK, 0.0)
         return -(weights_RK * log_q_RK).sum(dim=-1) - targets.entropy_N
+
+
+def _acceptance(sums: Mapping[str, float], targets: int) -> float | None:
+    """The mean acceptance over head and bucket; None where it says nothing of the one over V.
+
+    What is in the bucket may all be shared or none of it.
+    """
+    value, bucket = sums["acceptance"] / targets, sums["bucket"] / targets
+    idle = value >= _SAYS_NOTHING and bucket >= _MOST_MASS
+    return value if sums["judged"] and not idle else None
 
 
 def _student(scaled_RP: Tensor, ids_RK: Tensor, exact_RK: Tensor, *, vocab_size: int) -> HeadTail:

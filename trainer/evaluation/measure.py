@@ -93,11 +93,13 @@ def evaluate(**values: Any) -> dict[str, Any]:
     within 2^-12 of themselves (trainer/evaluation/yardstick.py, quantiles.py).
 
     A store of drawn targets is read at its first draw for `temperature`. `teacher_entropy` is that
-    at `temperature`, and None where the store knows only the one at 1. Rows without any exact entry
-    are left out of `top1_agreement`; where no row has one, as in a store of `sample`, it and
-    `acceptance` are None; so is a `perplexity` that is too large for a float. Of an imported store
-    `teacher_loss`, `teacher_entropy` and `yardstick` are None, and without the mass of its
-    entries `kl` and `acceptance`.
+    at `temperature`, and None where the store knows only the one at 1. `judged` targets have an
+    exact entry, which tells the teacher's most probable token: `top1_agreement` is that of these,
+    an "estimate" where they are not all, and None where they are fewer than nine of ten. Where none
+    is, as in a store of `sample`, `acceptance` is None, too, and where most of the teacher's mass
+    is not kept and the bound is 0.995 or more, which says nothing; so is a `perplexity` that is too
+    large for a float. Of an imported store `teacher_loss`, `teacher_entropy` and `yardstick` are
+    None, and without the mass of its entries `kl` and `acceptance`.
 
     With `tasks` the model answers those of lm-evaluation-harness instead, and all figures are the
     harness's own: `tasks` (task -> metric -> value, METRIC_stderr beside it, which is None of one
@@ -324,7 +326,9 @@ def _result(
     measured = comparison if comparison is not None and comparison.knows_whole else None
     loss = values["loss"] / targets
     perplexity = math.exp(loss) if loss < MOST_NATS else None
+    unknown = {name for name in _OF_A_TEACHER if near[name] is None}
     errors = sums.spread.standard_errors()
+    errors = {name: error for name, error in errors.items() if name not in unknown}
     if perplexity is not None and "loss" in errors:
         errors["perplexity"] = perplexity * errors["loss"]
     confidence_B, correct_B, count_B = sums.bins_3B
@@ -337,12 +341,13 @@ def _result(
         "perplexity": perplexity,
         "kl": near["kl"],
         "top1_agreement": near["top1_agreement"],
+        "judged": None if comparison is None else int(values["judged"]),
         "ece": float((confidence_B - correct_B).abs().sum()) / targets,
         "acceptance": near["acceptance"],
         "tokens_per_second": values["tokens"] / seconds,
         "teacher_loss": near["teacher_loss"],
         "teacher_entropy": near["teacher_entropy"],
-        "bounds": {} if comparison is None else comparison.bounds(values),
+        "bounds": {} if comparison is None else comparison.bounds(values, targets=targets),
         "coding_errors": (
             {} if comparison is None else comparison.coding_errors(values, targets=targets)
         ),

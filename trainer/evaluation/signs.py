@@ -11,12 +11,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from trainer.training.report_lines import shown_nats
 
-__all__ = ["SIGNS", "Sign", "lines", "shown"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["SIGNS", "Sign", "agreement_note", "lines", "shown"]
 
 _MOST = {"acceptance": 1.0, "top1_agreement": 1.0}  # no such figure is larger
+_IN_NATS = {"loss", "kl", "teacher_loss", "teacher_entropy", "span_kl"}
+_AT_TEMPERATURE = {"kl", "acceptance", "teacher_entropy"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +60,8 @@ SIGNS = {
     "estimate": Sign(
         ascii="~",
         page="≈",
-        meaning="an estimate, right on the average: from drawn entries, or from rounded values",
+        meaning="an estimate: from drawn entries or from rounded values, right on the average; "
+        "or from those targets alone that tell the teacher's most probable token",
     ),
 }
 
@@ -83,30 +88,33 @@ def shown(
     return bound, min(_MOST.get(name, math.inf), value + coding_error)
 
 
+def agreement_note(result: Mapping[str, Any]) -> str | None:
+    """How many targets tell the teacher's most probable token, where they are not all.
+
+    Args:
+        result: What `evaluate` or `diagnose` gives; one of an earlier version does not say it.
+    """
+    judged, targets = result.get("judged"), result.get("targets")
+    if judged is None or targets is None or judged == targets:
+        return None
+    return f"{judged:,} of {targets:,} targets tell the teacher's most probable token"
+
+
 def lines(result: dict[str, Any]) -> Iterator[str]:
     """The lines that the command line prints of an evaluation, the meaning of signs at their end.
 
     Args:
         result: What `evaluate` gives.
     """
-    bounds, coding, errors = (
-        result[name] for name in ("bounds", "coding_errors", "standard_errors")
-    )
-    used: set[str] = set()
+    errors, used = result["standard_errors"], set()
     for name, value in result.items():
         if isinstance(value, float):
-            sign, number = shown(name, value, bound=bounds.get(name), coding_error=coding.get(name))
-            notes = []
-            if f"{number:.4f}" != f"{value:.4f}":
-                notes.append(f"measured {value:.4f}")
-            if name in errors:
-                notes.append(f"standard error {errors[name]:.4f}")
-            if sign == "estimate" and coding.get(name):
-                notes.append(f"rounding {coding[name]:.4f}")
-            before = "" if sign is None else f"{SIGNS[sign].ascii} "
-            yield f"{name:18} {before}{number:.4f}" + (f"  ({', '.join(notes)})" if notes else "")
+            line, sign = _line(name, value, result)
+            yield line
             used |= set() if sign is None else {sign}
-        elif isinstance(value, int | str) and not isinstance(value, bool):
+        elif value is None and (why := _unknown(name, result)) is not None:
+            yield f"{name:18} not known: {why}"
+        elif isinstance(value, int | str) and not isinstance(value, bool) and name != "judged":
             yield f"{name:18} {value}"
     yield from (f"{one.ascii} means: {one.meaning}." for key, one in SIGNS.items() if key in used)
     if result.get("trained_on"):
@@ -119,3 +127,36 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
             "standard error: of a mean over targets, by the spread over the "
             f"{result['documents']} documents."
         )
+
+
+def _line(name: str, value: float, result: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The line of a figure, and the key of its sign."""
+    coding, error = result["coding_errors"].get(name), result["standard_errors"].get(name)
+    sign, number = shown(name, value, bound=result["bounds"].get(name), coding_error=coding)
+    notes = []
+    if _words(name, number) != _words(name, value):
+        notes.append(f"measured {_words(name, value)}")
+    if error is not None:
+        notes.append(f"standard error {_words(name, error)}")
+    if sign == "estimate" and coding:
+        notes.append(f"rounding {_words(name, coding)}")
+    if name in _AT_TEMPERATURE and result.get("temperature") not in (None, 1):
+        notes.append(f"at T = {result['temperature']:g}")
+    if name == "top1_agreement" and (told := agreement_note(result)) is not None:
+        notes.append(told)
+    before = "" if sign is None else f"{SIGNS[sign].ascii} "
+    after = f"  ({', '.join(notes)})" if notes else ""
+    return f"{name:18} {before}{_words(name, number)}{after}", sign
+
+
+def _words(name: str, value: float) -> str:
+    return shown_nats(value) if name in _IN_NATS else f"{value:.4f}"
+
+
+def _unknown(name: str, result: Mapping[str, Any]) -> str | None:
+    """Why a figure is not known; None where nothing is to be said, as of one without a teacher."""
+    if name == "top1_agreement":
+        return agreement_note(result)
+    if name == "acceptance" and result.get("judged") is not None and result["kl"] is not None:
+        return "the store keeps too little of each distribution exactly at this temperature"
+    return None

@@ -22,7 +22,7 @@ from trainer.losses.uld import uld
 
 if TYPE_CHECKING:
     from trainer.losses.head_tail import MASKED_LOGIT, bucketed, kl_terms
-    from trainer.losses.row_loss import RowLoss
+    from trainer.losses.row_loss import RowLoss, known_agreement
     from trainer.losses.teacher import (
         exact_teacher,
         teacher_head_tail,
@@ -52,6 +52,7 @@ __all__ = [
     "exact_teacher",
     "forward_kl",
     "kl_terms",
+    "known_agreement",
     "renormalised",
     "serves",
     "teacher_head_tail",
@@ -94,6 +95,7 @@ __getattr__, __dir__ = lazy_names(
         "draw_for": "trainer.losses.views",
         "exact_teacher": "trainer.losses.teacher",
         "kl_terms": "trainer.losses.head_tail",
+        "known_agreement": "trainer.losses.row_loss",
         "serves": "trainer.losses.views",
         "teacher_head_tail": "trainer.losses.teacher",
         "weighted_teacher": "trainer.losses.teacher",

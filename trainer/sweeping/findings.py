@@ -223,6 +223,8 @@ def _signed(value: float) -> str:
 def row_of(sweep: Sweep, setting: Setting, figures: Sequence[str]) -> dict[str, Any]:
     """The means of a setting's figures over the seeds, with their intervals.
 
+    Where a mean is no exact value, `bound` and `coding_error` say what it is, as in an evaluation.
+
     Args:
         sweep: With its measurements.
         setting: One of its settings.
@@ -236,5 +238,6 @@ def row_of(sweep: Sweep, setting: Setting, figures: Sequence[str]) -> dict[str, 
         if values:
             one = mean_of([*values.values()])
             half = one.half if math.isfinite(one.half) else None
-            found[name] = {"mean": one.mean, "half": half, "seeds": one.count}
+            bound = sweep.results.bound(setting.name, name, seeds=sweep.seeds)
+            found[name] = {"mean": one.mean, "half": half, "seeds": one.count} | bound
     return found

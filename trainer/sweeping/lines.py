@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from trainer.evaluation.signs import SIGNS, shown
+from trainer.training.report_lines import shown_as
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from trainer.sweeping.sweep import Swept
 
-__all__ = ["as_object", "sweep_lines"]
+__all__ = ["as_object", "bounded", "sweep_lines"]
+
+_FIGURES = {"loss": "nats", "kl": "nats", "top1_agreement": ".1%"}  # and how each is shown
 
 
 def as_object(swept: Swept) -> dict[str, Any]:
@@ -35,20 +40,32 @@ def sweep_lines(swept: Swept) -> Iterator[str]:
         yield f"{len(swept.runs)} runs, about {minutes:.1f} minutes by the pace of a few steps"
         return
     width = max(len(row["setting"]) for row in swept.rows)
-    yield f"{'setting':{width}}  {'loss':>15}  {'KL':>15}  {'top-1':>15}"
+    yield f"{'setting':{width}}  {'loss':>17}  {'KL':>17}  {'top-1':>17}"
     for row in swept.rows:
-        cells = "  ".join(
-            f"{_cell(row.get(key), show):>15}"
-            for key, show in (("loss", ".3f"), ("kl", ".3f"), ("top1_agreement", ".1%"))
-        )
+        cells = "  ".join(f"{_cell(key, row.get(key), show):>17}" for key, show in _FIGURES.items())
         yield f"{row['setting']:{width}}  {cells}"
+    used = {bounded(key, row[key])[0] for row in swept.rows for key in _FIGURES if key in row}
+    yield from (f"{one.ascii} means: {one.meaning}." for key, one in SIGNS.items() if key in used)
     for answer in swept.answers:
         yield f"{answer[:1].upper()}{answer[1:]}."
     yield f"page: {swept.page}"
 
 
-def _cell(found: dict[str, Any] | None, show: str) -> str:
+def bounded(name: str, found: Mapping[str, Any]) -> tuple[str | None, float]:
+    """The key of a mean's sign, None for an exact one, and the number to show.
+
+    Args:
+        name: The figure's, as in an evaluation.
+        found: As `row_of` gives it.
+    """
+    bound, coding_error = found.get("bound"), found.get("coding_error")
+    return shown(name, found["mean"], bound=bound, coding_error=coding_error)
+
+
+def _cell(name: str, found: dict[str, Any] | None, show: str) -> str:
     if found is None:
         return "-"
-    half = "" if found["half"] is None else f" ± {found['half']:{show}}"
-    return f"{found['mean']:{show}}{half}"
+    sign, number = bounded(name, found)
+    before = "" if sign is None else f"{SIGNS[sign].ascii} "
+    half = "" if found["half"] is None else f" ± {shown_as(found['half'], show)}"
+    return f"{before}{shown_as(number, show)}{half}"

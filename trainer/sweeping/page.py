@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitstore.plumbing import printable
+from trainer.evaluation.signs import SIGNS
 from trainer.reporting.figures import DASHES, PALETTE, Series, interval_chart
 from trainer.reporting.page import rendered
+from trainer.sweeping.lines import bounded
 from trainer.sweeping.statistics import mean_of
+from trainer.training.report_lines import shown_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,12 +27,12 @@ if TYPE_CHECKING:
     from trainer.sweeping.findings import Pair, Sweep
     from trainer.sweeping.grid import Setting
 
-__all__ = ["shown_figure", "shown_number", "written"]
+__all__ = ["written"]
 
 # Figure, its heading, how its mean is shown.
 COLUMNS = {
-    "loss": ("Held-out loss (nats)", ".3f"),
-    "kl": ("KL to teacher (nats)", ".3f"),
+    "loss": ("Held-out loss (nats)", "nats"),
+    "kl": ("KL to teacher (nats)", "nats"),
     "top1_agreement": ("Top-1 agreement", ".1%"),
     "acceptance": ("Acceptance", ".1%"),
     "ece": ("Calibration error", ".1%"),
@@ -38,11 +41,16 @@ MODELS = {
     "parameters": ("Parameters", ",.0f"),
     "mib": ("Weights (MiB)", ",.1f"),
     "tokens_per_second": ("Speed (tokens/s)", ",.0f"),
-    "loss": ("Held-out loss (nats)", ".3f"),
-    "kl": ("KL to teacher (nats)", ".3f"),
+    "loss": ("Held-out loss (nats)", "nats"),
+    "kl": ("KL to teacher (nats)", "nats"),
     "ratio": ("Teacher / student", ".1f"),
 }
 _CHARTS = {"loss": "Held-out loss", "kl": "KL to the teacher"}
+_CALLED = {  # what a chart of a figure that is no exact value shows
+    "lower": " (lower bounds, before rounding is taken off)",
+    "upper": " (upper bounds, before rounding is added)",
+    "estimate": " (estimates)",
+}
 
 
 def written(
@@ -72,7 +80,7 @@ def written(
             {
                 "name": row["setting"],
                 "best": row is best,
-                "cells": [shown_figure(row.get(key), show) for key, (_, show) in COLUMNS.items()],
+                "cells": [_figure(key, row.get(key), show) for key, (_, show) in COLUMNS.items()],
             }
             for row in rows
         ],
@@ -80,36 +88,45 @@ def written(
         models=[
             {
                 "name": row["name"],
-                "cells": [shown_number(row[key], show) for key, (_, show) in MODELS.items()],
+                "cells": [_model_cell(row, key, show) for key, (_, show) in MODELS.items()],
             }
             for row in models
         ],
+        meanings=_meanings(rows, models),
         seeds=sweep.seeds,
         options=[(name, _words(value)) for name, value in options.items() if value],
     )
 
 
-def shown_figure(found: dict[str, Any] | None, show: str) -> str:
-    """A mean with its interval, as it stands in a table.
-
-    Args:
-        found: As `row_of` gives it; None where nothing was measured.
-        show: A format specification.
-    """
+def _figure(name: str, found: dict[str, Any] | None, show: str) -> str:
+    """A mean with its sign and its interval; a dash where there is none."""
     if found is None:
         return "–"
-    half = "" if found["half"] is None else f" ± {found['half']:{show}}"
-    return f"{found['mean']:{show}}{half}"
+    sign, number = bounded(name, found)
+    before = "" if sign is None else f"{SIGNS[sign].page} "
+    half = "" if found["half"] is None else f" ± {shown_as(found['half'], show)}"
+    return f"{before}{shown_as(number, show)}{half}"
 
 
-def shown_number(value: float | None, show: str) -> str:
-    """A number as it stands in a table; None and what is not finite was not measured.
+def _model_cell(row: dict[str, Any], key: str, show: str) -> str:
+    """A figure of a student or of the teacher."""
+    value = row[key]
+    if value is None or not math.isfinite(value):
+        return "not measured"
+    if key == "kl":
+        return _figure(key, {"mean": value, "half": None} | row["kl_bound"], show)
+    after = " (as the store tells)" if key == "loss" and row["loss_of_store"] else ""
+    return f"{shown_as(value, show)}{after}"
 
-    Args:
-        value: The number.
-        show: A format specification.
-    """
-    return "not measured" if value is None or not math.isfinite(value) else f"{value:{show}}"
+
+def _meanings(rows: Sequence[dict[str, Any]], models: Sequence[dict[str, Any]]) -> list[str]:
+    """What the signs mean that stand in the tables."""
+    means = [(key, row[key]) for row in rows for key in COLUMNS if key in row]
+    means += [
+        ("kl", {"mean": row["kl"]} | row["kl_bound"]) for row in models if row["kl"] is not None
+    ]
+    used = {bounded(key, found)[0] for key, found in means}
+    return [f"{one.page} means: {one.meaning}." for key, one in SIGNS.items() if key in used]
 
 
 def _sentence(text: str) -> str:
@@ -131,9 +148,11 @@ def _charts(sweep: Sweep, number: int, pair: Pair) -> Iterator[dict[str, Any]]:
             names = sorted({getattr(one, lines) for one in shown if not one.hard})
             several = len(names) > 1
             over = "alpha (0: hard labels, 1: soft)" if axis == "alpha" else "temperature"
+            bound = sweep.results.bound(shown[0].name, figure, seeds=sweep.seeds)
+            what = title + _CALLED.get(bound.get("bound", ""), "")
             yield {
                 "svg": chart,
-                "title": f"{title} over {over}" + (f", {pair.label}" if pair.label else ""),
+                "title": f"{what} over {over}" + (f", {pair.label}" if pair.label else ""),
                 "lines": [_line(place, f"{called} {value:g}") for place, value in enumerate(names)]
                 if several
                 else [],

@@ -7,12 +7,27 @@ from typing import TYPE_CHECKING, Any
 from trainer.training.state_files import read_state, write_state
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["FORMAT", "Results"]
+__all__ = ["FORMAT", "Results", "bound_of"]
 
 FORMAT = "trainer-sweep/1"
 _NAME = "results.json"
+
+
+def bound_of(measured: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
+    """`bound` and `coding_error` of a figure, as `shown` takes them; nothing of an exact one.
+
+    Args:
+        measured: An evaluation; None where there is none.
+        key: Of the figure.
+    """
+    bound = ((measured or {}).get("bounds") or {}).get(key)
+    if bound is None:
+        return {}
+    coding_error = ((measured or {}).get("coding_errors") or {}).get(key)
+    return {"bound": bound, "coding_error": coding_error}
 
 
 class Results:
@@ -58,3 +73,25 @@ class Results:
             if isinstance(value, int | float):
                 found[seed] = float(value)
         return found
+
+    def bound(self, name: str, key: str, *, seeds: int) -> dict[str, Any]:
+        """What the mean of a figure over the seeds is, as `bound_of` tells it of one.
+
+        A mean is a bound where any of its values is; its coding error is the mean of theirs, and
+        None where one of them has none.
+
+        Args:
+            name: Of the setting.
+            key: Of the figure, as in an evaluation.
+            seeds: How many seeds the sweep has.
+        """
+        each = [
+            bound_of((self.known(name, seed) or {}).get("measured"), key)
+            for seed in self.figure(name, key, seeds=seeds)
+        ]
+        found = [one for one in each if one]
+        if not found:
+            return {}
+        errors = [one["coding_error"] for one in found]
+        mean = None if None in errors else sum(errors) / len(each)
+        return {"bound": found[0]["bound"], "coding_error": mean}

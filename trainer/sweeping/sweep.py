@@ -18,7 +18,7 @@ from trainer.sweeping.findings import Pair, Sweep, row_of, sentences
 from trainer.sweeping.grid import Setting, settings_of, short_names
 from trainer.sweeping.options import PASSED, SweepOptions
 from trainer.sweeping.page import written
-from trainer.sweeping.results import Results
+from trainer.sweeping.results import Results, bound_of
 from trainer.sweeping.running import Run, run_all
 from trainer.training.run_folder import refuse_unwritable
 
@@ -38,7 +38,8 @@ class Swept:
 
     `rows` has the means over the seeds of each setting; `models` a row for each student, and the
     teacher's, with parameters, MiB of weights, tokens a second, loss and KL; None stands for what
-    was not measured. `answers` are sentences. Of a dry run there are `runs` and `seconds` alone.
+    was not measured, and `loss_of_store` is true of a loss that the held-out store tells of its
+    teacher. `answers` are sentences. Of a dry run there are `runs` and `seconds` alone.
     """
 
     runs: list[str]
@@ -137,7 +138,7 @@ class _Work:
         run_all(runs, jobs=self.options.jobs, results=results, on_progress=on_progress)
         found = Sweep(pairs=self._pairs(results), results=results, seeds=self.options.seeds)
         rows = tuple(row_of(found, one, _FIGURES) for one in self.settings)
-        models = (*self._students(found), self._teacher(on_progress))
+        models = (*self._students(found), self._teacher(results, on_progress))
         answers = tuple(sentences(found))
         page = self.options.out / _PAGE
         storage, name = LocalStorage.of_file(page)
@@ -191,23 +192,32 @@ class _Work:
                     "mib": known.get("bytes", 0) / _MIB,
                     "tokens_per_second": measured.get("tokens_per_second"),
                     "loss": found.mean(best),
+                    "loss_of_store": False,
                     "kl": measured.get("kl"),
+                    "kl_bound": bound_of(measured, "kl"),
                     "ratio": pair.ratio,
                 }
             )
         return rows
 
-    def _teacher(self, on_progress: Any) -> dict[str, Any]:
+    def _teacher(self, results: Results, on_progress: Any) -> dict[str, Any]:
         """The teacher beside them: measured where it is named, else what the stores tell."""
-        spec = self.held.spec.teacher
+        spec, seeds = self.held.spec.teacher, self.options.seeds
+        losses = [
+            loss
+            for one in self.settings
+            for loss in results.figure(one.name, "teacher_loss", seeds=seeds).values()
+        ]
         row: dict[str, Any] = {
             "name": f"teacher {getattr(spec, 'name', '')}".strip(),
             "setting": None,
             "parameters": getattr(spec, "parameters", None),
             "mib": None,
             "tokens_per_second": None,
-            "loss": None,
+            "loss": next(iter(losses), None),
+            "loss_of_store": bool(losses),
             "kl": None,
+            "kl_bound": {},
             "ratio": 1.0,
         }
         if self.options.teacher is None:
@@ -224,7 +234,9 @@ class _Work:
             "mib": sum(sizes) / _MIB if sizes else None,
             "tokens_per_second": found["tokens_per_second"],
             "loss": found["loss"],
+            "loss_of_store": False,
             "kl": found["kl"],
+            "kl_bound": bound_of(found, "kl"),
             "seconds": time.monotonic() - began,
         }
 

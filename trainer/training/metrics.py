@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trainer.losses import known_agreement
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "SUMMED", "MetricSums", "history_of", "measured_of"]
 
 # Means over the targets of the sums that every forward gives, and of the agreement over those
-# "judged", where the teacher's likeliest token is known. That of "selected" is a share.
+# "judged", where the teacher's likeliest token is known; none where those are too few. That of
+# "selected" is a share.
 METRICS = (
     *("loss", "ce", "divergence", "kl", "kl_binary", "kl_head", "agreement"),
     *("router_loss", "hint", "selected"),
@@ -69,8 +72,9 @@ class MetricSums:
         targets, judged = sums.pop("targets", 0.0), sums.pop("judged", 0.0)
         agreement = sums.pop("agreement", 0.0)
         means = {name: total / max(1.0, targets) for name, total in sums.items()}
-        if judged:
-            means["agreement"] = agreement / judged
+        known = known_agreement(agreement, judged=judged, targets=targets)
+        if known is not None:
+            means["agreement"] = known
         return means | {"targets": targets}
 
 

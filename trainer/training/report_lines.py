@@ -17,15 +17,26 @@ if TYPE_CHECKING:
 
     from trainer.training.options import FitOptions
 
-__all__ = ["report_words", "shown_nats", "temperature_note"]
+__all__ = ["report_words", "shown_as", "shown_nats", "temperature_note"]
 
 _DECIMALS_FROM = 0.1  # nats; below it four decimals are fewer than three digits
 _SAME = 1e-4  # of a value: what sums of float32 of one loss may differ by
 
 
-def shown_nats(value: float) -> str:
-    """A value in nats with four decimals, and below 0.1 with three digits."""
-    return f"{value:.4f}" if abs(value) >= _DECIMALS_FROM or not value else f"{value:.3g}"
+def shown_nats(value: float, *, decimals: int = 4) -> str:
+    """A value in nats with so many decimals, and below 0.1 with three digits."""
+    few = value and abs(value) < _DECIMALS_FROM
+    return f"{value:.3g}" if few else f"{value:.{decimals}f}"
+
+
+def shown_as(value: float, show: str) -> str:
+    """A value as it stands in a table.
+
+    Args:
+        value: The value.
+        show: A format specification, or "nats": three decimals, and below 0.1 three digits.
+    """
+    return shown_nats(value, decimals=3) if show == "nats" else f"{value:{show}}"
 
 
 def temperature_note(options: FitOptions) -> str | None:
