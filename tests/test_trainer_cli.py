@@ -103,7 +103,8 @@ def test_a_store_of_draws_is_learnt_from_measured_and_reported(folder, monkeypat
     assert "rounding 0." in lines["kl"]
     assert lines["~"].startswith("means: an estimate")
     assert not {">=", "<="} & set(lines)
-    assert "acceptance" not in lines
+    assert lines["acceptance"].startswith("not known: ")
+    assert lines["top1_agreement"].startswith("not known: 0 of ")
     page = folder / "page.html"
     result = call("report", folder / "run", "--out", page)
     assert result.exit_code == 0, result.stderr

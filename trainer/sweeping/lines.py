@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from trainer.evaluation.signs import SIGNS, shown
+from trainer.evaluation.signs import SIGNS
+from trainer.sweeping.marking import bounded
 from trainer.training.report_lines import shown_as
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from trainer.sweeping.sweep import Swept
 
-__all__ = ["as_object", "bounded", "sweep_lines"]
+__all__ = ["as_object", "sweep_lines"]
 
 _FIGURES = {"loss": "nats", "kl": "nats", "top1_agreement": ".1%"}  # and how each is shown
 
@@ -49,17 +50,6 @@ def sweep_lines(swept: Swept) -> Iterator[str]:
     for answer in swept.answers:
         yield f"{answer[:1].upper()}{answer[1:]}."
     yield f"page: {swept.page}"
-
-
-def bounded(name: str, found: Mapping[str, Any]) -> tuple[str | None, float]:
-    """The key of a mean's sign, None for an exact one, and the number to show.
-
-    Args:
-        name: The figure's, as in an evaluation.
-        found: As `row_of` gives it.
-    """
-    bound, coding_error = found.get("bound"), found.get("coding_error")
-    return shown(name, found["mean"], bound=bound, coding_error=coding_error)
 
 
 def _cell(name: str, found: dict[str, Any] | None, show: str) -> str:

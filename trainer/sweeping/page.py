@@ -15,7 +15,7 @@ from logitstore.plumbing import printable
 from trainer.evaluation.signs import SIGNS
 from trainer.reporting.figures import DASHES, PALETTE, Series, interval_chart
 from trainer.reporting.page import rendered
-from trainer.sweeping.lines import bounded
+from trainer.sweeping.marking import bounded
 from trainer.sweeping.statistics import mean_of
 from trainer.training.report_lines import shown_as
 
