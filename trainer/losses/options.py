@@ -42,9 +42,8 @@ TEMPERATURE = Option(
     name="temperature",
     kind=float,
     default=1.0,
-    help="The temperature T of both distributions in the divergence, most of which stand in the "
-    "loss times T^2. A store serves those from 1 to 10, those it was drawn at, or with hidden states "
-    "any.",
+    help="The temperature T of both distributions in the divergence, which most losses multiply by "
+    "T^2. A store serves those from 1 to 10, those it was drawn at, or with hidden states any.",
     above=0,
 )
 ROUTER_WEIGHT = Option(
@@ -62,8 +61,8 @@ HINT_WEIGHT = Option(
     kind=float,
     default=0.0,
     help="The weight, such as 1, of hints beside the loss: the part of the teacher's hidden states "
-    "that a learnt linear map of the student's does not give, behind the layers that the store keeps "
-    "(`logitstore dump --hidden-layers`). 0 leaves them out.",
+    "that a learnt linear map of the student's does not give, behind the layers that the store "
+    "keeps (`logitstore dump --hidden-layers`). 0 leaves them out.",
     least=0,
 )
 HINT_LAYERS = Option(
@@ -72,9 +71,9 @@ HINT_LAYERS = Option(
     default=None,
     nullable=True,
     refuse=parse_pairs,
-    help="With --hint-weight: which layer of the student follows which one of the teacher: 2:6,4:12 "
-    "lets its second follow the teacher's sixth; both are counted from 1 (`trainer student --layers` "
-    "counts from 0).",
+    help="With --hint-weight: which layer of the student follows which one of the teacher: "
+    "2:6,4:12 lets its second follow the teacher's sixth; both are counted from 1 "
+    "(`trainer student --layers` counts from 0).",
     unset="each stored layer of the teacher with the student's at the same share of its depth",
 )
 LOSS = Option(
