@@ -33,8 +33,8 @@ ALPHA = Option(
     name="alpha",
     kind=float,
     default=0.9,
-    help="The weight of the teacher's distribution in the loss; the true tokens have the rest: 0 is "
-    "hard labels alone, 1 the teacher alone.",
+    help="The weight of the teacher's distribution in the loss; the true tokens have the rest: "
+    "0 is hard labels alone, 1 the teacher alone.",
     least=0,
     most=1,
 )
