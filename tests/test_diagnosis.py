@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 import warnings
 
 import numpy as np
@@ -19,9 +21,13 @@ from tests.memory_store import VOCAB, MemoryStore, teacher_logprobs
 from tests.test_averaging import TeachersStore
 from tests.tiny_models import CONFIGS, tiny
 from trainer.cli import app
+from trainer.diagnosis.options import DiagnoseOptions
+from trainer.diagnosis.run_files import RunFiles
 from trainer.diagnosis.sample import sampled
 from trainer.evaluation.signs import lines
 from trainer.losses import LOSSES, DenseRows
+from trainer.training.run_record import read_record, write_record
+from trainer.training.run_result import OF_A_RESULT
 from trainer.training.state_files import FindingWarning, RunWarning, write_state
 
 MORE = 24  # columns that hold no token
@@ -281,18 +287,17 @@ def test_draws_enough_for_the_epochs_are_sound(tmp_path, kind):
     assert trainer.diagnose(tmp_path / "run", logits=held, documents=100)["findings"] == []
 
 
-def test_a_run_that_went_past_its_best_is_told(sound):
-    run, _, _ = sound
+def test_a_run_that_went_past_its_best_is_told(sound, tmp_path):
+    run = shutil.copytree(sound[0], tmp_path / "run")
     path = run / "held_out.json"
-    before = path.read_bytes()
-    reports = json.loads(before)
+    reports = json.loads(path.read_bytes())
     assert len(reports) == 3
     spoilt = [*reports, reports[-1] | {"step": 80, "eval_loss": reports[-1]["eval_loss"] + 0.2}]
-    try:
-        path.write_text(json.dumps(spoilt))
-        result = trainer.diagnose(run, logits=MemoryStore(**HELD, k=8), documents=20)
-    finally:
-        path.write_bytes(before)
+    path.write_text(json.dumps(spoilt))
+    record = read_record(run)
+    files = record["files"] | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_record(run, record | {"files": files})
+    result = trainer.diagnose(run, logits=MemoryStore(**HELD, k=8), documents=20)
     assert [one["name"] for one in result["findings"]] == ["past_best"]
     assert f"after step {reports[-1]['step']}" in result["findings"][0]["says"]
 
@@ -431,6 +436,32 @@ def test_files_of_a_run_that_have_changed_are_refused(tmp_path):
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(StoreError, match="has changed"):
+        trainer.diagnose(run, logits=MemoryStore(k=8))
+
+
+_DAMAGED = ("3", "null", '"text"', "[3]", "[null]", '[{"loss": 1}]', '[{"step": 1, "loss": "a"}]')
+
+
+@pytest.mark.parametrize("text", [*_DAMAGED, '[{"step": -1}]', '[{"step": 1, "ce": -2.0}]'])
+def test_damaged_reports_are_refused_by_hash_and_by_field(sound, tmp_path, text):
+    run = shutil.copytree(sound[0], tmp_path / "run")
+    place, record = run / "history.json", read_record(run)
+    place.write_text(text)
+    with pytest.raises(StoreError, match=r"history\.json: file has changed since"):
+        RunFiles.read(DiagnoseOptions(model=run, logits="s"), run)
+    unfinished = {name: value for name, value in record.items() if name not in OF_A_RESULT}
+    write_record(run, unfinished | {"finished": False})
+    with pytest.raises(StoreError, match=r"history\.json: "):
+        RunFiles.read(DiagnoseOptions(model=run, logits="s"), run)
+
+
+def test_reports_that_are_gone_and_a_record_of_nothing_are_refused(sound, tmp_path):
+    run = shutil.copytree(sound[0], tmp_path / "run")
+    (run / "history.json").unlink()
+    with pytest.raises(StoreError, match=r"history\.json: file is gone"):
+        trainer.diagnose(run, logits=MemoryStore(k=8))
+    (run / "run.json").write_text("null")
+    with pytest.raises(StoreError, match=r"run\.json"):
         trainer.diagnose(run, logits=MemoryStore(k=8))
 
 

@@ -523,7 +523,7 @@ def test_what_drawn_targets_cannot_serve_is_refused_before_a_model_is_loaded(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, store, config):
-    with pytest.raises(ModelError, match=r"step \d: the loss is no finite number.*lr"):
+    with pytest.raises(ModelError, match=r"step \d: the .* is no finite number.*lr"):
         fit(tmp_path / "run", config, steps=5, lr=1e30, warmup=0.0)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

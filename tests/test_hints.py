@@ -26,6 +26,7 @@ from trainer.data.rows import Batch, RowLayout, lay_out
 from trainer.losses.distillation import loss_from_forward, loss_inside_forward
 from trainer.losses.hint_pairs import HintPair, pairs_at_equal_depth, parse_pairs
 from trainer.losses.hints import Hints, HintScale, hint_maps
+from trainer.training.fit_loop import FitLoop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -376,6 +377,43 @@ def test_a_resumed_run_has_the_same_bits(store: Path, saved: Path, tmp_path: Pat
     )
     learnt = map_weights(tmp_path / "stopped" / "checkpoint-6")["hint_maps.1_2.weight"]
     assert not torch.equal(learnt, started["1_2"].weight)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_too_large_stops_the_run_before_its_step(
+    store: Path, saved: Path, tmp_path: Path, clip: float
+) -> None:
+    """The norm overflows where the loss does not; clipping by it would make the gradient 0."""
+    settings: dict[str, Any] = {"steps": 3, "save_steps": 1, "max_grad_norm": clip}
+    with pytest.raises(ModelError, match=r"step 1: the norm .* no finite number.*found (inf|nan)"):
+        run(tmp_path / "run", store, saved, **settings, hint_weight=1e19)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_checkpoints_before_a_gradient_that_is_not_finite_stay(
+    store: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"steps": 4, "save_steps": 1, "keep_checkpoints": True}
+    run(tmp_path / "straight", store, saved, **settings)
+    own = FitLoop._get_grad_norm
+
+    def overflow(loop: FitLoop, model: Any, grad_norm: Any = None) -> Any:
+        found = own(loop, model, grad_norm=grad_norm)
+        if loop.state.global_step == 2:
+            loop._step_norm = float("inf")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLoop, "_get_grad_norm", overflow)
+        with pytest.raises(ModelError, match="step 3: the norm"):
+            run(tmp_path / "stopped", store, saved, **settings)
+    names = {one.name for one in (tmp_path / "stopped").glob("checkpoint-*")}
+    assert "checkpoint-2" in names
+    assert "checkpoint-3" not in names
+    run(tmp_path / "stopped", store, saved, **settings, resume=True)
+    one, other = (load_file(tmp_path / n / "model.safetensors") for n in ("straight", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_run_that_was_killed_after_its_last_step_is_finished(

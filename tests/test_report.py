@@ -414,6 +414,18 @@ def test_other_stores_do_not_compare(tmp_path: Path, three: list[Path]) -> None:
     assert "- - teacher" not in text  # two teachers, no line
 
 
+def test_a_store_that_was_learnt_from_is_no_held_out_text(tmp_path: Path) -> None:
+    learnt = evaluation(loss=1.0, store="cafe" * 8, trained_on=True)
+    run = folder(tmp_path, "run", run=trained(), history=history(), eval=learnt)
+    report, page, _ = report_of(tmp_path, run)
+    assert report.rows[0]["loss"] == 1.0
+    assert "On the training text, not on held-out text" in page.text
+    keep(run, held=evaluation(trained_on=False), store=learnt)
+    report, page, _ = report_of(tmp_path, run)
+    assert report.rows[0]["loss"] == evaluation()["loss"]
+    assert "(the store that the run learnt from): run: store." in page.text
+
+
 def test_a_loss_over_other_tokens_is_told(tmp_path: Path, three: list[Path]) -> None:
     measured = {"bits_per_byte": 2.64, "teacher_bits_per_byte": 1.642, "span_kl": 0.242}
     other = folder(tmp_path, "other", eval=evaluation(store="elsewhere", **measured))

@@ -6,12 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitstore import SettingError
+from logitstore import SettingError, StoreError
 from trainer.advice.facts import Course
 from trainer.losses import SPAN_LOSSES, Loss
 from trainer.losses.options import ALPHA, LOSS, LOSS_OPTIONS, TEMPERATURE, chosen_loss
 from trainer.training.run_record import RECORD, learnt_stores, read_record
-from trainer.training.state_files import read_json
+from trainer.training.state_files import (
+    NUMBER,
+    SECONDS,
+    count,
+    read_json,
+    refuse_changed_file,
+    refuse_odd_fields,
+)
 from trainer.training.value_schedule import ValueSchedule
 
 if TYPE_CHECKING:
@@ -21,6 +28,12 @@ if TYPE_CHECKING:
     from trainer.diagnosis.options import DiagnoseOptions
 
 __all__ = ["RunFiles"]
+
+_PUT_BACK = "Put a copy of it back, or move it to another folder"
+# What a report may hold besides numbers of any sign.
+_FIELDS = {"step": count()} | dict.fromkeys(
+    ("seconds", "epoch", "targets", "lr", "grad_norm", "ce", "eval_ce", "eval_targets"), SECONDS
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +71,8 @@ class RunFiles:
                 found=f"--loss {settings['loss']}",
                 remedy="Measure it with `trainer eval`",
             )
-        course = [] if record is None or folder is None else _reports(folder / "history.json")
-        held = [] if record is None or folder is None else _reports(folder / "held_out.json")
+        course = _reports(folder, "history.json", record)
+        held = _reports(folder, "held_out.json", record)
         figure = f"eval_{settings.get('best_by', 'loss')}"
         epochs = course[-1].get("epoch") if course else None
         parts = [] if record is None else record.get("parts", [])
@@ -131,10 +144,28 @@ def _changes(settings: dict[str, Any]) -> bool:
     return any(settings.get(f"{name}_schedule") for name in ("alpha", "temperature"))
 
 
-def _reports(path: Path) -> list[dict[str, Any]]:
-    """The reports of a file that the run writes; none where there is no such file."""
+def _reports(folder: Path | None, name: str, record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The reports of a file that the run writes; none where there is no such file.
+
+    Raises StoreError where a finished run wrote the file otherwise, and where it holds no reports.
+    """
+    if folder is None or record is None:
+        return []
+    path, hashes = folder / name, record.get("files", {})
+    if name in hashes:
+        refuse_changed_file(path, hashes[name])
+    if not path.exists():
+        return []
     found = read_json(path)
-    return [one for one in found or [] if isinstance(one, dict)]
+    if not isinstance(found, list):
+        raise StoreError(
+            "is no list of reports", place=path, found=repr(found)[:80], remedy=_PUT_BACK
+        )
+    for number, one in enumerate(found):
+        known = one if isinstance(one, dict) else {}
+        fields = {field: _FIELDS.get(field, NUMBER) for field in ("step", *known)}
+        refuse_odd_fields(one, fields, place=path, of=f"{number}.")
+    return found
 
 
 def _course(reports: list[dict[str, Any]], figure: str) -> Course | None:

@@ -133,13 +133,15 @@ def _load(folder: Path, name: str) -> RunFolder:
     found = {name: _why_stray(record, one) for name, one in content.items()}
     strays = {name: why for name, why in found.items() if why is not None}
     sound = {name: one for name, one in content.items() if name not in strays and one is not None}
+    newest = sound.pop(NEWEST, None)
+    kept = {_short(name): one for name, one in sound.items() if name.startswith(EVALS)}
     run = RunFolder(
         name=name,
         folder=folder,
         run=record,
         history=history,
-        evaluation=sound.pop(NEWEST, None),
-        kept={_short(name): one for name, one in sound.items() if name.startswith(EVALS)},
+        evaluation=_of_held_out(newest, kept),
+        kept=kept,
         diagnoses={_short(name): one for name, one in sound.items() if name.startswith(DIAGNOSES)},
         strays=strays,
     )
@@ -159,6 +161,16 @@ def _load(folder: Path, name: str) -> RunFolder:
             remedy="`trainer fit` writes the first two, `trainer eval --out` the others",
         )
     return run
+
+
+def _of_held_out(
+    newest: dict[str, Any] | None, kept: dict[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The newest evaluation; of a store that was learnt from, only where there is no other."""
+    if newest is None or newest.get("trained_on") is not True:
+        return newest
+    others = (one for one in kept.values() if one.get("trained_on") is False)
+    return next(others, newest)
 
 
 def _kept(folder: Path, subfolder: str) -> list[str]:

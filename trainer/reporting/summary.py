@@ -162,6 +162,18 @@ def notes_of(runs: Sequence[RunFolder], rows: Sequence[dict[str, Any]]) -> tuple
         )
     if len({words(run.value("eval.store")) for run in runs if run.evaluation}) > 1:
         notes.append("Not all were evaluated on the same store: do not compare across stores.")
+    learnt = [
+        f"{run.name}: {name}"
+        for run in runs
+        for name, one in run.kept.items()
+        if one.get("trained_on") is True and one != run.evaluation
+    ]
+    learnt = [run.name for run in runs if run.value("eval.trained_on") is True] + learnt
+    if learnt:
+        notes.append(
+            "On the training text, not on held-out text (the store that the run learnt from): "
+            f"{', '.join(learnt)}."
+        )
     notes += [note for note in map(_other_tokens, runs) if note is not None]
     temperatures = sorted({row["compared_at"] for row in rows if row["compared_at"] is not None})
     if len(temperatures) > 1:

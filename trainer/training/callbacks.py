@@ -1,5 +1,5 @@
-"""Callbacks of a run: stop at a loss that is not finite, report, show progress, save at Ctrl-C and
-SIGTERM."""
+"""Callbacks of a run: stop at a loss or gradient that is not finite, report, show progress, save at
+Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.training.metrics import history_of, measured_of
 from trainer.training.state_files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -37,19 +37,21 @@ __all__ = [
     "SaveAtInterrupt",
     "StopBeforeNonFinite",
     "TellProgress",
+    "refuse_non_finite",
     "write_histories",
 ]
 
 
 class StopBeforeNonFinite(TrainerCallback):
-    """Stops the run before a loss that is not finite changes the weights.
+    """Stops the run before a loss or a gradient that is not finite changes the weights.
 
     Args:
         take_loss: Gives the loss of the step whose gradient is complete.
+        norm: Gives the norm of that gradient; None where it is not known.
     """
 
-    def __init__(self, take_loss: Callable[[], float]) -> None:
-        self._take_loss = take_loss
+    def __init__(self, take_loss: Callable[[], float], norm: Callable[[], float | None]) -> None:
+        self._take_loss, self._norm = take_loss, norm
 
     def on_pre_optimizer_step(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any
@@ -62,6 +64,32 @@ class StopBeforeNonFinite(TrainerCallback):
                 place=f"step {state.global_step + 1}",
                 found=value,
                 remedy="Begin again with a lower learning rate (--lr), in another folder",
+            )
+        norm = self._norm()
+        if norm is not None and not math.isfinite(norm):
+            raise ModelError(
+                "the norm of the gradient is no finite number; the weights are still those before "
+                "this step",
+                place=f"step {state.global_step + 1}",
+                found=norm,
+                remedy="Begin again with a lower --lr or --hint-weight, in another folder",
+            )
+
+
+def refuse_non_finite(logs: Mapping[str, Any], *, step: int) -> None:
+    """Raise ModelError for a figure that no JSON can hold.
+
+    Args:
+        logs: What is to be logged, and then kept in history.json and in checkpoints.
+        step: The steps that are done.
+    """
+    for name, value in logs.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(
+                f"the figure {name} is no finite number",
+                place=f"step {step}",
+                found=value,
+                remedy="Begin again with a lower --lr or --hint-weight, in another folder",
             )
 
 

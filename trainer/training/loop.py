@@ -33,7 +33,7 @@ from trainer.losses.distillation import (
 )
 from trainer.losses.options import ALPHA, ROUTER_WEIGHT
 from trainer.training import run_folder
-from trainer.training.callbacks import StopBeforeNonFinite
+from trainer.training.callbacks import StopBeforeNonFinite, refuse_non_finite
 from trainer.training.checkpoints import (
     Checkpoint,
     complete_checkpoint,
@@ -128,7 +128,10 @@ class DistillationTrainer(Trainer):
             data_collator=data_collator,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
-            callbacks=[StopBeforeNonFinite(self._take_step_loss), *(callbacks or ())],
+            callbacks=[
+                StopBeforeNonFinite(self._take_step_loss, lambda: self._step_norm),
+                *(callbacks or ()),
+            ],
             optimizers=optimizers,
         )
         if use_cache is not None:
@@ -136,6 +139,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True  # what says the same before transformers 5.20
         self._step_loss = torch.zeros((), device=self.args.device)
+        self._step_norm: float | None = None  # of the gradient, before it is clipped
         self.tokens_seen = 0  # by this call, on all ranks, as many on each as on this one
         self.objective = {  # the arguments of the loss
             "alpha": alpha,
@@ -234,6 +238,12 @@ class DistillationTrainer(Trainer):
         self._step_loss = torch.zeros_like(self._step_loss)
         return value
 
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Keep the norm, which transformers takes before each step of the optimizer."""
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._step_norm = None if found is None else float(found)
+        return found
+
     # --- reports
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -242,11 +252,14 @@ class DistillationTrainer(Trainer):
         Args:
             logs: What is logged.
             start_time: As transformers gives it.
+
+        Raises ModelError for a figure that is no finite number, before anything keeps it.
         """
         if "loss" in logs:
             logs |= self._sums.take_means()
             logs["seconds"] = self.seconds
             self.state.epoch = self._batches.epoch  # the trainer sees one epoch of max_steps
+        refuse_non_finite(logs, step=self.state.global_step)
         super().log(logs, start_time)
 
     @property

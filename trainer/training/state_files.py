@@ -107,7 +107,7 @@ def read_state(path: Path, *, kind: str, unhashed: str | None) -> dict[str, Any]
     where it cannot be read or is of another format.
     """
     content = read_json(path)
-    if content is None:
+    if content is None and not path.exists():
         return None
     rest = checked_content(content, place=str(path))
     found = rest.get("format") if isinstance(rest, dict) else type(rest).__name__
