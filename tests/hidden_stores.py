@@ -8,11 +8,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import logitstore
 
-__all__ = ["TEXTS", "corpus_of", "dense", "dumped", "states_of"]
+__all__ = [
+    "DEPTH",
+    "TEXTS",
+    "WIDTH",
+    "corpus_of",
+    "dense",
+    "dumped",
+    "layered_teacher",
+    "states_of",
+]
+
+DEPTH, WIDTH = 4, 32  # of `layered_teacher`
 
 TEXTS = [
     "The teacher reads the text once.",
@@ -28,6 +44,27 @@ def corpus_of(folder: Path, *, times: int = 3, first: int = 0) -> Path:
     texts = [f"{first + number} {text}" for number, text in enumerate(TEXTS * times)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
+
+
+def layered_teacher(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A teacher of more layers than other tests have, whose states differ from each other."""
+    config = LlamaConfig(
+        vocab_size=304,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def dumped(out: Path, teacher: Path, corpus: Path, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import logitstore
 from logitstore.errors import ModelError, SettingError, SpecError
@@ -18,7 +18,7 @@ from logitstore.format.layers import LayerRule
 from logitstore.store.verify import verify
 from logitstore.teacher.layers import DecoderLayers
 from logitstore.teacher.transformers import TransformersTeacher
-from tests.hidden_stores import corpus_of, dumped
+from tests.hidden_stores import DEPTH, WIDTH, corpus_of, dumped, layered_teacher
 from tests.memory_store import VOCAB
 from tests.tiny_models import tiny
 from tools.architectures import make_model
@@ -27,29 +27,10 @@ from tools.dict_storage import DictStorage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-DEPTH, WIDTH = 4, 32
-
 
 @pytest.fixture(scope="module")
 def teacher(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    config = LlamaConfig(
-        vocab_size=304,
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=DEPTH,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return layered_teacher(tmp_path_factory.mktemp("teacher"), tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import logitstore
 import trainer
 from logitstore import ModelError, SettingError, SpecError
 from logitstore.plumbing import DecoderLayers, layer_name
-from tests.hidden_stores import corpus_of, dumped
+from tests.hidden_stores import WIDTH, corpus_of, dumped, layered_teacher
 from tests.test_sharded import two_processes
 from tests.tiny_models import tiny
 from trainer.data.rows import Batch, RowLayout, lay_out
@@ -31,31 +31,14 @@ from trainer.training.fit_loop import FitLoop
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WIDTH, NARROW = 32, 16  # of the teacher, and of most students
+NARROW = 16  # of most students
 RATE = 1000.0  # of one step of SGD: against that change the weights themselves are rounding
 COMMON: dict[str, Any] = {"device": "cpu", "log_steps": 1, "batch_tokens": 128}
 
 
 @pytest.fixture(scope="module")
 def teacher(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    config = LlamaConfig(
-        vocab_size=304,
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return layered_teacher(tmp_path_factory.mktemp("teacher"), tokenizer)
 
 
 @pytest.fixture(scope="module")

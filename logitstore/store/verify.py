@@ -21,6 +21,7 @@ from logitstore.store.layout import StoreLayout
 from logitstore.store.options import VERIFY_OPTIONS
 from logitstore.store.reader import Store, StoreLike, load_store, unsealed
 from logitstore.store.seal import seal_faults, total_faults
+from logitstore.store.state_checks import state_errors
 from logitstore.store.storage import sha256_of
 from logitstore.store.strays import strays
 from logitstore.store.way_out import DAMAGED
@@ -36,9 +37,6 @@ __all__ = ["Fault", "verify"]
 # A row's head and tail may add up to more than 1 by the steps of both, half of each; and where a
 # codec names no such steps, by this.
 _MASS_SLACK = 2e-3
-_STATE_ROWS = 8  # of a block, whose whole distributions are made
-# By which an entropy may differ that other kernels make of the same states, in half precision too.
-_ENTROPY_NATS, _ENTROPY_SHARE = 0.05, 0.02
 _MASS_STEPS = ("floor_steps", "odds_steps", "tail_steps")
 
 
@@ -328,7 +326,7 @@ def _block_faults(
             place = f"{store.uri}, block {number}"
             yield from _row_faults(block, place=place, slack=_mass_slack(store))
             if store.spec.states is not None and store.spec.states.head is not None:
-                yield from _state_faults(store, block, place=place)
+                yield from map(Fault.of, state_errors(store.head, block.targets, place=place))
     except LogitStoreError as error:
         yield Fault.of(error)
 
@@ -364,37 +362,6 @@ def _row_faults(block: DocumentBlock, *, place: str, slack: float) -> Iterator[F
             row = int(np.argmax(bad_R))
             problem = f"target {row}: {name}"
             yield Fault(place=place, problem=problem, found=value_R[row].item(), allowed=allowed)
-
-
-def _state_faults(store: Store, block: DocumentBlock, *, place: str) -> Iterator[Fault]:
-    """Where hidden states do not give the entropies that were stored beside them.
-
-    Some rows of the block are looked at: another output layer, or states of another number type,
-    move the entropy of nearly every row.
-    """
-    if not len(block.targets):
-        return
-    some = np.unique(np.linspace(0, len(block.targets) - 1, _STATE_ROWS).astype(np.int64))
-    targets = block.targets.rows(some)
-    try:
-        log_RV = np.concatenate(list(store.head.log_probs(targets))).astype(np.float64)
-    except CorruptionError as error:
-        if not str(error.place).startswith(
-            store.layout.place(HEAD)
-        ):  # which is told once, of the whole store
-            yield Fault.of(error)
-        return
-    entropy_R = -(np.exp(log_RV) * log_RV).sum(axis=1)
-    stored_R = targets.entropy_R.astype(np.float64)
-    off_R = np.abs(entropy_R - stored_R) > _ENTROPY_NATS + _ENTROPY_SHARE * stored_R
-    if off_R.any():
-        row = int(np.argmax(off_R))
-        yield Fault(
-            place=place,
-            problem=f"target {some[row]}: its hidden state gives another entropy than is stored",
-            found=round(float(entropy_R[row]), 4),
-            allowed=round(float(stored_R[row]), 4),
-        )
 
 
 def _mass_R(targets: SparseTargets) -> np.ndarray:
